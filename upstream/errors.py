@@ -1,0 +1,35 @@
+"""What goes wrong in a way a user can mend: one line saying what, where, and what to do about it."""
+
+
+class HubertkitError(Exception):
+    """Base of every error shown to a user without a traceback. `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class UsageError(HubertkitError):
+    """The command was called with arguments that cannot work: a missing file, two options that exclude each other."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe or an override names an unknown key, or gives a value of the wrong type or out of range."""
+
+
+class InputError(HubertkitError):
+    """Data that cannot be used: broken audio, a transcript without audio, units of another manifest."""
+
+
+class FormatError(InputError):
+    """A file is not in the format, or not of the version, that it should be."""
+
+
+class BusyError(HubertkitError):
+    """Another process works on the same run."""
+
+
+class Interrupted(HubertkitError):  # noqa: N818 - it is no error, it is a request
+    """SIGINT or SIGTERM arrived; what was done is saved."""
+
+    exit_code = 130
