@@ -1,0 +1,95 @@
+"""What an encoder is made of: every size and switch of a HuBERT-like model, checked when it is made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from upstream.errors import RecipeError
+from upstream.frames import CONV_GRID, STACKED_GRID, FrameGrid
+
+MEL_BINS = 80
+STACKED_MELS = MEL_BINS * STACKED_GRID.kernels[1]  # two frames side by side: 160 numbers every 20 ms
+
+_PROBABILITIES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop")
+_SIZES = ("conv_dim", "width", "layers", "heads", "ffn", "positional_kernel", "positional_groups")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape and training-time switches of an encoder; the defaults are HuBERT BASE.
+
+    fairseq's names of the same settings stand behind the fields where they differ.
+
+    Raises:
+        RecipeError: a size below 1, a probability outside [0, 1), a width that heads or groups do not divide.
+    """
+
+    frontend: Literal["conv", "fbank"] = "conv"
+    conv_dim: int = 512  # channels of every convolution of the front end
+    conv_bias: bool = False
+    conv_norm: Literal["group", "layer"] = "group"  # extractor_mode: default, layer_norm
+    fbank_norm: Literal["utterance", "global", "none"] = "utterance"  # mean and variance of each mel bin
+    normalize: bool = False  # the encoder expects waveforms of zero mean and unit variance (task.normalize)
+
+    width: int = 768  # encoder_embed_dim
+    layers: int = 12
+    heads: int = 12
+    ffn: int = 3072  # encoder_ffn_embed_dim
+    pre_norm: bool = False  # layer_norm_first
+    positional_kernel: int = 128  # conv_pos, in frames
+    positional_groups: int = 16  # conv_pos_groups
+
+    dropout: float = 0.1  # after the positional convolution, attention and feed-forward
+    attention_dropout: float = 0.1  # on the attention weights
+    activation_dropout: float = 0.0  # between the two feed-forward matrices
+    input_dropout: float = 0.1  # dropout_input, on the projected features
+    layerdrop: float = 0.05  # chance that a block is skipped in training
+    feature_grad_mult: float = 0.1  # scales the gradient that reaches the conv front end; 0 freezes it
+
+    def __post_init__(self) -> None:
+        _choice("frontend", self.frontend, ("conv", "fbank"))
+        _choice("conv_norm", self.conv_norm, ("group", "layer"))
+        _choice("fbank_norm", self.fbank_norm, ("utterance", "global", "none"))
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise RecipeError(f"encoder: {name}={getattr(self, name)}, must be at least 1")
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) < 1:
+                raise RecipeError(f"encoder: {name}={getattr(self, name)}, must lie in [0, 1)")
+        for name in ("heads", "positional_groups"):
+            if self.width % getattr(self, name):
+                raise RecipeError(f"encoder: width={self.width} is not a multiple of {name}={getattr(self, name)}")
+        if self.feature_grad_mult < 0:
+            raise RecipeError(f"encoder: feature_grad_mult={self.feature_grad_mult}, must be at least 0")
+
+    @property
+    def grid(self) -> FrameGrid:
+        """How the front end cuts a waveform into frames; both give the same number of frames for every length."""
+        return CONV_GRID if self.frontend == "conv" else STACKED_GRID
+
+    @property
+    def feature_dim(self) -> int:
+        """Numbers a frame leaves the front end with."""
+        return self.conv_dim if self.frontend == "conv" else STACKED_MELS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; `from_dict` reads them back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> EncoderConfig:
+        """The inverse of `to_dict`; missing keys take their defaults.
+
+        Raises:
+            RecipeError: an unknown key or a bad value.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(EncoderConfig)})
+        if unknown:
+            raise RecipeError(f"encoder: unknown setting {unknown[0]!r}")
+        return EncoderConfig(**values)
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RecipeError(f"encoder: {name}={value!r}, must be one of {', '.join(choices)}")

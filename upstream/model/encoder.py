@@ -1,0 +1,131 @@
+"""The encoder: waveforms in, one vector every 20 ms out, the same for an utterance whatever it is batched with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from upstream.errors import InputError, UsageError
+from upstream.model.config import EncoderConfig
+from upstream.model.frontend import frame_counts, make_frontend, valid
+from upstream.model.initialisation import initialise
+from upstream.model.transformer import NORM_EPSILON, Transformer
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What `Encoder.forward` gives.
+
+    Attributes:
+        last: (B, T, D) output of the last block, after the final norm in pre-norm models; with `stop_at=k` the raw
+            output of block k.
+        lengths: (B,) int64 on the host: frames of each utterance. What lies past them means nothing.
+        layers: the input of the first block, then the raw output of each block, each (B, T, D); empty unless asked for.
+        features: (B, T, C) output of the front end before its layer norm, zero at padded frames.
+    """
+
+    last: Tensor
+    lengths: Tensor
+    layers: tuple[Tensor, ...]
+    features: Tensor
+
+
+class Encoder(nn.Module):
+    """HuBERT's encoder (Hsu et al. 2021, section III; fairseq `HubertModel` up to its heads).
+
+    Weights are undefined until `initialise` or a checkpoint fills them. Parameters have the names `transformers` gives
+    them, the positional convolution's `weight_g` and `weight_v` excepted (`saving` renames those).
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.masked_spec_embed = nn.Parameter(torch.empty(config.width))
+        self.feature_extractor = make_frontend(config)
+        self.feature_projection = _FeatureProjection(config)
+        self.encoder = Transformer(config)
+
+    def initialise(self, seed: int) -> Encoder:
+        """Draw all weights as the reference does, from a generator for each parameter's name; returns itself."""
+        initialise(self, seed)
+        return self
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        layers: bool = False,
+        stop_at: int | None = None,
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            waveforms: (B, S) float32 at 16 kHz, in [-1, 1], or standardised for models with `config.normalize`.
+                What lies past an utterance's length is ignored.
+            lengths: (B,) int64 samples of each utterance, best on the host (from a GPU they must be fetched);
+                None if all rows are S long.
+            mask: (B, T) bool; true where the projected features give way to the learned mask vector.
+            layers: also give the input of the first block and the output of every block.
+            stop_at: run this many blocks only (0 to all); for reading features from a middle layer.
+
+        Raises:
+            InputError: an utterance too short for one frame.
+            UsageError: `lengths`, `mask` or `stop_at` does not fit the batch or the model.
+        """
+        lengths = self._checked_lengths(waveforms, lengths)
+        counts = frame_counts(self.config.grid, lengths)
+        self._check(waveforms, counts, mask, stop_at)
+        padded = bool((lengths != waveforms.shape[1]).any())
+        if padded:
+            waveforms = waveforms.masked_fill(~valid(lengths, waveforms.shape[1], waveforms.device), 0)
+        features = self.feature_extractor(waveforms, lengths if padded else None)  # (B, T, C)
+
+        frames = features.shape[1]
+        inside = valid(counts, frames, features.device) if bool((counts != frames).any()) else None
+        if inside is not None:
+            features = features.masked_fill(~inside[..., None], 0)
+        x = self.feature_projection(features)
+        if mask is not None:
+            x = torch.where(mask.to(x.device)[..., None], self.masked_spec_embed.to(x.dtype), x)
+        if inside is not None:
+            x = x.masked_fill(~inside[..., None], 0)
+        last, states = self.encoder(x, inside, stop_at)
+        return EncoderOutput(last, counts, tuple(states) if layers else (), features)
+
+    def _checked_lengths(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        if waveforms.dim() != 2:
+            raise UsageError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples)")
+        batch, samples = waveforms.shape
+        if lengths is None:
+            return torch.full((batch,), samples)
+        lengths = lengths.cpu()
+        if lengths.shape != (batch,) or int(lengths.max()) > samples:
+            raise UsageError(f"lengths {lengths.tolist()} do not fit waveforms of shape {tuple(waveforms.shape)}")
+        return lengths
+
+    def _check(self, waveforms: Tensor, counts: Tensor, mask: Tensor | None, stop_at: int | None) -> None:
+        grid = self.config.grid
+        if int(counts.min()) < 1:
+            row = int(counts.argmin())
+            raise InputError(f"row {row} of the batch is too short for a frame: at least {grid.least_samples} samples")
+        expected = (len(waveforms), grid.frames(waveforms.shape[1]))
+        if mask is not None and tuple(mask.shape) != expected:
+            raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {expected}, one value for each frame")
+        if stop_at is not None and not 0 <= stop_at <= self.config.layers:
+            raise UsageError(f"stop_at={stop_at}: this encoder has layers 0 to {self.config.layers}")
+
+
+class _FeatureProjection(nn.Module):
+    """LayerNorm and a linear map from the front end's width to the Transformer's."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.feature_dim, eps=NORM_EPSILON)
+        self.projection = nn.Linear(config.feature_dim, config.width)
+        self.dropout = nn.Dropout(config.input_dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.dropout(self.projection(self.layer_norm(features)))

@@ -1,0 +1,254 @@
+"""Masked prediction of units: HuBERT's pretraining loss over an encoder (Hsu et al. 2021, section III).
+
+`B` batch, `T` frames, `N` selected frames, `K` classes, `D` encoder width, `E` final_dim. A stream is one set of labels
+(one teacher); each has its own projection and its own table of class vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upstream.errors import InputError, RecipeError, UsageError
+from upstream.model.encoder import Encoder, EncoderOutput
+from upstream.model.initialisation import initialise
+
+COSINE_EPSILON = 1e-8  # on each norm, as torch.cosine_similarity
+
+
+@dataclass(frozen=True)
+class PredictionLoss:
+    """The loss of a batch and what it is made of. All tensors are on the model's device; only `total` has a gradient.
+
+    `*_loss` are means over frames, in nats, summed over streams and averaged over the predicting layers; to join
+    micro-batches weigh them by their counts. Accuracies and usage are those of the last predicting layer.
+
+    Attributes:
+        total: masked_loss + unmasked_weight * unmasked_loss + feature_penalty weight * feature_penalty.
+        masked_correct: (streams,) int64 frames whose best class is the label; divide by `masked_count`.
+        masked_count: frames in `masked_loss`, known on the host.
+        unmasked_loss, unmasked_correct, unmasked_count: the same for frames that were not masked; zeros when neither
+            `unmasked_weight` nor `measure` asked for them.
+        feature_penalty: mean square of the conv front end's output; 0 for front ends that do not learn.
+        usage: per stream (K,) float32, predicted probabilities summed over masked frames, if `measure` (`perplexity`).
+    """
+
+    total: Tensor
+    masked_loss: Tensor
+    masked_correct: Tensor
+    masked_count: int
+    unmasked_loss: Tensor
+    unmasked_correct: Tensor
+    unmasked_count: int
+    feature_penalty: Tensor
+    usage: tuple[Tensor, ...]
+
+
+class MaskedPrediction(nn.Module):
+    """An encoder with prediction heads.
+
+    Args:
+        encoder: what is trained.
+        classes: number of units of each stream.
+        final_dim: width of the space in which frames and classes are compared.
+        temperature: divides the cosines.
+        predict_at: layers (1 to L) that predict, each with a projection of its own; default the last layer only.
+            Several make intermediate-layer supervision (Wang et al. 2022, ILS-SSL); middle layers of pre-norm models
+            get a layer norm before their projection.
+        unmasked_weight: weight of the loss on unmasked frames (0 in all released models).
+        feature_penalty: weight of the conv front end's mean square (10 in HuBERT).
+        head: "cosine", or "linear": one linear map to the classes and cross entropy (MelHuBERT).
+
+    Raises:
+        RecipeError: a value out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        classes: tuple[int, ...],
+        final_dim: int = 256,
+        temperature: float = 0.1,
+        predict_at: tuple[int, ...] = (),
+        unmasked_weight: float = 0.0,
+        feature_penalty: float = 10.0,
+        head: Literal["cosine", "linear"] = "cosine",
+    ) -> None:
+        super().__init__()
+        _check(encoder, classes, final_dim, temperature, predict_at, unmasked_weight, feature_penalty, head)
+        self.encoder = encoder
+        self.classes = tuple(classes)
+        self.predict_at = tuple(predict_at) or (encoder.config.layers,)
+        self.unmasked_weight = unmasked_weight
+        self.penalty_weight = feature_penalty if encoder.config.frontend == "conv" else 0.0
+        width = encoder.config.width
+        tables: list[nn.Module]
+        if head == "cosine":
+            projected = final_dim * len(classes)
+            tables = [CosineTable(count, final_dim, temperature) for count in classes]
+        else:
+            projected = width
+            tables = [nn.Linear(width, count) for count in classes]
+        self.head = head
+        self.tables = nn.ModuleList(tables)
+        self.projections = nn.ModuleDict({str(layer): self._projection(layer, projected) for layer in self.predict_at})
+
+    def _projection(self, layer: int, projected: int) -> nn.Module:
+        config = self.encoder.config
+        linear = nn.Linear(config.width, projected) if self.head == "cosine" else nn.Identity()
+        middle = config.pre_norm and layer < config.layers  # its output has not passed the final norm
+        return nn.Sequential(nn.LayerNorm(config.width), linear) if middle else nn.Sequential(linear)
+
+    def initialise(self, seed: int) -> MaskedPrediction:
+        """Draw all weights, the encoder's as `Encoder.initialise` would; returns itself."""
+        self.encoder.initialise(seed)
+        initialise(self.projections, seed, "projections.")
+        initialise(self.tables, seed, "tables.")
+        return self
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None,
+        mask: Tensor,
+        labels: Tensor,
+        measure: bool = False,
+    ) -> PredictionLoss:
+        """The loss of a batch.
+
+        Args:
+            waveforms, lengths, mask: as `Encoder.forward`. Keep `mask` and `labels` on the host: frames are selected
+                there, so that a GPU is never waited for.
+            labels: (B, T, streams) integers in [0, K) of the stream; values at padded frames are not read.
+            measure: also compute the unmasked frames' loss and accuracy and the usage of the classes (validation).
+
+        Raises:
+            InputError: a label outside its stream's classes (checked when labels are on the host); nothing masked.
+            UsageError: shapes that do not fit each other.
+        """
+        every = len(self.predict_at) > 1 or self.predict_at[0] < self.encoder.config.layers
+        output = self.encoder(waveforms, lengths, mask, layers=every)
+        masked, unmasked = _select(mask, output.lengths)
+        masked_labels = self._labels_at(labels, masked, tuple(mask.shape))
+        if not len(masked):
+            raise InputError("no frame of the batch is masked: there is nothing to predict")
+        masked_loss, masked_correct, usage = self._predict(output, masked, masked_labels, measure)
+
+        unmasked_loss, unmasked_correct = torch.zeros_like(masked_loss), torch.zeros_like(masked_correct)
+        counted = len(unmasked) if measure or self.unmasked_weight else 0
+        if counted:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.unmasked_weight > 0):
+                unmasked_labels = self._labels_at(labels, unmasked, tuple(mask.shape))
+                unmasked_loss, unmasked_correct, _ = self._predict(output, unmasked, unmasked_labels, False)
+        penalty = self._penalty(output)
+        total = masked_loss + self.penalty_weight * penalty
+        if self.unmasked_weight:
+            total = total + self.unmasked_weight * unmasked_loss
+        return PredictionLoss(
+            total=total,
+            masked_loss=masked_loss.detach(),
+            masked_correct=masked_correct,
+            masked_count=len(masked),
+            unmasked_loss=unmasked_loss.detach(),
+            unmasked_correct=unmasked_correct,
+            unmasked_count=counted,
+            feature_penalty=penalty.detach(),
+            usage=usage,
+        )
+
+    def _predict(
+        self, output: EncoderOutput, selected: Tensor, labels: Tensor, measure: bool
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Mean loss, correct frames per stream (streams,) and class usage at the flat frame indices `selected (N,)`."""
+        device = output.last.device
+        selected, labels = selected.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        loss = torch.zeros((), device=device)
+        for layer in self.predict_at:
+            logits = self._logits(output, layer, selected)
+            for stream, values in enumerate(logits):
+                loss = loss + F.cross_entropy(values, labels[:, stream]) / len(self.predict_at)
+        with torch.no_grad():
+            correct = torch.stack([(v.argmax(-1) == labels[:, i]).sum() for i, v in enumerate(logits)])
+            usage = tuple(values.softmax(-1).sum(0) for values in logits) if measure else ()
+        return loss, correct, usage
+
+    def _logits(self, output: EncoderOutput, layer: int, selected: Tensor) -> list[Tensor]:
+        """Logits (N, K) float32 of each stream. Only selected frames are projected: about half of all."""
+        states = output.last if layer == self.encoder.config.layers else output.layers[layer]
+        frames = states.flatten(0, 1).index_select(0, selected)
+        projected = self.projections[str(layer)](frames)
+        parts = projected.chunk(len(self.tables), dim=-1) if self.head == "cosine" else [projected] * len(self.tables)
+        with torch.autocast(projected.device.type, enabled=False):  # cosines / 0.1 need more digits than bfloat16 has
+            return [table(part.float()) for table, part in zip(self.tables, parts)]
+
+    def _labels_at(self, labels: Tensor, selected: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """(N, streams) int64."""
+        expected = (*shape, len(self.classes))
+        if tuple(labels.shape) != expected:
+            raise UsageError(f"labels of shape {tuple(labels.shape)}: expected {expected} (batch, frames, streams)")
+        chosen = labels.flatten(0, 1)[selected.to(labels.device)].long()
+        if chosen.device.type == "cpu" and len(chosen):
+            for stream, (low, high, count) in enumerate(zip(chosen.amin(0), chosen.amax(0), self.classes)):
+                if low < 0 or high >= count:
+                    raise InputError(f"stream {stream}: labels {int(low)} to {int(high)}, but it has {count} classes")
+        return chosen
+
+    def _penalty(self, output: EncoderOutput) -> Tensor:
+        """Mean square of the front end's output over real frames; padded ones are zero."""
+        if not self.penalty_weight:
+            return torch.zeros((), device=output.last.device)
+        return output.features.float().square().sum() / (int(output.lengths.sum()) * output.features.shape[-1])
+
+
+class CosineTable(nn.Module):
+    """Class vectors and their cosines with frames, over a temperature."""
+
+    def __init__(self, classes: int, dim: int, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.embeddings = nn.Parameter(torch.empty(classes, dim).uniform_())
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(N, E) to logits (N, K)."""
+        frames = F.normalize(frames, dim=-1, eps=COSINE_EPSILON)
+        return frames @ F.normalize(self.embeddings, dim=-1, eps=COSINE_EPSILON).t() / self.temperature
+
+
+def perplexity(usage: Tensor) -> float:
+    """Classes in effective use: the exponential of the entropy of summed predictions `usage (K,)`, 1 to K."""
+    shares = usage.double() / usage.double().sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def _select(mask: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat indices (into B * T) of masked and of unmasked frames, padding in neither."""
+    inside = (torch.arange(mask.shape[1]) < counts[:, None]).to(mask.device)
+    return (mask & inside).flatten().nonzero()[:, 0], (~mask & inside).flatten().nonzero()[:, 0]
+
+
+def _check(
+    encoder: Encoder,
+    classes: tuple[int, ...],
+    final_dim: int,
+    temperature: float,
+    predict_at: tuple[int, ...],
+    unmasked_weight: float,
+    feature_penalty: float,
+    head: str,
+) -> None:
+    layers = encoder.config.layers
+    if not classes or min(classes) < 2:
+        raise RecipeError(f"classes={tuple(classes)}: at least one stream, each with at least 2 classes")
+    if final_dim < 1 or temperature <= 0 or unmasked_weight < 0 or feature_penalty < 0:
+        raise RecipeError(
+            f"final_dim={final_dim} must be at least 1, temperature={temperature} above 0, "
+            f"unmasked_weight={unmasked_weight} and feature_penalty={feature_penalty} at least 0"
+        )
+    if list(predict_at) != sorted(set(predict_at)) or any(not 1 <= layer <= layers for layer in predict_at):
+        raise RecipeError(f"predict_at={tuple(predict_at)}: increasing layers between 1 and {layers}")
+    if head not in ("cosine", "linear"):
+        raise RecipeError(f"head={head!r}, must be cosine or linear")

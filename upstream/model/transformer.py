@@ -1,0 +1,173 @@
+"""The Transformer of HuBERT: a convolution that tells positions apart, then blocks of attention and feed-forward.
+
+`B` batch, `T` frames, `D` width, `H` heads. Module names are those of `transformers`, so a state dict needs no
+renaming to be saved in its format.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upstream.model.config import EncoderConfig
+
+NORM_EPSILON = 1e-5
+
+
+class Transformer(nn.Module):
+    """Positional convolution and blocks, post-norm or pre-norm (fairseq `TransformerEncoder` in wav2vec2.py)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.pre_norm = config.pre_norm
+        self.layerdrop = config.layerdrop
+        self.pos_conv_embed = _PositionalEmbedding(config)
+        self.layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+
+    def forward(self, x: Tensor, inside: Tensor | None, stop_at: int | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Run the blocks.
+
+        Args:
+            x: (B, T, D), zero at padded frames.
+            inside: (B, T) bool, true at real frames; None if all are.
+            stop_at: how many blocks to run; None for all, and then the final norm of a pre-norm model too.
+
+        Returns:
+            The last output (B, T, D), and the input of the first block followed by the raw output of each block.
+        """
+        x = x + self.pos_conv_embed(x)
+        if not self.pre_norm:
+            x = self.layer_norm(x)
+        x = self.dropout(x)
+        bias = None if inside is None else _attention_bias(inside, x.dtype)
+        states = [x]
+        for block in self.layers[:stop_at]:
+            if not self._dropped():
+                x = block(x, bias)
+            states.append(x)
+        if self.pre_norm and stop_at is None:
+            x = self.layer_norm(x)
+        return x, states
+
+    def _dropped(self) -> bool:
+        """Whether to skip a block now; drawn on the host, from torch's default generator, in training only."""
+        return self.training and self.layerdrop > 0 and float(torch.rand(())) < self.layerdrop
+
+
+class _PositionalEmbedding(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.conv = PositionalConvolution(config.width, config.positional_kernel, config.positional_groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.conv(x))
+
+
+class PositionalConvolution(nn.Module):
+    """Grouped convolution over time with `weight[:, :, j] = g[j] * v[:, :, j] / norm(v[:, :, j])` for each tap j.
+
+    Equals `torch.nn.utils.weight_norm(conv, dim=2)`; `g` and `v` are plain parameters, and `w` is computed once a call.
+    """
+
+    def __init__(self, width: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight_g = nn.Parameter(torch.ones(1, 1, kernel))
+        self.weight_v = nn.Parameter(torch.empty(width, width // groups, kernel).normal_())
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def weight(self) -> Tensor:
+        """The normalised weight (D, D / groups, kernel), float32."""
+        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D); an even kernel would give one frame more, which is cut off (`SamePad`)."""
+        padding = self.weight_v.shape[-1] // 2
+        y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=padding, groups=self.groups)
+        return y[..., : x.shape[1]].transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward with residuals.
+
+    post-norm: `x = norm(x + f(x))`; pre-norm: `x = x + f(norm(x))`.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.pre_norm = config.pre_norm
+        self.attention = Attention(config.width, config.heads, config.attention_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
+        self.feed_forward = FeedForward(config)
+        self.final_layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """(B, T, D) to (B, T, D); `bias` as in `Attention.forward`."""
+        if self.pre_norm:
+            x = x + self.dropout(self.attention(self.layer_norm(x), bias))
+            return x + self.feed_forward(self.final_layer_norm(x))
+        x = self.layer_norm(x + self.dropout(self.attention(x, bias)))
+        return self.final_layer_norm(x + self.feed_forward(x))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    Queries, keys and values have parameters of their own, as in every checkpoint format, and are computed in one
+    product: joining the matrices copies 3 D * D numbers a call, little beside the B * T * D * D products.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """(B, T, D) to (B, T, D). `bias`: (B, 1, 1, T), added to the logits: 0, or -inf for keys that are padding."""
+        B, T, D = x.shape
+        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+        qkv = F.linear(x, weight, torch.cat([self.q_proj.bias, self.k_proj.bias, self.v_proj.bias]))
+        q, k, v = qkv.view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D / H)
+        dropout = self.dropout if self.training else 0.0
+        if x.device.type == "cpu":
+            y = _attend(q, k, v, bias, dropout)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype), dropout)
+        return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Attention written out. On CPUs with short utterances two matrix products beat the fused kernel."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, T)
+    if bias is not None:
+        logits = logits + bias
+    return F.dropout(logits.softmax(-1), dropout) @ v
+
+
+def _attention_bias(inside: Tensor, dtype: torch.dtype) -> Tensor:
+    bias = torch.zeros(inside.shape, dtype=dtype, device=inside.device)
+    return bias.masked_fill_(~inside, float("-inf"))[:, None, None]
+
+
+class FeedForward(nn.Module):
+    """Two matrices with an exact GELU between them."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(config.width, config.ffn)
+        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.output_dense = nn.Linear(config.ffn, config.width)
+        self.output_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        x = self.intermediate_dropout(F.gelu(self.intermediate_dense(x)))
+        return self.output_dropout(self.output_dense(x))
