@@ -1,0 +1,1 @@
+"""Decoders: from emissions to hypotheses. Each file is imported by its name."""

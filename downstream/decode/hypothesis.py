@@ -1,0 +1,112 @@
+"""What a decoder found for an utterance, and the JSONL file of many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from upstream.errors import FormatError, UsageError
+from upstream.stage import disk_errors, writing
+
+
+class Word(NamedTuple):
+    """A word and the time from the first frame that emits it to the end of the last one, in seconds."""
+
+    word: str
+    start_s: float
+    end_s: float
+
+
+class Candidate(NamedTuple):
+    """One text of an n-best list; scores are natural logarithms.
+
+    `score = acoustic + lm_weight * (lm + unknown_penalty * unknown) + word_score * words`.
+    """
+
+    text: str
+    score: float
+    acoustic: float  # of the text's alignments that the search kept, summed over them
+    lm: float  # of the text with sentence ends, unweighted; 0 without a language model
+    unknown: int  # words that the language model does not hold
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """The best text of an utterance.
+
+    Attributes:
+        id: of the utterance.
+        text: words joined by single spaces; "" where nothing was recognised.
+        score: natural logarithm; what the decoder ranked by.
+        acoustic: natural logarithm of the emissions' share of it.
+        lm: natural-log probability by the language model, unweighted; 0 without one.
+        words: the words of the text with their times.
+        nbest: the best candidates, the text itself first; empty where the decoder was not asked for them.
+    """
+
+    id: str
+    text: str
+    score: float
+    acoustic: float
+    lm: float = 0.0
+    words: tuple[Word, ...] = ()
+    nbest: tuple[Candidate, ...] = ()
+
+
+def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis]) -> None:
+    """Write one JSON object a line, atomically."""
+    with disk_errors(Path(path).parent), writing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as out:
+        for hypothesis in hypotheses:
+            out.write(json.dumps(_plain(hypothesis), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_hypotheses(path: Path) -> list[Hypothesis]:
+    """Read a file of hypotheses in its order.
+
+    Raises:
+        UsageError: there is no such file.
+        FormatError: naming the line that is no hypothesis, or the id that comes twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; hypotheses are made by `hubertkit decode`")
+    found: dict[str, Hypothesis] = {}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    hypothesis = _parse(path, number, line)
+                    if hypothesis.id in found:
+                        raise FormatError(f"{path}, line {number}: a second hypothesis for {hypothesis.id}")
+                    found[hypothesis.id] = hypothesis
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8 text; hypotheses are JSON lines") from error
+    return list(found.values())
+
+
+def _parse(path: Path, number: int, line: str) -> Hypothesis:
+    try:
+        record: dict[str, Any] = json.loads(line)
+        return Hypothesis(
+            id=_text(record["id"]), text=_text(record["text"]), score=float(record.get("score", 0.0)),
+            acoustic=float(record.get("acoustic", 0.0)), lm=float(record.get("lm", 0.0)),
+            words=tuple(Word(_text(w), float(s), float(e)) for w, s, e in record.get("words", ())),
+            nbest=tuple(Candidate(**c) for c in record.get("nbest", ())))
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"{path}, line {number}: not a hypothesis ({type(error).__name__}: {error}); each line is a "
+                          'JSON object with at least "id" and "text"') from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _plain(hypothesis: Hypothesis) -> dict[str, Any]:
+    record = asdict(hypothesis)  # named tuples stay tuples
+    record["nbest"] = [candidate._asdict() for candidate in hypothesis.nbest]
+    return {key: value for key, value in record.items() if key != "nbest" or value}

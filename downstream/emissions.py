@@ -1,0 +1,249 @@
+"""Emissions: what a recogniser says of every frame, computed once, stored, and read by every decoder.
+
+A folder holds `emissions.json` (symbols, blank, frame rate, provenance, content hash), `ids.arrow` (column `id`),
+`offsets.npy` (int64, utterances + 1) and `logprobs.npy` (frames of all utterances one after another x symbols).
+`emissions.json` is written last: without it the folder is no emissions folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from upstream.errors import FormatError, InputError
+from upstream.stage import disk_errors, read_json, write_json
+
+FORMAT_VERSION = 1
+_DATA_FILES = ("logprobs.npy", "offsets.npy", "ids.arrow")
+_TOLERANCE = 0.01  # of the logarithm of a row's sum; float16 rounding stays below 0.001
+
+
+class EmissionsWriter:
+    """Write emissions utterance by utterance; memory holds one utterance at a time.
+
+        with EmissionsWriter(folder, symbols, blank=0, frame_rate=50.0, meta={"manifest_hash": ...}) as writer:
+            writer.add("84-121123-0000", logprobs)
+
+    Leaving the block finishes the folder; an exception inside it leaves what was there before.
+    """
+
+    def __init__(self, folder: Path, symbols: Sequence[str], blank: int, frame_rate: float,
+                 meta: dict[str, Any] | None = None, dtype: Literal["float16", "float32"] = "float16") -> None:
+        """
+        Args:
+            folder: made if it is not there; emissions that it holds are replaced on `close`.
+            symbols: V symbols, one per column; the word separator is `|` or a space.
+            blank: column of the CTC blank.
+            frame_rate: Hz.
+            meta: provenance, as JSON values; `manifest_hash` and `recogniser_hash` are the ones others look at.
+            dtype: of the stored values.
+
+        Raises:
+            InputError: the blank is no column of the symbols.
+        """
+        if not 0 <= blank < len(symbols):
+            raise InputError(f"{folder}: blank is column {blank} of {len(symbols)} symbols; it must be one of them")
+        self.folder = Path(folder)
+        self._header: dict[str, Any] = {
+            "format": "hubertkit emissions", "version": FORMAT_VERSION, "symbols": list(symbols),
+            "blank": blank, "frame_rate": float(frame_rate), "dtype": dtype, "meta": dict(meta or {})}
+        self._dtype = np.dtype(dtype)
+        self._ids: dict[str, None] = {}  # a set that keeps its order
+        self._offsets = [0]
+        self._digest = hashlib.sha256()
+        self._unfinished = self.folder / ".writing"
+        with disk_errors(self.folder):
+            shutil.rmtree(self._unfinished, ignore_errors=True)  # left by a process that was killed
+            self._unfinished.mkdir(parents=True)
+            self._file = (self._unfinished / "logprobs.npy").open("wb")
+            self._write_npy_header()
+
+    def add(self, id: str, logprobs: np.ndarray) -> None:
+        """Append one utterance.
+
+        Args:
+            id: not yet added.
+            logprobs: (T, V) natural-log probabilities, T >= 0; minus infinity is allowed, rows sum to 1.
+
+        Raises:
+            InputError: naming the utterance: given twice, another width, NaN, or rows that are no log-probabilities.
+        """
+        if id in self._ids:
+            raise InputError(f"{id}: emissions given twice; ids must be unique")
+        logprobs = np.asarray(logprobs)
+        _check_logprobs(id, logprobs, len(self._header["symbols"]))
+        stored = logprobs.astype(self._dtype).tobytes()
+        with disk_errors(self.folder):
+            self._file.write(stored)
+        self._digest.update(stored)
+        self._ids[id] = None
+        self._offsets.append(self._offsets[-1] + len(logprobs))
+
+    def close(self) -> str:
+        """Finish the folder and give its content hash."""
+        offsets = np.asarray(self._offsets, dtype=np.int64)
+        header: dict[str, Any] = {
+            **self._header, "utterances": len(self._ids), "frames": int(offsets[-1]),
+            "hash": self._hash(offsets)}
+        with disk_errors(self.folder):
+            self._file.seek(0)
+            self._write_npy_header()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            np.save(self._unfinished / "offsets.npy", offsets)
+            _write_ids(self._unfinished / "ids.arrow", list(self._ids))
+            (self.folder / "emissions.json").unlink(missing_ok=True)
+            for name in _DATA_FILES:
+                os.replace(self._unfinished / name, self.folder / name)
+            write_json(self.folder / "emissions.json", header)
+            shutil.rmtree(self._unfinished)
+        return header["hash"]
+
+    def abandon(self) -> None:
+        """Drop what was written; emissions that the folder held before are untouched."""
+        self._file.close()
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    def __enter__(self) -> EmissionsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def _write_npy_header(self) -> None:
+        # numpy pads the header so that the first axis can grow: the same number of bytes for every number of frames
+        frames = self._offsets[-1]
+        np.lib.format.write_array_header_1_0(self._file, {
+            "descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False,
+            "shape": (frames, len(self._header["symbols"]))})
+
+    def _hash(self, offsets: np.ndarray) -> str:
+        self._digest.update(offsets.tobytes())
+        for part in (*self._ids, *self._header["symbols"], self._header["blank"], self._header["frame_rate"]):
+            self._digest.update(f"{part}\x00".encode())
+        return self._digest.hexdigest()
+
+
+class Emissions:
+    """Stored emissions, memory-mapped: opening costs nothing, and processes that open the same folder share memory.
+
+    Attributes:
+        folder: where they lie.
+        ids: utterances in the order of storage.
+        symbols: V symbols, one per column.
+        blank: column of the CTC blank.
+        rate: frames a second (Hz).
+        hash: of everything that a decoder reads.
+        meta: provenance, as the writer was given it.
+        manifest_hash: of the manifest that was recognised, if the writer was told.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any], ids: list[str], offsets: np.ndarray,
+                 rows: np.ndarray) -> None:
+        self.folder = folder
+        self.ids = ids
+        self.symbols: tuple[str, ...] = tuple(header["symbols"])
+        self.blank: int = header["blank"]
+        self.rate: float = header["frame_rate"]
+        self.hash: str = header["hash"]
+        self.meta: dict[str, Any] = header["meta"]
+        self.manifest_hash: str | None = self.meta.get("manifest_hash")
+        self._offsets = offsets
+        self._rows = rows
+        self._index = {id: i for i, id in enumerate(ids)}
+
+    @staticmethod
+    def load(folder: Path) -> Emissions:
+        """Open a folder of emissions.
+
+        Raises:
+            FormatError: no emissions, of another version, unfinished, or files that do not fit each other.
+        """
+        folder = Path(folder)
+        header = _read_header(folder)
+        try:
+            rows = np.load(folder / "logprobs.npy", mmap_mode="r", allow_pickle=False)
+            offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+            ids = _read_ids(folder / "ids.arrow")
+        except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+            raise FormatError(f"{folder}: emissions cannot be read ({error}); compute them again") from error
+        if not (len(offsets) == len(ids) + 1 and offsets[-1] == len(rows) and rows.shape[1] == len(header["symbols"])):
+            raise FormatError(f"{folder}: {len(ids)} ids, {len(offsets)} offsets, {rows.shape} log-probabilities and "
+                              f"{len(header['symbols'])} symbols do not fit together; compute the emissions again")
+        return Emissions(folder, header, ids, offsets, rows)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def frames(self, id: str) -> int:
+        """Number of frames of an utterance."""
+        start, end = self._span(id)
+        return end - start
+
+    def logprobs(self, id: str) -> np.ndarray:
+        """(T, V) float32 natural-log probabilities of an utterance. Raises InputError if it is not there."""
+        start, end = self._span(id)
+        return np.asarray(self._rows[start:end], dtype=np.float32)
+
+    def seconds(self, id: str) -> float:
+        """Duration of an utterance in seconds, as its frames say."""
+        return self.frames(id) / self.rate
+
+    def _span(self, id: str) -> tuple[int, int]:
+        index = self._index.get(id)
+        if index is None:
+            raise InputError(f"{id}: no emissions in {self.folder}, which holds {len(self)} utterances")
+        return int(self._offsets[index]), int(self._offsets[index + 1])
+
+
+def _check_logprobs(id: str, logprobs: np.ndarray, width: int) -> None:
+    if logprobs.ndim != 2 or logprobs.shape[1] != width:
+        raise InputError(f"{id}: emissions of shape {logprobs.shape}; expected (frames, {width}), a column per symbol")
+    if np.isnan(logprobs).any():
+        frame = int(np.isnan(logprobs).any(axis=1).argmax())
+        raise InputError(f"{id}: NaN in the emissions, first at frame {frame}; the recogniser or the audio is broken")
+    if not len(logprobs):
+        return
+    with np.errstate(divide="ignore", over="ignore"):
+        sums = np.log(np.exp(logprobs.astype(np.float64)).sum(axis=1))
+    worst = int(np.abs(sums).argmax())
+    if not abs(sums[worst]) < _TOLERANCE:
+        raise InputError(f"{id}: frame {worst} sums to {np.exp(sums[worst]):.4g}, not 1; emissions are natural-log "
+                         "probabilities: apply log_softmax first")
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / "emissions.json"
+    if not path.is_file():
+        raise FormatError(f"{folder}: no emissions.json: no emissions folder, or its writing was interrupted")
+    header = read_json(path)
+    if not isinstance(header, dict) or header.get("version") != FORMAT_VERSION:
+        raise FormatError(f"{path}: not emissions of format version {FORMAT_VERSION}; compute them again")
+    missing = {"symbols", "blank", "frame_rate", "hash", "meta"} - header.keys()
+    if missing:
+        raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}; compute the emissions again")
+    return header
+
+
+def _write_ids(path: Path, ids: list[str]) -> None:
+    table = pa.table({"id": pa.array(ids, pa.string())})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_ids(path: Path) -> list[str]:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all().column("id").to_pylist()

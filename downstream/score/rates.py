@@ -1,0 +1,131 @@
+"""Word and character error rates, pooled over utterances, with the counts of every utterance.
+
+    score({"a": "THE CAT SAT"}, {"a": "THE BAT SAT DOWN"}).wer -> 66.7 (2 errors in 3 words)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from upstream.errors import InputError
+
+
+@dataclass(frozen=True)
+class UtteranceCounts:
+    """Counts of every utterance, in the order of the references: (N,) int64 each.
+
+    `words` and `characters` are those of the reference; a space between two words is a character.
+    """
+
+    ids: tuple[str, ...]
+    words: np.ndarray
+    substitutions: np.ndarray
+    deletions: np.ndarray
+    insertions: np.ndarray
+    characters: np.ndarray
+    character_errors: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """(N,) int64 word errors."""
+        return self.substitutions + self.deletions + self.insertions
+
+
+@dataclass(frozen=True)
+class Score:
+    """Error rates in percent and the counts that they are made of.
+
+    Attributes:
+        words, characters: in the references.
+        errors: substitutions + deletions + insertions of words.
+        wer: 100 * errors / words, pooled over utterances, not rounded.
+        cer: 100 * character_errors / characters, likewise.
+        sentence_errors: utterances with any word error.
+        per_utterance: what intervals and paired tests resample.
+    """
+
+    words: int
+    errors: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    wer: float
+    cer: float
+    characters: int
+    character_errors: int
+    sentence_errors: int
+    per_utterance: UtteranceCounts
+
+
+def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Score:
+    """Score hypotheses against references, matched by id.
+
+    The alignment has the fewest errors (jiwer: unit costs, case matters); texts are taken as they are but for runs of
+    white space. An utterance with an empty reference adds no words, and each word of its hypothesis is an insertion.
+
+    Raises:
+        InputError: no references, or only empty ones; a reference without a hypothesis, or the other way round.
+    """
+    ids = tuple(references)
+    _check_ids(references, hypotheses)
+    truth = [" ".join(references[id].split()) for id in ids]
+    found = [" ".join(hypotheses[id].split()) for id in ids]
+    counts = _count(ids, truth, found)
+    words, characters = int(counts.words.sum()), int(counts.characters.sum())
+    if not words:
+        raise InputError(f"all {len(ids)} references are empty: a word error rate needs words")
+    errors, character_errors = int(counts.errors.sum()), int(counts.character_errors.sum())
+    return Score(
+        words=words, errors=errors, substitutions=int(counts.substitutions.sum()),
+        deletions=int(counts.deletions.sum()), insertions=int(counts.insertions.sum()),
+        wer=100 * errors / words, cer=100 * character_errors / characters, characters=characters,
+        character_errors=character_errors, sentence_errors=int((counts.errors > 0).sum()), per_utterance=counts)
+
+
+def word_errors(reference: str, hypothesis: str) -> int:
+    """The fewest word errors that turn one text into the other: what `score` counts for one utterance."""
+    from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
+
+    return Levenshtein.distance(reference.split(), hypothesis.split())
+
+
+def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:
+    if not references:
+        raise InputError("no references to score against")
+    missing = [id for id in references if id not in hypotheses]
+    if missing:
+        raise InputError(f"{missing[0]}: no hypothesis ({_of(missing, references)} references have none); "
+                         "decode all utterances, or score against the references of those decoded")
+    unknown = [id for id in hypotheses if id not in references]
+    if unknown:
+        raise InputError(f"{unknown[0]}: no reference ({_of(unknown, hypotheses)} hypotheses have none); "
+                         "give the references of what was decoded")
+
+
+def _of(some: Sequence[str], whole: Mapping[str, str]) -> str:
+    return f"{len(some)} of {len(whole)}"
+
+
+def _count(ids: tuple[str, ...], truth: list[str], found: list[str]) -> UtteranceCounts:
+    import jiwer
+
+    by_words = [_operations(a) for a in jiwer.process_words(truth, found).alignments]
+    by_characters = [_operations(a) for a in jiwer.process_characters(truth, found).alignments]
+    edits = np.asarray(by_words, dtype=np.int64).reshape(-1, 3)
+    return UtteranceCounts(
+        ids=ids, words=np.asarray([len(text.split()) for text in truth], dtype=np.int64),
+        substitutions=edits[:, 0], deletions=edits[:, 1], insertions=edits[:, 2],
+        characters=np.asarray([len(text) for text in truth], dtype=np.int64),
+        character_errors=np.asarray(by_characters, dtype=np.int64).reshape(-1, 3).sum(axis=1))
+
+
+def _operations(alignment: Sequence[Any]) -> tuple[int, int, int]:
+    """Substitutions, deletions and insertions of one utterance's alignment chunks."""
+    counts = {"substitute": 0, "delete": 0, "insert": 0, "equal": 0}
+    for chunk in alignment:
+        counts[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+    return counts["substitute"], counts["delete"], counts["insert"]

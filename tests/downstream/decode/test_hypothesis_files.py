@@ -1,0 +1,47 @@
+"""Hypotheses come back from JSONL as they went in; a broken file is refused by its line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from downstream.decode.hypothesis import Candidate, Hypothesis, Word, read_hypotheses, write_hypotheses
+from upstream.errors import FormatError, UsageError
+
+numbers = st.floats(-1e6, 1e6)
+candidates = st.builds(Candidate, st.text(), numbers, numbers, numbers, st.integers(0, 9))
+hypotheses = st.builds(
+    Hypothesis, id=st.text(min_size=1), text=st.text(), score=numbers, acoustic=numbers, lm=numbers,
+    words=st.lists(st.builds(Word, st.text(), numbers, numbers), max_size=2).map(tuple),
+    nbest=st.lists(candidates, max_size=2).map(tuple))
+
+
+@given(st.lists(hypotheses, max_size=3, unique_by=lambda h: h.id))
+def test_hypotheses_come_back_as_they_went_in(tmp_path_factory, many):
+    path = tmp_path_factory.mktemp("h") / "hyps.jsonl"
+    write_hypotheses(path, many)
+    assert read_hypotheses(path) == many
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ('{"id": "a", "text": "X"}\n{"id": "b"}\n', "line 2: .*text"),
+    ('{"id": "a", "text": "X"}\n\n{"id": "a", "text": "Y"}\n', "line 3: a second hypothesis for a"),
+    ("a X\n", "line 1: not a hypothesis"),
+    ('["a"]\n', "line 1: not a hypothesis"),
+    ('{"id": "a", "text": null}\n', "line 1: .*None is no text"),
+])
+def test_a_broken_file_is_refused_by_its_line(tmp_path, content, words):
+    path = tmp_path / "hyps.jsonl"
+    path.write_text(content)
+    with pytest.raises(FormatError, match=words):
+        read_hypotheses(path)
+
+
+def test_id_and_text_are_enough(tmp_path):
+    path = tmp_path / "hyps.jsonl"
+    path.write_text('{"id": "a", "text": "X"}')
+    assert read_hypotheses(path) == [Hypothesis("a", "X", 0.0, 0.0)]
+
+
+def test_a_missing_file_is_wrong_use(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        read_hypotheses(tmp_path / "none.jsonl")

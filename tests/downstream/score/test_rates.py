@@ -1,0 +1,110 @@
+"""Error rates: worked examples, the edges, independent counts, and what sclite finds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from downstream.score.rates import score, word_errors
+from upstream.errors import InputError
+
+SCTK = Path(__file__).parents[2] / "oracles" / "sctk"
+
+
+def edit_distance(a, b):
+    """The textbook recursion, row by row."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(diagonal + (x != y), row[j] + 1, row[j - 1] + 1)
+    return row[-1]
+
+
+def test_an_example_by_hand():
+    result = score({"a": "THE CAT SAT", "b": "ON MATS", "c": "NOW"}, {"c": "", "b": "ON MATS", "a": "THE BAT SAT DOWN"})
+    # a: CAT -> BAT, DOWN inserted; b: right; c: NOW deleted. 3 errors in 6 words.
+    assert (result.words, result.errors, result.substitutions, result.deletions, result.insertions) == (6, 3, 1, 1, 1)
+    assert result.wer == 50.0
+    # a: C -> B, " DOWN" inserted: 6; c: 3. 9 errors in 11 + 7 + 3 characters.
+    assert (result.characters, result.character_errors) == (21, 9)
+    assert result.cer == pytest.approx(100 * 9 / 21)
+    assert result.sentence_errors == 2
+    assert result.per_utterance.ids == ("a", "b", "c")
+    assert result.per_utterance.errors.tolist() == [2, 0, 1]
+    assert result.per_utterance.words.tolist() == [3, 2, 1]
+
+
+def test_words_against_an_empty_reference_are_insertions():
+    result = score({"silence": "", "speech": "A B"}, {"silence": "X Y", "speech": "A B"})
+    assert (result.words, result.errors, result.insertions, result.wer) == (2, 2, 2, 100.0)
+
+
+def test_only_empty_references_have_no_rate():
+    with pytest.raises(InputError, match="all 2 references are empty"):
+        score({"a": "", "b": "  "}, {"a": "", "b": "X"})
+
+
+def test_a_missing_hypothesis_is_named():
+    with pytest.raises(InputError, match=r"^b: no hypothesis \(1 of 2"):
+        score({"a": "X", "b": "Y"}, {"a": "X"})
+
+
+def test_a_missing_reference_is_named():
+    with pytest.raises(InputError, match=r"^c: no reference \(1 of 2"):
+        score({"a": "X"}, {"a": "X", "c": "Y"})
+
+
+def test_nothing_to_score_is_refused():
+    with pytest.raises(InputError, match="no references"):
+        score({}, {})
+
+
+def test_white_space_does_not_count_and_case_does():
+    assert score({"a": "A  B\n"}, {"a": " A B"}).errors == 0
+    assert score({"a": "a B"}, {"a": "A B"}).errors == 1
+
+
+texts = st.lists(st.sampled_from("ABC"), max_size=8).map(" ".join)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=5))
+def test_counts_equal_an_independent_edit_distance(pairs):
+    references, hypotheses = {"always": "A"}, {"always": "A"}
+    for i, (reference, hypothesis) in enumerate(pairs):
+        references[str(i)], hypotheses[str(i)] = reference, hypothesis
+    result = score(references, hypotheses)
+    counts = result.per_utterance
+    for i, (reference, hypothesis) in enumerate(pairs, 1):
+        assert counts.errors[i] == edit_distance(reference.split(), hypothesis.split())
+        assert counts.errors[i] == word_errors(reference, hypothesis)
+        assert counts.character_errors[i] == edit_distance(reference, hypothesis)
+        assert counts.words[i] - counts.deletions[i] + counts.insertions[i] == len(hypothesis.split())
+    assert result.errors == counts.errors.sum()
+    assert result.wer == pytest.approx(100 * result.errors / result.words)
+
+
+def read_trn(name):
+    lines = (SCTK / name).read_text().splitlines()
+    return {line[line.rindex("(") + 1:-1].lower(): line[:line.rindex("(")].strip() for line in lines if line.strip()}
+
+
+@pytest.mark.parametrize("system", ["sysa", "sysb", "sysc"])
+def test_totals_equal_those_of_sclite_and_jiwer(system):
+    expected = json.loads((SCTK / "jiwer_vs_sclite.json").read_text())[system]
+    result = score(read_trn("ref.trn"), read_trn(f"{system}.trn"))
+    correct, substitutions, deletions, insertions = expected["jiwer"]
+    assert (result.substitutions, result.deletions, result.insertions) == (substitutions, deletions, insertions)
+    assert result.words == correct + substitutions + deletions
+    assert result.errors == sum(expected["sclite"][1:])  # sclite splits some otherwise, and finds as many
+
+
+@pytest.mark.parametrize("system", ["sysa", "sysb", "sysc"])
+def test_utterances_and_sentence_errors_equal_those_of_sclite(system):
+    expected = json.loads((SCTK / "utterance_errors.json").read_text())[system]
+    result = score(read_trn("ref.trn"), read_trn(f"{system}.trn"))
+    found = dict(zip(result.per_utterance.ids, result.per_utterance.errors.tolist()))
+    assert found == expected
+    assert result.sentence_errors == sum(errors > 0 for errors in expected.values())

@@ -1,0 +1,129 @@
+"""Emissions come back as they went in, broken ones are refused by name, and an interrupted writer changes nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from downstream.emissions import Emissions, EmissionsWriter
+from upstream.errors import FormatError, InputError
+
+SYMBOLS = ("<pad>", "|", "A", "B")
+
+
+def some_logprobs(frames: int, seed: int = 0, symbols: int = len(SYMBOLS)) -> np.ndarray:
+    logits = np.random.default_rng(seed).normal(size=(frames, symbols)) * 3
+    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+def write(folder, utterances, **options):
+    with EmissionsWriter(folder, SYMBOLS, 0, 50.0, **options) as writer:
+        for id, logprobs in utterances.items():
+            writer.add(id, logprobs)
+    return Emissions.load(folder)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(0, 40), max_size=6))
+def test_emissions_come_back_as_they_went_in(tmp_path_factory, lengths):
+    utterances = {f"u{i}": some_logprobs(frames, i) for i, frames in enumerate(lengths)}
+    emissions = write(tmp_path_factory.mktemp("e"), utterances, meta={"manifest_hash": "m"}, dtype="float32")
+    assert emissions.ids == list(utterances)
+    assert (emissions.symbols, emissions.blank, emissions.rate, emissions.manifest_hash) == (SYMBOLS, 0, 50.0, "m")
+    for id, logprobs in utterances.items():
+        np.testing.assert_array_equal(emissions.logprobs(id), logprobs)
+        assert emissions.seconds(id) == len(logprobs) / 50
+
+
+def test_half_precision_keeps_three_digits(tmp_path):
+    logprobs = some_logprobs(100)
+    stored = write(tmp_path, {"a": logprobs}).logprobs("a")
+    assert stored.dtype == np.float32
+    np.testing.assert_allclose(stored, logprobs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_probability_of_zero_is_kept(tmp_path):
+    certain = np.array([[0.0, -np.inf, -np.inf, -np.inf]], dtype=np.float32)
+    np.testing.assert_array_equal(write(tmp_path, {"a": certain}).logprobs("a"), certain)
+
+
+def test_the_hash_follows_the_content_and_not_the_place(tmp_path):
+    one = {"a": some_logprobs(5, 1), "b": some_logprobs(7, 2)}
+    first = write(tmp_path / "1", one, meta={"made": "today"}).hash
+    assert write(tmp_path / "2", one).hash == first
+    assert write(tmp_path / "3", {"a": one["a"], "c": one["b"]}).hash != first
+    assert write(tmp_path / "4", {"a": one["a"], "b": some_logprobs(7, 3)}).hash != first
+
+
+@pytest.mark.parametrize(("broken", "words"), [
+    (np.where(np.arange(20).reshape(5, 4) == 9, np.nan, -np.log(4)), "NaN.*frame 2"),
+    (np.full((5, 3), -np.log(3)), r"\(5, 3\)"),
+    (np.full((5, 4), 0.25), "frame 0 sums to 5.136, not 1"),
+    (np.full((5, 4), -np.inf), "sums to 0, not 1"),
+    (np.full((5, 4), np.inf), "sums to inf"),
+])
+def test_broken_emissions_are_refused_by_the_name_of_the_utterance(tmp_path, broken, words):
+    with EmissionsWriter(tmp_path, SYMBOLS, 0, 50.0) as writer:
+        writer.add("good", some_logprobs(3))
+        with pytest.raises(InputError, match=f"^bad: .*{words}"):
+            writer.add("bad", broken)
+    assert Emissions.load(tmp_path).ids == ["good"]
+
+
+def test_an_id_is_taken_once(tmp_path):
+    with EmissionsWriter(tmp_path, SYMBOLS, 0, 50.0) as writer:
+        writer.add("a", some_logprobs(3))
+        with pytest.raises(InputError, match=r"^a: .*twice"):
+            writer.add("a", some_logprobs(3))
+
+
+def test_a_failure_leaves_the_emissions_that_were_there(tmp_path):
+    before = write(tmp_path, {"a": some_logprobs(5)}).hash
+    with pytest.raises(InputError, match="NaN"):
+        write(tmp_path, {"b": some_logprobs(50), "c": np.full((5, 4), np.nan)})
+    assert Emissions.load(tmp_path).hash == before
+    assert not (tmp_path / ".writing").exists()
+
+
+def test_a_killed_writer_is_no_obstacle_for_the_next(tmp_path):
+    EmissionsWriter(tmp_path, SYMBOLS, 0, 50.0).add("a", some_logprobs(5))  # never closed
+    with pytest.raises(FormatError, match=r"no emissions\.json"):
+        Emissions.load(tmp_path)
+    assert write(tmp_path, {"b": some_logprobs(5)}).ids == ["b"]
+
+
+def test_files_beside_the_emissions_stay(tmp_path):
+    (tmp_path / "stage.json").write_text("{}")
+    write(tmp_path, {"a": some_logprobs(5)})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "emissions.json", "ids.arrow", "logprobs.npy", "offsets.npy", "stage.json"]
+
+
+def test_files_that_do_not_fit_together_are_refused(tmp_path):
+    write(tmp_path, {"a": some_logprobs(5)})
+    np.save(tmp_path / "offsets.npy", np.array([0, 4]))
+    with pytest.raises(FormatError, match="do not fit together"):
+        Emissions.load(tmp_path)
+    (tmp_path / "offsets.npy").write_bytes(b"nothing")
+    with pytest.raises(FormatError, match="cannot be read"):
+        Emissions.load(tmp_path)
+
+
+def test_another_version_is_refused(tmp_path):
+    write(tmp_path, {"a": some_logprobs(5)})
+    header = json.loads((tmp_path / "emissions.json").read_text())
+    (tmp_path / "emissions.json").write_text(json.dumps({**header, "version": 99}))
+    with pytest.raises(FormatError, match="version 1"):
+        Emissions.load(tmp_path)
+
+
+def test_an_unknown_id_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"^nobody: no emissions"):
+        write(tmp_path, {"a": some_logprobs(5)}).logprobs("nobody")
+
+
+def test_the_blank_must_be_a_column(tmp_path):
+    with pytest.raises(InputError, match="blank is column 4 of 4"):
+        EmissionsWriter(tmp_path, SYMBOLS, 4, 50.0)
