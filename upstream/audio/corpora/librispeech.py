@@ -1,0 +1,113 @@
+"""LibriSpeech and corpora in its layout: `SPEAKER/CHAPTER/ID.flac` with `SPEAKER-CHAPTER.trans.txt` beside them.
+
+Subset folders above (`train-clean-100/...`) may be there or not. Audio may be FLAC, Opus or anything else that can be
+read, since the corpus is often kept in a smaller format.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Skip, probe
+from upstream.audio.manifest import Manifest, Utterance
+from upstream.errors import InputError, UsageError
+
+TRANSCRIPTS = ".trans.txt"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    id: str
+    audio: Path
+    speaker: str
+    text: str
+
+
+def import_librispeech(src: Path, ids: list[str] | None = None, skip: Skip | None = None) -> Manifest:
+    """A manifest of a LibriSpeech folder, sorted by speaker, chapter and number.
+
+    Args:
+        src: the corpus, one subset, or a folder of several.
+        ids: only these utterances; all if None.
+        skip: called with each file that cannot be used, which is left out then; without it the first is an error.
+
+    Raises:
+        UsageError: `src` is no folder.
+        InputError: no transcripts there; an id of `ids` is not there; a transcript without audio, audio without a
+            transcript, or a file that is no audio.
+    """
+    src = Path(src)
+    if not src.is_dir():
+        raise UsageError(f"{src}: no such folder; give the folder that holds the LibriSpeech subsets")
+    bad = BadFiles(skip)
+    entries = sorted(_entries(src, set(ids) if ids is not None else None, bad), key=lambda e: _natural(e.id))
+    if not entries and not len(bad):
+        raise InputError(f"{src}: no transcripts (*{TRANSCRIPTS}) with audio beside them; "
+                         "for another layout use `hubertkit corpus import folder`")
+    bad.refuse()
+    manifest = Manifest.of(_utterances(entries, bad), str(src))
+    bad.refuse()
+    if not len(manifest):
+        raise InputError(f"{src}: none of {len(bad)} utterances can be used")
+    return manifest
+
+
+def _entries(src: Path, ids: set[str] | None, bad: BadFiles) -> Iterator[_Entry]:
+    """The utterances that have both a transcript and audio; reports the others."""
+    found: set[str] = set()
+    for folder, _, names in os.walk(src, followlinks=True):
+        audio = {os.path.splitext(n)[0]: Path(folder, n) for n in names
+                 if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES}
+        files = [Path(folder, n) for n in names if n.endswith(TRANSCRIPTS)]
+        texts = {name: (text, file) for file in sorted(files) for name, text in _read_transcripts(file)}
+        for name in sorted(texts.keys() | (audio.keys() if files else set())):
+            if ids is not None and name not in ids:
+                continue
+            found.add(name)
+            if name not in audio:
+                bad.add(name, texts[name][1], f"a transcript for {name}, but no audio beside it")
+            elif name not in texts:
+                bad.add(name, audio[name], "audio without a transcript")
+            else:
+                yield _Entry(name, audio[name], name.split("-")[0], texts[name][0])
+    _all_there(src, ids, found)
+
+
+def _read_transcripts(path: Path) -> Iterator[tuple[str, str]]:
+    """(id, text) of each line `ID TEXT`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a readable UTF-8 file ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, text = line.strip().partition(" ")
+        if not text.strip():
+            raise InputError(f"{path}, line {number}: no text after the id {name}; expected `ID WORDS`")
+        yield name, " ".join(text.split())
+
+
+def _utterances(entries: list[_Entry], bad: BadFiles) -> Iterator[Utterance]:
+    for entry, info in zip(entries, probe(e.audio for e in entries)):
+        if isinstance(info, str):
+            bad.add(entry.id, entry.audio, info)
+        else:
+            yield Utterance(entry.id, entry.audio, 0, info.frames, info.samplerate, info.channels, entry.speaker,
+                            entry.text)
+
+
+def _all_there(src: Path, ids: Iterable[str] | None, found: set[str]) -> None:
+    missing = sorted(set(ids or ()) - found, key=_natural)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"{src}: the list asks for {missing[0]}{more}, which the corpus does not have")
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Sorts numbers as numbers: 19-198-0002 before 121-121726-0000."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part)

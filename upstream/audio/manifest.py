@@ -1,0 +1,241 @@
+"""The manifest: which utterances there are, where their samples lie, who speaks, and what is said.
+
+One Arrow table with a row for each utterance. Loaded files are memory-mapped, and nothing here makes a Python object
+for every row unless a caller asks for a whole column as a list, so millions of utterances cost no more than their file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from upstream.audio.manifest_file import COLUMNS, file_bytes, read_table, table_hash, write_table
+from upstream.errors import InputError
+from upstream.frames import SAMPLE_RATE
+
+ROWS_AT_ONCE = 4096  # rows that iteration turns into Python objects at a time
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A span of an audio file.
+
+    Attributes:
+        id: unique in its manifest.
+        audio: absolute path of the file.
+        start, samples: the span, in samples of the file (at `rate`, a multi-channel sample counted once).
+        rate: of the file, in Hz.
+        channels: of the file; they are mixed down when the utterance is read.
+        speaker: who speaks, if known.
+        text: the transcript as the corpus writes it, if there is one.
+    """
+
+    id: str
+    audio: Path
+    start: int
+    samples: int
+    rate: int
+    channels: int
+    speaker: str | None = None
+    text: str | None = None
+
+    @property
+    def length(self) -> int:
+        """Samples at 16 kHz, as `read` gives them."""
+        return int(resampled_length(self.samples, self.rate))
+
+
+class Manifest:
+    """Utterances in a fixed order. Immutable: `select` and `only` give new manifests that share nothing but columns.
+
+    Made by `Manifest.load`, by `Manifest.of` or by an import of a corpus.
+    """
+
+    def __init__(self, table: pa.Table, root: str, source: str, digest: str | None = None) -> None:
+        """Wrap a checked table whose audio paths are relative to `root`; other rooms use `load` and `of`."""
+        self._table = table
+        self._root = root
+        self._digest = digest
+        self.source = source
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Manifest:
+        """Memory-map a manifest; a Parquet file with the same columns is read too.
+
+        Raises:
+            UsageError: there is no such file.
+            FormatError: it is not a manifest, is cut short, or is of another version.
+        """
+        table, source, digest = read_table(Path(path))
+        return Manifest(table, os.path.dirname(os.path.abspath(path)), source, digest)
+
+    @staticmethod
+    def of(utterances: Iterable[Utterance], source: str) -> Manifest:
+        """A manifest of these utterances in this order. `source` says where they come from, in words or as a path.
+
+        Raises:
+            InputError: an id occurs twice or is empty, a span or a rate is impossible, a path is not UTF-8.
+        """
+        rows: dict[str, list[object]] = {name: [] for name in COLUMNS.names}
+        seen: set[str] = set()
+        sizes: dict[str, int | None] = {}
+        for u in utterances:
+            _check(u, seen)
+            seen.add(u.id)
+            audio = os.path.abspath(u.audio)
+            if audio not in sizes:
+                sizes[audio] = file_bytes(audio)
+            values = (u.id, audio, u.start, u.samples, u.rate, u.channels, u.speaker, u.text, sizes[audio])
+            for column, value in zip(rows.values(), values):
+                column.append(value)
+        return Manifest(pa.table({name: pa.array(rows[name], COLUMNS.field(name).type) for name in COLUMNS.names},
+                                 schema=COLUMNS), "/", source)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one uncompressed Arrow file, or Parquet where the name ends in `.parquet`; atomically.
+
+        Audio beside or below the manifest is named relative to it, so that the two move together; other audio by its
+        absolute path.
+        """
+        write_table(Path(path), self._table, self._root, self.source, self.hash)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        for first in range(0, len(self), ROWS_AT_ONCE):
+            for row in self._table.slice(first, ROWS_AT_ONCE).to_pylist():
+                yield self._utterance(row)
+
+    def __getitem__(self, index: int) -> Utterance:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"utterance {index} of a manifest with {len(self)}")
+        return self._utterance(self._table.slice(int(index) % len(self), 1).to_pylist()[0])
+
+    def __repr__(self) -> str:
+        return f"Manifest({len(self)} utterances, {self.seconds / 3600:.2f} h, from {self.source})"
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids in order."""
+        return self._table["id"].to_pylist()
+
+    @property
+    def speakers(self) -> list[str | None]:
+        """Speakers in order, None where unknown."""
+        return self._table["speaker"].to_pylist()
+
+    @property
+    def texts(self) -> list[str | None]:
+        """Transcripts in order as the corpus writes them, None where there is none."""
+        return self._table["text"].to_pylist()
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64, samples of each utterance at 16 kHz."""
+        return resampled_length(self._table["samples"].to_numpy(), self._table["rate"].to_numpy())
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all utterances together."""
+        return float((self._table["samples"].to_numpy() / self._table["rate"].to_numpy()).sum())
+
+    @property
+    def hash(self) -> str:
+        """Content hash over ids, spans, rates, channels, speakers, texts and file sizes, in order.
+
+        Where the files lie and when they were changed is no part of it, so a corpus that was moved keeps its hash.
+        """
+        if self._digest is None:
+            self._digest = table_hash(self._table)
+        return self._digest
+
+    def index_of(self, utterance_id: str) -> int:
+        """Place of an utterance. Raises InputError naming the most similar id if it is not there."""
+        place = self._rank(utterance_id)
+        if place < len(self) and self._ranked(place) == utterance_id:
+            return int(self._order[place])
+        raise InputError(f"{self.source}: no utterance {utterance_id}{self._similar(utterance_id)}")
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Manifest:
+        """The utterances at these places, in the order given. IndexError beyond the end, InputError on repeats."""
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"utterances {wanted.min()} to {wanted.max()} of a manifest with {len(self)}")
+        if len(np.unique(wanted)) != len(wanted):
+            raise InputError(f"{self.source}: an utterance was selected twice; ids of a manifest are unique")
+        return Manifest(self._table.take(pa.array(wanted)).combine_chunks(), self._root, self.source)
+
+    def only(self, ids: Iterable[str]) -> Manifest:
+        """The utterances with these ids, in the order of this manifest. Raises InputError if one is unknown."""
+        wanted = pa.array(list(ids), pa.large_string())
+        unknown = wanted.filter(pc.invert(pc.is_in(wanted, value_set=self._ids)))
+        if len(unknown):
+            first = unknown[0].as_py()
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise InputError(f"{self.source}: no utterance {first}{more}{self._similar(first)}")
+        table = self._table.filter(pc.is_in(self._ids, value_set=wanted))
+        return Manifest(table.combine_chunks(), self._root, self.source)
+
+    def _utterance(self, row: dict[str, Any]) -> Utterance:
+        del row["bytes"]
+        row["audio"] = Path(self._root, row["audio"])  # an absolute path stays as it is
+        return Utterance(**row)
+
+    @cached_property
+    def _ids(self) -> pa.Array:
+        column = self._table["id"]
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """Places in the order of their ids: 8 bytes a row, where a dict of ids would take some 150."""
+        return pc.sort_indices(self._ids).to_numpy().astype(np.int64)
+
+    def _ranked(self, rank: int) -> str:
+        return self._ids[int(self._order[rank])].as_py()
+
+    def _rank(self, utterance_id: str) -> int:
+        """Number of ids before this one: a binary search (UTF-8 bytes and Python strings sort alike)."""
+        low, high = 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if self._ranked(middle) < utterance_id:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _similar(self, utterance_id: str) -> str:
+        rank = self._rank(utterance_id)
+        around = [self._ranked(r) for r in range(max(0, rank - 50), min(len(self), rank + 50))]
+        close = difflib.get_close_matches(utterance_id, around, n=1, cutoff=0)
+        return f"; the most similar id is {close[0]}" if close else "; it has no utterances"
+
+
+def resampled_length(samples: np.ndarray | int, rate: np.ndarray | int) -> np.ndarray:
+    """Samples at 16 kHz of `samples` samples at `rate` Hz: the nearest integer, halves upwards, as soxr gives."""
+    return (2 * np.asarray(samples, np.int64) * SAMPLE_RATE + rate) // (2 * np.asarray(rate, np.int64))
+
+
+def _check(u: Utterance, seen: set[str]) -> None:
+    if not u.id or u.id.split() != [u.id]:
+        raise InputError(f"{u.audio}: the id {u.id!r} is empty or holds a space; ids are words")
+    if u.id in seen:
+        raise InputError(f"{u.audio}: a second utterance with the id {u.id}; ids must be unique")
+    if u.start < 0 or u.samples < 0 or u.rate < 1 or u.channels < 1:
+        raise InputError(f"{u.id}: samples {u.start}+{u.samples} at {u.rate} Hz in {u.channels} channels of {u.audio} "
+                         "cannot be; correct the table that says so")
+    try:
+        os.fspath(u.audio).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{os.fspath(u.audio)!r}: the name is not UTF-8; rename the file") from error

@@ -1,0 +1,113 @@
+"""From an utterance to its waveform: read the span, mix down, resample to 16 kHz."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import soundfile
+import soxr
+
+from upstream.audio.manifest import Manifest, Utterance
+from upstream.errors import InputError
+from upstream.frames import SAMPLE_RATE
+
+# After a seek a lossy decoder has no past to predict from; 80 ms is Opus' own recommendation (RFC 7845, section 4.6).
+WARM_UP_SECONDS = 0.2
+LOSSY_FORMATS = ("OGG", "MP3", "MPEG")
+FULL_SCALE = 32_768  # of 16-bit samples, as libsndfile scales them
+
+
+def read(utterance: Utterance) -> np.ndarray:
+    """The waveform of an utterance.
+
+    Only the span is decoded. Channels are averaged, other rates resampled by soxr (high quality), and what overshoots
+    full scale by that is clipped.
+
+    Returns:
+        (utterance.length,) float32 in [-1, 1] at 16 kHz.
+
+    Raises:
+        InputError: the file is missing, is no audio, has another rate or number of channels than the manifest says,
+            ends before the span does, or holds NaN or infinity.
+    """
+    span = _mixed(utterance, _decode(utterance))
+    if utterance.rate != SAMPLE_RATE:
+        span = _of_length(soxr.resample(span, utterance.rate, SAMPLE_RATE), utterance.length)
+    return np.clip(span, -1.0, 1.0)
+
+
+class AudioCache:
+    """Waveforms of a manifest, decoded once and kept as 16-bit samples while they fit.
+
+    Every waveform passes through 16 bits, kept or not, so that results do not depend on the limit. 16-bit files come
+    back exactly; of others the error is below half a step, below the coding noise of a lossy file. What is kept stays:
+    epochs go through everything, so throwing out the oldest would only throw out what is needed next.
+
+    Attributes:
+        manifest: whose utterances these are.
+    """
+
+    def __init__(self, manifest: Manifest, limit_bytes: int = 2 << 30) -> None:
+        self.manifest = manifest
+        self._left = limit_bytes
+        self._kept: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def wave(self, index: int) -> np.ndarray:
+        """(length,) float32 in [-1, 1] at 16 kHz of the utterance at this place. Raises InputError as `read` does."""
+        index = int(index)
+        samples = self._kept.get(index)
+        if samples is None:
+            scaled = np.rint(read(self.manifest[index]) * FULL_SCALE)
+            samples = np.minimum(scaled, FULL_SCALE - 1).astype(np.int16)
+            self._keep(index, samples)
+        return samples.astype(np.float32) / FULL_SCALE
+
+    def _keep(self, index: int, samples: np.ndarray) -> None:
+        with self._lock:  # a prefetching thread may bring the same utterance at the same time
+            if index not in self._kept and samples.nbytes <= self._left:
+                self._kept[index] = samples
+                self._left -= samples.nbytes
+
+
+def _decode(utterance: Utterance) -> np.ndarray:
+    """The span as (samples, channels) float32, at the file's rate."""
+    try:
+        with soundfile.SoundFile(utterance.audio) as file:
+            _compare(utterance, file)
+            warm_up = int(WARM_UP_SECONDS * file.samplerate) if file.format in LOSSY_FORMATS else 0
+            first = max(0, utterance.start - warm_up)
+            if first:
+                file.seek(first)
+            found = file.read(utterance.start - first + utterance.samples, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        if not utterance.audio.is_file():
+            raise InputError(f"{utterance.id}: {utterance.audio} is not there; was the corpus moved? "
+                             "Import it again") from error
+        raise InputError(f"{utterance.id}: {utterance.audio} cannot be read as audio ({error}); "
+                         "replace the file or leave the utterance out") from error
+    return found[utterance.start - first:]
+
+
+def _compare(utterance: Utterance, file: soundfile.SoundFile) -> None:
+    if (file.samplerate, file.channels) != (utterance.rate, utterance.channels):
+        raise InputError(f"{utterance.id}: {utterance.audio} has {file.samplerate} Hz and {file.channels} channels, "
+                         f"the manifest says {utterance.rate} Hz and {utterance.channels}; import the corpus again")
+
+
+def _mixed(utterance: Utterance, span: np.ndarray) -> np.ndarray:
+    """(samples,) float32, the mean of the channels, checked."""
+    if len(span) != utterance.samples:
+        raise InputError(f"{utterance.id}: {utterance.audio} gives {len(span)} samples from {utterance.start}, the "
+                         f"manifest says {utterance.samples}; the file is cut short, or import the corpus again")
+    if not np.isfinite(span).all():
+        place = int(np.flatnonzero(~np.isfinite(span).all(axis=1))[0]) + utterance.start
+        raise InputError(f"{utterance.id}: {utterance.audio} holds NaN or infinity, first at sample {place}; "
+                         "replace the file or leave the utterance out")
+    return span[:, 0] if span.shape[1] == 1 else span.mean(axis=1, dtype=np.float32)
+
+
+def _of_length(wave: np.ndarray, length: int) -> np.ndarray:
+    """Cut or fill the end by the one sample that rounding may differ."""
+    return wave[:length] if len(wave) >= length else np.pad(wave, (0, length - len(wave)))
