@@ -1,0 +1,114 @@
+"""Bootstrap intervals: enumeration by hand, the property that matters, clusters, keys, chunks and speed."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from downstream.score.intervals import bootstrap_interval, cluster_totals, resampled_rates
+from upstream.errors import InputError
+
+utterances = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), min_size=1, max_size=30)
+
+
+def test_two_utterances_by_hand():
+    """Of two utterances (1 error, 2 words) and (0, 2) the draws are aa, ab, ba, bb: 50, 25, 25 and 0 %, each 1/4."""
+    rates = resampled_rates(np.array([[1], [0]]), np.array([2, 2]), seed=0, resamples=10_000)
+    values, counts = np.unique(rates, return_counts=True)
+    assert values.tolist() == [0.0, 25.0, 50.0]
+    np.testing.assert_allclose(counts / 10_000, [0.25, 0.5, 0.25], atol=0.02)
+    interval = bootstrap_interval(np.array([1, 0]), np.array([2, 2]))
+    assert (interval.low, interval.high, interval.level) == (0.0, 50.0, 0.95)
+
+
+def test_the_interval_is_that_of_all_possible_draws():
+    """Four utterances have 4 ** 4 draws, few enough to list: their quantiles are the limit of the bootstrap's."""
+    errors, words = np.array([3, 0, 1, 5]), np.array([7, 4, 9, 6])
+    draws = [list(draw) for draw in itertools.product(range(4), repeat=4)]
+    exact = np.sort([100 * errors[d].sum() / words[d].sum() for d in draws])
+    found = bootstrap_interval(errors, words, resamples=100_000, level=0.8)
+    # 10 % of 256 draws lie below the 26th, and neighbours are close
+    assert exact[23] <= found.low <= exact[28]
+    assert exact[-29] <= found.high <= exact[-24]
+
+
+@settings(max_examples=60, deadline=None)
+@given(utterances, st.integers(0, 3))
+def test_the_interval_contains_the_rate(counts, seed):
+    errors, words = np.array(counts).T
+    interval = bootstrap_interval(errors, words, seed=seed, resamples=1000)
+    rate = 100 * errors.sum() / words.sum()
+    assert interval.low - 1e-9 <= rate <= interval.high + 1e-9
+
+
+@given(utterances)
+def test_a_higher_level_widens_the_interval(counts):
+    errors, words = np.array(counts).T
+    narrow, wide = (bootstrap_interval(errors, words, resamples=200, level=level) for level in (0.5, 0.95))
+    assert wide.low <= narrow.low <= narrow.high <= wide.high
+
+
+def test_it_covers_the_truth_about_as_often_as_it_says():
+    """200 sets of 100 utterances whose true rate is 30 %: 180 intervals of 90 % hold it, give or take 3 deviations."""
+    rng = np.random.default_rng(7)
+    held = 0
+    for i in range(200):
+        words = rng.integers(5, 20, size=100)
+        interval = bootstrap_interval(rng.binomial(words, 0.3), words, seed=i, resamples=500, level=0.9)
+        held += interval.low <= 30 <= interval.high
+    assert 180 - 3 * 4.3 <= held <= 180 + 3 * 4.3
+
+
+def test_speakers_are_drawn_whole():
+    """Two speakers, all wrong and all right: 100 drawn singly say 40 to 60 %, drawn whole nothing is sure."""
+    errors, words, speakers = np.repeat([10, 0], 50), np.full(100, 10), ["ann"] * 50 + ["bob"] * 50
+    singly, whole = bootstrap_interval(errors, words), bootstrap_interval(errors, words, groups=speakers)
+    assert singly.low == pytest.approx(40, abs=1.5)
+    assert singly.high == pytest.approx(60, abs=1.5)
+    assert (whole.low, whole.high) == (0, 100)
+    assert cluster_totals(errors, words, speakers).tolist() == [[500, 500], [0, 500]]
+
+
+def test_a_group_for_each_utterance_is_no_grouping():
+    errors, words = np.array([3, 0, 1, 5]), np.array([7, 4, 9, 6])
+    assert bootstrap_interval(errors, words, groups=list("abcd")) == bootstrap_interval(errors, words)
+
+
+def test_chunks_change_nothing():
+    errors, words = np.arange(30)[:, None] % 4, np.arange(30) % 7
+    whole = resampled_rates(errors, words, 0, 500, chunk=1 << 20)
+    np.testing.assert_array_equal(resampled_rates(errors, words, 0, 500, chunk=77), whole)
+
+
+def test_the_seed_is_the_draw():
+    errors, words = np.arange(40) % 5, np.arange(40) % 9 + 1
+    assert bootstrap_interval(errors, words, seed=1) == bootstrap_interval(errors, words, seed=1)
+    assert bootstrap_interval(errors, words, seed=1) != bootstrap_interval(errors, words, seed=2)
+
+
+def test_draws_without_words_are_left_out():
+    rates = resampled_rates(np.array([[2], [1]]), np.array([0, 4]), 0, 1000)
+    assert 700 < len(rates) < 800  # a quarter of the draws is the empty reference twice
+    assert np.isfinite(rates).all()
+
+
+@pytest.mark.parametrize(("errors", "words", "groups"), [
+    ([1], [1, 2], None), ([], [], None), ([1, 2], [0, 0], None), ([1, 2], [3, 4], ["a"])])
+def test_counts_that_do_not_fit_are_refused(errors, words, groups):
+    with pytest.raises(InputError):
+        bootstrap_interval(np.array(errors), np.array(words), groups=groups)
+
+
+def test_a_level_outside_0_and_1_is_refused():
+    with pytest.raises(InputError, match=r"level 95"):
+        bootstrap_interval(np.array([1]), np.array([2]), level=95)
+
+
+def test_ten_thousand_resamples_of_250_utterances_take_under_a_second():
+    errors, words = np.arange(250) % 5, np.arange(250) % 30
+    began = time.process_time()
+    bootstrap_interval(errors, words)
+    assert time.process_time() - began < 1
