@@ -28,7 +28,7 @@ setup(
         "numpy>=1.26,<2",  # pyctcdecode 0.5
         "torch==2.11.*",  # torchaudio 2.11 is the last release, and its binary wants this torch
         "torchaudio==2.11.*",
-        "omegaconf>=2.3,<3",
+        "omegaconf>=2.4,<3",
         f"faiss-gpu>=1.14,<2; {LINUX_X86_64}",
         f"faiss-cpu>=1.9,<2; {ELSEWHERE}",
         "jiwer>=4,<5",

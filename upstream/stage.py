@@ -1,11 +1,112 @@
-"""Run a stage in its folder: skip what is done with the same key, resume what was interrupted, redo what is stale."""
+"""Run a stage in its folder: skip what is done with the same key, resume what was interrupted, redo what is stale.
+
+A run is a folder, a stage is a folder in it. `stage.json` appears first with state `running` and is written last with
+state `done`, after a flush to disk. The key is a hash of the stage's settings, of its inputs' hashes and of its own
+integer version, so a changed recipe value redoes exactly the stages that depend on it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from upstream.errors import BusyError, FormatError, HubertkitError
+
+Say = Callable[[str], None]
+Work = Callable[[Path], dict[str, Any]]
+
+
+def run_stage(folder: Path, *, version: int, settings: dict[str, Any], inputs: dict[str, str], work: Work,
+              say: Say = print) -> dict[str, Any]:
+    """Do a stage unless it is done, and give its result.
+
+    Args:
+        folder: the stage's own folder; `work` writes nowhere else.
+        version: of the stage's code, raised when its output would change.
+        settings: what in the recipe the output depends on, as plain values.
+        inputs: name -> content hash of everything else that it depends on.
+        work: called with the folder; may find there what an interrupted call with the same key left. Returns a JSON
+            object, in it `hash`: the content hash of the output, which is an input of later stages.
+        say: told in a line whether the stage is skipped, resumed, or redone and why.
+
+    Returns:
+        What `work` returned, now or when the stage was done.
+    """
+    folder = Path(folder)
+    record = _describe(folder, version, settings, inputs)
+    before = read_stage(folder)
+    name = stage_name(folder)
+    if before is not None and before["key"] == record["key"]:
+        if before["state"] == "done":
+            say(f"{name}: done before, skipped")
+            return before["result"]
+        say(f"{name}: interrupted before, going on")
+        record["started"] = before["started"]
+    elif before is not None:
+        say(f"{name}: stale ({changes(before, record)}), redone")
+        shutil.rmtree(folder)
+    else:
+        say(f"{name}: started")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "stage.json", record)
+    began = time.monotonic()
+    with disk_errors(folder):
+        result = work(folder)
+    seconds = round(time.monotonic() - began, 3)
+    write_json(folder / "stage.json",
+               {**record, "state": "done", "seconds": seconds, "bytes": folder_bytes(folder), "result": result})
+    say(f"{name}: done in {_duration(seconds)}")
+    return result
+
+
+def read_stage(folder: Path) -> dict[str, Any] | None:
+    """The stage record of a folder, or None where there is none. Raises FormatError if it cannot be read."""
+    path = Path(folder) / "stage.json"
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    if not {"key", "state", "settings", "inputs", "version"} <= set(record):
+        raise FormatError(f"{path}: not a stage record; move the folder away to do the stage again")
+    return record
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Why a stage is stale, in words: the settings and inputs whose values differ."""
+    found = []
+    if before["version"] != now["version"]:
+        found.append(f"the stage's version {before['version']} -> {now['version']}")
+    for part in ("settings", "inputs"):
+        old, new = flatten(before[part]), flatten(now[part])
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                found.append(f"{key} {_short(old.get(key))} -> {_short(new.get(key))}")
+    return "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run folder; a second process is refused. The kernel drops the lock of a dead process."""
+    run = Path(run)
+    with disk_errors(run):
+        run.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -21,10 +122,117 @@ def writing(path: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+@contextlib.contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only folder or a missing permission into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = disk_reason(error, where)
+        if reason is None:
+            raise
+        raise HubertkitError(reason) from error
+
+
+def disk_reason(error: OSError, where: Path | None = None) -> str | None:
+    """What is wrong with the disk and what to do, in a line; None for errors that say something else."""
+    advice = {errno.ENOSPC: "the disk is full; free some space and run the same command again",
+              errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+              errno.EROFS: "the file system is read-only; give another folder",
+              errno.EACCES: "no permission; give another file or folder",
+              errno.ENOTDIR: "a file stands where a folder is needed; give another folder",
+              errno.EEXIST: "a file stands where a folder is needed; give another folder"}.get(error.errno or 0)
+    return None if advice is None else f"{error.filename or where or 'disk'}: {advice}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; numbers that JSON has no words for (NaN, infinity) are refused."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises FormatError naming the file where it is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FormatError(f"{path}: no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: not JSON ({error})") from error
+
+
+def content_hash(content: Any) -> str:
+    """Hash of plain values: the same for the same values, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        os.fsync(file.fileno())
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stage_name(folder: Path) -> str:
+    """`round1/teacher` for `.../round1/teacher`."""
+    return "/".join(Path(folder).parts[-2:])
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested plain values as {dotted name: leaf}."""
+    if isinstance(values, dict):
+        items: Any = values.items()
+    elif isinstance(values, list | tuple):
+        items = enumerate(values)
+    else:
+        return {prefix: values}
+    return {k: v for key, value in items for k, v in flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def _describe(folder: Path, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+    settings = json.loads(json.dumps(settings, default=str))  # as it will be read back: tuples are lists
+    key = content_hash({"version": version, "settings": settings, "inputs": inputs})
+    return {"stage": stage_name(folder), "version": version, "key": key, "state": "running",
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "settings": settings, "inputs": inputs,
+            "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("hubertkit", "torch", "torchaudio", "numpy", "faiss-gpu", "faiss-cpu", "pyctcdecode", "kenlm"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _short(value: Any) -> str:
+    text = "(none)" if value is None else str(value)
+    return text if len(text) <= 16 else text[:8] + "…"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"

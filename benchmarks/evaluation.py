@@ -1,0 +1,102 @@
+"""A recogniser on dev and test: emissions once, then greedy and beam search with a language model tuned on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.low_resource_recipe import DecodingRecipe
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.greedy import GreedyDecoder
+from downstream.decode.hypothesis import Hypothesis, write_hypotheses
+from downstream.decode.pool import decode_all
+from downstream.decode.tune import tune
+from downstream.emissions import Emissions
+from downstream.recogniser import compute_emissions
+from downstream.score.intervals import bootstrap_interval
+from downstream.score.rates import Score, score
+from upstream.audio.manifest import Manifest
+from upstream.progress import progress
+from upstream.recipe import as_settings
+from upstream.stage import content_hash, run_stage
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """An ARPA file, its hash, and what to call it in a table."""
+
+    path: Path
+    hash: str
+    name: str
+
+
+def emissions_stage(recogniser: Path, recogniser_hash: str, manifest: Manifest, folder: Path, say: Say) -> Emissions:
+    """Emissions of one manifest, in a stage of their own."""
+
+    def work(target: Path) -> dict[str, Any]:
+        return {"hash": compute_emissions(recogniser, manifest, target)}
+
+    run_stage(folder, version=1, settings={}, work=work, say=say,
+              inputs={"recogniser": recogniser_hash, "manifest": manifest.hash})
+    return Emissions.load(folder)
+
+
+def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_manifest: Manifest,
+                 lm: LanguageModel, recipe: DecodingRecipe, seed: int, folder: Path, say: Say) -> list[dict[str, Any]]:
+    """Rows of the result table: greedy, and beam search at the weights that are best on dev."""
+
+    def work(target: Path) -> dict[str, Any]:
+        greedy = _decode(test, GreedyDecoder(test.symbols, test.blank), target / "greedy.jsonl", "greedy")
+        found = tune(dev, references(dev_manifest), lm=lm.path, beam=recipe.beam, lm_weights=recipe.lm_weights,
+                     word_scores=recipe.word_scores, most_seconds=recipe.tune_seconds,
+                     forbidden_manifest_hash=test_manifest.hash)
+        decoder = BeamDecoder(test.symbols, test.blank, lm.path, found.lm_weight, found.word_score, recipe.beam)
+        beam = _decode(test, decoder, target / "beam.jsonl", "beam search")
+        tuned = {"lm_weight": found.lm_weight, "word_score": found.word_score, "beam": recipe.beam,
+                 "dev_wer": round(found.wer, 3), "on_edge": found.on_edge, "lm_hash": lm.hash}
+        rows = [_row("greedy", greedy, test_manifest, recipe, seed, {}),
+                _row(f"beam+{lm.name}", beam, test_manifest, recipe, seed, tuned)]
+        return {"hash": content_hash(rows), "rows": rows}
+
+    settings = as_settings(recipe) | {"seed": seed}
+    inputs = {"dev": dev.hash, "test": test.hash, "lm": lm.hash}
+    return run_stage(folder, version=1, settings=settings, inputs=inputs, work=work, say=say)["rows"]
+
+
+def references(manifest: Manifest) -> dict[str, str]:
+    """id -> transcript."""
+    return {i: t or "" for i, t in zip(manifest.ids, manifest.texts)}
+
+
+def word_errors(hypotheses: dict[str, str], manifest: Manifest) -> Score:
+    """Score hypotheses against a manifest's transcripts."""
+    return score(references(manifest), hypotheses)
+
+
+def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder, out: Path, what: str) -> dict[str, str]:
+    with progress(what, len(emissions.ids)) as report:
+        found: list[Hypothesis] = decode_all(emissions, decoder, progress=report)
+    write_hypotheses(out, found)
+    return {h.id: h.text for h in found}
+
+
+def _row(decoder: str, hypotheses: dict[str, str], manifest: Manifest, recipe: DecodingRecipe, seed: int,
+         extra: dict[str, Any]) -> dict[str, Any]:
+    found = word_errors(hypotheses, manifest)
+    counts = found.per_utterance
+    wer = bootstrap_interval(counts.errors, counts.words, seed=seed, resamples=recipe.resamples)
+    cer = bootstrap_interval(counts.character_errors, counts.characters, seed=seed, resamples=recipe.resamples)
+    return {"decoder": decoder, "wer": round(found.wer, 3), "wer_interval": _rounded(wer), "cer": round(found.cer, 3),
+            "cer_interval": _rounded(cer), "words": found.words, "errors": found.errors,
+            "substitutions": found.substitutions, "deletions": found.deletions, "insertions": found.insertions,
+            "characters": found.characters, "character_errors": found.character_errors, **extra}
+
+
+def _rounded(interval: Any) -> list[float]:
+    return [round(float(x), 3) for x in np.asarray([interval.low, interval.high])]

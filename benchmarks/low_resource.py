@@ -1,0 +1,196 @@
+"""Low-resource comparison: one pretraining, several amounts of labels, scratch beside every round.
+
+    hubertkit bench low-resource RECIPE --data FOLDER --out DIR
+
+A grid of cells, the most telling first; every step is a stage, so a run that was killed goes on, and `results.json`
+is written after every cell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evaluation import LanguageModel, decode_stage, emissions_stage, references
+from benchmarks.low_resource_recipe import LanguageModelRecipe, LowResourceRecipe, parse_cell
+from benchmarks.results import write_results
+from downstream.decode.hypothesis import read_hypotheses
+from downstream.finetune import finetune
+from downstream.finetune_recipe import SCRATCH
+from downstream.lm.arpa import write_arpa
+from downstream.lm.kneser_ney import estimate
+from downstream.score.compare import compare
+from upstream.audio.corpora.librispeech import import_librispeech
+from upstream.audio.manifest import Manifest
+from upstream.errors import InputError, UsageError
+from upstream.pretrain import RoundResult, pretrain
+from upstream.progress import progress, say
+from upstream.recipe import as_settings, refine
+from upstream.stage import content_hash, file_hash, locked, run_stage
+
+Say = Callable[[str], None]
+PAIRED = ("wer", "cer")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Manifests of a comparison, by the name of their split, and the files that hold them."""
+
+    manifests: dict[str, Manifest]
+    folder: Path
+
+    def file(self, split: str) -> Path:
+        return self.folder / f"{split}.arrow"
+
+
+def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say = say) -> dict[str, Any]:
+    """Run the grid into `out` and give the content of `out/results.json`.
+
+    Args:
+        data: folder with the recipe's corpus, splits and language-model text.
+        command: how it was called, for the results.
+
+    Raises:
+        UsageError: something that the recipe names is not in `data`.
+        BusyError: another process works in `out`.
+    """
+    if not data.is_dir():
+        raise UsageError(f"--data {data}: no such folder")
+    began = time.monotonic()
+    with locked(out):
+        splits = _splits_stage(recipe, data, out / "splits", say)
+        lm = _lm_stage(recipe.lm, data, out / "lm", say)
+        rows: list[dict[str, Any]] = []
+        rounds: list[RoundResult] = []
+        for number, cell in enumerate(recipe.cells, 1):
+            labelled, round_number = parse_cell(cell, recipe)
+            say(f"cell {number} of {len(recipe.cells)}: {cell}")
+            if round_number > len(rounds):
+                rounds = pretrain(_pretrain_recipe(recipe, data, splits), out / "pretrain", say, round_number)
+            encoder = str(rounds[round_number - 1].encoder) if round_number else SCRATCH
+            rows += _cell(recipe, splits, lm, labelled, encoder, round_number, out / "cells", say)
+            results = {"benchmark": "low-resource", "command": command, "recipe": as_settings(recipe),
+                       "seconds": round(time.monotonic() - began, 1), "rows": rows,
+                       "rounds": [_round_row(r) for r in rounds],
+                       "comparisons": compare_cells(rows, out / "cells", splits.manifests[recipe.test], recipe.seed)}
+            write_results(out / "results.json", results)
+    return results
+
+
+def cell_name(labelled: str, round_number: int) -> str:
+    """`1h`, 2 as `1h-round2`: the folder of a cell."""
+    return f"{labelled}-{SCRATCH if round_number == 0 else f'round{round_number}'}"
+
+
+def compare_cells(rows: list[dict[str, Any]], cells: Path, test: Manifest, seed: int) -> list[dict[str, Any]]:
+    """Every pretrained cell against scratch with the same labels and decoder: paired bootstrap on the same utterances."""
+    found, truth = [], references(test)
+    for row in rows:
+        scratch = [r for r in rows if r["encoder"] == SCRATCH
+                   and (r["labelled"], r["decoder"]) == (row["labelled"], row["decoder"])]
+        if row["encoder"] == SCRATCH or not scratch:
+            continue
+        file = "greedy.jsonl" if row["decoder"] == "greedy" else "beam.jsonl"
+        texts = [{h.id: h.text for h in read_hypotheses(cells / r["cell"] / "decoded" / file)} for r in (row, scratch[0])]
+        for rate in PAIRED:
+            found.append({"labelled": row["labelled"], "decoder": row["decoder"], "encoder": row["encoder"],
+                          "against": SCRATCH, "rate": rate, **compare(truth, texts[0], texts[1], rate, seed)})
+    return found
+
+
+def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled: str, encoder: str, round_number: int,
+          cells: Path, say: Say) -> list[dict[str, Any]]:
+    name = cell_name(labelled, round_number)
+    folder = cells / name
+    amount = recipe.labelled[labelled]
+    finetuning = refine(recipe.finetune, amount.finetune, f"labelled.{labelled}.finetune")
+    finetuning = replace(finetuning, data=str(splits.file(amount.split)), dev=str(splits.file(recipe.dev)),
+                         encoder=encoder, architecture=recipe.pretrain.encoder, seed=recipe.seed)
+    began = time.monotonic()
+    trained = finetune(finetuning, folder / "recogniser", say)
+    recogniser = folder / "recogniser"
+    dev, test = splits.manifests[recipe.dev], splits.manifests[recipe.test]
+    emitted = [emissions_stage(recogniser, trained["hash"], m, folder / part, say)
+               for m, part in ((dev, "emissions-dev"), (test, "emissions-test"))]
+    rows = decode_stage(emitted[0], emitted[1], dev, test, lm, recipe.decoding, recipe.seed, folder / "decoded", say)
+    place = {"encoder": SCRATCH if round_number == 0 else f"round {round_number}", "labelled": labelled, "cell": name,
+             "finetune_updates": finetuning.training.updates, "recogniser": trained["hash"],
+             "seconds": round(time.monotonic() - began, 1)}
+    for row in rows:
+        say(f"  {name}, {row['decoder']}: WER {row['wer']:.1f}, CER {row['cer']:.1f}")
+    return [place | row for row in rows]
+
+
+def _splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say) -> Splits:
+    names = sorted({recipe.unlabelled, recipe.dev, recipe.test, *(a.split for a in recipe.labelled.values()),
+                    *([recipe.aligned] if recipe.aligned else [])})
+    ids = {name: _read_ids(data / recipe.splits / f"{name}.txt") for name in names}
+    _check_apart(recipe, ids)
+
+    def work(target: Path) -> dict[str, Any]:
+        source = data / recipe.corpus
+        wanted = sorted({i for split in ids.values() for i in split})
+        whole = import_librispeech(source, wanted) if source.is_dir() else Manifest.load(source)
+        for name in names:
+            whole.only(ids[name]).save(target / f"{name}.arrow")
+        return {"hash": content_hash(ids), "hours": {n: Manifest.load(target / f"{n}.arrow").seconds / 3600 for n in names}}
+
+    run_stage(folder, version=1, settings={"corpus": str(data / recipe.corpus)}, work=work, say=say,
+              inputs={name: content_hash(ids[name]) for name in names})
+    return Splits({name: Manifest.load(folder / f"{name}.arrow") for name in names}, folder)
+
+
+def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -> LanguageModel:
+    text = data / recipe.text
+    if not text.is_file():
+        raise UsageError(f"{text}: no such file; the recipe's lm.text names the language model's text below --data")
+
+    def work(target: Path) -> dict[str, Any]:
+        with progress("language model", 1) as report:
+            model = estimate([text], recipe.order, prune=list(recipe.prune), discount_fallback=recipe.discount_fallback,
+                             progress=report)
+            write_arpa(model, target / "lm.arpa")
+        return {"hash": file_hash(target / "lm.arpa"), "ngrams": [len(order) for order in model.orders]}
+
+    result = run_stage(folder, version=1, settings=as_settings(recipe), inputs={"text": file_hash(text)}, work=work, say=say)
+    return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
+
+
+def _pretrain_recipe(recipe: LowResourceRecipe, data: Path, splits: Splits) -> Any:
+    probe = recipe.pretrain.probe
+    if recipe.alignments is not None:
+        alignments = data / recipe.alignments
+        if not alignments.is_dir():
+            raise UsageError(f"{alignments}: no such folder; the recipe's alignments lie below --data")
+        manifest = str(splits.file(recipe.aligned)) if recipe.aligned else None
+        probe = replace(probe, manifest=manifest, alignments=str(alignments))
+    return replace(recipe.pretrain, data=str(splits.file(recipe.unlabelled)), probe=probe, seed=recipe.seed)
+
+
+def _round_row(result: RoundResult) -> dict[str, Any]:
+    units = {k: v for k, v in result.units_result.items() if k != "histogram"}
+    return {"round": int(result.encoder.parent.name.removeprefix("round")), "teacher": result.teacher_result,
+            "units": units, "encoder": result.encoder_result}
+
+
+def _read_ids(path: Path) -> list[str]:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; a split is a text file of utterance ids, one a line")
+    ids = path.read_text(encoding="utf-8").split()
+    if not ids:
+        raise InputError(f"{path}: an empty split")
+    return ids
+
+
+def _check_apart(recipe: LowResourceRecipe, ids: dict[str, list[str]]) -> None:
+    """Test utterances must be nowhere else, and dev not in training."""
+    learned = {recipe.unlabelled, *(a.split for a in recipe.labelled.values())}
+    for held, others in ((recipe.test, learned | {recipe.dev}), (recipe.dev, learned)):
+        for other in others:
+            both = set(ids[held]) & set(ids[other])
+            if both:
+                raise InputError(f"split {held} shares {len(both)} utterances with {other}, {min(both)} among them; "
+                                 "a score on utterances that were trained on says nothing")

@@ -1,0 +1,82 @@
+"""What a low-resource comparison may say: one pretraining, several amounts of labels, the same recogniser and decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from upstream.pretrain_recipe import PretrainRecipe
+
+SHIPPED = Path(__file__).with_name("recipes")
+
+
+@dataclass(frozen=True)
+class LanguageModelRecipe:
+    """The n-gram model that beam search uses."""
+
+    text: str = "lm-text/books.txt.gz"  # below the data folder; one sentence a line
+    order: int = 4
+    prune: tuple[int, ...] = (0, 0, 1)
+    discount_fallback: bool = False  # for texts too small for Kneser-Ney's discounts
+
+
+@dataclass(frozen=True)
+class DecodingRecipe:
+    """Beam search; LM weight (natural logarithm) and word score are searched on dev."""
+
+    beam: int = 50
+    tune_seconds: float = 600.0  # audio of dev that the search uses, at most
+    lm_weights: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
+    word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0, 3.0)
+    resamples: int = 10_000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class LabelledRecipe:
+    """An amount of labels: the split that holds them, and what of the fine-tuning recipe changes with it."""
+
+    split: str = "train"
+    finetune: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LowResourceRecipe:
+    """A grid of cells `LABELLED: ENCODER`, run in the order given; ENCODER is `scratch` or `round N`.
+
+    The data folder holds the audio (`corpus`: a folder in the LibriSpeech layout, or a manifest) and, in `splits`, text
+    files of utterance ids.
+    """
+
+    corpus: str = "LibriSpeech"
+    splits: str = "splits"
+    unlabelled: str = "train"
+    dev: str = "dev"
+    test: str = "test"
+    aligned: str | None = None  # split that the PNMI probe reads
+    alignments: str | None = None  # folder of its TextGrid or CTM files
+    seed: int = 0
+    pretrain: PretrainRecipe = field(default_factory=PretrainRecipe)
+    finetune: FinetuneRecipe = field(default_factory=FinetuneRecipe)
+    lm: LanguageModelRecipe = field(default_factory=LanguageModelRecipe)
+    decoding: DecodingRecipe = field(default_factory=DecodingRecipe)
+    labelled: dict[str, LabelledRecipe] = field(default_factory=dict)
+    cells: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.cells:
+            raise ValueError("cells: give at least one, for instance `1h: scratch`")
+        for cell in self.cells:
+            parse_cell(cell, self)
+
+
+def parse_cell(cell: str, recipe: LowResourceRecipe) -> tuple[str, int]:
+    """`1h: round 2` as ("1h", 2); `scratch` is round 0. Raises ValueError with what there is."""
+    labelled, _, encoder = (part.strip() for part in cell.partition(":"))
+    rounds = len(recipe.pretrain.rounds)
+    known = {SCRATCH: 0} | {f"round {n}": n for n in range(1, rounds + 1)}
+    if labelled not in recipe.labelled or encoder not in known:
+        raise ValueError(f"cells: {cell!r} is none; expected LABELLED: ENCODER, LABELLED one of "
+                         f"{', '.join(recipe.labelled)}, ENCODER one of {', '.join(known)}")
+    return labelled, known[encoder]

@@ -1,0 +1,79 @@
+"""`results.json`: what was measured, with the command, the machine and the versions; and the table that shows it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from upstream.errors import FormatError
+from upstream.stage import read_json, versions, write_json
+
+SCHEMA = Path(__file__).with_name("results_schema.json")
+
+
+def write_results(path: Path, content: dict[str, Any]) -> None:
+    """Complete a result with versions, machine and date, check it against the schema, and write it atomically."""
+    whole = {"format": 1, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions(), **content}
+    check(whole, path)
+    write_json(path, whole)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a results file. Raises FormatError where it does not fit the schema."""
+    content = read_json(path)
+    check(content, path)
+    return content
+
+
+def check(content: dict[str, Any], path: Path) -> None:
+    """Raise FormatError saying what in a result does not fit `results_schema.json`."""
+    import jsonschema
+
+    errors = sorted(jsonschema.Draft202012Validator(read_json(SCHEMA)).iter_errors(content), key=lambda e: list(e.path))
+    if errors:
+        place = ".".join(str(p) for p in errors[0].path) or "top level"
+        raise FormatError(f"{path}: {place}: {errors[0].message}")
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores, and the GPU if there is one."""
+    import torch
+
+    return {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "system": platform.system(), "bf16_instructions": _has_bf16()}
+
+
+def table(rows: list[dict[str, Any]], columns: list[str], title: str = "") -> Any:
+    """Rows as a rich table; numbers with one digit, intervals in brackets."""
+    from rich.table import Table
+
+    found = Table(title=title or None)
+    for column in columns:
+        found.add_column(column, justify="left" if column in ("encoder", "labelled", "decoder") else "right")
+    for row in rows:
+        found.add_row(*(_cell(row.get(column), row.get(f"{column}_interval")) for column in columns))
+    return found
+
+
+def _cell(value: Any, interval: list[float] | None) -> str:
+    text = f"{value:.1f}" if isinstance(value, float) else "" if value is None else str(value)
+    return f"{text} [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else text
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _processor() -> str:
+    names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _has_bf16() -> str:
+    flags = _cpuinfo()
+    return "amx" if "amx_bf16" in flags else "avx512" if "avx512_bf16" in flags else "none known"

@@ -1,0 +1,242 @@
+"""Recogniser training: an encoder, pretrained or from scratch, learns to write characters by CTC.
+
+    hubertkit finetune RECIPE --out DIR data=train.arrow dev=dev.arrow encoder=round2/encoder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from downstream.decode.greedy import greedy
+from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
+from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser
+from downstream.score.rates import score
+from downstream.text.vocabulary import Vocabulary
+from upstream.audio.batches import MicroBatch, UtterancePlan
+from upstream.audio.manifest import Manifest
+from upstream.audio.reading import AudioCache
+from upstream.errors import InputError, UsageError
+from upstream.keyed import keyed, keyed_torch
+from upstream.model.config import EncoderConfig
+from upstream.model.encoder import Encoder
+from upstream.model.masking import SpanMask, batch_masks
+from upstream.model.saving import encoder_hash, load_encoder
+from upstream.progress import say
+from upstream.recipe import as_settings, refine
+from upstream.stage import run_stage
+from upstream.training.loop import Loss, best_device, train
+from upstream.training.optimiser import ParameterGroup
+
+
+@dataclass(frozen=True)
+class RecogniserBatch:
+    """Whole utterances, padded with zeros.
+
+    Attributes:
+        waveforms: (B, S) float32, on the device.
+        lengths: (B,) int64 samples, on the host.
+        mask, channel_mask: (B, T) and (B, D) bool, on the host, or None.
+        targets: one (U,) int64 tensor an utterance, on the host.
+        weight: utterances.
+        seconds: of audio, padding not counted.
+    """
+
+    update: int
+    number: int
+    waveforms: Tensor
+    lengths: Tensor
+    mask: Tensor | None
+    channel_mask: Tensor | None
+    targets: list[Tensor]
+    weight: float
+    seconds: float
+
+
+def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say) -> dict[str, Any]:
+    """Train a recogniser into `out`: an encoder folder with a head and `vocab.json`.
+
+    Raises:
+        InputError: no transcripts, a character outside the vocabulary, dev speakers or utterances among the training's.
+    """
+    if not recipe.data:
+        raise UsageError("nothing to learn from: give data=MANIFEST (with transcripts)")
+    manifest = Manifest.load(Path(recipe.data))
+    dev = None if recipe.dev is None else Manifest.load(Path(recipe.dev))
+    _check_apart(manifest, dev)
+    settings = {k: v for k, v in as_settings(recipe).items() if k not in ("data", "dev", "encoder")}
+    inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", "encoder": _source_hash(recipe)}
+
+    def work(folder: Path) -> dict[str, Any]:
+        device = best_device()
+        vocabulary = Vocabulary.characters()
+        task = RecogniserTask(build_recogniser(recipe, vocabulary).to(device), vocabulary, manifest, dev, recipe, device)
+        final = train(task, recipe.training, folder, seed=recipe.seed, device=device, what=f"fine-tuning {folder.name}")
+        save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash})
+        return {"hash": recogniser_hash(task.model), **final,
+                "utterances": len(task.kept), "left_out": len(manifest) - len(task.kept)}
+
+    return run_stage(out, version=1, settings=settings, inputs=inputs, work=work, say=say)
+
+
+def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recogniser:
+    """The encoder of the recipe, its dropouts changed, under a fresh head."""
+    if recipe.encoder == SCRATCH:
+        config = refine(recipe.architecture, recipe.changes, "changes")
+        encoder = Encoder(config).initialise(recipe.seed)
+    else:
+        pretrained = load_encoder(Path(recipe.encoder))
+        encoder = with_config(pretrained, refine(pretrained.config, recipe.changes, "changes"))
+    recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout)
+    return recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
+
+
+def with_config(encoder: Encoder, config: EncoderConfig) -> Encoder:
+    """The same weights under a configuration that differs in dropouts only."""
+    changed = Encoder(config)
+    changed.load_state_dict(encoder.state_dict())
+    return changed
+
+
+class RecogniserTask:
+    """CTC training on whole utterances with masked inputs; validation is greedy WER and CER on dev.
+
+    Attributes:
+        model: the recogniser.
+        kept: indices of the utterances that are used; those with no text, or with more symbols than frames, are
+            counted and left out.
+    """
+
+    def __init__(self, model: Recogniser, vocabulary: Vocabulary, manifest: Manifest, dev: Manifest | None,
+                 recipe: FinetuneRecipe, device: torch.device) -> None:
+        self.model = model
+        self._vocabulary, self._recipe, self._device = vocabulary, recipe, device
+        self._grid = model.encoder.config.grid
+        self._audio, self._ids = AudioCache(manifest), manifest.ids
+        self._targets = _encode(manifest, vocabulary)
+        self.kept = self._usable(manifest)
+        frames = np.array([self._grid.frames(int(n)) for n in manifest.lengths[self.kept]], np.int64)
+        self._plan = UtterancePlan(frames, int(recipe.training.micro_batch_seconds * self._grid.rate),
+                                   recipe.training.accumulate, recipe.seed)
+        self._dev = None if dev is None else _up_to(dev, recipe.validation_seconds)
+        self._dev_audio = None if self._dev is None else AudioCache(self._dev)
+
+    def groups(self) -> list[ParameterGroup]:
+        """Head and encoder with rates of their own; the encoder waits for `freeze_updates`."""
+        recipe, scratch = self._recipe, self._recipe.encoder == SCRATCH
+        groups = [ParameterGroup(list(self.model.head.parameters()), recipe.head_scale)]
+        if recipe.frozen:
+            self.model.encoder.requires_grad_(False)
+            return groups
+        if not (scratch or recipe.train_frontend):
+            self.model.encoder.feature_extractor.requires_grad_(False)
+        learned = [p for p in self.model.encoder.parameters() if p.requires_grad]
+        start = 1 if scratch else recipe.freeze_updates + 1
+        return [*groups, ParameterGroup(learned, recipe.encoder_scale, from_update=start)]
+
+    def updates(self, first: int) -> Iterator[list[RecogniserBatch]]:
+        for micro in self._plan.from_update(first):
+            yield [self._batch(m) for m in micro]
+
+    def loss(self, batch: RecogniserBatch) -> Loss:
+        if self._frozen_at(batch.update):
+            self.model.encoder.eval()  # a frozen encoder is read as it will be used: no dropout, no layerdrop
+            self.model.encoder.requires_grad_(False)
+        elif not self._recipe.frozen:
+            self._thaw()
+        logprobs, frames = self.model(batch.waveforms, batch.lengths, batch.mask, batch.channel_mask)
+        loss = ctc_loss(logprobs, frames, batch.targets, self._vocabulary.blank)
+        return Loss(loss, {"loss": (loss.detach() * batch.weight, batch.weight)})
+
+    def validate(self) -> dict[str, Any]:
+        """Greedy WER and CER in percent on dev, and the share of frames whose best symbol is the blank."""
+        if self._dev is None or self._dev_audio is None:
+            return {}
+        self.model.eval()
+        hypotheses, blanks, frames = {}, 0, 0
+        for index, logprobs in emit(self.model, self._dev, self._dev_audio, self._device, self._recipe.training.precision):
+            values = logprobs.numpy()
+            hypotheses[self._dev.ids[index]] = greedy(values, self._vocabulary.symbols, self._vocabulary.blank,
+                                                      self._grid.rate).text
+            blanks += int((values.argmax(-1) == self._vocabulary.blank).sum())
+            frames += len(values)
+        found = score({i: t or "" for i, t in zip(self._dev.ids, self._dev.texts)}, hypotheses)
+        return {"wer": round(found.wer, 2), "cer": round(found.cer, 2), "blank_share": round(blanks / frames, 3)}
+
+    def _frozen_at(self, update: int) -> bool:
+        return self._recipe.frozen or (self._recipe.encoder != SCRATCH and update <= self._recipe.freeze_updates)
+
+    def _thaw(self) -> None:
+        if self._recipe.freeze_updates:
+            self.model.encoder.requires_grad_(True)
+            if not (self._recipe.encoder == SCRATCH or self._recipe.train_frontend):
+                self.model.encoder.feature_extractor.requires_grad_(False)
+
+    def _usable(self, manifest: Manifest) -> np.ndarray:
+        found = [i for i, n in enumerate(manifest.lengths)
+                 if len(self._targets[i]) and least_frames(self._targets[i]) <= self._grid.frames(int(n))]
+        if not found:
+            raise InputError("no utterance has a transcript that fits its audio; is `text` filled in the manifest?")
+        if len(found) < len(manifest):
+            say(f"warning: {len(manifest) - len(found)} of {len(manifest)} utterances left out: no transcript, or more "
+                "symbols than frames")
+        return np.array(found, np.int64)
+
+    def _batch(self, micro: MicroBatch) -> RecogniserBatch:
+        indices = [int(i) for i in self.kept[micro.rows]]
+        waves = [self._audio.wave(i) for i in indices]
+        waveforms, lengths = pad(waves)
+        mask, channels = self._masks(micro, indices)
+        targets = [torch.tensor(self._targets[i]) for i in indices]
+        return RecogniserBatch(micro.update, micro.number, waveforms.to(self._device), lengths, mask, channels, targets,
+                               float(len(indices)), float(lengths.sum()) / 16_000)
+
+    def _masks(self, micro: MicroBatch, indices: list[int]) -> tuple[Tensor | None, Tensor | None]:
+        recipe = self._recipe.mask
+        if self._frozen_at(micro.update):
+            return None, None
+
+        def draw(purpose: str, sizes: list[int], share: float, span: int) -> Tensor | None:
+            if share == 0:
+                return None
+            rngs = [keyed(self._recipe.seed, purpose, micro.update, self._ids[i]) for i in indices]
+            return torch.from_numpy(batch_masks(rngs, sizes, SpanMask(share, span, 0), equal=False))
+
+        width = self.model.encoder.config.width
+        return (draw("time mask", micro.frames.tolist(), recipe.time_share, recipe.time_span),
+                draw("channel mask", [width] * len(indices), recipe.channel_share, recipe.channel_span))
+
+
+def _encode(manifest: Manifest, vocabulary: Vocabulary) -> list[list[int]]:
+    targets = []
+    for utterance, text in zip(manifest.ids, manifest.texts):
+        try:
+            targets.append(vocabulary.encode(text) if text else [])
+        except InputError as error:
+            raise InputError(f"{utterance}: {error}") from error
+    return targets
+
+
+def _check_apart(manifest: Manifest, dev: Manifest | None) -> None:
+    both = set() if dev is None else set(manifest.ids) & set(dev.ids)
+    if both:
+        raise InputError(f"{min(both)} and {len(both) - 1} more utterances are both in the training data and in dev")
+
+
+def _up_to(manifest: Manifest, seconds: float) -> Manifest:
+    """Evenly spread utterances of at most `seconds` of audio."""
+    if manifest.seconds <= seconds:
+        return manifest
+    step = manifest.seconds / seconds
+    return manifest.select(sorted({int(i) for i in np.arange(0, len(manifest), step)}))
+
+
+def _source_hash(recipe: FinetuneRecipe) -> str:
+    return SCRATCH if recipe.encoder == SCRATCH else encoder_hash(Path(recipe.encoder))

@@ -1,0 +1,60 @@
+"""What a fine-tuning recipe may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+from upstream.model.config import EncoderConfig
+from upstream.training.loop import TrainingRecipe
+
+SHIPPED = Path(__file__).with_name("recipes")
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class SpecMaskRecipe:
+    """Masking of the encoder's input in fine-tuning, as SpecAugment (wav2vec 2.0 paper, section 4.3).
+
+    A share is the chance that a span starts, times the span: fairseq's mask_prob and mask_channel_prob.
+    """
+
+    time_share: float = 0.5
+    time_span: int = 10  # frames
+    channel_share: float = 0.25
+    channel_span: int = 64  # channels
+
+    def __post_init__(self) -> None:
+        if min(self.time_share, self.channel_share) < 0 or min(self.time_span, self.channel_span) < 1:
+            raise ValueError("mask: shares must be at least 0 and spans at least 1")
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """A recogniser: which encoder, how it learns, on what."""
+
+    data: str = ""  # manifest with transcripts; must be given
+    dev: str | None = None  # manifest with transcripts for validation
+    encoder: str = SCRATCH  # an encoder folder, or `scratch`: random weights of the shape below
+    architecture: EncoderConfig = field(default_factory=EncoderConfig)  # of an encoder from scratch
+    changes: dict[str, Any] = field(default_factory=dict)  # dropouts and layerdrop that replace the encoder's own
+    seed: int = 0
+    frozen: bool = False  # train the head alone
+    freeze_updates: int = 0  # train the head alone for so many updates first; not from scratch
+    train_frontend: bool = False  # the conv front end stays as pretrained (always trained from scratch)
+    head_scale: float = 1.0  # rate of the head over the schedule's
+    encoder_scale: float = 1.0  # rate of the encoder over the schedule's
+    head_dropout: float = 0.0
+    mask: SpecMaskRecipe = field(default_factory=SpecMaskRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    validation_seconds: float = 600.0  # audio of dev in a validation, at most
+
+    def __post_init__(self) -> None:
+        if self.freeze_updates < 0 or min(self.head_scale, self.encoder_scale) < 0:
+            raise ValueError("freeze_updates, head_scale and encoder_scale must be at least 0")
+        unknown = set(self.changes) - {"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop"}
+        if unknown:
+            raise ValueError(f"changes.{min(unknown)}: only dropouts and layerdrop of an encoder may change; "
+                             "its shape belongs to its weights")

@@ -1,0 +1,66 @@
+"""A recogniser: an encoder with a linear CTC head over characters (HuBERT paper, section III-C)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upstream.model.encoder import Encoder
+
+
+class Recogniser(nn.Module):
+    """Log-probabilities of symbols for every frame.
+
+    Args:
+        encoder: any encoder.
+        symbols: size of the vocabulary, the CTC blank included.
+        dropout: on the encoder's output, in training.
+    """
+
+    def __init__(self, encoder: Encoder, symbols: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.config.width, symbols)
+
+    def initialise_head(self, generator: torch.Generator) -> Recogniser:
+        """Xavier-uniform weight and zero bias, as fairseq's `HubertEncoder.proj`; returns itself."""
+        with torch.no_grad():
+            nn.init.xavier_uniform_(self.head.weight, generator=generator)
+            nn.init.zeros_(self.head.bias)
+        return self
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None, mask: Tensor | None = None,
+                channel_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Recognise a batch.
+
+        Args:
+            waveforms (B, S), lengths (B,), mask (B, T), channel_mask (B, D): as `Encoder.forward`.
+
+        Returns:
+            (B, T, V) float32 natural-log probabilities, and (B,) int64 frames of each utterance, on the host.
+        """
+        output = self.encoder(waveforms, lengths, mask, channel_mask=channel_mask)
+        logits = self.head(self.dropout(output.last))
+        return F.log_softmax(logits.float(), dim=-1), output.lengths
+
+
+def ctc_loss(logprobs: Tensor, frames: Tensor, targets: list[Tensor], blank: int) -> Tensor:
+    """Mean CTC loss of a batch: each utterance's negative log-likelihood over its number of symbols, averaged.
+
+    Args:
+        logprobs: (B, T, V) float32 natural-log probabilities.
+        frames: (B,) int64.
+        targets: one (U,) int64 tensor an utterance; an utterance that cannot be aligned contributes nothing.
+    """
+    sizes = torch.tensor([len(t) for t in targets])
+    joined = torch.cat(targets).to(logprobs.device)
+    each = F.ctc_loss(logprobs.transpose(0, 1), joined, frames, sizes, blank=blank, reduction="none",
+                      zero_infinity=True)
+    return (each / sizes.clamp(min=1).to(each.device)).mean()
+
+
+def least_frames(target: list[int]) -> int:
+    """Frames that CTC needs for a target: one a symbol, and a blank between two equal ones."""
+    return len(target) + sum(a == b for a, b in zip(target, target[1:]))

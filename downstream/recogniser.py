@@ -1,0 +1,109 @@
+"""Recognisers on disk: an encoder folder with a CTC head and `vocab.json`; and their emissions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from downstream.emissions import Emissions, EmissionsWriter
+from downstream.heads.ctc import Recogniser
+from downstream.text.vocabulary import Vocabulary
+from upstream.audio.manifest import Manifest
+from upstream.audio.reading import AudioCache
+from upstream.errors import FormatError, UsageError
+from upstream.frames import SAMPLE_RATE
+from upstream.model.saving import encoder_hash, load_encoder, read_tensors, save_encoder
+from upstream.progress import progress
+from upstream.stage import content_hash
+from upstream.training.loop import autocast, best_device
+
+
+def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, extra: dict[str, Any]) -> None:
+    """Write a recogniser: the encoder's files, `head.safetensors` with `weight (V, D)` and `bias (V,)`, `vocab.json`."""
+    vocabulary.save(folder / "vocab.json")
+    save_encoder(model.encoder, folder, extra={"head": "ctc", **extra}, head=dict(model.head.state_dict()))
+
+
+def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:
+    """Read a recogniser, in evaluation mode.
+
+    Raises:
+        UsageError: no such folder, or an encoder without a recogniser's head.
+        FormatError: the head and the vocabulary do not fit each other.
+    """
+    folder = Path(folder)
+    encoder = load_encoder(folder)
+    if not (folder / "vocab.json").is_file():
+        raise UsageError(f"{folder}: an encoder without vocab.json is no recogniser; fine-tune it first "
+                         f"(hubertkit finetune RECIPE encoder={folder} ...)")
+    vocabulary = Vocabulary.load(folder / "vocab.json")
+    model = Recogniser(encoder, len(vocabulary.symbols))
+    head = read_tensors(folder / "head.safetensors")
+    expected = {k: tuple(v.shape) for k, v in model.head.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in head.items()}
+    if found != expected:
+        raise FormatError(f"{folder}/head.safetensors: {found}; vocab.json and the encoder want {expected}")
+    model.head.load_state_dict(head)
+    return model.eval(), vocabulary
+
+
+def compute_emissions(folder: Path, manifest: Manifest, out: Path) -> str:
+    """Emissions of a recogniser for every utterance of a manifest, in its order, into the folder `out`; gives their hash.
+
+    Computed in float32 on the GPU if there is one.
+    """
+    model, vocabulary = load_recogniser(folder)
+    device = best_device()
+    model.to(device)
+    meta = {"manifest_hash": manifest.hash, "recogniser_hash": recogniser_hash(model)}
+    with progress(f"emissions {out.name}", len(manifest)) as report, \
+            EmissionsWriter(out, vocabulary.symbols, vocabulary.blank, model.encoder.config.grid.rate, meta) as writer:
+        found: dict[int, np.ndarray] = {}
+        for done, (index, logprobs) in enumerate(emit(model, manifest, AudioCache(manifest), device), 1):
+            found[index] = logprobs.numpy().astype(np.float16)
+            report(done)
+        for index, utterance in enumerate(manifest.ids):
+            writer.add(utterance, found[index])
+    return Emissions.load(out).hash
+
+
+def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch.device,
+         precision: str = "float32", seconds: float = 120.0) -> Iterator[tuple[int, Tensor]]:
+    """(index, (T, V) float32 log-probabilities on the host) of every utterance, longest first.
+
+    Args:
+        precision: `float32`, or `bf16` for a quick look.
+        seconds: of audio in a batch, padding included. Padding changes nothing in what an utterance gets.
+    """
+    model.eval()
+    order = np.argsort(-manifest.lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        rows = max(1, int(seconds * SAMPLE_RATE // max(1, manifest.lengths[order[first]])))
+        indices = [int(i) for i in order[first:first + rows]]
+        waveforms, lengths = pad([audio.wave(i) for i in indices])
+        with torch.inference_mode(), autocast(device, precision):
+            logprobs, frames = model(waveforms.to(device), lengths)
+        for row, index in enumerate(indices):
+            yield index, logprobs[row, :int(frames[row])].cpu()
+        first += rows
+
+
+def pad(waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Waveforms of several lengths as (B, S) float32 with zeros at the end, and their lengths (B,) int64."""
+    lengths = [len(w) for w in waves]
+    batch = np.zeros((len(waves), max(lengths)), np.float32)
+    for row, wave in zip(batch, waves):
+        row[:len(wave)] = wave
+    return torch.from_numpy(batch), torch.tensor(lengths)
+
+
+def recogniser_hash(model: Recogniser) -> str:
+    """sha256 (hex) over all weights."""
+    head = {name: tensor.tolist() for name, tensor in model.head.state_dict().items()}
+    return content_hash([encoder_hash(model.encoder), head])

@@ -1,0 +1,78 @@
+"""`hubertkit`: the command line. Every command is thin: parse, call, print.
+
+Results go to standard output, progress and warnings to standard error. Exit codes: 0 done, 1 failed, 2 wrong use,
+130 interrupted. A user's mistake never shows a traceback; HUBERTKIT_DEBUG=1 does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+import typer
+
+from upstream.errors import HubertkitError
+from upstream.stage import disk_reason
+
+INTERRUPTED = 130
+
+
+def build_app() -> typer.Typer:
+    """The whole command line. Command groups are imported here, so that `--help` says all there is."""
+    from tools import bench, corpus, decode, demo, lm, pretrain, recognise, score, teacher
+
+    app = typer.Typer(name="hubertkit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                      help="From recordings to a speech encoder, a recogniser, and a word error rate to trust.")
+    for module in (demo, pretrain, recognise, decode, score):
+        module.register(app)
+    app.add_typer(corpus.app, name="corpus", help="Manifests of recordings: import, check, show.")
+    app.add_typer(teacher.app, name="teacher", help="How good are the units?")
+    app.add_typer(lm.app, name="lm", help="N-gram language models: build, inspect, score.")
+    app.add_typer(bench.app, name="bench", help="Benchmarks that write results.json.")
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    try:
+        command: Any = typer.main.get_command(build_app())
+        return int(command.main(args=arguments, prog_name="hubertkit", standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except HubertkitError as error:
+        return _failed(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _failed("interrupted; the same command goes on where it stopped", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        reason = disk_reason(error)
+        if reason is None:
+            raise
+        return _failed(reason, 1)
+
+
+def _failed(line: str, code: int) -> int:
+    if os.environ.get("HUBERTKIT_DEBUG"):
+        raise  # noqa: PLE0704 - called from an except block only
+    print(f"hubertkit: {line}", file=sys.stderr)
+    return code
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

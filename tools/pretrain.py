@@ -1,0 +1,50 @@
+"""`hubertkit pretrain` and `hubertkit status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from upstream.errors import UsageError
+from upstream.pretrain import pretrain as run_rounds
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
+from upstream.recipe import load_recipe
+from upstream.stage import read_stage
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(pretrain)
+    app.command()(status)
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe that ships (hubert-tiny, hubert-base) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data=recordings/ seed=1")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on there.")] = ...,  # type: ignore[assignment]
+) -> None:
+    """Pretrain an encoder by rounds: teacher, units, masked prediction, and again with the encoder's own layer."""
+    rounds = run_rounds(load_recipe(PretrainRecipe, recipe, overrides or [], SHIPPED), out)
+    for number, result in enumerate(rounds, 1):
+        figures = {k: v for k, v in result.encoder_result.items() if isinstance(v, float)}
+        print(f"round {number}: {result.encoder} " + " ".join(f"{k}={v:.4g}" for k, v in figures.items()))
+
+
+def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Show the stages of a run: done or unfinished, how long they took, how large they are."""
+    if not run.is_dir():
+        raise UsageError(f"{run}: no such folder")
+    table = Table("stage", "state", "seconds", "MB", "started")
+    found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json"))]
+    for folder, record in sorted(found, key=lambda f: (f[1] or {}).get("started", "")):
+        if record is not None:
+            state = "done" if record["state"] == "done" else "unfinished"
+            table.add_row(str(folder.relative_to(run)), state, str(record.get("seconds", "")),
+                          f"{record['bytes'] / 1e6:.1f}" if "bytes" in record else "", record.get("started", ""))
+    if not found:
+        raise UsageError(f"{run}: no stages here; is it the folder given to --out?")
+    Console().print(table)

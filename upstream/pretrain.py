@@ -1,0 +1,241 @@
+"""Pretraining by rounds, as in the paper (Hsu et al. 2021, section II): each round clusters frames into units, and
+trains an encoder to predict the units of masked frames; the next round clusters that encoder's layer.
+
+    corpus          the manifest, and which speakers are held out
+    round1/teacher  k-means of MFCCs
+    round1/units    the label of every frame, checked against the audio
+    round1/encoder  masked prediction
+    round2/teacher  k-means of a layer of round 1's encoder
+    ...
+
+Every line is a stage in a folder of its own; running the same command again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from upstream.audio.corpora.folder import import_folder
+from upstream.audio.manifest import Manifest
+from upstream.audio.reading import AudioCache
+from upstream.errors import UsageError
+from upstream.features.source import FbankSource, LayerSource, MfccSource, Source
+from upstream.keyed import keyed
+from upstream.model.encoder import Encoder
+from upstream.model.masked_prediction import MaskedPrediction
+from upstream.model.saving import encoder_hash, load_encoder, save_encoder
+from upstream.pretrain_recipe import PretrainRecipe, Round, TeacherRecipe, rounds_of
+from upstream.pretrain_task import PretrainTask
+from upstream.probe import LayerProbe, build_probe
+from upstream.progress import progress, say
+from upstream.recipe import as_settings
+from upstream.stage import content_hash, locked, run_stage, write_json
+from upstream.teacher.alignments import find_alignments
+from upstream.teacher.gate import check_units
+from upstream.teacher.teacher import Teacher
+from upstream.teacher.units import Units
+from upstream.training.loop import best_device, train
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The recordings of a run; `train` and `valid` are indices into the manifest."""
+
+    manifest: Manifest
+    train: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round leaves: the folders of its units and encoder, and the results of its stages."""
+
+    units: Path
+    encoder: Path
+    teacher_result: dict[str, Any]
+    units_result: dict[str, Any]
+    encoder_result: dict[str, Any]
+
+
+def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say,
+             until_round: int | None = None) -> list[RoundResult]:
+    """Run all rounds (or those up to `until_round`) into `out`, skipping what is done and resuming what was interrupted.
+
+    Raises:
+        BusyError: another process works in `out`.
+        RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
+    """
+    rounds = rounds_of(recipe)
+    device = best_device()
+    with locked(out):
+        corpus = corpus_stage(recipe, out / "corpus", say)
+        results: list[RoundResult] = []
+        for round_ in rounds[:until_round]:
+            folder = out / f"round{round_.number}"
+            before = results[-1] if results else None
+            results.append(_round(recipe, round_, corpus, folder, before, device, say))
+    return results
+
+
+def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None]) -> Corpus:
+    """The manifest (made from a folder of audio if need be) and the split into training and held-out speakers."""
+    if not recipe.data:
+        raise UsageError("nothing to hear: give data=FOLDER_OF_AUDIO or data=MANIFEST")
+    source = Path(recipe.data)
+    if not source.exists():
+        raise UsageError(f"data={source}: no such manifest or folder of audio")
+    manifest = import_folder(source, None) if source.is_dir() else Manifest.load(source)
+
+    def work(folder: Path) -> dict[str, Any]:
+        manifest.save(folder / "manifest.arrow")
+        train, valid = hold_out(manifest, recipe.valid_share, recipe.seed)
+        write_json(folder / "split.json", {"valid": [manifest.ids[i] for i in valid]})
+        return {"hash": manifest.hash, "utterances": len(manifest), "hours": manifest.seconds / 3600,
+                "valid": [int(i) for i in valid], "train_utterances": len(train)}
+
+    result = run_stage(folder, version=1, settings={"valid_share": recipe.valid_share, "seed": recipe.seed},
+                       inputs={"manifest": manifest.hash}, work=work, say=say)
+    valid = np.array(result["valid"], np.int64)
+    return Corpus(manifest, np.setdiff1d(np.arange(len(manifest)), valid), valid)
+
+
+def hold_out(manifest: Manifest, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training and of held-out utterances: whole speakers, until `share` of the audio is held out.
+
+    Where fewer than three speakers are known, utterances are held out instead.
+    """
+    count = len(manifest)
+    if share == 0 or count < 2:
+        return np.arange(count), np.empty(0, np.int64)
+    speakers = manifest.speakers
+    known = sorted({s for s in speakers if s is not None})
+    groups = [s or "" for s in speakers] if len(known) >= 3 else list(manifest.ids)
+    lengths, held = manifest.lengths, np.zeros(count, bool)
+    names = np.array(groups)
+    for name in keyed(seed, "hold out").permutation(np.unique(names)):
+        mine = names == name
+        if held.any() and lengths[held | mine].sum() > 1.5 * share * lengths.sum():
+            continue
+        held |= mine
+        if lengths[held].sum() >= share * lengths.sum():
+            break
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
+           device: torch.device, say: Callable[[str], None]) -> RoundResult:
+    teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", before, device, say)
+    units = _units_stage(recipe, round_, corpus, folder, before, teacher["hash"], device, say)
+    encoder = _encoder_stage(recipe, round_, corpus, folder, units["hash"], device, say)
+    return RoundResult(folder / "units", folder / "encoder", teacher, units, encoder)
+
+
+def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
+                   device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+    settings = as_settings(round_.teacher) | {"seed": recipe.seed}
+
+    def work(folder: Path) -> dict[str, Any]:
+        source = _source(round_.teacher, before, device)
+        with progress(f"round {round_.number}: teacher", 1) as report:
+            teacher = Teacher.fit(source, corpus.manifest, round_.teacher.clusters, seed=recipe.seed,
+                                  sample_frames=round_.teacher.sample_frames, indices=corpus.train,
+                                  iterations=round_.teacher.iterations, restarts=round_.teacher.restarts,
+                                  read=AudioCache(corpus.manifest).wave, progress=report)
+        teacher.save(folder)
+        return {"hash": teacher.hash, "inertia": teacher.inertia}
+
+    inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
+    return run_stage(folder, version=1, settings=settings, inputs=inputs | _encoder_input(round_.teacher, before),
+                     work=work, say=say)
+
+
+def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
+                 teacher_hash: str, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+    def work(target: Path) -> dict[str, Any]:
+        teacher = Teacher.load(folder / "teacher")
+        with progress(f"round {round_.number}: units", len(corpus.manifest)) as report:
+            units = teacher.label(_source(round_.teacher, before, device), corpus.manifest, target,
+                                  read=AudioCache(corpus.manifest).wave, progress=report)
+        histograms = check_units(units, corpus.manifest)
+        return {"hash": units.hash, "classes": list(units.classes),
+                "histogram": [h.tolist() for h in histograms]} | _unit_quality(recipe, units, corpus.manifest, say)
+
+    probe = {"alignments": recipe.probe.alignments}
+    return run_stage(folder / "units", version=1, settings=probe, work=work, say=say,
+                     inputs={"manifest": corpus.manifest.hash, "teacher": teacher_hash})
+
+
+def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, units_hash: str,
+                   device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+    settings = {part: as_settings(getattr(round_, part)) for part in ("encoder", "objective", "mask", "training")}
+    settings |= {"seed": recipe.seed, "round": round_.number, "probe": as_settings(recipe.probe)}
+
+    def work(target: Path) -> dict[str, Any]:
+        units = Units.load(folder / "units")
+        check_units(units, corpus.manifest)
+        model = build_model(round_, units.classes, recipe.seed).to(device)
+        task = PretrainTask(model, corpus.manifest, units, corpus.train, corpus.valid, round_.training, round_.mask,
+                            seed=recipe.seed, device=device, probe=_probe(recipe, round_, corpus.manifest))
+        final = train(task, round_.training, target, seed=recipe.seed, device=device,
+                      what=f"round {round_.number}: encoder")
+        save_encoder(model.encoder, target, extra={"round": round_.number, "units": units.hash,
+                                                   "training": as_settings(round_.training)},
+                     head=head_state(model))
+        return {"hash": encoder_hash(model.encoder), **final}
+
+    inputs = {"manifest": corpus.manifest.hash, "units": units_hash, "train": content_hash(corpus.train.tolist())}
+    return run_stage(folder / "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say)
+
+
+def build_model(round_: Round, classes: tuple[int, ...], seed: int) -> MaskedPrediction:
+    """Encoder and prediction heads of a round with fresh weights: every round starts from scratch, as in the paper."""
+    objective = round_.objective
+    model = MaskedPrediction(Encoder(round_.encoder), classes, final_dim=objective.final_dim,
+                             temperature=objective.temperature, head=objective.head, predict_at=objective.predict_at,
+                             unmasked_weight=objective.unmasked_weight, feature_penalty=objective.feature_penalty)
+    return model.initialise(seed)
+
+
+def head_state(model: MaskedPrediction) -> dict[str, torch.Tensor]:
+    """Weights of the prediction heads: what belongs to the objective and not to the encoder."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("encoder.")}
+
+
+def _source(teacher: TeacherRecipe, before: RoundResult | None, device: torch.device) -> Source:
+    if teacher.features == "mfcc":
+        return MfccSource()
+    if teacher.features == "fbank":
+        return FbankSource()
+    assert before is not None  # the recipe's own check: a first round reads no layer
+    return LayerSource(load_encoder(before.encoder, device), teacher.layer, device)
+
+
+def _encoder_input(teacher: TeacherRecipe, before: RoundResult | None) -> dict[str, str]:
+    return {"encoder": before.encoder_result["hash"]} if teacher.features == "layer" and before else {}
+
+
+def _unit_quality(recipe: PretrainRecipe, units: Units, manifest: Manifest,
+                  say: Callable[[str], None]) -> dict[str, Any]:
+    """Phone purity, cluster purity and PNMI of the units, where the data itself is aligned."""
+    if recipe.probe.alignments is None or recipe.probe.manifest is not None:
+        return {}
+    from upstream.teacher.quality import quality
+
+    found = quality(units, find_alignments(Path(recipe.probe.alignments)), manifest)
+    say(f"  phone purity {found.phone_purity:.3f}, cluster purity {found.cluster_purity:.3f}, PNMI {found.pnmi:.3f}")
+    return {"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
+
+
+def _probe(recipe: PretrainRecipe, round_: Round, manifest: Manifest) -> LayerProbe | None:
+    probe = recipe.probe
+    if probe.alignments is None:
+        return None
+    aligned = manifest if probe.manifest is None else Manifest.load(Path(probe.manifest))
+    layers = probe.layers or tuple(sorted({(round_.encoder.layers + 1) // 2, round_.encoder.layers}))
+    return build_probe(aligned, Path(probe.alignments), layers, probe.clusters, recipe.seed, probe.seconds)

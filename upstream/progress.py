@@ -1,0 +1,65 @@
+"""Progress on stderr for anything over two seconds: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Report = Callable[..., None]
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def console() -> Console:
+    """The console for progress and warnings: standard error, so that results on standard output stay clean."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """One line to the user on standard error."""
+    console().print(line, markup=False)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: float, *columns: ProgressColumn) -> Iterator[Report]:
+    """Show how far something is: `with progress("decoding", n) as report: report(done, note="...")`.
+
+    `report(done, total, note=...)` may be called as often as one likes; `total` and `note` are optional.
+    """
+    with contextlib.ExitStack() as stack:
+        yield (_bar if console().is_terminal else _lines)(stack, what, total, *columns)
+
+
+def _bar(stack: contextlib.ExitStack, what: str, total: float, *columns: ProgressColumn) -> Report:
+    bar = stack.enter_context(Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
+        *columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        console=console(), transient=True))
+    task = bar.add_task(what, total=total, note="")
+
+    def report(done: float, total: float | None = None, note: str | None = None) -> None:
+        bar.update(task, completed=done, **({} if total is None else {"total": total}),
+                   **({} if note is None else {"note": note}))
+
+    return report
+
+
+def _lines(stack: contextlib.ExitStack, what: str, total: float) -> Report:
+    began = time.monotonic()
+    last = began
+
+    def report(done: float, total: float | None = total, note: str | None = None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES or not done or not total:
+            return
+        last = now
+        left = (now - began) * (total - done) / done
+        print(f"{what}: {100 * done / total:.0f}%{', ' + note if note else ''}, {left:.0f} s left",
+              file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,126 @@
+"""Load, check and override recipes: dataclasses are the schema, YAML files and `key=value` words fill them in.
+
+A recipe is a name that ships with the package or a path to a YAML file. An unknown key or a value of the wrong type
+stops with one line that names the key, the nearest key there is, and the file or word it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from upstream.errors import RecipeError, UsageError
+
+Schema = TypeVar("Schema")
+
+
+def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[str], shipped: Path) -> Schema:
+    """Read a recipe, apply `key=value` overrides in order, and give it as an instance of `schema`.
+
+    Args:
+        schema: a dataclass; its defaults are the recipe's defaults.
+        source: name of a recipe in the folder `shipped` (without `.yaml`), or a path to a YAML file.
+        overrides: words such as `training.updates=100` or `clusters=[50,100]`.
+        shipped: folder of the recipes that come with the package.
+
+    Raises:
+        UsageError: no such recipe (the ones there are are listed), or it is no YAML mapping.
+        RecipeError: an unknown key (the nearest is named), a value of the wrong type or out of range.
+    """
+    path = find_recipe(source, shipped)
+    try:
+        content = OmegaConf.create(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a YAML recipe: {' '.join(str(error).split())}") from error
+    if not isinstance(content, DictConfig):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(content).__name__}")
+    recipe = _merge(OmegaConf.structured(schema), content, str(path))
+    for word in overrides:
+        recipe = _override(recipe, word)
+    return _to_object(recipe, str(path))
+
+
+def refine(base: Schema, changes: dict[str, Any], where: str) -> Schema:
+    """A copy of a recipe part with some of its values changed, checked like a recipe."""
+    return _to_object(_merge(OmegaConf.structured(base), OmegaConf.create(changes), where), where)
+
+
+def as_settings(recipe: Any) -> dict[str, Any]:
+    """A recipe or a part of one as plain values: what goes into a stage's key and into JSON."""
+    return asdict(recipe)
+
+
+def find_recipe(source: str | Path, shipped: Path) -> Path:
+    """The file of a recipe given by name or path. Raises UsageError with the nearest shipped names."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if path.is_file():
+            return path
+        raise UsageError(f"{path}: no such recipe file")
+    known = sorted(p.stem for p in shipped.glob("*.yaml"))
+    if str(source) in known:
+        return shipped / f"{source}.yaml"
+    raise UsageError(f"no recipe called {source!r}{_nearest(str(source), known)}; those that ship: {', '.join(known)}")
+
+
+def _override(recipe: Any, word: str) -> Any:
+    """Apply one `key=value` word; a key may go into a list: `rounds.1.teacher.clusters=50`."""
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {word!r}: expected key=value, for instance training.updates=1000")
+    where = f"override {word!r}"
+    try:
+        parsed = OmegaConf.from_dotlist([f"value={value}"]).value
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
+    return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
+
+
+def _merge(base: Any, change: Any, where: str) -> Any:
+    return _checked(lambda: OmegaConf.merge(base, change), base, where)
+
+
+def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
+    """Make a change, with OmegaConf's complaints in our words."""
+    try:
+        return change()
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        key = str(error.key)
+        raise RecipeError(f"{where}: unknown key {error.full_key or key}{_nearest(key, _keys(base))}") from error
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise RecipeError(f"{where}: {key}{str(error).splitlines()[0]}") from error
+
+
+def _to_object(recipe: Any, where: str) -> Any:
+    missing = OmegaConf.missing_keys(recipe)
+    if missing:
+        raise RecipeError(f"{where}: {', '.join(sorted(missing))} must be given, as key=value or in the recipe")
+    try:
+        return OmegaConf.to_object(recipe)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{where}: {str(error).splitlines()[0]}") from error
+    except ValueError as error:  # a __post_init__ that found a value out of range
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _keys(config: Any) -> list[str]:
+    """Every key at any depth, for naming the nearest one."""
+    if OmegaConf.is_dict(config):
+        below = [k for value in config.values() if OmegaConf.is_config(value) for k in _keys(value)]
+        return [str(k) for k in config] + below
+    if OmegaConf.is_list(config):
+        return [k for value in config if OmegaConf.is_config(value) for k in _keys(value)]
+    return []
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f" (did you mean {close[0]}?)" if close else ""

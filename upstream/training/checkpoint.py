@@ -1,0 +1,87 @@
+"""Checkpoints: weights, optimiser state and the place in the run, in one safetensors file that is safe to load.
+
+A checkpoint counts once its small JSON beside it is there: that file is written last and holds the hash of the other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from upstream.errors import FormatError
+from upstream.progress import say
+from upstream.stage import file_hash, read_json, write_json, writing
+
+
+def save_checkpoint(folder: Path, update: int, model: nn.Module, optimiser: torch.optim.Optimizer,
+                    extra: dict[str, Any], keep: int) -> Path:
+    """Write the checkpoint of one update atomically and remove all but the newest `keep`.
+
+    Args:
+        extra: plain values to get back on loading: what the loop needs to go on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{name}": t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
+    tensors |= _optimiser_tensors(optimiser)
+    path = folder / f"update-{update:08d}.safetensors"
+    with writing(path) as temporary:
+        save_file(tensors, temporary)
+        digest = file_hash(temporary)
+    write_json(path.with_suffix(".json"), {"update": update, "sha256": digest, "extra": extra})
+    for old in _complete(folder)[:-keep]:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+    """Restore the newest checkpoint that is whole; a damaged one is named and the one before it is used.
+
+    Returns:
+        The update it was made after (0 where there is none), and its `extra`.
+    """
+    for path in reversed(_complete(folder)):
+        record = read_json(path.with_suffix(".json"))
+        if file_hash(path) != record["sha256"]:
+            say(f"warning: {path} is damaged (its hash differs); using the checkpoint before it")
+            continue
+        tensors = load_file(path)
+        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        _restore_optimiser(optimiser, tensors, path)
+        return int(record["update"]), record["extra"]
+    return 0, {}
+
+
+def _complete(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob("update-*.safetensors") if p.with_suffix(".json").is_file())
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimiser.param_groups for p in group["params"]]
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimiser state by parameter number; a parameter that was never updated has none."""
+    return {f"optimiser.{i}.{name}": value.detach().contiguous().cpu()
+            for i, p in enumerate(_parameters(optimiser)) for name, value in optimiser.state.get(p, {}).items()}
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
+    parameters = _parameters(optimiser)
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        if part != "optimiser":
+            continue
+        number, _, field = rest.partition(".")
+        if int(number) >= len(parameters):
+            raise FormatError(f"{path}: state of parameter {number}, the model has {len(parameters)}; another recipe?")
+        parameter = parameters[int(number)]
+        if field != "step" and value.shape != parameter.shape:
+            raise FormatError(f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(parameter.shape)}")
+        optimiser.state[parameter][field] = value.to(parameter.device) if field != "step" else value

@@ -1,0 +1,258 @@
+"""The training loop, for pretraining and fine-tuning alike. A run stopped anywhere goes on bit for bit.
+
+    next micro-batches -> loss -> backward -> clip -> step -> log -> maybe validate -> maybe save
+
+What is trained is a `Task`: it gives batches, a loss and a validation. Nothing here depends on what was drawn before:
+batches come from a plan, and dropout is seeded from the update and the micro-batch before each forward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from upstream.errors import HubertkitError, Interrupted
+from upstream.keyed import keyed_int
+from upstream.progress import progress, say
+from upstream.training.checkpoint import load_checkpoint, save_checkpoint
+from upstream.training.monitor import Monitor, Speed, announce, show
+from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, build_adamw, clip_gradients, set_rates
+
+PREFETCHED_UPDATES = 4
+BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end the run
+Batch = TypeVar("Batch")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How long, in what batches, with what optimiser. Defaults are HuBERT BASE's on one machine."""
+
+    updates: int = 400_000
+    batch_seconds: float = 2800.0  # audio in one update, all micro-batches together
+    micro_batch_seconds: float = 87.5  # audio that goes through the encoder at once
+    crop_seconds: float = 15.625  # pretraining: the longest crop (fairseq's 250,000 samples)
+    least_seconds: float = 2.0  # shorter utterances are left out
+    optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
+    precision: Literal["bf16", "float32"] = "bf16"  # matmuls; losses and norms stay in float32
+    log_every: int = 50
+    validate_every: int = 1000
+    save_every: int = 1000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        whole = {k: getattr(self, k) for k in ("updates", "log_every", "validate_every", "save_every", "keep_checkpoints")}
+        for name, value in whole.items():
+            if value < 1:
+                raise ValueError(f"training.{name}={value}, must be at least 1")
+        if min(self.batch_seconds, self.micro_batch_seconds, self.crop_seconds) <= 0:
+            raise ValueError("training.batch_seconds, micro_batch_seconds and crop_seconds must be above 0")
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches in an update."""
+        return max(1, round(self.batch_seconds / self.micro_batch_seconds))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a task gives for one micro-batch.
+
+    Attributes:
+        total: scalar, the mean that is differentiated.
+        sums: name -> (sum, count): metrics that are pooled over micro-batches as sum / count.
+    """
+
+    total: Tensor
+    sums: Mapping[str, tuple[Tensor | float, Tensor | float]]
+
+
+class Task(Protocol[Batch]):
+    """What is trained. A batch must say its place (`update`, `number`), its `weight` in the update's mean (frames or
+    utterances) and its `seconds` of audio."""
+
+    model: nn.Module
+
+    def groups(self) -> list[ParameterGroup]: ...
+
+    def updates(self, first: int) -> Iterator[list[Batch]]: ...
+
+    def loss(self, batch: Batch) -> Loss: ...
+
+    def validate(self) -> dict[str, Any]: ...
+
+
+def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, device: torch.device,
+          what: str = "training") -> dict[str, Any]:
+    """Train to the end, from the newest checkpoint in `folder` if there is one.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
+        HubertkitError: too many non-finite updates in a row.
+
+    Returns:
+        The last validation, with the number of skipped updates.
+    """
+    optimiser = build_adamw(task.groups(), recipe.optimiser)
+    start, state = load_checkpoint(folder / "checkpoints", task.model, optimiser)
+    skipped, validation = state.get("skipped", 0), state.get("validation", {})
+    if start:
+        say(f"{what}: from the checkpoint of update {start}")
+    monitor, pool, speed = Monitor(folder, start), Pool(), Speed()
+
+    def save(update: int) -> None:
+        extra = {"skipped": skipped, "validation": validation}
+        save_checkpoint(folder / "checkpoints", update, task.model, optimiser, extra, recipe.keep_checkpoints)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(monitor.close)
+        stopping = stack.enter_context(_stop_requests())
+        report = stack.enter_context(progress(what, recipe.updates))
+        stream = stack.enter_context(contextlib.closing(_prefetched(task.updates(start + 1))))
+        bad = 0
+        for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
+            rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
+            norm = _accumulate(task, batches, recipe.precision, seed, device, pool)
+            clipped = clip_gradients(task.model.parameters(), recipe.optimiser.clip_norm)
+            if norm and math.isfinite(float(clipped)):
+                optimiser.step()
+                bad = 0
+            else:
+                skipped, bad = skipped + 1, bad + 1
+                say(f"warning: update {update} skipped, its loss or gradient is not finite")
+                if bad == BAD_UPDATES_IN_A_ROW:
+                    raise HubertkitError(f"{folder}: {bad} updates in a row were not finite; lower "
+                                         "training.optimiser.peak_rate or use training.precision=float32")
+            optimiser.zero_grad(set_to_none=True)
+            pool.add({"gradient_norm": (float(clipped), 1.0)} if bad == 0 else {})
+            speed.add(sum(b.seconds for b in batches))
+            if update % recipe.log_every == 0 or update == recipe.updates:
+                values = {**pool.take(), "rate": rate, "audio_seconds_per_second": round(speed.take(), 1)}
+                monitor.log(update, "train", values)
+                show(report, update, values)
+            if update % recipe.validate_every == 0 or update == recipe.updates:
+                validation = task.validate()
+                monitor.log(update, "valid", validation)
+                announce(update, validation)
+                speed.take()
+            if update % recipe.save_every == 0 or update == recipe.updates or stopping.is_set():
+                save(update)
+            if stopping.is_set() and update < recipe.updates:
+                raise Interrupted(f"{what} stopped after update {update}; the same command goes on from there")
+    return {**validation, "skipped_updates": skipped}
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 autocast, or none for `float32`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def best_device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, device: torch.device,
+                pool: Pool) -> bool:
+    """Gradient of the update's mean loss into `.grad`; False if a loss is not finite."""
+    task.model.train()
+    whole = sum(b.weight for b in batches)
+    finite = True
+    for batch in batches:
+        # Fused attention and dropout take no generator, so the default one is seeded: nothing drawn earlier matters.
+        torch.manual_seed(keyed_int(seed, "device", batch.update, batch.number))
+        with autocast(device, precision):
+            loss = task.loss(batch)
+        finite = finite and bool(torch.isfinite(loss.total.detach()))
+        (loss.total * (batch.weight / whole)).backward()
+        if finite:
+            pool.add(loss.sums)
+    return finite
+
+
+class Pool:
+    """Metrics as sums and counts, so that a mean over micro-batches weighs every frame alike."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, sums: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
+        for name, (value, count) in sums.items():
+            old, old_count = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (old + float(value), old_count + float(count))
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call."""
+        means = {name: value / count for name, (value, count) in self._sums.items() if count}
+        self._sums = {}
+        return means
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that the loop can finish its update and save."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if requested.is_set():  # asked twice: at once
+            raise KeyboardInterrupt
+        requested.set()
+        say("stopping after this update; a checkpoint will be saved (once more to stop at once)")
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Failure(Generic[Item]):
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _prefetched(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, made by a thread a few ahead, so that decoding overlaps with computing."""
+    ready: queue.Queue[Any] = queue.Queue(PREFETCHED_UPDATES)
+    done = threading.Event()
+
+    def fill() -> None:
+        try:
+            for item in items:
+                if not _put(ready, item, done):
+                    return
+        except BaseException as error:  # handed over to the consumer, which raises it
+            _put(ready, _Failure(error), done)
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+    finally:
+        done.set()
+
+
+def _put(target: queue.Queue[Any], item: Any, done: threading.Event) -> bool:
+    while not done.is_set():
+        with contextlib.suppress(queue.Full):
+            target.put(item, timeout=0.1)
+            return True
+    return False

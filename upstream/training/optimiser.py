@@ -1,0 +1,91 @@
+"""AdamW, learning-rate schedules and clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimiserRecipe:
+    """AdamW and its schedule. Defaults are HuBERT BASE's (fairseq `hubert_base_librispeech.yaml`)."""
+
+    peak_rate: float = 5e-4
+    schedule: Literal["linear", "tri-stage"] = "linear"
+    warmup_updates: int = 32_000
+    hold_updates: int = 0  # tri-stage only
+    initial_scale: float = 0.01  # tri-stage: rate of the first update over the peak
+    final_scale: float = 0.05  # tri-stage: rate of the last update over the peak
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = 10.0  # 0: no clipping
+
+    def __post_init__(self) -> None:
+        if self.peak_rate <= 0:
+            raise ValueError(f"peak_rate={self.peak_rate}, must be above 0")
+        if min(self.warmup_updates, self.hold_updates, self.clip_norm, self.weight_decay) < 0:
+            raise ValueError("warmup_updates, hold_updates, clip_norm and weight_decay must be at least 0")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1={self.beta1}, beta2={self.beta2}: must lie in [0, 1)")
+
+
+def learning_rate(recipe: OptimiserRecipe, update: int, updates: int) -> float:
+    """Rate of update `update`, counted from 1, of `updates` in all.
+
+    `linear`: from 0 up to the peak over the warm-up, then down to 0 (fairseq's polynomial decay of power 1).
+    `tri-stage`: from `initial_scale` up, hold, then exponentially down to `final_scale` (Park et al. 2019; fairseq
+    `tri_stage`). As there, the rate is a function of the updates already made, so a linear warm-up starts at 0.
+    """
+    made = update - 1
+    warmup = recipe.warmup_updates
+    if recipe.schedule == "linear":
+        if made <= warmup and warmup:
+            return recipe.peak_rate * made / warmup
+        return recipe.peak_rate * max(0.0, 1 - (made - warmup) / max(1, updates - warmup))
+    if made < warmup:
+        return recipe.peak_rate * (recipe.initial_scale + (1 - recipe.initial_scale) * made / warmup)
+    made -= warmup
+    if made < recipe.hold_updates:
+        return recipe.peak_rate
+    decay = max(1, updates - warmup - recipe.hold_updates)
+    through = min(1.0, (made - recipe.hold_updates) / decay)
+    return recipe.peak_rate * math.exp(math.log(recipe.final_scale) * through)
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a rate: `scale` times the schedule's, and 0 before update `from_update`."""
+
+    parameters: list[nn.Parameter]
+    scale: float = 1.0
+    from_update: int = 1
+
+
+def build_adamw(groups: Iterable[ParameterGroup], recipe: OptimiserRecipe) -> torch.optim.AdamW:
+    """torch's fused AdamW; every parameter is decayed, as in fairseq."""
+    settings: list[dict[str, Any]] = [
+        {"params": g.parameters, "lr": 0.0, "scale": g.scale, "from_update": g.from_update} for g in groups
+    ]
+    return torch.optim.AdamW(settings, lr=0.0, betas=(recipe.beta1, recipe.beta2), eps=recipe.epsilon,
+                             weight_decay=recipe.weight_decay, fused=True)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, recipe: OptimiserRecipe, update: int, updates: int) -> float:
+    """Set the rate of every group for one update; gives the schedule's own."""
+    rate = learning_rate(recipe, update, updates)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["scale"] if update >= group["from_update"] else 0.0
+    return rate
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients in place to a total L2 norm of at most `limit` (0: leave them); gives the norm before, float32."""
+    found = [p for p in parameters if p.grad is not None]
+    return torch.nn.utils.clip_grad_norm_(found, limit if limit > 0 else math.inf)
