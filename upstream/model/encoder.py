@@ -59,6 +59,7 @@ class Encoder(nn.Module):
         mask: Tensor | None = None,
         layers: bool = False,
         stop_at: int | None = None,
+        channel_mask: Tensor | None = None,
     ) -> EncoderOutput:
         """Encode a batch.
 
@@ -70,6 +71,8 @@ class Encoder(nn.Module):
             mask: (B, T) bool; true where the projected features give way to the learned mask vector.
             layers: also give the input of the first block and the output of every block.
             stop_at: run this many blocks only (0 to all); for reading features from a middle layer.
+            channel_mask: (B, D) bool; true where a channel of the projected features is zero for the whole utterance
+                (fine-tuning's SpecAugment; fairseq mask_channel_prob).
 
         Raises:
             InputError: an utterance too short for one frame.
@@ -90,6 +93,8 @@ class Encoder(nn.Module):
         x = self.feature_projection(features)
         if mask is not None:
             x = torch.where(mask.to(x.device)[..., None], self.masked_spec_embed.to(x.dtype), x)
+        if channel_mask is not None:
+            x = x.masked_fill(channel_mask.to(x.device)[:, None], 0)
         if inside is not None:
             x = x.masked_fill(~inside[..., None], 0)
         last, states = self.encoder(x, inside, stop_at)
