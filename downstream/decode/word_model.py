@@ -1,0 +1,185 @@
+"""An n-gram language model as the beam search sees it: words, their beginnings, and whether it suits the recogniser."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from downstream.decode.alphabet import Alphabet
+from upstream.errors import FormatError, InputError, UsageError
+
+LN10 = math.log(10)
+UNKNOWN_LOG10 = -10.0  # on top of the model's own <unk>; pyctcdecode's default
+LEAST_COVERAGE = 0.8
+_MEAN_WORD = 6  # characters; a beginning that no word has costs more once it is longer (pyctcdecode's AVG_TOKEN_LEN)
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: there are hundreds of thousands of words
+class Vocabulary:
+    """The words of a language model and every beginning of them."""
+
+    words: frozenset[str]
+    beginnings: frozenset[str]
+
+    @staticmethod
+    def of(words: Iterable[str]) -> Vocabulary:
+        """From the words alone."""
+        whole = frozenset(words)
+        return Vocabulary(whole, frozenset(word[:i] for word in whole for i in range(1, len(word) + 1)))
+
+
+class WordModel:
+    """Scores words for pyctcdecode, in the place of its `LanguageModel`.
+
+    The same scores (language_model.py of pyctcdecode 0.5), but for an utterance that ends with a word separator or
+    holds no word: there the original scores the empty word as an unknown one, which costs 23 nats at weight 1.
+    """
+
+    def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
+        """`model`: a `kenlm.Model`. Weights are set by `weigh` before each utterance."""
+        import kenlm
+
+        self._model = model
+        self._vocabulary = vocabulary
+        self._new_state = kenlm.State
+        self._lm_weight = 0.0
+        self._word_score = 0.0
+
+    def weigh(self, lm_weight: float, word_score: float) -> None:
+        """Set the weight of the natural-log probability, and what each word adds."""
+        self._lm_weight, self._word_score = lm_weight, word_score
+
+    @property
+    def order(self) -> int:
+        """Words that an n-gram holds."""
+        return int(self._model.order)
+
+    def get_start_state(self) -> Any:
+        """The state at the beginning of a sentence."""
+        state = self._new_state()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def score_partial_token(self, partial_token: str) -> float:
+        """Nothing for the beginning of a known word, a penalty in nats for any other."""
+        if partial_token in self._vocabulary.beginnings:
+            return 0.0
+        return UNKNOWN_LOG10 * max(1.0, len(partial_token) / _MEAN_WORD)
+
+    def score(self, prev_state: Any, word: str, is_last_word: bool = False) -> tuple[float, Any]:
+        """Weighted score of a word (and of the sentence's end) after a state, and the state after it."""
+        if not word:
+            return self._lm_weight * LN10 * self._end(prev_state) if is_last_word else 0.0, prev_state
+        state = self._new_state()
+        log10 = self._model.BaseScore(prev_state, word, state)
+        if word not in self._vocabulary.words:
+            log10 += UNKNOWN_LOG10
+        if is_last_word:
+            log10 += self._end(state)
+        return self._lm_weight * LN10 * log10 + self._word_score, state
+
+    def text_score(self, text: str) -> tuple[float, int]:
+        """Natural-log probability of a whole sentence, unweighted, and the number of unknown words in it."""
+        unknown = sum(word not in self._vocabulary.words for word in text.split())
+        return float(self._model.score(text, bos=True, eos=True)) * LN10, unknown
+
+    def _end(self, state: Any) -> float:
+        return float(self._model.BaseScore(state, "</s>", self._new_state()))
+
+
+def load_word_model(path: Path) -> tuple[Any, Vocabulary]:
+    """The KenLM model and the vocabulary of an ARPA file (`.arpa`, `.arpa.gz`), loaded once per process.
+
+    Raises:
+        UsageError: there is no such file.
+        FormatError: not an ARPA file, or of order 1, which KenLM does not read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; language models are made by `hubertkit lm build`")
+    about = path.stat()
+    return _load(path.resolve(), about.st_mtime_ns, about.st_size)  # a file that changed is another model
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, modified: int, size: int) -> tuple[Any, Vocabulary]:
+    import kenlm
+
+    vocabulary = Vocabulary.of(read_unigrams(path))
+    config = kenlm.Config()
+    config.show_progress = False
+    config.arpa_complain = kenlm.ARPALoadComplain.NONE  # it would tell every process to build a binary
+    try:
+        model = kenlm.Model(str(path), config)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise FormatError(f"{path}: KenLM cannot read it ({reason}); it reads ARPA files of order 2 and up") from error
+    return model, vocabulary
+
+
+def read_unigrams(path: Path) -> list[str]:
+    """The words of an ARPA file, plain or gzipped, without `<s>`, `</s>` and `<unk>`. Raises FormatError."""
+    try:
+        words = [word for word in _unigram_lines(path) if word not in ("<s>", "</s>", "<unk>")]
+    except (OSError, EOFError, UnicodeDecodeError, IndexError) as error:
+        raise FormatError(f"{path}: not an ARPA language model ({error})") from error
+    if not words:
+        raise FormatError(f"{path}: not an ARPA language model: no words under \\1-grams:; beam search needs the "
+                          "words, so give the ARPA file where there is a KenLM binary too")
+    return words
+
+
+def _unigram_lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as start:
+        zipped = start.read(2) == b"\x1f\x8b"
+    inside = False
+    with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as lines:
+        for line in lines:
+            line = line.strip()
+            if line.startswith("\\"):
+                if inside:
+                    return
+                inside = line == "\\1-grams:"
+            elif inside and line:
+                yield line.split()[1]
+
+
+def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float:
+    """Whether the recogniser can spell the words of a language model.
+
+    Returns:
+        The share of words that it can spell.
+
+    Raises:
+        InputError: less than 80 %; with the reason where it is upper against lower case.
+    """
+    share = _spelt(unigrams, alphabet)
+    if share >= LEAST_COVERAGE:
+        return share
+    found = f"the recogniser can spell {share:.0%} of the {len(unigrams)} words of the language model"
+    for name, other in (("upper", str.upper), ("lower", str.lower)):
+        if _spelt([other(word) for word in unigrams], alphabet) >= LEAST_COVERAGE:
+            raise InputError(f"{found}: its symbols are {name} case; build the language model from {name}-case text")
+    raise InputError(f"{found}, at least {LEAST_COVERAGE:.0%} are needed; build it from text normalised as the "
+                     "transcripts were")
+
+
+def check_coverage(unigrams: Collection[str], texts: Collection[str], least: float = LEAST_COVERAGE) -> float:
+    """The share of the words of transcripts that a language model knows. Raises InputError under `least`."""
+    known = frozenset(unigrams)
+    words = [word for text in texts for word in text.split()]
+    share = sum(word in known for word in words) / max(1, len(words))
+    if words and share < least:
+        example = next(word for word in words if word not in known)
+        raise InputError(f"the language model knows {share:.0%} of the {len(words)} words of the references, not "
+                         f"{example!r} for instance; at least {least:.0%} are needed: add text of the same kind")
+    return share
+
+
+def _spelt(words: Collection[str], alphabet: Alphabet) -> float:
+    return sum(alphabet.letters.issuperset(word) for word in words) / max(1, len(words))

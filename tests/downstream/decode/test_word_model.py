@@ -1,0 +1,75 @@
+"""Reading ARPA files for the beam search, and the health checks of a language model."""
+
+import gzip
+
+import pytest
+from small_arpa import ARPA, write_arpa
+
+from downstream.decode.alphabet import alphabet
+from downstream.decode.word_model import (
+    Vocabulary,
+    check_coverage,
+    check_language_model,
+    load_word_model,
+    read_unigrams,
+)
+from upstream.errors import FormatError, InputError, UsageError
+
+LETTERS = alphabet(("_", "|", "A", "B", "E"), 0)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_words_are_read_from_plain_and_zipped_files(tmp_path, zipped):
+    assert read_unigrams(write_arpa(tmp_path, zipped)) == ["A", "B", "AB", "BE"]
+
+
+def test_beginnings_of_words():
+    assert Vocabulary.of(["AB", "B"]).beginnings == {"A", "AB", "B"}
+
+
+def test_a_model_is_loaded_once_and_again_when_its_file_changes(tmp_path):
+    path = write_arpa(tmp_path)
+    first = load_word_model(path)
+    assert load_word_model(path)[0] is first[0]
+    path.write_text(ARPA.replace("BE", "BEE"))
+    assert "BEE" in load_word_model(path)[1].words
+
+
+def test_a_missing_file_is_wrong_use(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        load_word_model(tmp_path / "none.arpa")
+
+
+@pytest.mark.parametrize("content", [b"", b"mmap lm http://kheafield.com/code format version 5\n\x00\x01", b"words\n",
+                                     b"\x1f\x8bbroken", b"\xff\xfe", gzip.compress(ARPA.encode())[:60]])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "lm.arpa"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match="not an ARPA language model"):
+        load_word_model(path)
+
+
+def test_order_1_is_refused_with_the_reason(tmp_path):
+    path = tmp_path / "one.arpa"
+    path.write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<unk>\n0\t<s>\n-1\t</s>\n-1\tA\n\n\\end\\\n")
+    with pytest.raises(FormatError, match="order 2 and up"):
+        load_word_model(path)
+
+
+def test_words_that_the_recogniser_cannot_spell():
+    assert check_language_model(["A", "BE", "ABBE", "BEE", "CA"], LETTERS) == 0.8
+    with pytest.raises(InputError, match=r"75% of the 4 words.*at least 80%"):
+        check_language_model(["A", "BE", "ABBE", "CA"], LETTERS)
+
+
+@pytest.mark.parametrize(("words", "symbols", "case"), [(["be", "a"], "ABE", "upper"), (["BE", "A"], "abe", "lower")])
+def test_the_other_case_is_named(words, symbols, case):
+    with pytest.raises(InputError, match=f"its symbols are {case} case"):
+        check_language_model(words, alphabet(("_", " ", *symbols), 0))
+
+
+def test_coverage_counts_running_words():
+    assert check_coverage(["A", "B"], ["A A A", "B C"]) == 0.8
+    with pytest.raises(InputError, match=r"50% of the 2 words of the references, not 'C'"):
+        check_coverage(["A"], ["A C"])
+    assert check_coverage(["A"], ["A C"], least=0.5) == 0.5
