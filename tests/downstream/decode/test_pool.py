@@ -1,0 +1,150 @@
+"""Many processes give what one gives, in order; errors and Ctrl-C come through, and no process is left behind."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from posteriors import read_slice
+from small_arpa import write_arpa
+
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.greedy import GreedyDecoder
+from downstream.decode.hypothesis import Hypothesis
+from downstream.decode.pool import decode_all
+from downstream.emissions import Emissions, EmissionsWriter
+from upstream.errors import HubertkitError, InputError, UsageError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def emissions(tmp_path_factory):
+    utterances, _, symbols = read_slice()
+    folder = tmp_path_factory.mktemp("emissions")
+    with EmissionsWriter(folder, symbols, 0, 50.0) as writer:
+        for id, rows in utterances.items():
+            writer.add(id, rows)
+    return Emissions.load(folder)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_two_processes_give_what_one_gives_in_order(emissions, tmp_path, start):
+    decoder = BeamDecoder(emissions.symbols, 0, write_arpa(tmp_path), 0.1, 0.0, beam=5)
+    alone = decode_all(emissions, decoder, workers=1)
+    assert [h.id for h in alone] == emissions.ids
+    assert decode_all(emissions, decoder, workers=2, start=start) == alone
+    assert not multiprocessing.active_children()
+
+
+def test_ids_choose_and_order(emissions):
+    ids = [emissions.ids[7], emissions.ids[2], emissions.ids[4]]
+    assert [h.id for h in decode_all(emissions, GreedyDecoder(emissions.symbols, 0), ids, workers=2)] == ids
+    assert decode_all(emissions, GreedyDecoder(emissions.symbols, 0), []) == []
+
+
+def test_progress_counts_to_the_end(emissions):
+    seen = []
+    decode_all(emissions, GreedyDecoder(emissions.symbols, 0), workers=2, progress=lambda *done: seen.append(done))
+    assert seen == [(i, 10) for i in range(1, 11)]
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Does on one utterance what it is told."""
+
+    id: str
+    what: str
+
+    def prepare(self):
+        pass
+
+    def decode(self, id, logprobs, rate):
+        if id == self.id and self.what == "raise":
+            raise InputError(f"{id}: broken")
+        if id == self.id and self.what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Hypothesis(id, "", 0.0, 0.0)
+
+
+def test_an_error_in_a_process_comes_through(emissions):
+    with pytest.raises(InputError, match=f"{emissions.ids[3]}: broken"):
+        decode_all(emissions, Failing(emissions.ids[3], "raise"), workers=2)
+    assert not multiprocessing.active_children()
+
+
+def test_an_interruption_between_two_utterances_leaves_no_process(emissions):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode_all(emissions, GreedyDecoder(emissions.symbols, 0), workers=2, progress=interrupt)
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_process_is_said_and_not_waited_for(emissions):
+    with pytest.raises(HubertkitError, match="killed"):
+        decode_all(emissions, Failing(emissions.ids[3], "die"), workers=2)
+
+
+def test_an_unknown_id_is_named_before_anything_starts(emissions):
+    with pytest.raises(InputError, match=r"^nobody: no emissions"):
+        decode_all(emissions, Failing("", ""), ["nobody"])
+
+
+def test_no_workers_are_refused(emissions):
+    with pytest.raises(UsageError, match="workers=0"):
+        decode_all(emissions, Failing("", ""), workers=0)
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from downstream.decode.pool import decode_all
+from downstream.emissions import Emissions
+
+class Slow:
+    def prepare(self): pass
+    def decode(self, id, logprobs, rate):
+        Path(sys.argv[2], str(os.getpid())).touch()
+        time.sleep(60)
+
+try:
+    decode_all(Emissions.load(Path(sys.argv[1])), Slow(), workers=2)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_an_interrupted_or_killed_parent(emissions, tmp_path, how):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    parent = subprocess.Popen([sys.executable, "-c", SLOW, emissions.folder, tmp_path], stderr=subprocess.PIPE,
+                              text=True, env={**os.environ, "PYTHONPATH": path})
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    workers = [int(p.name) for p in tmp_path.iterdir()]
+    parent.send_signal(how)
+    _, errors = parent.communicate(timeout=20)
+    assert parent.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in errors
+    wait_until(lambda: not any(is_running(pid) for pid in workers))
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
