@@ -27,7 +27,7 @@ from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed, keyed_torch
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
-from upstream.model.masking import SpanMask, batch_masks
+from upstream.model.masking import SpanMask, span_mask
 from upstream.model.saving import encoder_hash, load_encoder
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
@@ -206,8 +206,11 @@ class RecogniserTask:
         def draw(purpose: str, sizes: list[int], share: float, span: int) -> Tensor | None:
             if share == 0:
                 return None
-            rngs = [keyed(self._recipe.seed, purpose, micro.update, self._ids[i]) for i in indices]
-            return torch.from_numpy(batch_masks(rngs, sizes, SpanMask(share, span, 0), equal=False))
+            masks, settings = np.zeros((len(sizes), max(sizes)), bool), SpanMask(share, span, 0)
+            for row, size, i in zip(masks, sizes, indices):
+                if size > 2 * span:  # a shorter row might be hidden from end to end
+                    row[:size] = span_mask(keyed(self._recipe.seed, purpose, micro.update, self._ids[i]), size, settings)
+            return torch.from_numpy(masks)
 
         width = self.model.encoder.config.width
         return (draw("time mask", micro.frames.tolist(), recipe.time_share, recipe.time_span),

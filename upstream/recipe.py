@@ -76,11 +76,21 @@ def _override(recipe: Any, word: str) -> Any:
     if not equals or not key:
         raise RecipeError(f"override {word!r}: expected key=value, for instance training.updates=1000")
     where = f"override {word!r}"
+    _unlock(recipe)
     try:
         parsed = OmegaConf.from_dotlist([f"value={value}"]).value
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
     return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
+
+
+def _unlock(config: Any) -> None:
+    """OmegaConf makes frozen dataclasses read-only at every depth; here they are still being put together."""
+    OmegaConf.set_readonly(config, False)
+    children = [config._get_node(k) for k in config] if OmegaConf.is_dict(config) else list(config._iter_ex(False))
+    for child in children:
+        if OmegaConf.is_config(child) and not child._is_none():
+            _unlock(child)
 
 
 def _merge(base: Any, change: Any, where: str) -> Any:

@@ -157,8 +157,7 @@ class UtterancePlan:
         groups = list(self._groups(np.argsort(-noisy, kind="stable")))
         groups = [groups[i] for i in rng.permutation(len(groups))]
         # A last update that is not full is filled from the beginning: every update has the same number of micro-batches.
-        while len(groups) % self.accumulate:
-            groups.append(groups[len(groups) % self.accumulate])
+        groups += [groups[i % len(groups)] for i in range(-len(groups) % self.accumulate)]
         return [groups[i:i + self.accumulate] for i in range(0, len(groups), self.accumulate)]
 
     def from_update(self, update: int) -> Iterator[list[MicroBatch]]:

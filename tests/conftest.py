@@ -1,0 +1,31 @@
+"""Shared by all tests: threads, where real speech lies, and how much hypothesis tries."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+settings.register_profile("default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+                          derandomize=True)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """A folder of real speech (LibriSpeech layout, `splits/`), named by HUBERTKIT_SPEECH; tests without it skip."""
+    folder = Path(os.environ.get("HUBERTKIT_SPEECH", ROOT.parent / "shared" / "speech"))
+    if not (folder / "splits").is_dir():
+        pytest.skip(f"no real speech at {folder}; set HUBERTKIT_SPEECH to a folder with LibriSpeech/ and splits/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Small files made by reference programs."""
+    return ROOT / "tests" / "oracles"

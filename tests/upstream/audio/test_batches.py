@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upstream.audio.batches import CropPlan, UtterancePlan
+from upstream.errors import InputError
+
+lengths = st.lists(st.integers(1, 2000), min_size=1, max_size=60).map(lambda x: np.array(x, np.int64))
+
+
+def usable(found, least):
+    return (found >= least).any()
+
+
+@given(lengths=lengths, crop=st.integers(10, 400), epoch=st.integers(0, 5), seed=st.integers(0, 3))
+def test_crops_lie_inside_their_utterances_and_fit_the_micro_batch(lengths, crop, epoch, seed):
+    if not usable(lengths, 10):
+        return
+    plan = CropPlan(lengths, crop, 10, 3 * crop, 2, seed)
+    for update in plan.epoch(epoch):
+        for rows, starts, frames in update:
+            assert (starts >= 0).all()
+            assert (starts + frames <= lengths[rows]).all()
+            assert len(rows) * frames <= 3 * crop
+            assert (lengths[rows] >= 10).all()
+
+
+@given(lengths=lengths, seed=st.integers(0, 3))
+def test_every_epoch_has_the_same_number_of_updates_and_sees_every_usable_utterance(lengths, seed):
+    if not usable(lengths, 10):
+        return
+    plan = CropPlan(lengths, 100, 10, 300, 1, seed)
+    seen = {int(r) for update in plan.epoch(1) for rows, _, _ in update for r in rows}
+    assert seen == set(np.flatnonzero(lengths >= 10).tolist())
+    assert len(plan.epoch(0)) == len(plan.epoch(1))
+    assert plan.left_out == int((lengths < 10).sum())
+
+
+def test_worked_example_of_crops_without_overlap():
+    # 1,000 frames and crops of 300: round(3.33) = 3 crops, 100 frames of slack spread between them
+    plan = CropPlan(np.array([1000]), 300, 10, 300, 1, seed=0)
+    crops = sorted((int(s[0]), f) for update in plan.epoch(0) for _, s, f in update)
+    assert [f for _, f in crops] == [300, 300, 300]
+    starts = [s for s, _ in crops]
+    assert starts[0] + 300 <= starts[1]
+    assert starts[1] + 300 <= starts[2]
+    assert starts[2] + 300 <= 1000
+
+
+def test_worked_example_of_crops_that_overlap():
+    # 560 frames and crops of 200: round(2.8) = 3 crops, 40 frames too many: starts 0, 180, 360
+    plan = CropPlan(np.array([560]), 200, 10, 200, 1, seed=0)
+    assert sorted(int(s[0]) for update in plan.epoch(0) for _, s, _ in update) == [0, 180, 360]
+
+
+def test_less_than_three_percent_of_realistic_lengths_is_discarded():
+    lengths = np.random.default_rng(0).integers(100, 1750, 2000)  # 2 to 35 s
+    assert CropPlan(lengths, 200, 50, 1600, 1, seed=0).discarded() < 0.03
+
+
+@pytest.mark.parametrize("kind", ["crops", "utterances"])
+def test_a_resumed_plan_gives_the_batches_of_an_undisturbed_one(kind):
+    lengths = np.random.default_rng(1).integers(20, 700, 50)
+    plan = CropPlan(lengths, 200, 20, 600, 2, 7) if kind == "crops" else UtterancePlan(lengths, 1500, 2, 7)
+    straight = plan.from_update(1)
+    for _ in range(120):
+        last = next(straight)
+    resumed = next(plan.from_update(120))
+    assert [m.update for m in resumed] == [120, 120]
+    for a, b in zip(last, resumed):
+        assert np.array_equal(a.rows, b.rows)
+        assert np.array_equal(a.starts, b.starts)
+        assert np.array_equal(a.frames, b.frames)
+
+
+@given(lengths=lengths, batch=st.integers(50, 3000), accumulate=st.integers(1, 3))
+def test_utterance_batches_fit_with_padding_unless_alone(lengths, batch, accumulate):
+    plan = UtterancePlan(lengths, batch, accumulate, 0)
+    seen = set()
+    for update in plan.epoch(0):
+        assert len(update) == accumulate
+        for rows in update:
+            assert len(rows) == 1 or len(rows) * lengths[rows].max() <= batch
+            seen |= set(rows.tolist())
+    assert seen == set(range(len(lengths)))
+
+
+def test_epochs_differ():
+    plan = CropPlan(np.full(20, 450), 200, 20, 400, 1, 0)
+    first, second = ([s.tolist() for u in plan.epoch(e) for _, s, _ in u] for e in (0, 1))
+    assert first != second
+
+
+def test_nothing_long_enough_is_said():
+    with pytest.raises(InputError, match="no utterance has the 50 frames"):
+        CropPlan(np.array([10, 20]), 100, 50, 100, 1, 0)
+    with pytest.raises(InputError, match="cannot hold a crop"):
+        CropPlan(np.array([100]), 100, 50, 99, 1, 0)

@@ -1,0 +1,61 @@
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upstream.frames import CONV_GRID, KALDI_GRID, SAMPLE_RATE, STACKED_GRID, FrameGrid, label_index
+
+GRIDS = [CONV_GRID, STACKED_GRID]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_both_front_ends_follow_the_published_length_rule_for_every_length(grid):
+    found = [grid.frames(n) for n in range(400_000)]
+    expected = [0 if n < 400 else (n - 80) // 320 for n in range(400_000)]
+    assert found == expected
+
+
+def test_worked_example_of_the_conv_stack():
+    # 16,000 samples through kernels 10,3,3,3,3,2,2 and strides 5,2,2,2,2,2,2:
+    # (16000-10)//5+1 = 3199, 1599, 799, 399, 199, 99, 49
+    assert CONV_GRID.frames(16_000) == 49
+    assert (CONV_GRID.receptive_field, CONV_GRID.hop, CONV_GRID.rate) == (400, 320, 50.0)
+    # fairseq's lengths (reference formula (n - 80) // 320)
+    assert [CONV_GRID.frames(n) for n in (399, 400, 32_000, 250_000, 320_000)] == [0, 1, 99, 781, 999]
+
+
+@pytest.mark.parametrize("grid", [*GRIDS, KALDI_GRID])
+@given(frames=st.integers(1, 3000))
+def test_samples_and_frames_are_inverse(grid, frames):
+    assert grid.frames(grid.samples(frames)) == frames
+    # one sample less loses the last frame where no zeros are appended
+    if grid.padding == 0:
+        assert grid.frames(grid.samples(frames) - 1) == frames - 1
+
+
+def test_every_second_mfcc_window_is_an_encoder_frame_for_every_length():
+    for n in range(400, 40_000):
+        assert (KALDI_GRID.frames(n) + 1) // 2 == CONV_GRID.frames(n)
+    for t in range(100):
+        assert label_index(t, 100.0, CONV_GRID) == 2 * t
+        assert KALDI_GRID.centre_seconds(2 * t) == CONV_GRID.centre_seconds(t)
+
+
+@given(frame=st.integers(0, 5000), rate=st.sampled_from([25.0, 50.0, 100.0]))
+def test_label_index_is_the_floor_of_the_exact_ratio(frame, rate):
+    exact = Fraction(frame) * Fraction(rate) * CONV_GRID.hop / SAMPLE_RATE
+    assert label_index(frame, rate, CONV_GRID) == exact.__floor__()
+
+
+@given(frame=st.integers(0, 500), frames=st.integers(1, 200))
+def test_frame_i_of_a_crop_sees_the_samples_of_frame_start_plus_i(frame, frames):
+    start = CONV_GRID.crop_start(frame)
+    for i in (0, frames - 1):
+        assert start + i * CONV_GRID.hop == (frame + i) * CONV_GRID.hop
+
+
+@pytest.mark.parametrize("kernels, strides", [((), ()), ((3, 2), (1,)), ((0,), (1,)), ((3,), (0,))])
+def test_a_grid_that_is_none_is_refused(kernels, strides):
+    with pytest.raises(ValueError, match="kernels"):
+        FrameGrid(kernels, strides)

@@ -1,0 +1,125 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.low_resource_recipe import SHIPPED as BENCHMARKS
+from benchmarks.low_resource_recipe import LowResourceRecipe
+from downstream.finetune_recipe import SHIPPED as FINETUNING
+from downstream.finetune_recipe import FinetuneRecipe
+from upstream.errors import RecipeError, UsageError
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
+from upstream.recipe import load_recipe, refine
+
+
+@dataclass(frozen=True)
+class Inner:
+    updates: int = 10
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.updates < 1:
+            raise ValueError(f"updates={self.updates}, must be at least 1")
+
+
+@dataclass(frozen=True)
+class Outer:
+    seed: int = 0
+    training: Inner = field(default_factory=Inner)
+    rounds: list[Inner] = field(default_factory=list)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture()
+def shipped(tmp_path):
+    (tmp_path / "small.yaml").write_text("seed: 3\ntraining: {updates: 7}\nrounds: [{updates: 1}, {rate: 1e-3}]\n")
+    return tmp_path
+
+
+def load(shipped: Path, *words: str) -> Outer:
+    return load_recipe(Outer, "small", words, shipped)
+
+
+def test_overrides_reach_into_parts_and_lists(shipped):
+    found = load(shipped, "training.rate=2e-4", "rounds.1.updates=5", "changes.dropout=0.1")
+    assert found == Outer(3, Inner(7, 2e-4), [Inner(1), Inner(5, 1e-3)], {"dropout": 0.1})
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("training.updtes=3", "did you mean updates?"),
+    ("sed=3", "did you mean seed?"),
+    ("rounds.0.rates=1", "did you mean rate?"),
+    ("training.updates=many", "training.updates"),
+    ("training.updates=0", "must be at least 1"),
+    ("training.updates", "expected key=value"),
+    ("rounds.7.updates=1", "rounds.7.updates=1"),
+    ("changes=[1,2]", "changes"),
+    ("seed=[", "seed=["),
+])
+def test_a_bad_override_is_named_in_one_line(shipped, word, says):
+    with pytest.raises(RecipeError) as caught:
+        load(shipped, word)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_bad_key_in_a_file_names_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("training: {updats: 4}\n")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: unknown key training\.updats \(did you mean updates\?\)"):
+        load_recipe(Outer, path, [], tmp_path)
+
+
+def test_a_recipe_that_is_not_there_names_those_that_are(shipped):
+    with pytest.raises(UsageError, match=r"did you mean small\?"):
+        load_recipe(Outer, "smal", [], shipped)
+    with pytest.raises(UsageError, match="no such recipe file"):
+        load_recipe(Outer, "nowhere.yaml", [], shipped)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "just words"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"bad\.yaml"):
+        load_recipe(Outer, "bad", [], tmp_path)
+
+
+def test_refine_changes_some_values_and_checks_them():
+    assert refine(Inner(), {"rate": 2}, "here") == Inner(10, 2.0)
+    with pytest.raises(RecipeError, match=r"round 2: unknown key rat"):
+        refine(Inner(), {"rat": 2}, "round 2")
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+def test_shipped_pretraining_recipes_are_valid(name):
+    rounds = rounds_of(load_recipe(PretrainRecipe, name, [], SHIPPED))
+    assert [r.number for r in rounds] == [1, 2]
+    assert rounds[1].teacher.layer <= rounds[0].encoder.layers
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in FINETUNING.glob("*.yaml")))
+def test_shipped_fine_tuning_recipes_are_valid(name):
+    assert load_recipe(FinetuneRecipe, name, [], FINETUNING).training.updates > 0
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in BENCHMARKS.glob("*.yaml")))
+def test_shipped_benchmark_recipes_are_valid(name):
+    recipe = load_recipe(LowResourceRecipe, name, [], BENCHMARKS)
+    assert recipe.cells
+    rounds_of(recipe.pretrain)
+
+
+def test_base_follows_the_published_recipe():
+    rounds = rounds_of(load_recipe(PretrainRecipe, "hubert-base", [], SHIPPED))
+    assert [(r.teacher.clusters, r.training.updates) for r in rounds] == [(100, 250_000), (500, 400_000)]
+    assert rounds[1].teacher.layer == 6
+    assert rounds[0].training.accumulate == 32
+    assert rounds[0].mask.share == 0.8
+    assert rounds[0].mask.span == 10
+
+
+def test_a_first_round_cannot_read_a_layer():
+    with pytest.raises(RecipeError, match="the first round has no encoder"):
+        load_recipe(PretrainRecipe, "hubert-tiny", ["rounds.0.teacher.features=layer"], SHIPPED)

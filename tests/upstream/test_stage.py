@@ -1,0 +1,147 @@
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+
+from upstream.errors import BusyError, FormatError, HubertkitError
+from upstream.stage import changes, content_hash, disk_errors, locked, read_stage, run_stage, write_json, writing
+
+
+def stage(folder, calls, settings=None, inputs=None, version=1):
+    lines = []
+
+    def work(target):
+        calls.append(1)
+        (target / "output").write_text("done")
+        return {"hash": "abc"}
+
+    result = run_stage(folder, version=version, settings=settings or {"k": 1}, inputs=inputs or {}, work=work,
+                       say=lines.append)
+    return result, lines
+
+
+def test_a_done_stage_is_skipped_and_gives_its_result(tmp_path):
+    calls = []
+    first, _ = stage(tmp_path / "run/a", calls)
+    second, lines = stage(tmp_path / "run/a", calls)
+    assert first == second == {"hash": "abc"}
+    assert len(calls) == 1
+    assert lines == ["run/a: done before, skipped"]
+    record = read_stage(tmp_path / "run/a")
+    assert record["state"] == "done"
+    assert record["bytes"] > 0
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    ({"settings": {"k": 2}}, "k 1 -> 2"),
+    ({"inputs": {"units": "0123456789abcdef0"}}, "units (none) -> 01234567…"),
+    ({"version": 2}, "the stage's version 1 -> 2"),
+])
+def test_a_stale_stage_is_redone_and_says_why(tmp_path, change, why):
+    calls = []
+    stage(tmp_path / "a", calls)
+    (tmp_path / "a/leftover").write_text("old")
+    _, lines = stage(tmp_path / "a", calls, **change)
+    assert len(calls) == 2
+    assert why in lines[0]
+    assert not (tmp_path / "a/leftover").exists()
+
+
+def test_an_interrupted_stage_finds_what_it_left(tmp_path):
+    def dies(folder):
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "a", version=1, settings={}, inputs={}, work=dies, say=print)
+    assert read_stage(tmp_path / "a")["state"] == "running"
+
+    def goes_on(folder):
+        return {"hash": (folder / "half").read_text()}
+
+    assert run_stage(tmp_path / "a", version=1, settings={}, inputs={}, work=goes_on, say=print) == {"hash": "half"}
+
+
+def test_tuples_and_lists_in_settings_are_the_same_key(tmp_path):
+    calls = []
+    stage(tmp_path / "a", calls, settings={"layers": (1, 2)})
+    stage(tmp_path / "a", calls, settings={"layers": [1, 2]})
+    assert len(calls) == 1
+
+
+def test_changes_are_counted_beyond_four():
+    before = {"version": 1, "settings": {str(i): 0 for i in range(6)}, "inputs": {}}
+    now = {"version": 1, "settings": {str(i): 1 for i in range(6)}, "inputs": {}}
+    assert changes(before, now).endswith("and 2 more")
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
+    code = f"import time; from upstream.stage import locked\nwith locked({str(tmp_path)!r}):\n print(1, flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    with pytest.raises(BusyError, match="another process"), locked(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def fail():
+        with writing(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    assert path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_one_line(tmp_path, code):
+    with pytest.raises(HubertkitError) as caught, disk_errors(tmp_path):
+        raise OSError(code, "reason", str(tmp_path / "x"))
+    assert str(tmp_path / "x") in str(caught.value)
+    assert caught.value.exit_code == 1
+
+
+def test_other_os_errors_are_not_disguised(tmp_path):
+    with pytest.raises(IsADirectoryError), disk_errors(tmp_path):
+        raise IsADirectoryError(errno.EISDIR, "is a directory")
+
+
+def test_a_full_disk_in_a_stage_keeps_the_stage_unfinished(tmp_path):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(HubertkitError, match="disk is full"):
+        run_stage(tmp_path / "a", version=1, settings={}, inputs={}, work=full, say=print)
+    assert read_stage(tmp_path / "a")["state"] == "running"
+
+
+def test_a_broken_stage_record_is_named(tmp_path):
+    (tmp_path / "stage.json").write_text("{")
+    with pytest.raises(FormatError, match=r"stage\.json"):
+        read_stage(tmp_path)
+    (tmp_path / "stage.json").write_text("{}")
+    with pytest.raises(FormatError, match="not a stage record"):
+        read_stage(tmp_path)
+
+
+def test_nan_never_reaches_json(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_content_hash_ignores_the_order_of_keys():
+    assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1}) != content_hash({"a": 1, "b": [3]})
+    assert json.loads(json.dumps({"a": 1})) == {"a": 1}
