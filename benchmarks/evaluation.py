@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from downstream.decode.tune import tune
 
 from benchmarks.low_resource_recipe import DecodingRecipe
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, write_hypotheses
 from downstream.decode.pool import decode_all
-from downstream.decode.tune import tune
 from downstream.emissions import Emissions
 from downstream.recogniser import compute_emissions
 from downstream.score.intervals import bootstrap_interval

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from downstream.lm.arpa import write_arpa
+from downstream.lm.kneser_ney import estimate
+
 from benchmarks.evaluation import LanguageModel, decode_stage, emissions_stage, references
 from benchmarks.low_resource_recipe import LanguageModelRecipe, LowResourceRecipe, parse_cell
 from benchmarks.results import write_results
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.finetune import finetune
 from downstream.finetune_recipe import SCRATCH
-from downstream.lm.arpa import write_arpa
-from downstream.lm.kneser_ney import estimate
 from downstream.score.compare import compare
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.manifest import Manifest
@@ -86,7 +87,7 @@ def cell_name(labelled: str, round_number: int) -> str:
 
 
 def compare_cells(rows: list[dict[str, Any]], cells: Path, test: Manifest, seed: int) -> list[dict[str, Any]]:
-    """Every pretrained cell against scratch with the same labels and decoder: paired bootstrap on the same utterances."""
+    """Pretrained cells against scratch with the same labels and decoder: paired bootstrap on the same utterances."""
     found, truth = [], references(test)
     for row in rows:
         scratch = [r for r in rows if r["encoder"] == SCRATCH
@@ -94,7 +95,8 @@ def compare_cells(rows: list[dict[str, Any]], cells: Path, test: Manifest, seed:
         if row["encoder"] == SCRATCH or not scratch:
             continue
         file = "greedy.jsonl" if row["decoder"] == "greedy" else "beam.jsonl"
-        texts = [{h.id: h.text for h in read_hypotheses(cells / r["cell"] / "decoded" / file)} for r in (row, scratch[0])]
+        paths = [cells / r["cell"] / "decoded" / file for r in (row, scratch[0])]
+        texts = [{h.id: h.text for h in read_hypotheses(path)} for path in paths]
         for rate in PAIRED:
             found.append({"labelled": row["labelled"], "decoder": row["decoder"], "encoder": row["encoder"],
                           "against": SCRATCH, "rate": rate, **compare(truth, texts[0], texts[1], rate, seed)})
@@ -136,7 +138,8 @@ def _splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say)
         whole = import_librispeech(source, wanted) if source.is_dir() else Manifest.load(source)
         for name in names:
             whole.only(ids[name]).save(target / f"{name}.arrow")
-        return {"hash": content_hash(ids), "hours": {n: Manifest.load(target / f"{n}.arrow").seconds / 3600 for n in names}}
+        hours = {n: Manifest.load(target / f"{n}.arrow").seconds / 3600 for n in names}
+        return {"hash": content_hash(ids), "hours": hours}
 
     run_stage(folder, version=1, settings={"corpus": str(data / recipe.corpus)}, work=work, say=say,
               inputs={name: content_hash(ids[name]) for name in names})
@@ -155,7 +158,8 @@ def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -
             write_arpa(model, target / "lm.arpa")
         return {"hash": file_hash(target / "lm.arpa"), "ngrams": [len(order) for order in model.orders]}
 
-    result = run_stage(folder, version=1, settings=as_settings(recipe), inputs={"text": file_hash(text)}, work=work, say=say)
+    inputs = {"text": file_hash(text)}
+    result = run_stage(folder, version=1, settings=as_settings(recipe), inputs=inputs, work=work, say=say)
     return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
 
 

@@ -1,4 +1,4 @@
-"""What a low-resource comparison may say: one pretraining, several amounts of labels, the same recogniser and decoder."""
+"""What a low-resource comparison may say: one pretraining, several amounts of labels, one recogniser and decoder."""
 
 from __future__ import annotations
 

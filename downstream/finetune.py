@@ -77,7 +77,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     def work(folder: Path) -> dict[str, Any]:
         device = best_device()
         vocabulary = Vocabulary.characters()
-        task = RecogniserTask(build_recogniser(recipe, vocabulary).to(device), vocabulary, manifest, dev, recipe, device)
+        model = build_recogniser(recipe, vocabulary).to(device)
+        task = RecogniserTask(model, vocabulary, manifest, dev, recipe, device)
         final = train(task, recipe.training, folder, seed=recipe.seed, device=device, what=f"fine-tuning {folder.name}")
         save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash})
         return {"hash": recogniser_hash(task.model), **final,
@@ -161,7 +162,8 @@ class RecogniserTask:
             return {}
         self.model.eval()
         hypotheses, blanks, frames = {}, 0, 0
-        for index, logprobs in emit(self.model, self._dev, self._dev_audio, self._device, self._recipe.training.precision):
+        emitted = emit(self.model, self._dev, self._dev_audio, self._device, self._recipe.training.precision)
+        for index, logprobs in emitted:
             values = logprobs.numpy()
             hypotheses[self._dev.ids[index]] = greedy(values, self._vocabulary.symbols, self._vocabulary.blank,
                                                       self._grid.rate).text
@@ -209,7 +211,8 @@ class RecogniserTask:
             masks, settings = np.zeros((len(sizes), max(sizes)), bool), SpanMask(share, span, 0)
             for row, size, i in zip(masks, sizes, indices):
                 if size > 2 * span:  # a shorter row might be hidden from end to end
-                    row[:size] = span_mask(keyed(self._recipe.seed, purpose, micro.update, self._ids[i]), size, settings)
+                    rng = keyed(self._recipe.seed, purpose, micro.update, self._ids[i])
+                    row[:size] = span_mask(rng, size, settings)
             return torch.from_numpy(masks)
 
         width = self.model.encoder.config.width

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from upstream.model.config import EncoderConfig
 from upstream.training.loop import TrainingRecipe
 
 SHIPPED = Path(__file__).with_name("recipes")
 SCRATCH = "scratch"
+CHANGEABLE = {"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.freeze_updates < 0 or min(self.head_scale, self.encoder_scale) < 0:
             raise ValueError("freeze_updates, head_scale and encoder_scale must be at least 0")
-        unknown = set(self.changes) - {"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop"}
+        unknown = set(self.changes) - CHANGEABLE
         if unknown:
             raise ValueError(f"changes.{min(unknown)}: only dropouts and layerdrop of an encoder may change; "
                              "its shape belongs to its weights")

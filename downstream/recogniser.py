@@ -24,7 +24,7 @@ from upstream.training.loop import autocast, best_device
 
 
 def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, extra: dict[str, Any]) -> None:
-    """Write a recogniser: the encoder's files, `head.safetensors` with `weight (V, D)` and `bias (V,)`, `vocab.json`."""
+    """Write a recogniser: the encoder's files, `head.safetensors` (`weight (V, D)`, `bias (V,)`) and `vocab.json`."""
     vocabulary.save(folder / "vocab.json")
     save_encoder(model.encoder, folder, extra={"head": "ctc", **extra}, head=dict(model.head.state_dict()))
 
@@ -53,7 +53,7 @@ def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:
 
 
 def compute_emissions(folder: Path, manifest: Manifest, out: Path) -> str:
-    """Emissions of a recogniser for every utterance of a manifest, in its order, into the folder `out`; gives their hash.
+    """Emissions of a recogniser for every utterance of a manifest, in its order, into `out`; gives their hash.
 
     Computed in float32 on the GPU if there is one.
     """

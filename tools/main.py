@@ -69,7 +69,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _failed(line: str, code: int) -> int:
     if os.environ.get("HUBERTKIT_DEBUG"):
-        raise  # noqa: PLE0704 - called from an except block only
+        raise
     print(f"hubertkit: {line}", file=sys.stderr)
     return code
 

@@ -29,7 +29,7 @@ class BusyError(HubertkitError):
     """Another process works on the same run."""
 
 
-class Interrupted(HubertkitError):  # noqa: N818 - it is no error, it is a request
+class Interrupted(HubertkitError):
     """SIGINT or SIGTERM arrived; what was done is saved."""
 
     exit_code = 130

@@ -67,7 +67,7 @@ class FrameGrid:
         return length
 
     def samples(self, frames: int) -> int:
-        """Samples that `frames` frames see in full: the shortest waveform with that many frames and no zeros in them."""
+        """Samples that `frames` frames see: the shortest waveform with so many frames and no zeros in them."""
         return 0 if frames <= 0 else self.receptive_field + (frames - 1) * self.hop
 
     def centre_seconds(self, frame: int) -> float:

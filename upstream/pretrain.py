@@ -65,7 +65,7 @@ class RoundResult:
 
 def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say,
              until_round: int | None = None) -> list[RoundResult]:
-    """Run all rounds (or those up to `until_round`) into `out`, skipping what is done and resuming what was interrupted.
+    """Run all rounds (or those up to `until_round`) into `out`; what is done is skipped, the interrupted resumed.
 
     Raises:
         BusyError: another process works in `out`.

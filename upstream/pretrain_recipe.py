@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-
 from upstream.model.config import EncoderConfig
 from upstream.model.masking import SpanMask
 from upstream.recipe import refine

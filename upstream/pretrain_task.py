@@ -99,7 +99,7 @@ class PretrainTask:
 
     def _crops(self, subset: np.ndarray, recipe: TrainingRecipe, accumulate: int, seed: int) -> CropPlan:
         lengths = np.array([self._grid.frames(int(n)) for n in self._manifest.lengths[subset]], np.int64)
-        # Batches are told in seconds of audio; a crop of whole frames reaches a little beyond its last hop, so count hops.
+        # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one.
         micro_frames = int(recipe.micro_batch_seconds * self._grid.rate)
         return CropPlan(lengths, min(crop_frames(self._grid, recipe.crop_seconds), micro_frames),
                         crop_frames(self._grid, recipe.least_seconds), micro_frames, accumulate, seed)

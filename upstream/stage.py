@@ -153,7 +153,8 @@ def disk_reason(error: OSError, where: Path | None = None) -> str | None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; numbers that JSON has no words for (NaN, infinity) are refused."""
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

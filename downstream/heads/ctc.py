@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,4 +65,4 @@ def ctc_loss(logprobs: Tensor, frames: Tensor, targets: list[Tensor], blank: int
 
 def least_frames(target: list[int]) -> int:
     """Frames that CTC needs for a target: one a symbol, and a blank between two equal ones."""
-    return len(target) + sum(a == b for a, b in zip(target, target[1:]))
+    return len(target) + sum(a == b for a, b in pairwise(target))

@@ -55,7 +55,7 @@ def test_frame_i_of_a_crop_sees_the_samples_of_frame_start_plus_i(frame, frames)
         assert start + i * CONV_GRID.hop == (frame + i) * CONV_GRID.hop
 
 
-@pytest.mark.parametrize("kernels, strides", [((), ()), ((3, 2), (1,)), ((0,), (1,)), ((3,), (0,))])
+@pytest.mark.parametrize(("kernels", "strides"), [((), ()), ((3, 2), (1,)), ((0,), (1,)), ((3,), (0,))])
 def test_a_grid_that_is_none_is_refused(kernels, strides):
     with pytest.raises(ValueError, match="kernels"):
         FrameGrid(kernels, strides)

@@ -31,7 +31,7 @@ class Outer:
     changes: dict[str, Any] = field(default_factory=dict)
 
 
-@pytest.fixture()
+@pytest.fixture
 def shipped(tmp_path):
     (tmp_path / "small.yaml").write_text("seed: 3\ntraining: {updates: 7}\nrounds: [{updates: 1}, {rate: 1e-3}]\n")
     return tmp_path

@@ -78,7 +78,8 @@ def test_changes_are_counted_beyond_four():
 
 
 def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
-    code = f"import time; from upstream.stage import locked\nwith locked({str(tmp_path)!r}):\n print(1, flush=True); time.sleep(60)"
+    code = ("import time; from upstream.stage import locked\n"
+            f"with locked({str(tmp_path)!r}):\n print(1, flush=True); time.sleep(60)")
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()

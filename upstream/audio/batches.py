@@ -40,8 +40,8 @@ class CropPlan:
     """Crops for pretraining: every row of a micro-batch has the same number of frames, so nothing is padded.
 
     An utterance of n frames gives max(1, round(n / crop_frames)) crops an epoch: without overlap and with random gaps
-    where it is longer than its crops together, evenly spread otherwise. Shorter utterances are sorted into micro-batches
-    of similar length and cut to the shortest there.
+    where it is longer than its crops together, evenly spread otherwise. Shorter utterances are sorted into
+    micro-batches of similar length and cut to the shortest there.
 
     Attributes:
         lengths: (N,) int64, encoder frames of each utterance.
@@ -156,7 +156,7 @@ class UtterancePlan:
         noisy = self.lengths * rng.uniform(0.9, 1.1, len(self.lengths))
         groups = list(self._groups(np.argsort(-noisy, kind="stable")))
         groups = [groups[i] for i in rng.permutation(len(groups))]
-        # A last update that is not full is filled from the beginning: every update has the same number of micro-batches.
+        # A last update that is not full is filled from the beginning: all have the same number of micro-batches.
         groups += [groups[i % len(groups)] for i in range(-len(groups) % self.accumulate)]
         return [groups[i:i + self.accumulate] for i in range(0, len(groups), self.accumulate)]
 

@@ -28,16 +28,19 @@ class SpanMask:
     min_spans: int = 2  # so that short utterances still teach
 
     def __post_init__(self) -> None:
-        if self.share <= 0 or self.span < 1 or self.min_spans < 0:
+        if not 0 < self.share < self.span or self.min_spans < 0:
             raise RecipeError(
-                f"mask: share={self.share} must be above 0, span={self.span} at least 1, "
-                f"min_spans={self.min_spans} at least 0"
+                f"mask: share={self.share} must lie above 0 and below span={self.span}, "
+                f"min_spans={self.min_spans} must be at least 0"
             )
 
     @property
     def least_frames(self) -> int:
-        """The shortest utterance that `min_spans` spans never hide entirely."""
-        return self.span + max(1, self.min_spans) + 1
+        """From this length on no draw hides an utterance entirely: there are more places than spans ever drawn."""
+        frames = self.span + 1
+        while frames - self.span <= max(self.min_spans, int(self.share * frames / self.span) + 1):
+            frames += 1
+        return frames
 
 
 def span_mask(rng: np.random.Generator, frames: int, settings: SpanMask) -> NDArray[np.bool_]:

@@ -51,8 +51,8 @@ class TrainingRecipe:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        whole = {k: getattr(self, k) for k in ("updates", "log_every", "validate_every", "save_every", "keep_checkpoints")}
-        for name, value in whole.items():
+        for name in ("updates", "log_every", "validate_every", "save_every", "keep_checkpoints"):
+            value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"training.{name}={value}, must be at least 1")
         if min(self.batch_seconds, self.micro_batch_seconds, self.crop_seconds) <= 0:

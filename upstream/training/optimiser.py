@@ -19,6 +19,7 @@ class OptimiserRecipe:
     schedule: Literal["linear", "tri-stage"] = "linear"
     warmup_updates: int = 32_000
     hold_updates: int = 0  # tri-stage only
+    decay_updates: int = 0  # tri-stage: from the peak to `final_scale`; 0 is: until the last update
     initial_scale: float = 0.01  # tri-stage: rate of the first update over the peak
     final_scale: float = 0.05  # tri-stage: rate of the last update over the peak
     beta1: float = 0.9
@@ -30,8 +31,8 @@ class OptimiserRecipe:
     def __post_init__(self) -> None:
         if self.peak_rate <= 0:
             raise ValueError(f"peak_rate={self.peak_rate}, must be above 0")
-        if min(self.warmup_updates, self.hold_updates, self.clip_norm, self.weight_decay) < 0:
-            raise ValueError("warmup_updates, hold_updates, clip_norm and weight_decay must be at least 0")
+        if min(self.warmup_updates, self.hold_updates, self.decay_updates, self.clip_norm, self.weight_decay) < 0:
+            raise ValueError("warmup, hold and decay_updates, clip_norm and weight_decay must be at least 0")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1={self.beta1}, beta2={self.beta2}: must lie in [0, 1)")
 
@@ -54,7 +55,7 @@ def learning_rate(recipe: OptimiserRecipe, update: int, updates: int) -> float:
     made -= warmup
     if made < recipe.hold_updates:
         return recipe.peak_rate
-    decay = max(1, updates - warmup - recipe.hold_updates)
+    decay = recipe.decay_updates or max(1, updates - warmup - recipe.hold_updates)
     through = min(1.0, (made - recipe.hold_updates) / decay)
     return recipe.peak_rate * math.exp(math.log(recipe.final_scale) * through)
 
@@ -86,6 +87,6 @@ def set_rates(optimiser: torch.optim.Optimizer, recipe: OptimiserRecipe, update:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale gradients in place to a total L2 norm of at most `limit` (0: leave them); gives the norm before, float32."""
+    """Scale gradients in place to a total L2 norm of at most `limit` (0: leave them); gives the norm before."""
     found = [p for p in parameters if p.grad is not None]
     return torch.nn.utils.clip_grad_norm_(found, limit if limit > 0 else math.inf)

@@ -1,0 +1,71 @@
+"""Encoder configurations: published sizes, refused values, and the way into JSON and back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from upstream.errors import RecipeError
+from upstream.frames import CONV_GRID, STACKED_GRID
+from upstream.model import Encoder, EncoderConfig, MaskedPrediction
+
+BASE = EncoderConfig()
+LARGE = EncoderConfig(conv_norm="layer", pre_norm=True, width=1024, layers=24, heads=16, ffn=4096)
+XLARGE = EncoderConfig(conv_norm="layer", pre_norm=True, width=1280, layers=48, heads=16, ffn=5120)
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "final_dim", "encoder_only", "with_head"),
+    [
+        (BASE, 256, 94_371_712, 94_697_600),
+        (LARGE, 768, 315_435_136, 316_609_408),
+        (XLARGE, 1024, 962_493_824, 964_321_664),
+    ],
+    ids=["base", "large", "xlarge"],
+)
+def test_published_sizes_have_their_published_parameter_counts(config, final_dim, encoder_only, with_head):
+    with torch.device("meta"):
+        model = MaskedPrediction(Encoder(config), (504,), final_dim)
+    assert _count(model.encoder) == encoder_only
+    assert _count(model) == with_head
+
+
+def test_both_front_ends_give_the_same_number_of_frames():
+    assert EncoderConfig(frontend="conv").grid is CONV_GRID
+    assert EncoderConfig(frontend="fbank").grid is STACKED_GRID
+    assert all(CONV_GRID.frames(n) == STACKED_GRID.frames(n) for n in range(0, 5000))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"width": 100}, "heads"),
+        ({"width": 60}, "positional_groups"),
+        ({"layers": 0}, "layers"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"layerdrop": -0.1}, "layerdrop"),
+        ({"feature_grad_mult": -1.0}, "feature_grad_mult"),
+        ({"frontend": "mfcc"}, "frontend"),
+        ({"conv_norm": "batch"}, "conv_norm"),
+        ({"fbank_norm": "speaker"}, "fbank_norm"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(settings, named):
+    with pytest.raises(RecipeError, match=named):
+        EncoderConfig(**settings)
+
+
+def test_configurations_survive_json():
+    for config in (BASE, XLARGE, EncoderConfig(frontend="fbank", fbank_norm="global", layerdrop=0.2)):
+        assert EncoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(RecipeError, match="widht"):
+        EncoderConfig.from_dict({"widht": 1})

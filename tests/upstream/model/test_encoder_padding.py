@@ -1,0 +1,95 @@
+"""Whatever an utterance is batched with, its frames stay the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upstream.errors import InputError, UsageError
+
+FRONT_ENDS = [
+    {"frontend": "conv", "conv_norm": "group"},
+    {"frontend": "conv", "conv_norm": "layer", "conv_bias": True},
+    {"frontend": "fbank", "fbank_norm": "utterance"},
+    {"frontend": "fbank", "fbank_norm": "global"},
+    {"frontend": "fbank", "fbank_norm": "none"},
+]
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    front=st.sampled_from(FRONT_ENDS),
+    pre_norm=st.booleans(),
+    positional_kernel=st.integers(1, 12),
+    lengths=st.lists(st.integers(400, 4000), min_size=1, max_size=4),
+    surplus=st.sampled_from([0, 1, 79, 160, 321, 2000]),
+    seed=st.integers(0, 2**31),
+)
+def test_padding_does_not_change_an_utterance(tiny, front, pre_norm, positional_kernel, lengths, surplus, seed):
+    encoder = tiny(seed=seed, pre_norm=pre_norm, positional_kernel=positional_kernel, **front)
+    generator = torch.Generator().manual_seed(seed)
+    waveforms = torch.randn(len(lengths), max(lengths) + surplus, generator=generator)  # noise past the lengths too
+    with torch.no_grad():
+        together = encoder(waveforms, torch.tensor(lengths), layers=True)
+        for row, samples in enumerate(lengths):
+            alone = encoder(waveforms[row : row + 1, :samples], layers=True)
+            frames = encoder.config.grid.frames(samples)
+            assert together.lengths[row] == frames == alone.last.shape[1]
+            for whole, single in zip((together.last, *together.layers), (alone.last, *alone.layers)):
+                torch.testing.assert_close(whole[row, :frames], single[0], atol=1e-4, rtol=0.0)
+            torch.testing.assert_close(together.features[row, :frames], alone.features[0], atol=1e-4, rtol=1e-4)
+            assert not together.features[row, frames:].any()
+
+
+@pytest.mark.parametrize("front", FRONT_ENDS)
+def test_padding_does_not_change_the_gradient(tiny, front):
+    """Three utterances in one batch give the sum of their gradients one by one."""
+    encoder = tiny(feature_grad_mult=1.0, **front)
+    lengths = [4000, 1333, 2570]
+    waveforms = torch.randn(3, 4000, generator=torch.Generator().manual_seed(5))
+
+    def gradient(rows: list[int], samples: int) -> dict[str, torch.Tensor]:
+        encoder.zero_grad()
+        output = encoder(waveforms[rows, :samples], torch.tensor([lengths[row] for row in rows]))
+        sum(output.last[i, :n].square().sum() for i, n in enumerate(output.lengths.tolist())).backward()
+        return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+
+    together = gradient([0, 1, 2], 4000)
+    single = [gradient([row], samples) for row, samples in enumerate(lengths)]
+    assert together
+    for name, value in together.items():
+        expected = sum(alone[name] for alone in single)
+        scale = max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(value, expected, atol=2e-4 * scale, rtol=0.0)
+
+
+def test_a_batch_without_padding_needs_no_lengths(tiny):
+    encoder = tiny()
+    waveforms = torch.randn(2, 3000)
+    with torch.no_grad():
+        assert torch.equal(encoder(waveforms).last, encoder(waveforms, torch.tensor([3000, 3000])).last)
+
+
+@pytest.mark.parametrize("frontend", ["conv", "fbank"])
+def test_399_samples_are_refused_and_400_give_a_frame(tiny, frontend):
+    encoder = tiny(frontend=frontend)
+    with torch.no_grad():
+        assert encoder(torch.randn(1, 400)).last.shape == (1, 1, 24)
+    with pytest.raises(InputError, match="row 1 .* at least 400 samples"):
+        encoder(torch.randn(2, 1000), torch.tensor([1000, 399]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"lengths": torch.tensor([1000])}, "lengths"),
+        ({"lengths": torch.tensor([1000, 1001])}, "lengths"),
+        ({"mask": torch.zeros(2, 9, dtype=torch.bool)}, "mask"),
+        ({"stop_at": 4}, "stop_at"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_batch_are_refused(tiny, arguments, named):
+    with pytest.raises(UsageError, match=named):
+        tiny()(torch.randn(2, 1000), **arguments)

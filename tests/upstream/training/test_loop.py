@@ -1,0 +1,179 @@
+"""The loop on a toy task: resume to the bit, signals, non-finite updates, damaged checkpoints."""
+
+import math
+import os
+import signal
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+
+from upstream.errors import HubertkitError, Interrupted
+from upstream.keyed import keyed_torch
+from upstream.training.loop import Loss, Pool, TrainingRecipe, train
+from upstream.training.monitor import read_metrics
+from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
+
+CPU = torch.device("cpu")
+RECIPE = TrainingRecipe(updates=12, log_every=1, validate_every=4, save_every=4, precision="float32",
+                        optimiser=OptimiserRecipe(peak_rate=0.05, warmup_updates=2))
+
+
+@dataclass
+class Batch:
+    update: int
+    number: int
+    x: torch.Tensor
+    weight: float = 8.0
+    seconds: float = 1.0
+
+
+class Toy:
+    """Regression through dropout, so that a resumed run matches only if the device's randomness does too."""
+
+    def __init__(self, at=None, action=None):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        self.at, self.action = at, action
+
+    def groups(self):
+        return [ParameterGroup(list(self.model.parameters()))]
+
+    def updates(self, first):
+        update = first
+        while True:
+            yield [Batch(update, n, torch.randn(8, 4, generator=keyed_torch(0, "toy", update, n))) for n in range(2)]
+            update += 1
+
+    def loss(self, batch):
+        if batch.update == self.at and batch.number == 0 and self.action:
+            self.action()
+        total = (self.model(batch.x) - batch.x.sum(1, keepdim=True)).square().mean()
+        if self.at == batch.update and self.action is None:
+            total = total * float("nan")
+        return Loss(total, {"loss": (total.detach() * batch.weight, batch.weight)})
+
+    def validate(self):
+        with torch.inference_mode():
+            self.model.eval()
+            return {"norm": float(sum(p.square().sum() for p in self.model.parameters()))}
+
+
+def run(folder, task=None, recipe=RECIPE):
+    task = task or Toy()
+    result = train(task, recipe, folder, seed=1, device=CPU)
+    return task.model.state_dict(), result
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def metrics(folder):
+    return [{k: v for k, v in r.items() if k != "audio_seconds_per_second"}
+            for kind in ("train", "valid") for r in read_metrics(folder, kind)]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 9, 12])
+def test_a_killed_run_goes_on_to_the_bit(tmp_path, at):
+    def kill():
+        raise Killed
+
+    weights, result = run(tmp_path / "straight")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", Toy(at, kill))
+    resumed, again = run(tmp_path / "killed")
+    assert same(weights, resumed)
+    assert result == again
+    assert metrics(tmp_path / "straight") == metrics(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves(tmp_path, number):
+    weights, _ = run(tmp_path / "straight")
+    with pytest.raises(Interrupted) as caught:
+        run(tmp_path / "stopped", Toy(6, lambda: os.kill(os.getpid(), number)))
+    assert caught.value.exit_code == 130
+    assert (tmp_path / "stopped/checkpoints/update-00000006.safetensors").exists()
+    resumed, _ = run(tmp_path / "stopped")
+    assert same(weights, resumed)
+
+
+def test_training_learns(tmp_path):
+    run(tmp_path, recipe=replace(RECIPE, updates=300))
+    losses = [r["loss"] for r in read_metrics(tmp_path, "train")]
+    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
+
+
+def test_a_non_finite_update_is_skipped_and_counted(tmp_path):
+    _, result = run(tmp_path, Toy(at=5))
+    assert result["skipped_updates"] == 1
+    assert all(math.isfinite(r["loss"]) for r in read_metrics(tmp_path, "train") if "loss" in r)
+
+
+def test_a_run_that_stays_non_finite_stops(tmp_path):
+    task = Toy()
+    task.loss = lambda batch: Loss(task.model(batch.x).sum() * float("inf"), {})
+    with pytest.raises(HubertkitError, match="20 updates in a row"):
+        run(tmp_path, task, replace(RECIPE, updates=40))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capsys):
+    weights, _ = run(tmp_path)
+    newest = tmp_path / "checkpoints/update-00000012.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-3] ^= 1
+    newest.write_bytes(content)
+    again, _ = run(tmp_path)
+    assert "update-00000012.safetensors is damaged" in capsys.readouterr().err
+    assert same(weights, again)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    run(tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("*.safetensors")) == [
+        "update-00000008.safetensors", "update-00000012.safetensors"]
+
+
+def test_two_micro_batches_give_the_gradient_of_their_joint_mean(tmp_path):
+    task = Toy()
+    task.model = nn.Linear(4, 1)
+    batch = next(task.updates(1))
+    (task.model(torch.cat([b.x for b in batch])) - torch.cat([b.x for b in batch]).sum(1, keepdim=True)).square() \
+        .mean().backward()
+    joint = task.model.weight.grad.clone()
+    task.model.zero_grad()
+    for b in batch:
+        (task.loss(b).total * (b.weight / 16)).backward()
+    torch.testing.assert_close(task.model.weight.grad, joint)
+
+
+def test_pooled_metrics_weigh_every_frame_alike():
+    pool = Pool()
+    pool.add({"loss": (torch.tensor(6.0), 2), "accuracy": (1, 4)})
+    pool.add({"loss": (1.0, 8), "accuracy": (3, 4)})
+    assert pool.take() == {"loss": 0.7, "accuracy": 0.5}
+    assert pool.take() == {}
+
+
+def test_an_error_in_the_batches_reaches_the_user(tmp_path):
+    task = Toy()
+
+    def broken(first):
+        raise HubertkitError("u7: cannot be decoded")
+        yield
+
+    task.updates = broken
+    with pytest.raises(HubertkitError, match="u7: cannot be decoded"):
+        run(tmp_path, task)
+
+
+@pytest.mark.parametrize(("values", "says"), [({"updates": 0}, "updates=0"), ({"batch_seconds": 0}, "above 0")])
+def test_a_training_recipe_out_of_range_is_refused(values, says):
+    with pytest.raises(ValueError, match=says):
+        TrainingRecipe(**values)

@@ -1,0 +1,85 @@
+import json
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from upstream.training.optimiser import (
+    OptimiserRecipe,
+    ParameterGroup,
+    build_adamw,
+    clip_gradients,
+    learning_rate,
+    set_rates,
+)
+
+
+def test_worked_example_of_the_linear_schedule():
+    # peak 1, warm-up 4 of 10 updates. Made so far 0..9: 0, .25, .5, .75, 1, then down by 1/6 a step
+    recipe = OptimiserRecipe(peak_rate=1.0, warmup_updates=4)
+    found = [learning_rate(recipe, u, 10) for u in range(1, 12)]
+    assert found == pytest.approx([0, 0.25, 0.5, 0.75, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
+
+
+def test_worked_example_of_the_tri_stage_schedule():
+    # warm-up 2, hold 2, decay over 4 updates to 1/16: a factor of 1/2 a step
+    recipe = OptimiserRecipe(peak_rate=1.0, schedule="tri-stage", warmup_updates=2, hold_updates=2,
+                             initial_scale=0.5, final_scale=1 / 16)
+    found = [learning_rate(recipe, u, 8) for u in range(1, 10)]
+    assert found == pytest.approx([0.5, 0.75, 1, 1, 1, 0.5, 0.25, 0.125, 0.0625])
+
+
+def reference_recipe(case):
+    if case["schedule"] == "polynomial_decay":
+        return OptimiserRecipe(peak_rate=case["lr"], warmup_updates=case["warmup_updates"]), case["total_num_update"]
+    return OptimiserRecipe(peak_rate=case["lr"], schedule="tri-stage", warmup_updates=case["warmup_steps"],
+                           hold_updates=case["hold_steps"], decay_updates=case["decay_steps"],
+                           initial_scale=case["init_lr_scale"], final_scale=case["final_lr_scale"]), case["max_update"]
+
+
+def test_schedules_equal_the_reference(oracles):
+    """fairseq's rate after n updates is our rate of update n + 1."""
+    cases = json.loads((oracles / "training/learning_rates.json").read_text())
+    ours = [c for c in cases if c.get("power", 1.0) == 1.0]  # we decay linearly only
+    assert len(ours) == 6
+    for case in ours:
+        recipe, updates = reference_recipe(case)
+        for n, rate in case["rows"]:
+            assert learning_rate(recipe, n + 1, updates) == pytest.approx(rate, rel=1e-9, abs=1e-15), (case, n)
+
+
+def test_groups_have_rates_of_their_own_and_wait_for_their_turn():
+    head, body = nn.Linear(2, 2), nn.Linear(2, 2)
+    recipe = OptimiserRecipe(peak_rate=1.0, warmup_updates=0)
+    optimiser = build_adamw([ParameterGroup(list(head.parameters()), 2.0),
+                             ParameterGroup(list(body.parameters()), 0.5, from_update=3)], recipe)
+    assert set_rates(optimiser, recipe, 2, 10) == pytest.approx(0.9)
+    assert [g["lr"] for g in optimiser.param_groups] == pytest.approx([1.8, 0.0])
+    set_rates(optimiser, recipe, 3, 10)
+    assert [g["lr"] for g in optimiser.param_groups] == pytest.approx([1.6, 0.4])
+
+
+def test_clipping_scales_to_the_limit_and_gives_the_norm_before():
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([3.0, 4.0])
+    assert float(clip_gradients([p], 1.0)) == pytest.approx(5.0)
+    assert float(p.grad.norm()) == pytest.approx(1.0, rel=1e-5)
+    p.grad = torch.tensor([3.0, 4.0])
+    clip_gradients([p], 0.0)
+    assert float(p.grad.norm()) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("values", [{"peak_rate": 0.0}, {"warmup_updates": -1}, {"beta2": 1.0}, {"clip_norm": -1.0}])
+def test_values_out_of_range_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        OptimiserRecipe(**values)
+
+
+def test_the_rate_is_continuous_where_stages_meet():
+    recipe = OptimiserRecipe(peak_rate=3e-4, schedule="tri-stage", warmup_updates=100, hold_updates=400)
+    rates = [learning_rate(recipe, u, 1000) for u in range(1, 1001)]
+    jumps = [abs(a - b) for a, b in pairwise(rates)]
+    assert max(jumps) < 3e-4 / 90
+    assert math.isclose(max(rates), 3e-4)
