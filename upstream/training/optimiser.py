@@ -31,8 +31,9 @@ class OptimiserRecipe:
     def __post_init__(self) -> None:
         if self.peak_rate <= 0:
             raise ValueError(f"peak_rate={self.peak_rate}, must be above 0")
-        if min(self.warmup_updates, self.hold_updates, self.decay_updates, self.clip_norm, self.weight_decay) < 0:
-            raise ValueError("warmup, hold and decay_updates, clip_norm and weight_decay must be at least 0")
+        for name in ("warmup_updates", "hold_updates", "decay_updates", "clip_norm", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}, must be at least 0")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1={self.beta1}, beta2={self.beta2}: must lie in [0, 1)")
 
