@@ -117,7 +117,7 @@ def tiny_config(**settings: Any) -> EncoderConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny():  # noqa: ANN201 - a factory
+def tiny():
     """`tiny(**settings)`: an initialised small encoder in evaluation mode."""
 
     def make(seed: int = 0, **settings: Any) -> Encoder:

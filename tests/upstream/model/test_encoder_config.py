@@ -39,7 +39,7 @@ def test_published_sizes_have_their_published_parameter_counts(config, final_dim
 def test_both_front_ends_give_the_same_number_of_frames():
     assert EncoderConfig(frontend="conv").grid is CONV_GRID
     assert EncoderConfig(frontend="fbank").grid is STACKED_GRID
-    assert all(CONV_GRID.frames(n) == STACKED_GRID.frames(n) for n in range(0, 5000))
+    assert all(CONV_GRID.frames(n) == STACKED_GRID.frames(n) for n in range(5000))
 
 
 @pytest.mark.parametrize(

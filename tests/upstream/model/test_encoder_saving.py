@@ -1,0 +1,109 @@
+"""Encoder folders: what is written comes back, and what is broken is refused with its path."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from upstream.errors import FormatError, UsageError
+from upstream.model import encoder_hash, load_encoder, read_description, read_tensors, save_encoder
+
+WAVES = torch.randn(1, 3000, generator=torch.Generator().manual_seed(0))
+STYLES = [
+    {},
+    {"conv_norm": "layer", "conv_bias": True, "pre_norm": True},
+    {"frontend": "fbank"},
+    {"frontend": "fbank", "fbank_norm": "global"},
+]
+
+
+@pytest.mark.parametrize("settings", STYLES)
+def test_a_saved_encoder_comes_back_to_the_last_bit(tiny, tmp_path, settings):
+    encoder = tiny(**settings)
+    if settings.get("fbank_norm") == "global":
+        encoder.feature_extractor.mean.fill_(-3.5)
+    head = {"tables.0.embeddings": torch.rand(5, 8)}
+    save_encoder(encoder, tmp_path, {"round": 2, "recipe": {"name": "tiny"}}, head)
+    again = load_encoder(tmp_path)
+    assert again.config == encoder.config
+    assert not again.training
+    assert all(parameter.requires_grad for parameter in again.parameters())
+    with torch.no_grad():
+        assert torch.equal(again(WAVES).last, encoder(WAVES).last)
+    described = read_description(tmp_path)
+    assert described["round"] == 2
+    assert described["transformers_loads_it"] is (encoder.config.frontend == "conv")
+    assert torch.equal(read_tensors(tmp_path / "head.safetensors")["tables.0.embeddings"], head["tables.0.embeddings"])
+
+
+def test_the_hash_is_of_the_weights_wherever_they_are(tiny, tmp_path):
+    encoder = tiny()
+    save_encoder(encoder, tmp_path / "a", {"round": 1})
+    save_encoder(encoder, tmp_path / "b", {"round": 2}, {"x": torch.ones(1)})
+    assert encoder_hash(tmp_path / "a") == encoder_hash(tmp_path / "b") == encoder_hash(encoder)
+    assert read_description(tmp_path / "a")["hash"] == encoder_hash(encoder)
+    with torch.no_grad():
+        encoder.masked_spec_embed[3] += 1e-6
+    assert encoder_hash(tmp_path / "a") != encoder_hash(encoder)
+
+
+def test_saving_again_without_a_head_removes_the_old_one(tiny, tmp_path):
+    save_encoder(tiny(), tmp_path, {}, {"x": torch.ones(1)})
+    save_encoder(tiny(), tmp_path, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "hubertkit.json", "model.safetensors"]
+
+
+def test_transformers_refuses_an_fbank_encoder(tiny, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    save_encoder(tiny(frontend="fbank"), tmp_path, {})
+    with pytest.raises(ValueError, match="hubertkit-fbank"):
+        transformers.AutoModel.from_pretrained(tmp_path)
+
+
+def test_keys_of_our_own_cannot_be_overwritten(tiny, tmp_path):
+    with pytest.raises(UsageError, match="'hash'"):
+        save_encoder(tiny(), tmp_path, {"hash": "0"})
+
+
+def test_a_folder_without_an_encoder_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"hubertkit\.json is missing"):
+        load_encoder(tmp_path)
+
+
+def _edit(folder, **changes) -> None:
+    path = folder / "hubertkit.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    save_encoder(tiny(), tmp_path, {})
+    return tmp_path
+
+
+def test_another_format_version_is_refused(saved):
+    _edit(saved, format=99)
+    with pytest.raises(FormatError, match="format 99"):
+        load_encoder(saved)
+
+
+def test_a_description_that_is_no_json_is_refused(saved):
+    (saved / "hubertkit.json").write_text("{")
+    with pytest.raises(FormatError, match=r"hubertkit\.json"):
+        load_encoder(saved)
+
+
+@pytest.mark.parametrize("change", [{"width": 32}, {"layers": 4}, {"conv_norm": "layer"}, {"colour": "red"}])
+def test_weights_that_do_not_fit_the_description_are_refused(saved, change):
+    _edit(saved, encoder={**read_description(saved)["encoder"], **change})
+    with pytest.raises(FormatError, match=r"(model\.safetensors|hubertkit\.json)"):
+        load_encoder(saved)
+
+
+def test_a_file_cut_short_is_refused(saved):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(FormatError, match=r"model\.safetensors"):
+        load_encoder(saved)
