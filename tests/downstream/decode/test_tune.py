@@ -1,0 +1,145 @@
+"""Tuning finds what a full search of decodes finds, stays within its bounds, and keeps off the final set."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from posteriors import read_slice
+from small_arpa import write_arpa
+
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.pool import decode_all
+from downstream.decode.tune import Search, evenly, tune
+from downstream.emissions import Emissions, EmissionsWriter
+from downstream.score.rates import score
+from upstream.errors import InputError, UsageError
+
+SYMBOLS = ("<pad>", "|", "A", "B", "E")
+TEXTS = {"u0": "A B", "u1": "A B", "u2": "AB", "u3": "A", "u4": "A B AB", "u5": "B"}
+
+
+def noisy(text: str, seed: int) -> np.ndarray:
+    """A frame for each character with a blank after it, and enough noise that many are wrong."""
+    rng = np.random.default_rng(seed)
+    columns = [c for character in text for c in (SYMBOLS.index("|" if character == " " else character), 0)]
+    logits = rng.normal(size=(len(columns), 5)) * 1.5
+    logits[range(len(columns)), columns] += 2.5
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+def write(folder, meta=None):
+    with EmissionsWriter(folder, SYMBOLS, 0, 50.0, meta if meta is not None else {"manifest_hash": "dev"}) as writer:
+        for i, (id, text) in enumerate(TEXTS.items()):
+            writer.add(id, noisy(text, i))
+    return Emissions.load(folder)
+
+
+@pytest.fixture
+def emissions(tmp_path):
+    return write(tmp_path / "emissions")
+
+
+@pytest.fixture
+def decoder(tmp_path):
+    return BeamDecoder(SYMBOLS, 0, write_arpa(tmp_path), beam=30)
+
+
+def test_it_finds_the_best_of_a_full_search(emissions, decoder):
+    search = Search(lm_weights=(0.0, 1.0), word_scores=(-2.0, 2.0), coarse=(0.5, 1.0), fine=(0.25, 0.5))
+    found = tune(emissions, TEXTS, decoder, search, workers=1)
+
+    def wer(lm_weight, word_score):
+        weighed = replace(decoder, lm_weight=lm_weight, word_score=word_score, nbest=search.nbest)
+        hypotheses = decode_all(emissions, weighed, workers=1)
+        return score(TEXTS, {h.id: h.text for h in hypotheses}).wer
+
+    assert found.wer == wer(found.lm_weight, found.word_score)
+    assert found.wer == min(wer(w, s) for w in np.arange(0, 1.1, 0.25) for s in np.arange(-2, 2.1, 0.5))
+    assert found.wer < wer(0.0, 0.0)  # the model helps
+    for point in found.surface:
+        if point.decoded:
+            assert point.wer == wer(point.lm_weight, point.word_score)
+
+
+def test_rescored_lists_say_what_decoding_says(emissions, decoder):
+    """With lists as long as there are texts, rescoring is decoding: every rescored point has its decoded rate."""
+    search = Search(lm_weights=(0.0, 1.0), word_scores=(-1.0, 1.0), coarse=(0.5, 1.0), fine=(0.25, 0.5), nbest=2000)
+    wide = replace(decoder, beam=2000, beam_prune_logp=-60.0, token_min_logp=-20.0)
+    found = tune(emissions, TEXTS, wide, replace(search, seconds=0.21), workers=1)
+    chosen = {id: TEXTS[id] for id in evenly(emissions, 0.21)}
+    assert found.utterances == len(chosen) < len(TEXTS)
+    for point in found.surface:
+        hypotheses = decode_all(emissions, replace(wide, lm_weight=point.lm_weight, word_score=point.word_score),
+                                list(chosen), workers=1)
+        assert score(chosen, {h.id: h.text for h in hypotheses}).wer == point.wer
+
+
+def test_what_it_was_found_on_is_recorded(emissions, decoder):
+    found = tune(emissions, TEXTS, decoder, workers=1)
+    assert (found.utterances, found.utterances_given, found.coverage) == (6, 6, 1.0)
+    assert found.seconds == sum(2 * len(text) for text in TEXTS.values()) / 50
+    assert (found.emissions_hash, found.manifest_hash) == (emissions.hash, "dev")
+    assert (found.lm_weight, found.word_score) in {(p.lm_weight, p.word_score) for p in found.surface if p.decoded}
+
+
+def test_decodes_are_bounded_and_progress_tells_of_them(emissions, decoder):
+    seen = []
+    found = tune(emissions, TEXTS, decoder, Search(decodes=2), workers=1, progress=lambda *done: seen.append(done))
+    assert sum(p.decoded for p in found.surface) == 2
+    assert seen == [(i, 12) for i in range(1, 13)]
+
+
+def test_processes_change_nothing(emissions, decoder):
+    assert tune(emissions, TEXTS, decoder, workers=2) == tune(emissions, TEXTS, decoder, workers=1)
+
+
+def test_a_best_on_the_edge_is_said(emissions, decoder):
+    one_place = Search(lm_weights=(0.0, 0.0), word_scores=(-5.0, 5.0), starts=((0.0, 0.0),), decodes=1)
+    assert tune(emissions, TEXTS, decoder, one_place, workers=1).on_edge == ("lm_weight",)
+
+
+def test_the_set_of_the_final_score_is_refused(emissions, decoder, tmp_path):
+    with pytest.raises(InputError, match="tune on another set"):
+        tune(emissions, TEXTS, decoder, forbidden_manifest_hash="dev")
+    with pytest.raises(InputError, match="do not say which manifest"):
+        tune(write(tmp_path / "unknown", meta={}), TEXTS, decoder, forbidden_manifest_hash="test")
+    assert tune(emissions, TEXTS, decoder, forbidden_manifest_hash="test", workers=1).manifest_hash == "dev"
+
+
+@pytest.mark.parametrize(("references", "words"), [
+    ({k: v for k, v in TEXTS.items() if k != "u3"}, r"^u3: no reference"),
+    (dict.fromkeys(TEXTS, ""), "are empty"),
+    (dict.fromkeys(TEXTS, "XYZ"), "knows 0% of the 6 words"),
+])
+def test_references_that_do_not_serve_are_refused(emissions, decoder, references, words):
+    with pytest.raises(InputError, match=words):
+        tune(emissions, references, decoder, workers=1)
+
+
+def test_without_a_language_model_there_is_nothing_to_tune(emissions):
+    with pytest.raises(UsageError, match="--lm"):
+        tune(emissions, TEXTS, BeamDecoder(SYMBOLS, 0))
+
+
+@pytest.mark.parametrize("settings", [{"lm_weights": (1.0, 0.0)}, {"lm_weights": (-1.0, 0.0)}, {"seconds": 0.0},
+                                      {"nbest": 1}, {"decodes": 1}, {"starts": ()}, {"coarse": (0.0, 1.0)}])
+def test_searches_that_cannot_be_are_refused(settings):
+    with pytest.raises(UsageError):
+        Search(**settings)
+
+
+def test_thinning_out_keeps_the_spread_of_lengths(tmp_path):
+    utterances, _, symbols = read_slice()
+    with EmissionsWriter(tmp_path, symbols, 0, 50.0) as writer:
+        for id, rows in utterances.items():
+            writer.add(id, rows)
+    emissions = Emissions.load(tmp_path)
+    assert evenly(emissions, 1000) == emissions.ids
+    chosen = evenly(emissions, 16.09)  # half of the seconds
+    assert chosen == [id for id in emissions.ids if id in chosen]
+    lengths = sorted(emissions.frames(id) for id in emissions.ids)
+    ranks = sorted(lengths.index(emissions.frames(id)) for id in chosen)
+    assert ranks == [1, 3, 5, 7, 9]
+    assert len(evenly(emissions, 0.001)) == 1
+    assert math.isclose(sum(emissions.seconds(id) for id in chosen), 16.09, rel_tol=0.1)
