@@ -1,0 +1,112 @@
+"""`hubertkit score`."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from downstream.decode.hypothesis import read_hypotheses
+from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
+from downstream.score.rates import Score
+from downstream.score.rates import score as rate
+from downstream.score.references import References, read_references
+from downstream.score.significance import paired_bootstrap
+
+
+class By(str, enum.Enum):
+    """What the intervals draw anew."""
+
+    utterance = "utterance"
+    speaker = "speaker"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(score)
+
+
+def score(
+    hypotheses: Annotated[Path, typer.Argument(help="What `hubertkit decode` wrote.")],
+    references: Annotated[Path, typer.Option(help="The manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
+    against: Annotated[Path | None, typer.Option(help="Other hypotheses of the same utterances to compare "
+                                                      "with.")] = None,
+    by: Annotated[By, typer.Option(help="Intervals draw utterances or whole speakers.")] = By.utterance,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
+) -> None:
+    """Word and character error rates with 95% intervals, and the difference between two decodings."""
+    truth = read_references(references)
+    first = _score(hypotheses, truth)
+    result: dict[str, Any] = {"hypotheses": str(hypotheses), **summary(first, truth, by, seed)}
+    if against is not None:
+        second = _score(against, truth)
+        result["against"] = {"hypotheses": str(against), **summary(second, truth, by, seed)}
+        result["difference"] = difference(first, second, truth, by, seed)
+    if as_json:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        _show(result)
+
+
+def summary(found: Score, truth: References, by: By, seed: int) -> dict[str, Any]:
+    """Rates in percent with intervals, and counts, as JSON values."""
+    counts, groups = found.per_utterance, _groups(truth, by)
+    return {
+        "wer": found.wer, "wer_interval": _ends(bootstrap_interval(counts.errors, counts.words, seed=seed,
+                                                                   groups=groups)),
+        "cer": found.cer, "cer_interval": _ends(bootstrap_interval(counts.character_errors, counts.characters,
+                                                                   seed=seed, groups=groups)),
+        "words": found.words, "errors": found.errors, "substitutions": found.substitutions,
+        "deletions": found.deletions, "insertions": found.insertions, "characters": found.characters,
+        "character_errors": found.character_errors, "sentences": len(counts.ids),
+        "sentence_errors": found.sentence_errors, "interval_by": by.value, "seed": seed}
+
+
+def difference(first: Score, second: Score, truth: References, by: By, seed: int) -> dict[str, Any]:
+    """First minus second in percentage points, with intervals and p-values, as JSON values."""
+    one, two, groups = first.per_utterance, second.per_utterance, _groups(truth, by)
+    wer = paired_bootstrap(one.errors, two.errors, one.words, seed=seed, groups=groups)
+    cer = paired_bootstrap(one.character_errors, two.character_errors, one.characters, seed=seed, groups=groups)
+    return {"wer": wer.points, "wer_interval": _ends(wer.interval), "wer_p_value": wer.p_value,
+            "cer": cer.points, "cer_interval": _ends(cer.interval), "cer_p_value": cer.p_value}
+
+
+def _score(path: Path, truth: References) -> Score:
+    return rate(truth.texts, {h.id: h.text for h in read_hypotheses(path)})
+
+
+def _groups(truth: References, by: By) -> list[str] | None:
+    return truth.groups() if by is By.speaker else None
+
+
+def _ends(interval: ConfidenceInterval) -> list[float]:
+    return [interval.low, interval.high]
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table("hypotheses", "WER %", "95%", "CER %", "95%", "words", "sub", "del", "ins", "sentences wrong")
+    for row in filter(None, (result, result.get("against"))):
+        table.add_row(
+            Path(row["hypotheses"]).name, f"{row['wer']:.2f}", _range(row["wer_interval"]), f"{row['cer']:.2f}",
+            _range(row["cer_interval"]), str(row["words"]), str(row["substitutions"]), str(row["deletions"]),
+            str(row["insertions"]), f"{row['sentence_errors']} of {row['sentences']}")
+    if "difference" in result:
+        row = result["difference"]
+        table.add_row("difference", f"{row['wer']:+.2f}", _range(row["wer_interval"], "+"), f"{row['cer']:+.2f}",
+                      _range(row["cer_interval"], "+"))
+    console = Console()
+    console.print(table)
+    if "difference" in result:
+        row = result["difference"]
+        console.print(f"p = {row['wer_p_value']:.4f} for WER, {row['cer_p_value']:.4f} for CER "
+                      f"(two-sided paired bootstrap by {result['interval_by']})", highlight=False)
+
+
+def _range(ends: list[float], sign: str = "") -> str:
+    return f"{ends[0]:{sign}.2f} to {ends[1]:{sign}.2f}"
