@@ -1,0 +1,142 @@
+"""What a teacher reads: a stream of frames, one row for each 50 Hz frame of the encoder, utterance after utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upstream.errors import UsageError
+from upstream.features.fbank import MEL_BINS, log_mel
+from upstream.features.mfcc import MFCC_DIM, mfcc
+from upstream.features.streaming import Lengths, Read, ahead, checked, in_order, plan_batches, read_ahead
+from upstream.frames import CONV_GRID, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from upstream.model.encoder import Encoder
+
+
+class Source(Protocol):
+    """Frames that can be clustered. `device` is where they are made, and where k-means runs."""
+
+    device: torch.device
+
+    def describe(self) -> dict[str, Any]:
+        """What the frames are, as JSON values: `name`, `dim`, `rate` (Hz) and whatever else tells them apart."""
+        ...
+
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Any]]:
+        """(index, (T, dim) float32) of utterances of the manifest, in the order of `indices`.
+
+        T = CONV_GRID.frames(length): 0 for an utterance that is too short for a frame. `read(index)` gives a waveform
+        (length,) float32; it is called from another thread, a little ahead.
+        """
+        ...
+
+
+class MfccSource:
+    """39 MFCCs. Of the windows at 100 Hz those with even numbers, whose centres are those of the encoder's frames."""
+
+    device = torch.device("cpu")
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "mfcc", "dim": MFCC_DIM, "rate": CONV_GRID.rate}
+
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Tensor]]:
+        for index, wave in read_ahead(manifest, indices, read):
+            yield index, mfcc(torch.from_numpy(wave))[::2]
+
+
+class FbankSource:
+    """80 log-mel energies, of the same windows."""
+
+    device = torch.device("cpu")
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "fbank", "dim": MEL_BINS, "rate": CONV_GRID.rate}
+
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Tensor]]:
+        for index, wave in read_ahead(manifest, indices, read):
+            yield index, log_mel(torch.from_numpy(wave)[None])[0, ::2]
+
+
+class LayerSource:
+    """Hidden states of an encoder: what the teachers of later rounds cluster.
+
+    Utterances of similar length share a batch. The encoder gives an utterance the same output in any batch, up to the
+    rounding of float32.
+    """
+
+    def __init__(self, encoder: Encoder, layer: int | Sequence[int], device: torch.device | str, *,
+                 precision: Literal["float32", "bfloat16"] = "float32", batch_seconds: float = 80.0) -> None:
+        """
+        Args:
+            encoder: on `device` already or moved there.
+            layer: 0 is the input of the first block, k the raw output of block k. Of several layers the stream gives
+                {layer: (T, D)}, from one forward pass.
+            precision: `bfloat16` runs the encoder under autocast; the stream is float32 all the same.
+            batch_seconds: of audio, padding included.
+
+        Raises:
+            UsageError: the encoder has no such layer.
+        """
+        self.device = torch.device(device)
+        self.layers = (layer,) if isinstance(layer, int) else tuple(layer)
+        for number in self.layers:
+            if not 0 <= number <= encoder.config.layers:
+                raise UsageError(f"layer={number}: this encoder has layers 0 to {encoder.config.layers}")
+        self._single = isinstance(layer, int)
+        self._encoder = encoder.to(self.device)
+        self._precision = precision
+        self._batch_samples = int(batch_seconds * SAMPLE_RATE)
+
+    def describe(self) -> dict[str, Any]:
+        from upstream.model.saving import encoder_hash
+
+        return {"name": "layer", "layer": self.layers[0] if self._single else list(self.layers),
+                "encoder": encoder_hash(self._encoder), "normalize": self._encoder.config.normalize,
+                "precision": self._precision, "dim": self._encoder.config.width, "rate": CONV_GRID.rate}
+
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Any]]:
+        """As `Source.stream`; on the encoder's device. {layer: frames} if made for several layers."""
+        training = self._encoder.training
+        self._encoder.eval()
+        try:
+            chosen = np.fromiter(indices, np.int64)
+            batches = plan_batches(chosen, manifest.lengths, self._batch_samples)
+            found = ahead(lambda batch: [checked(manifest, int(i), read) for i in batch], batches)
+            yield from in_order(chosen, (self._frames(waves) for waves in found))
+        finally:
+            self._encoder.train(training)
+
+    def _frames(self, waves: list[tuple[int, np.ndarray]]) -> dict[int, Any]:
+        """{index: frames} of one batch."""
+        long = [(i, w) for i, w in waves if CONV_GRID.frames(len(w))]
+        found = {i: self._chosen([torch.empty(0, self._encoder.config.width, device=self.device)] * len(self.layers))
+                 for i, w in waves if not CONV_GRID.frames(len(w))}
+        if long:
+            counts, states = self._encode([w for _, w in long])
+            found |= {i: self._chosen([state[row, :counts[row]] for state in states])
+                      for row, (i, _) in enumerate(long)}
+        return found
+
+    def _chosen(self, states: list[Tensor]) -> Any:
+        return states[0] if self._single else dict(zip(self.layers, states))
+
+    @torch.inference_mode()
+    def _encode(self, waves: list[np.ndarray]) -> tuple[list[int], list[Tensor]]:
+        """Frame counts, and for each layer (B, T, D) float32."""
+        from upstream.model.frontend import standardise
+
+        lengths = torch.tensor([len(w) for w in waves])
+        batch = torch.zeros(len(waves), int(lengths.max()))
+        for row, wave in zip(batch, waves):
+            row[: len(wave)] = standardise(torch.from_numpy(wave)) if self._encoder.config.normalize \
+                else torch.from_numpy(wave)
+        low = self._precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            out = self._encoder(batch.to(self.device), lengths, layers=True, stop_at=max(self.layers))
+        return out.lengths.tolist(), [out.layers[k].float() for k in self.layers]

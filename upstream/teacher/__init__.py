@@ -1,0 +1,1 @@
+"""From frames to units: k-means (`kmeans`, `teacher`), the units store, its gate, and the quality of units."""

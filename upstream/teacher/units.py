@@ -1,0 +1,239 @@
+"""The units store: the cluster label of every frame of every utterance, looked up by utterance.
+
+A folder holds `units.json` (classes, rate, provenance, content hash), `ids.arrow` (column `id`), `offsets.npy`
+(int64, utterances + 1) and for each stream of labels `stream0.npy`, ... (uint16, the frames of all utterances one after
+another). `units.json` is written last: without it the folder holds no units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from upstream.errors import FormatError, InputError
+from upstream.frames import CONV_GRID
+from upstream.stage import disk_errors, read_json, write_json
+
+FORMAT = "hubertkit units"
+VERSION = 1
+
+
+class UnitsWriter:
+    """Write units utterance by utterance; memory holds one utterance at a time.
+
+        with UnitsWriter(folder, classes=(100,), meta={"teacher_hash": ...}) as writer:
+            writer.add("84-121123-0000", labels)
+
+    Leaving the block finishes the folder; an exception inside it leaves the units that it held before. Other files of
+    the folder are not touched.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[int], meta: dict[str, Any] | None = None,
+                 rate: float = CONV_GRID.rate) -> None:
+        """
+        Args:
+            folder: made if it is not there.
+            classes: K of each stream, 1 to 65536.
+            meta: provenance, as JSON values; `teacher_hash` and `manifest_hash` are the ones that others look at.
+            rate: labels a second (Hz).
+        """
+        if not classes or not all(1 <= k <= 1 << 16 for k in classes):
+            raise InputError(f"{folder}: {list(classes)} classes; at least one stream, with 1 to 65536 each")
+        self.folder = Path(folder)
+        self._header: dict[str, Any] = {"format": FORMAT, "version": VERSION, "rate": float(rate),
+                                        "classes": [int(k) for k in classes], "meta": dict(meta or {})}
+        self._ids: dict[str, None] = {}  # a set that keeps its order
+        self._offsets = [0]
+        self._digests = [hashlib.sha256() for _ in classes]
+        self._unfinished = self.folder / ".writing"
+        with disk_errors(self.folder):
+            shutil.rmtree(self._unfinished, ignore_errors=True)  # left by a process that was killed
+            self._unfinished.mkdir(parents=True)
+            self._files = [(self._unfinished / name).open("wb") for name in _stream_files(len(classes))]
+            self._write_npy_headers()
+
+    def add(self, utterance_id: str, *sequences: np.ndarray) -> None:
+        """Append the labels of one utterance, an integer array (T,) for each stream.
+
+        Raises:
+            InputError: naming the utterance: given twice, or labels of different lengths, or not in [0, K).
+        """
+        classes = self._header["classes"]
+        if utterance_id in self._ids:
+            raise InputError(f"{utterance_id}: units given twice; ids must be unique")
+        arrays = [np.asarray(s) for s in sequences]
+        if len(arrays) != len(classes) or any(a.shape != (len(arrays[0]),) for a in arrays):
+            raise InputError(f"{utterance_id}: labels of shapes {[a.shape for a in arrays]}; expected one sequence for "
+                             f"each of {len(classes)} streams, all of the same length")
+        for stream, (labels, k) in enumerate(zip(arrays, classes)):
+            if len(labels) and not (labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < k):
+                raise InputError(f"{utterance_id}: stream {stream} holds labels from {labels.min()} to {labels.max()} "
+                                 f"({labels.dtype}); expected integers in [0, {k})")
+        with disk_errors(self.folder):
+            for file, digest, labels in zip(self._files, self._digests, arrays):
+                stored = labels.astype("<u2").tobytes()
+                file.write(stored)
+                digest.update(stored)
+        self._ids[utterance_id] = None
+        self._offsets.append(self._offsets[-1] + len(arrays[0]))
+
+    def close(self) -> str:
+        """Finish the folder and give the content hash."""
+        offsets = np.asarray(self._offsets, np.int64)
+        header = {**self._header, "utterances": len(self._ids), "frames": int(offsets[-1]), "hash": self._hash(offsets)}
+        with disk_errors(self.folder):
+            self._write_npy_headers()
+            for file in self._files:
+                _finish(file)
+            with (self._unfinished / "offsets.npy").open("wb") as file:
+                np.save(file, offsets)
+                _finish(file)
+            _write_ids(self._unfinished / "ids.arrow", list(self._ids))
+            (self.folder / "units.json").unlink(missing_ok=True)
+            for path in sorted(self._unfinished.iterdir()):
+                os.replace(path, self.folder / path.name)
+            write_json(self.folder / "units.json", header)
+            self._unfinished.rmdir()
+        return str(header["hash"])
+
+    def abandon(self) -> None:
+        """Drop what was written; units that the folder held before are untouched."""
+        for file in self._files:
+            file.close()
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    def __enter__(self) -> UnitsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def _write_npy_headers(self) -> None:
+        # numpy pads the header so that the first axis can grow: the same number of bytes for every number of frames
+        for file in self._files:
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<u2", "fortran_order": False, "shape": (self._offsets[-1],)})
+
+    def _hash(self, offsets: np.ndarray) -> str:
+        digest = hashlib.sha256(offsets.astype("<i8").tobytes())
+        for part in (*self._ids, *self._header["classes"], self._header["rate"]):
+            digest.update(f"{part}\x00".encode())
+        for stream in self._digests:
+            digest.update(stream.digest())
+        return digest.hexdigest()
+
+
+class Units:
+    """Stored units, memory-mapped: opening costs nothing, and an utterance's labels are read when asked for.
+
+    Attributes:
+        folder: where they lie.
+        ids: utterances in the order of storage.
+        offsets: (utterances + 1,) int64: frame of each stream at which an utterance starts.
+        streams: each (frames,) uint16.
+        classes: K of each stream.
+        rate: labels a second (Hz).
+        hash: of ids, labels, classes and rate.
+        meta: provenance, as the writer was given it.
+        teacher_hash, manifest_hash: of the teacher and of the manifest that it labelled, if the writer was told.
+    """
+
+    def __init__(self, folder: Path, header: dict[str, Any], ids: list[str], offsets: np.ndarray,
+                 streams: tuple[np.ndarray, ...]) -> None:
+        self.folder = folder
+        self.ids = ids
+        self.offsets = offsets
+        self.streams = streams
+        self.classes: tuple[int, ...] = tuple(header["classes"])
+        self.rate: float = header["rate"]
+        self.hash: str = header["hash"]
+        self.meta: dict[str, Any] = header["meta"]
+        self.teacher_hash: str | None = self.meta.get("teacher_hash")
+        self.manifest_hash: str | None = self.meta.get("manifest_hash")
+        self._places = {utterance_id: i for i, utterance_id in enumerate(ids)}
+
+    @staticmethod
+    def load(folder: Path) -> Units:
+        """Open a folder of units.
+
+        Raises:
+            FormatError: no units, of another version, unfinished, or files that do not fit each other.
+        """
+        folder = Path(folder)
+        header = _read_header(folder)
+        try:
+            streams = tuple(np.load(folder / name, mmap_mode="r" if header["frames"] else None, allow_pickle=False)
+                            for name in _stream_files(len(header["classes"])))
+            offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+            ids = _read_ids(folder / "ids.arrow")
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise FormatError(f"{folder}: units cannot be read ({error}); make them again") from error
+        if len(offsets) != len(ids) + 1 or any(s.shape != (offsets[-1],) or s.dtype != np.uint16 for s in streams):
+            raise FormatError(f"{folder}: {len(ids)} ids, {len(offsets)} offsets and streams of "
+                              f"{[s.shape for s in streams]} labels do not fit together; make the units again")
+        return Units(folder, header, ids, offsets, streams)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, utterance_id: str) -> bool:
+        return utterance_id in self._places
+
+    def place(self, utterance_id: str) -> int:
+        """Place of an utterance in `ids`. Raises InputError if it is not there."""
+        place = self._places.get(utterance_id)
+        if place is None:
+            raise InputError(f"{utterance_id}: no units in {self.folder}, which holds {len(self)} utterances")
+        return place
+
+    def labels(self, utterance_id: str, stream: int = 0) -> np.ndarray:
+        """(T,) uint16 labels of an utterance, a slice of the memory map. Raises InputError if it is not there."""
+        place = self.place(utterance_id)
+        return self.streams[stream][self.offsets[place]:self.offsets[place + 1]]
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / "units.json"
+    if not path.is_file():
+        raise FormatError(f"{folder}: no units.json: no folder of units, or their making was interrupted")
+    header = read_json(path)
+    if not isinstance(header, dict) or (header.get("format"), header.get("version")) != (FORMAT, VERSION):
+        raise FormatError(f"{path}: not units of format version {VERSION}; make them again")
+    missing = {"classes", "rate", "frames", "hash", "meta"} - header.keys()
+    if missing:
+        raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}; make the units again")
+    return header
+
+
+def _stream_files(streams: int) -> list[str]:
+    return [f"stream{i}.npy" for i in range(streams)]
+
+
+def _finish(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def _write_ids(path: Path, ids: list[str]) -> None:
+    table = pa.table({"id": pa.array(ids, pa.large_string())})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_ids(path: Path) -> list[str]:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all().column("id").to_pylist()
