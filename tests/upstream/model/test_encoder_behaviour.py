@@ -157,3 +157,17 @@ def test_utterance_fbank_has_zero_mean_and_unit_variance_in_each_bin(tiny):
         features = tiny(frontend="fbank")(WAVES).features.reshape(2, 18, 80)  # 100 Hz again
     torch.testing.assert_close(features.mean(1), torch.zeros(2, 80), atol=1e-4, rtol=0.0)
     torch.testing.assert_close(features.var(1, correction=0), torch.ones(2, 80), atol=1e-3, rtol=0.0)
+
+
+def test_a_channel_mask_silences_channels_for_the_whole_utterance(tiny):
+    """With all channels of one row zero, and all frames in place, that row no longer depends on its input."""
+    encoder = tiny()
+    channels = torch.zeros(2, 24, dtype=torch.bool)
+    channels[0] = True
+    other = torch.randn(2, 3000)
+    with torch.no_grad():
+        first, second = encoder(WAVES, channel_mask=channels).last, encoder(other, channel_mask=channels).last
+        plain = encoder(WAVES).last
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[0], plain[0])
+    torch.testing.assert_close(first[1], plain[1])
