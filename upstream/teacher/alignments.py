@@ -1,0 +1,172 @@
+"""Phone alignments: reading TextGrid and CTM files, and the phone at the centre of each frame.
+
+    TextGrid    Praat's long text format; the tier `phones` is read
+    CTM         a line `ID CHANNEL START DURATION PHONE` for each phone, one file for each utterance
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from upstream.errors import FormatError, InputError
+from upstream.frames import CONV_GRID, FrameGrid, seconds
+
+SILENCE = "SIL"
+SILENCES = ("", "sil", "sp")  # what aligners write for silence; `spn`, spoken noise, is a phone of its own
+TIER = "phones"
+_SUFFIXES = (".textgrid", ".ctm")
+_SLACK_SECONDS = 0.1  # by which an alignment may reach beyond its recording
+
+_ITEM = re.compile(r"^[ \t]*item \[\d+\]:", re.MULTILINE)
+_NAME = re.compile(r'name = "((?:[^"]|"")*)"')
+_SIZE = re.compile(r"intervals: size = (\d+)")
+_INTERVAL = re.compile(r'intervals \[\d+\]:?\s*xmin = (\S+)\s*xmax = (\S+)\s*text = "((?:[^"]|"")*)"')
+
+
+class Interval(NamedTuple):
+    """A phone (or a silence) in a recording; seconds."""
+
+    start: float
+    end: float
+    label: str
+
+
+def find_alignments(folder: Path) -> dict[str, Path]:
+    """{utterance id: file} of the TextGrid and CTM files below a folder; a file is named for its utterance.
+
+    Raises InputError where there is none, or two for the same utterance.
+    """
+    found: dict[str, Path] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() not in _SUFFIXES:
+                continue
+            if stem in found:
+                raise InputError(f"{stem}: two alignments, {found[stem]} and {Path(place, name)}; remove one of them")
+            found[stem] = Path(place, name)
+    if not found:
+        raise InputError(f"{folder}: no alignments here; expected files ID.TextGrid or ID.ctm, in subfolders or not")
+    return found
+
+
+def read_alignment(path: Path) -> list[Interval]:
+    """The phones of a recording in order of time, labels as the file has them.
+
+    Raises FormatError naming the file and what is wrong: not a TextGrid of the long format, no tier `phones`, a CTM of
+    several utterances, times that are no numbers, run backwards or overlap.
+    """
+    path = Path(path)
+    text = _text(path)
+    intervals = _read_ctm(path, text) if path.suffix.lower() == ".ctm" else _read_textgrid(path, text)
+    for before, after in zip([None, *intervals], intervals):
+        if not (math.isfinite(after.end) and 0 <= after.start <= after.end):
+            raise FormatError(f"{path}: {after.label!r} from {after.start} s to {after.end} s; times must not run back")
+        if before is not None and after.start < before.end - 1e-3:
+            raise FormatError(f"{path}: {after.label!r} starts at {after.start} s, before {before.label!r} ends")
+    return intervals
+
+
+def frame_phones(path: Path, length: int, grid: FrameGrid = CONV_GRID) -> np.ndarray:
+    """The phone at the centre of each frame of a recording.
+
+    Args:
+        path: alignment file.
+        length: samples of the recording at 16 kHz.
+
+    Returns:
+        (T,) strings, T = grid.frames(length): phones without stress digits; silence, gaps between intervals and what
+        lies after the last one are `SIL`.
+
+    Raises:
+        InputError: the alignment goes on after the recording ends.
+    """
+    return phones_at_frames(path, grid.frames(length), grid, seconds(length))
+
+
+def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, duration: float | None = None) -> np.ndarray:
+    """As `frame_phones`, for a number of frames; `duration` in seconds if it is known, else what the frames say."""
+    intervals = read_alignment(path)
+    duration = seconds(grid.samples(frames + 1)) if duration is None else duration
+    if intervals and intervals[-1].end > duration + _SLACK_SECONDS:
+        raise InputError(f"{path}: the alignment ends at {intervals[-1].end:.2f} s, the recording at {duration:.2f} s; "
+                         "it is of another recording")
+    starts = np.array([i.start for i in intervals])
+    ends = np.array([i.end for i in intervals])
+    names = np.array([*(phone_class(i.label) for i in intervals), SILENCE])
+    centres = grid.centre_seconds(0) + np.arange(frames) / grid.rate
+    inside = np.searchsorted(starts, centres, side="right") - 1  # the last interval that has begun; -1 is none
+    if intervals:
+        inside[centres >= ends[inside]] = -1
+    return names[inside]
+
+
+def phone_class(label: str) -> str:
+    """A label without its stress digit; one class for all kinds of silence."""
+    label = label.strip()
+    return SILENCE if label.lower() in SILENCES else label.rstrip("0123456789") or label
+
+
+def _text(path: Path) -> str:
+    """Contents of a file in UTF-8 or, as Praat may write it, in UTF-16."""
+    try:
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: cannot be read as text ({error})") from error
+
+
+def _read_textgrid(path: Path, text: str) -> list[Interval]:
+    if "ooTextFile" not in text[:200]:
+        raise FormatError(f"{path}: not a TextGrid")
+    tiers = {}
+    for part in _ITEM.split(text)[1:]:
+        name = _NAME.search(part)
+        if name is not None:
+            tiers[name[1]] = part
+    if not tiers:
+        raise FormatError(f"{path}: no tiers in Praat's long text format; save it as a (long) text file")
+    name_of_tier = next((n for n in tiers if n.lower() == TIER or n.lower().endswith(f" - {TIER}")), None)
+    if name_of_tier is None:
+        raise FormatError(f"{path}: no tier {TIER!r} among {', '.join(tiers)}")
+    part = tiers[name_of_tier]
+    found = _INTERVAL.findall(part)
+    size = _SIZE.search(part)
+    if size is None or len(found) != int(size[1]):
+        raise FormatError(f"{path}: tier {name_of_tier!r} holds {len(found)} intervals and announces "
+                          f"{size[1] if size else 'none'}; the file is cut short or not a tier of intervals")
+    return [Interval(_number(path, start), _number(path, end), label.replace('""', '"')) for start, end, label in found]
+
+
+def _read_ctm(path: Path, text: str) -> list[Interval]:
+    intervals, names = [], set()
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith(";;"):
+            continue
+        fields = line.split()
+        if len(fields) not in (5, 6):  # a sixth is the confidence
+            raise FormatError(f"{path}: line {number} has {len(fields)} fields; expected "
+                              "ID CHANNEL START DURATION PHONE")
+        start = _number(path, fields[2])
+        intervals.append(Interval(start, start + _number(path, fields[3]), fields[4]))
+        names.add(fields[0])
+    if len(names) > 1:
+        raise FormatError(f"{path}: phones of {len(names)} utterances ({', '.join(sorted(names)[:2])}, ...); "
+                          "split it into a file for each, named ID.ctm")
+    return sorted(intervals)
+
+
+def _number(path: Path, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError as error:
+        raise FormatError(f"{path}: {word!r} is no time in seconds") from error
