@@ -150,6 +150,13 @@ class Manifest:
         return float((self._table["samples"].to_numpy() / self._table["rate"].to_numpy()).sum())
 
     @property
+    def formats(self) -> dict[str, int]:
+        """Number of utterances of each kind of file: {"16000 Hz, 1 channel": 2414}."""
+        counts = self._table.group_by(["rate", "channels"]).aggregate([([], "count_all")]).sort_by("rate").to_pylist()
+        return {f"{row['rate']} Hz, {row['channels']} channel{'s' * (row['channels'] > 1)}": row["count_all"]
+                for row in counts}
+
+    @property
     def hash(self) -> str:
         """Content hash over ids, spans, rates, channels, speakers, texts and file sizes, in order.
 

@@ -5,23 +5,14 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Skip, probe
-from upstream.audio.manifest import Manifest, Utterance
+from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, utterances
+from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
 
 PATH_COLUMNS = ("path", "file", "audio")
 DELIMITERS = {".tsv": "\t", ".csv": ","}
-
-
-@dataclass(frozen=True)
-class _Entry:
-    id: str
-    audio: Path
-    text: str | None
-    speaker: str | None
 
 
 def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None) -> Manifest:
@@ -53,14 +44,14 @@ def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None
         raise InputError(f"{where}: no recordings; looked for files ending in {', '.join(sorted(AUDIO_SUFFIXES))}"
                          if table is None else f"{where}: the table has no rows")
     bad.refuse()
-    manifest = Manifest.of(_utterances(entries, bad), str(src))
+    manifest = Manifest.of(utterances(entries, bad), str(src))
     bad.refuse()
     if not len(manifest):
         raise InputError(f"{src}: none of {len(bad)} recordings can be used")
     return manifest
 
 
-def _found(src: Path, bad: BadFiles) -> Iterator[_Entry]:
+def _found(src: Path, bad: BadFiles) -> Iterator[Entry]:
     """The recordings below a folder, sorted by path."""
     for folder, folders, names in os.walk(src, followlinks=True):
         folders.sort()
@@ -72,7 +63,7 @@ def _found(src: Path, bad: BadFiles) -> Iterator[_Entry]:
                 bad.add(stem, texts[stem], "a transcript, but no audio of the same name beside it")
         for path in audio:
             text = _read_text(path.stem, texts[path.stem], bad) if path.stem in texts else None
-            yield _Entry(_id_of(src, path), path, text, None)
+            yield Entry(_id_of(src, path), path, None, text)
 
 
 def _read_text(stem: str, path: Path, bad: BadFiles) -> str | None:
@@ -86,7 +77,7 @@ def _read_text(stem: str, path: Path, bad: BadFiles) -> str | None:
     return text or None
 
 
-def _listed(src: Path, table: Path) -> Iterator[_Entry]:
+def _listed(src: Path, table: Path) -> Iterator[Entry]:
     """The rows of a table of transcripts."""
     delimiter = DELIMITERS.get(table.suffix.lower())
     if not table.is_file():
@@ -115,24 +106,15 @@ def _path_column(table: Path, names: object) -> str:
                      f"one of {', '.join(PATH_COLUMNS)} is needed, and text, speaker and id are read")
 
 
-def _entry(src: Path, where: str, row: dict[str | None, str | None], path_column: str) -> _Entry:
+def _entry(src: Path, where: str, row: dict[str | None, str | None], path_column: str) -> Entry:
     cells = {name: (value or "").strip() for name, value in row.items() if name is not None}
     if None in row or None in row.values():
         raise InputError(f"{where}: {len(cells)} columns are named, the line has more or fewer")
     if not cells[path_column]:
         raise InputError(f"{where}: the column {path_column} is empty")
     path = src / cells[path_column]
-    return _Entry(cells.get("id") or _id_of(src, path), path, " ".join(cells.get("text", "").split()) or None,
-                  cells.get("speaker") or None)
-
-
-def _utterances(entries: list[_Entry], bad: BadFiles) -> Iterator[Utterance]:
-    for entry, info in zip(entries, probe(e.audio for e in entries)):
-        if isinstance(info, str):
-            bad.add(entry.id, entry.audio, info)
-        else:
-            yield Utterance(entry.id, entry.audio, 0, info.frames, info.samplerate, info.channels, entry.speaker,
-                            entry.text)
+    text = " ".join(cells.get("text", "").split())
+    return Entry(cells.get("id") or _id_of(src, path), path, cells.get("speaker") or None, text or None)
 
 
 def _id_of(src: Path, path: Path) -> str:

@@ -9,22 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Skip, probe
-from upstream.audio.manifest import Manifest, Utterance
+from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, utterances
+from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
 
 TRANSCRIPTS = ".trans.txt"
-
-
-@dataclass(frozen=True)
-class _Entry:
-    id: str
-    audio: Path
-    speaker: str
-    text: str
 
 
 def import_librispeech(src: Path, ids: list[str] | None = None, skip: Skip | None = None) -> Manifest:
@@ -49,14 +40,14 @@ def import_librispeech(src: Path, ids: list[str] | None = None, skip: Skip | Non
         raise InputError(f"{src}: no transcripts (*{TRANSCRIPTS}) with audio beside them; "
                          "for another layout use `hubertkit corpus import folder`")
     bad.refuse()
-    manifest = Manifest.of(_utterances(entries, bad), str(src))
+    manifest = Manifest.of(utterances(entries, bad), str(src))
     bad.refuse()
     if not len(manifest):
         raise InputError(f"{src}: none of {len(bad)} utterances can be used")
     return manifest
 
 
-def _entries(src: Path, ids: set[str] | None, bad: BadFiles) -> Iterator[_Entry]:
+def _entries(src: Path, ids: set[str] | None, bad: BadFiles) -> Iterator[Entry]:
     """The utterances that have both a transcript and audio; reports the others."""
     found: set[str] = set()
     for folder, _, names in os.walk(src, followlinks=True):
@@ -73,7 +64,7 @@ def _entries(src: Path, ids: set[str] | None, bad: BadFiles) -> Iterator[_Entry]
             elif name not in texts:
                 bad.add(name, audio[name], "audio without a transcript")
             else:
-                yield _Entry(name, audio[name], name.split("-")[0], texts[name][0])
+                yield Entry(name, audio[name], name.split("-")[0], texts[name][0])
     _all_there(src, ids, found)
 
 
@@ -90,15 +81,6 @@ def _read_transcripts(path: Path) -> Iterator[tuple[str, str]]:
         if not text.strip():
             raise InputError(f"{path}, line {number}: no text after the id {name}; expected `ID WORDS`")
         yield name, " ".join(text.split())
-
-
-def _utterances(entries: list[_Entry], bad: BadFiles) -> Iterator[Utterance]:
-    for entry, info in zip(entries, probe(e.audio for e in entries)):
-        if isinstance(info, str):
-            bad.add(entry.id, entry.audio, info)
-        else:
-            yield Utterance(entry.id, entry.audio, 0, info.frames, info.samplerate, info.channels, entry.speaker,
-                            entry.text)
 
 
 def _all_there(src: Path, ids: Iterable[str] | None, found: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import soundfile
 
+from upstream.audio.manifest import Utterance
 from upstream.errors import InputError
+from upstream.progress import progress
 
 # Formats that the bundled libsndfile decodes; found by suffix, because opening every file of a folder would be slow.
 AUDIO_SUFFIXES = frozenset({".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"})
@@ -32,6 +34,16 @@ class Problem:
     path: Path
     what: str
     usable: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recording as the corpus describes it, before its file was looked at."""
+
+    id: str
+    audio: Path
+    speaker: str | None
+    text: str | None
 
 
 Skip = Callable[[Problem], None]
@@ -60,6 +72,18 @@ class BadFiles:
             first, more = self._found[0], len(self._found) - 1
             others = f" ({more} more cannot be used)" if more else ""
             raise InputError(f"{first.path}: {first.what}{others}; mend them, or leave them out with --skip-bad")
+
+
+def utterances(entries: Sequence[Entry], bad: BadFiles) -> Iterator[Utterance]:
+    """An utterance of each recording whose header can be read; the others go to `bad`."""
+    with progress("reading headers", len(entries)) as report:
+        for done, (entry, info) in enumerate(zip(entries, probe(e.audio for e in entries)), 1):
+            if isinstance(info, str):
+                bad.add(entry.id, entry.audio, info)
+            else:
+                yield Utterance(entry.id, entry.audio, 0, info.frames, info.samplerate, info.channels, entry.speaker,
+                                entry.text)
+            report(done)
 
 
 def probe(files: Iterable[Path]) -> Iterator[soundfile._SoundFileInfo | str]:

@@ -1,0 +1,200 @@
+"""From files to waveforms: spans, channels, rates, and files that are not what they should be."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upstream.audio import AudioCache, Manifest, Utterance, import_librispeech, read
+from upstream.errors import InputError
+
+
+def tone(seconds, rate, hz=440.0, level=0.5):
+    return (level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def noise(samples, channels=1, seed=0):
+    wave = np.random.default_rng(seed).integers(-20_000, 20_000, (samples, channels)).astype(np.int16)
+    return wave[:, 0] if channels == 1 else wave
+
+
+def written(path, wave, rate=16000, **options):
+    soundfile.write(path, wave, rate, **options)
+    info = soundfile.info(str(path))
+    return Utterance(path.stem, path, 0, info.frames, info.samplerate, info.channels)
+
+
+@given(data=st.data())
+@pytest.mark.parametrize("suffix", ["flac", "wav"])
+def test_a_span_is_the_slice_of_the_whole_exactly(tmp_path_factory, suffix, data):
+    start = data.draw(st.integers(0, 5000))
+    samples = data.draw(st.integers(1, 5001 - start))
+    whole = noise(5001)
+    whole_file = written(tmp_path_factory.mktemp("spans") / f"a.{suffix}", whole)
+    wave = read(replace(whole_file, start=start, samples=samples))
+    assert wave.dtype == np.float32
+    np.testing.assert_array_equal(wave, whole[start:start + samples].astype(np.float32) / 32768)
+
+
+def test_a_span_of_opus_is_the_slice_of_the_whole_nearly(speech):
+    """Packets before the span shape the decoder's state, so equality ends with the warm-up."""
+    manifest = import_librispeech(speech / "LibriSpeech").select(range(0, 2414, 120))
+    for number, utterance in enumerate(manifest):
+        whole = read(utterance)
+        start = (number + 1) * utterance.samples // 25
+        wave = read(replace(utterance, start=start, samples=4000))
+        assert np.abs(wave - whole[start:start + 4000]).max() <= 2e-3
+
+
+def test_a_span_of_a_long_opus_file_needs_no_decoding_from_its_beginning(tmp_path):
+    rate = 48_000
+    rng = np.random.default_rng(1)
+    wave = np.convolve(rng.standard_normal(30 * rate), np.hanning(40), "same").astype(np.float32)
+    whole_file = written(tmp_path / "a.ogg", 0.3 * wave / np.abs(wave).max(), rate, format="OGG", subtype="OPUS")
+    whole = read(whole_file)
+    start = 20 * rate
+    part = read(replace(whole_file, start=start, samples=rate))
+    inside = slice(200, 15_800)  # resampling a span has no neighbours at its edges
+    np.testing.assert_allclose(part[inside], whole[20 * 16000:21 * 16000][inside], atol=2e-3)
+
+
+def test_channels_are_averaged(tmp_path):
+    wave = noise(2000, channels=2)
+    found = read(written(tmp_path / "a.wav", wave))
+    np.testing.assert_allclose(found, wave.mean(axis=1) / 32768, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 22_050, 44_100, 48_000])
+def test_a_tone_keeps_its_pitch_level_and_length(tmp_path, rate):
+    stereo = np.stack([tone(1.3, rate), tone(1.3, rate)], axis=1)
+    utterance = written(tmp_path / "a.flac", stereo, rate)
+    wave = read(utterance)
+    assert len(wave) == utterance.length == 20_800
+    np.testing.assert_allclose(wave[800:-800], tone(1.3, 16000)[800:-800], atol=2e-3)
+
+
+@given(samples=st.integers(1, 3000), rate=st.sampled_from([8000, 11_025, 22_050, 32_000, 44_100, 48_000]))
+def test_a_waveform_has_the_length_that_the_manifest_promises(tmp_path_factory, samples, rate):
+    utterance = written(tmp_path_factory.mktemp("lengths") / "a.wav", noise(samples), rate)
+    assert read(utterance).shape == (utterance.length,)
+
+
+def test_what_resampling_overshoots_is_clipped(tmp_path):
+    square = np.sign(tone(0.5, 44_100)).astype(np.float32)
+    wave = read(written(tmp_path / "a.wav", square, 44_100, subtype="FLOAT"))
+    assert np.abs(wave).max() == 1
+
+
+def test_real_speech_is_decoded_at_its_length_and_a_speakers_level(speech):
+    ids = (speech / "splits" / "dev.txt").read_text().split()[:12]
+    manifest = import_librispeech(speech / "LibriSpeech", ids)
+    for index, utterance in enumerate(manifest):
+        wave = read(utterance)
+        assert wave.shape == (manifest.lengths[index],)
+        assert 0.005 < wave.std() < 0.3
+        assert abs(float(wave.mean())) < 0.01
+
+
+def broken(tmp_path):
+    good = written(tmp_path / "good.wav", noise(1000))
+    (tmp_path / "text.wav").write_text("this is no audio at all")
+    (tmp_path / "empty.flac").write_bytes(b"")
+    bad = tone(0.1, 16000)
+    bad[70] = np.nan
+    soundfile.write(tmp_path / "nan.wav", bad, 16000, subtype="FLOAT")
+    bad[70] = np.inf
+    soundfile.write(tmp_path / "inf.wav", bad, 16000, subtype="FLOAT")
+    return {
+        "is not there": replace(good, audio=tmp_path / "none.wav"),
+        "text.wav cannot be read as audio": replace(good, audio=tmp_path / "text.wav"),
+        "empty.flac cannot be read as audio": replace(good, audio=tmp_path / "empty.flac"),
+        "NaN or infinity, first at sample 70": replace(good, audio=tmp_path / "nan.wav"),
+        "inf.wav holds NaN or infinity": replace(good, audio=tmp_path / "inf.wav"),
+        "gives 1000 samples from 0": replace(good, samples=1001),
+        "gives 400 samples from 600": replace(good, start=600, samples=401),
+        "gives 0 samples from 5000": replace(good, start=5000, samples=401),
+        "has 16000 Hz and 1 channels": replace(good, rate=8000),
+        "the manifest says 16000 Hz and 2": replace(good, channels=2),
+    }
+
+
+@pytest.mark.parametrize("what", [
+    "is not there", "text.wav cannot be read as audio", "empty.flac cannot be read as audio",
+    "NaN or infinity, first at sample 70", "inf.wav holds NaN or infinity", "gives 1000 samples from 0",
+    "gives 400 samples from 600", "gives 0 samples from 5000", "has 16000 Hz and 1 channels",
+    "the manifest says 16000 Hz and 2"])
+def test_a_file_that_is_not_as_promised_is_named_with_the_reason(tmp_path, what):
+    with pytest.raises(InputError, match=what) as caught:
+        read(replace(broken(tmp_path)[what], id="the-one"))
+    assert str(caught.value).startswith("the-one: ")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_cut_file_is_refused_not_shortened(tmp_path):
+    utterance = written(tmp_path / "a.flac", noise(50_000))
+    content = utterance.audio.read_bytes()
+    utterance.audio.write_bytes(content[:len(content) // 2])
+    with pytest.raises(InputError, match=r"a\.flac"):
+        read(utterance)
+
+
+def test_the_cache_gives_16_bit_files_back_exactly(tmp_path):
+    extremes = np.array([-32768, 32767, 0, 1, -1] * 200, np.int16)
+    manifest = Manifest.of([written(tmp_path / "a.flac", extremes)], "a test")
+    cache = AudioCache(manifest)
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.wave(0), extremes.astype(np.float32) / 32768)
+
+
+def test_the_limit_of_the_cache_does_not_change_what_it_gives(tmp_path):
+    files = [written(tmp_path / f"{i}.wav", tone(0.2, 22_050, 300 + 100 * i, 1.0), 22_050, subtype="FLOAT")
+             for i in range(3)]
+    manifest = Manifest.of(files, "a test")
+    roomy, none = AudioCache(manifest), AudioCache(manifest, limit_bytes=0)
+    for index in (0, 2, 1, 0, 2):
+        np.testing.assert_array_equal(roomy.wave(index), none.wave(index))
+        assert np.abs(roomy.wave(index) - read(manifest[index])).max() <= 1 / 32768
+
+
+def test_the_cache_decodes_once_within_its_limit(tmp_path, monkeypatch):
+    manifest = Manifest.of([written(tmp_path / f"{i}.wav", noise(1000, seed=i)) for i in range(3)], "a test")
+    decoded = []
+
+    def counted(utterance):
+        decoded.append(utterance.id)
+        return read(utterance)
+
+    monkeypatch.setattr("upstream.audio.reading.read", counted)
+    cache = AudioCache(manifest, limit_bytes=4000)  # 2000 bytes each: two fit
+    for _ in range(3):
+        for index in range(3):
+            cache.wave(index)
+    assert [decoded.count(str(i)) for i in range(3)] == [1, 1, 3]
+
+
+def test_a_caller_may_change_a_waveform_without_harm_to_the_next(tmp_path):
+    cache = AudioCache(Manifest.of([written(tmp_path / "a.wav", noise(1000))], "a test"))
+    first = cache.wave(0)
+    kept = first.copy()
+    first *= 0
+    np.testing.assert_array_equal(cache.wave(0), kept)
+
+
+def test_two_threads_read_what_one_reads(tmp_path):
+    manifest = Manifest.of([written(tmp_path / f"{i}.wav", noise(3000, seed=i)) for i in range(20)], "a test")
+    cache, expected = AudioCache(manifest), [read(u) for u in manifest]
+    wrong = []
+
+    def go_through():
+        wrong.extend(i for i in range(20) if not np.array_equal(cache.wave(i), expected[i]))
+
+    threads = [threading.Thread(target=go_through) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

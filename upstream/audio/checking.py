@@ -1,0 +1,81 @@
+"""Decode a whole manifest and say what is wrong with it, before a training run finds out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from upstream.audio.corpora.probing import Problem
+from upstream.audio.manifest import Manifest, Utterance
+from upstream.audio.reading import read
+from upstream.errors import InputError
+from upstream.frames import CONV_GRID, SAMPLE_RATE
+from upstream.progress import progress
+
+CLIPPED_LEVEL = 0.999  # of full scale
+CLIPPED_SHARE = 0.001  # of the samples; a few at full scale do no harm
+THREADS = min(8, os.cpu_count() or 1)  # decoding releases the interpreter's lock
+
+
+def check(manifest: Manifest) -> list[Problem]:
+    """Read every utterance, and list what is wrong in the order of the manifest.
+
+    Utterances that cannot be used: missing or unreadable files, another length or rate than the manifest says, NaN,
+    no samples, only zeros, too short for one encoder frame. Remarks on others (`usable`): clipping, another rate than
+    16 kHz, several channels. An utterance with a fault gets no remarks.
+    """
+    found: list[Problem] = []
+    with progress("checking", len(manifest)) as report:
+        for done, problems in enumerate(_in_order(manifest), 1):
+            found.extend(problems)
+            report(done)
+    return found
+
+
+def check_utterance(utterance: Utterance) -> list[Problem]:
+    """What is wrong with one utterance."""
+    fault = _fault(utterance)
+    if isinstance(fault, str):
+        return [Problem(utterance.id, utterance.audio, fault)]
+    return [Problem(utterance.id, utterance.audio, what, usable=True) for what in _remarks(utterance, fault)]
+
+
+def _fault(utterance: Utterance) -> str | np.ndarray:
+    """Why an utterance cannot be used, or its waveform."""
+    if utterance.samples == 0:
+        return "has no samples"
+    try:
+        wave = read(utterance)
+    except InputError as error:
+        return str(error).removeprefix(f"{utterance.id}: ")
+    if not wave.any():
+        return "is silent: every sample is zero"
+    if CONV_GRID.frames(len(wave)) == 0:
+        return f"is too short: {len(wave)} samples at 16 kHz, one frame needs {CONV_GRID.least_samples}"
+    return wave
+
+
+def _remarks(utterance: Utterance, wave: np.ndarray) -> Iterator[str]:
+    clipped = float(np.mean(np.abs(wave) >= CLIPPED_LEVEL))
+    if clipped > CLIPPED_SHARE:
+        yield f"is clipped: more than {100 * CLIPPED_SHARE:g} % of the samples are at full scale"
+    if utterance.rate != SAMPLE_RATE:
+        yield f"has {utterance.rate} Hz and is resampled to {SAMPLE_RATE} Hz when read"
+    if utterance.channels > 1:
+        yield f"has {utterance.channels} channels, which are averaged when read"
+
+
+def _in_order(manifest: Manifest) -> Iterator[list[Problem]]:
+    """`check_utterance` of each utterance on several threads, a few ahead of the caller."""
+    ahead: deque[Future[list[Problem]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for utterance in manifest:
+            ahead.append(pool.submit(check_utterance, utterance))
+            if len(ahead) > 4 * THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
