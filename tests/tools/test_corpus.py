@@ -99,7 +99,8 @@ def test_remarks_are_counted_with_an_example(tmp_path, capsys):
     run("check", tmp_path / "m.arrow")
     assert capsys.readouterr().out.splitlines() == [
         "note: has 8000 Hz and is resampled to 16000 Hz when read: 3 utterances, first 0",
-        "note: has 2 channels, which are averaged when read: 3 utterances, first 0", "3 utterances, 0.00 h: all can be used"]
+        "note: has 2 channels, which are averaged when read: 3 utterances, first 0",
+        "3 utterances, 0.00 h: all can be used"]
 
 
 def test_skip_bad_leaves_out_and_names(folder, capsys):

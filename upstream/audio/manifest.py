@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from upstream.audio.manifest_file import COLUMNS, file_bytes, read_table, table_
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 
-ROWS_AT_ONCE = 4096  # rows that iteration turns into Python objects at a time
+ROWS_AT_ONCE = 4096  # rows that are Python objects at a time
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,14 @@ class Manifest:
         Raises:
             InputError: an id occurs twice or is empty, a span or a rate is impossible, a path is not UTF-8.
         """
-        rows: dict[str, list[object]] = {name: [] for name in COLUMNS.names}
-        seen: set[str] = set()
-        sizes: dict[str, int | None] = {}
-        for u in utterances:
-            _check(u, seen)
-            seen.add(u.id)
-            audio = os.path.abspath(u.audio)
-            if audio not in sizes:
-                sizes[audio] = file_bytes(audio)
-            values = (u.id, audio, u.start, u.samples, u.rate, u.channels, u.speaker, u.text, sizes[audio])
-            for column, value in zip(rows.values(), values):
-                column.append(value)
-        return Manifest(pa.table({name: pa.array(rows[name], COLUMNS.field(name).type) for name in COLUMNS.names},
-                                 schema=COLUMNS), "/", source)
+        remaining = iter(utterances)
+        batches = []
+        while rows := list(islice(remaining, ROWS_AT_ONCE)):
+            batches.append(_batch(rows))
+        table = pa.Table.from_batches(batches, COLUMNS).unify_dictionaries().combine_chunks()
+        manifest = Manifest(table, "/", source)
+        manifest._refuse_repeated_ids()
+        return manifest
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one uncompressed Arrow file, or Parquet where the name ends in `.parquet`; atomically.
@@ -193,6 +188,16 @@ class Manifest:
         table = self._table.filter(pc.is_in(self._ids, value_set=wanted))
         return Manifest(table.combine_chunks(), self._root, self.source)
 
+    def _refuse_repeated_ids(self) -> None:
+        ordered = self._ids.take(pa.array(self._order))
+        equal_to_next = pc.equal(ordered[1:], ordered[:-1]) if len(self) else pa.array([], pa.bool_())
+        repeated = np.flatnonzero(equal_to_next.to_numpy(zero_copy_only=False))
+        if len(repeated):
+            first, second = (self[i] for i in sorted(self._order[repeated[0]:repeated[0] + 2]))
+            more = f" ({len(repeated) - 1} more such)" if len(repeated) > 1 else ""
+            raise InputError(f"{second.audio}: a second utterance with the id {second.id}, after {first.audio}{more}; "
+                             "ids must be unique")
+
     def _utterance(self, row: dict[str, Any]) -> Utterance:
         del row["bytes"]
         row["audio"] = Path(self._root, row["audio"])  # an absolute path stays as it is
@@ -234,11 +239,24 @@ def resampled_length(samples: np.ndarray | int, rate: np.ndarray | int) -> np.nd
     return (2 * np.asarray(samples, np.int64) * SAMPLE_RATE + rate) // (2 * np.asarray(rate, np.int64))
 
 
-def _check(u: Utterance, seen: set[str]) -> None:
+def _batch(rows: list[Utterance]) -> pa.RecordBatch:
+    """Utterances as columns, with absolute paths and the sizes of the files."""
+    for row in rows:
+        _check(row)
+    audio = [os.path.abspath(row.audio) for row in rows]
+    sizes = {path: file_bytes(path) for path in set(audio)}
+    columns = {
+        "id": [row.id for row in rows], "audio": audio, "start": [row.start for row in rows],
+        "samples": [row.samples for row in rows], "rate": [row.rate for row in rows],
+        "channels": [row.channels for row in rows], "speaker": [row.speaker for row in rows],
+        "text": [row.text for row in rows], "bytes": [sizes[path] for path in audio],
+    }
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in COLUMNS], schema=COLUMNS)
+
+
+def _check(u: Utterance) -> None:
     if not u.id or u.id.split() != [u.id]:
         raise InputError(f"{u.audio}: the id {u.id!r} is empty or holds a space; ids are words")
-    if u.id in seen:
-        raise InputError(f"{u.audio}: a second utterance with the id {u.id}; ids must be unique")
     if u.start < 0 or u.samples < 0 or u.rate < 1 or u.channels < 1:
         raise InputError(f"{u.id}: samples {u.start}+{u.samples} at {u.rate} Hz in {u.channels} channels of {u.audio} "
                          "cannot be; correct the table that says so")

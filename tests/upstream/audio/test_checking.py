@@ -32,7 +32,7 @@ def test_every_fault_is_found_and_named_in_the_order_of_the_manifest(tmp_path):
         ("nan", written(tmp_path / "nan.wav", bad), "holds NaN or infinity, first at sample 7"),
         ("zeros", written(tmp_path / "zeros.wav", np.zeros(2000)), "is silent: every sample is zero"),
         ("fine", good, None),
-        ("short", written(tmp_path / "short.wav", speechlike(399)), "too short: 399 samples at 16 kHz, one frame needs 400"),
+        ("short", written(tmp_path / "short.wav", speechlike(399)), "too short: 399 samples"),
         ("long-enough", written(tmp_path / "enough.wav", speechlike(400)), None),
         ("none", replace(good, samples=0), "has no samples"),
         ("gone", replace(good, audio=tmp_path / "gone.wav"), "is not there"),
