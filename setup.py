@@ -37,7 +37,7 @@ setup(
         "flashlight-text>=0.0.7",
         "soundfile>=0.13",  # bundles libsndfile 1.2.2, which decodes Opus with exact lengths
         "soxr>=0.5",
-        "pyarrow>=15",
+        "pyarrow>=15,<26",  # 26 refuses numpy 1.26
         "safetensors>=0.4.3",
         "scipy>=1.11",
         "typer>=0.12",

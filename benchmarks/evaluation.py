@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from downstream.decode.tune import tune
 
 from benchmarks.low_resource_recipe import DecodingRecipe
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, write_hypotheses
 from downstream.decode.pool import decode_all
+from downstream.decode.tune import Search, tune
 from downstream.emissions import Emissions
 from downstream.recogniser import compute_emissions
 from downstream.score.intervals import bootstrap_interval
@@ -22,7 +22,7 @@ from downstream.score.rates import Score, score
 from upstream.audio.manifest import Manifest
 from upstream.progress import progress
 from upstream.recipe import as_settings
-from upstream.stage import content_hash, run_stage
+from upstream.stage import content_hash, run_stage, write_json
 
 Say = Callable[[str], None]
 
@@ -53,13 +53,16 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
 
     def work(target: Path) -> dict[str, Any]:
         greedy = _decode(test, GreedyDecoder(test.symbols, test.blank), target / "greedy.jsonl", "greedy")
-        found = tune(dev, references(dev_manifest), lm=lm.path, beam=recipe.beam, lm_weights=recipe.lm_weights,
-                     word_scores=recipe.word_scores, most_seconds=recipe.tune_seconds,
-                     forbidden_manifest_hash=test_manifest.hash)
-        decoder = BeamDecoder(test.symbols, test.blank, lm.path, found.lm_weight, found.word_score, recipe.beam)
+        decoder = BeamDecoder(test.symbols, test.blank, lm.path, beam=recipe.beam,
+                              tokens_per_frame=recipe.tokens_per_frame)
+        with progress("tuning on dev", 1) as report:
+            found = tune(dev, references(dev_manifest), decoder, Search(seconds=recipe.tune_seconds),
+                         forbidden_manifest_hash=test_manifest.hash, progress=report)
+        write_json(target / "tuning.json", asdict(found))
+        decoder = replace(decoder, lm_weight=found.lm_weight, word_score=found.word_score)
         beam = _decode(test, decoder, target / "beam.jsonl", "beam search")
         tuned = {"lm_weight": found.lm_weight, "word_score": found.word_score, "beam": recipe.beam,
-                 "dev_wer": round(found.wer, 3), "on_edge": found.on_edge, "lm_hash": lm.hash}
+                 "dev_wer": round(found.wer, 3), "on_edge": list(found.on_edge), "lm_hash": lm.hash}
         rows = [_row("greedy", greedy, test_manifest, recipe, seed, {}),
                 _row(f"beam+{lm.name}", beam, test_manifest, recipe, seed, tuned)]
         return {"hash": content_hash(rows), "rows": rows}

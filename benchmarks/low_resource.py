@@ -14,15 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from downstream.lm.arpa import write_arpa
-from downstream.lm.kneser_ney import estimate
-
 from benchmarks.evaluation import LanguageModel, decode_stage, emissions_stage, references
 from benchmarks.low_resource_recipe import LanguageModelRecipe, LowResourceRecipe, parse_cell
 from benchmarks.results import write_results
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.finetune import finetune
 from downstream.finetune_recipe import SCRATCH
+from downstream.lm.arpa import write_arpa
+from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.score.compare import compare
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.manifest import Manifest
@@ -152,10 +151,10 @@ def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -
         raise UsageError(f"{text}: no such file; the recipe's lm.text names the language model's text below --data")
 
     def work(target: Path) -> dict[str, Any]:
-        with progress("language model", 1) as report:
-            model = estimate([text], recipe.order, prune=list(recipe.prune), discount_fallback=recipe.discount_fallback,
-                             progress=report)
-            write_arpa(model, target / "lm.arpa")
+        options = Options(prune=recipe.prune, fallback=FALLBACK if recipe.discount_fallback else None)
+        with progress("language model", recipe.order) as report:
+            model = estimate([text], recipe.order, options, report)
+        write_arpa(model, target / "lm.arpa")
         return {"hash": file_hash(target / "lm.arpa"), "ngrams": [len(order) for order in model.orders]}
 
     inputs = {"text": file_hash(text)}

@@ -27,9 +27,8 @@ class DecodingRecipe:
     """Beam search; LM weight (natural logarithm) and word score are searched on dev."""
 
     beam: int = 50
-    tune_seconds: float = 600.0  # audio of dev that the search uses, at most
-    lm_weights: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5)
-    word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0, 3.0)
+    tokens_per_frame: int | None = None  # symbols tried in a frame; few make search on weak emissions bearable
+    tune_seconds: float = 300.0  # audio of dev that the search decodes each time, at most
     resamples: int = 10_000  # of the bootstrap
 
 

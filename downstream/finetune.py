@@ -25,6 +25,7 @@ from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
 from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed, keyed_torch
+from upstream.model import prepared
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.model.masking import SpanMask, span_mask
@@ -193,8 +194,7 @@ class RecogniserTask:
 
     def _batch(self, micro: MicroBatch) -> RecogniserBatch:
         indices = [int(i) for i in self.kept[micro.rows]]
-        waves = [self._audio.wave(i) for i in indices]
-        waveforms, lengths = pad(waves)
+        waveforms, lengths = pad([prepared(self._audio.wave(i), self.model.encoder.config) for i in indices])
         mask, channels = self._masks(micro, indices)
         targets = [torch.tensor(self._targets[i]) for i in indices]
         return RecogniserBatch(micro.update, micro.number, waveforms.to(self._device), lengths, mask, channels, targets,

@@ -17,6 +17,7 @@ from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
 from upstream.errors import FormatError, UsageError
 from upstream.frames import SAMPLE_RATE
+from upstream.model import prepared
 from upstream.model.saving import encoder_hash, load_encoder, read_tensors, save_encoder
 from upstream.progress import progress
 from upstream.stage import content_hash
@@ -86,7 +87,7 @@ def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch
     while first < len(order):
         rows = max(1, int(seconds * SAMPLE_RATE // max(1, manifest.lengths[order[first]])))
         indices = [int(i) for i in order[first:first + rows]]
-        waveforms, lengths = pad([audio.wave(i) for i in indices])
+        waveforms, lengths = pad([prepared(audio.wave(i), model.encoder.config) for i in indices])
         with torch.inference_mode(), autocast(device, precision):
             logprobs, frames = model(waveforms.to(device), lengths)
         for row, index in enumerate(indices):

@@ -12,9 +12,10 @@ from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis
 from downstream.recogniser import load_recogniser
-from upstream.audio.corpora.folder import utterance_of_file
+from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.reading import read
 from upstream.errors import InputError
+from upstream.model import prepared
 from upstream.training.loop import best_device
 
 
@@ -43,12 +44,12 @@ def transcribe(folder: Path, files: list[Path], settings: Settings) -> Iterator[
     if settings.lm is None:
         decoder = GreedyDecoder(vocabulary.symbols, vocabulary.blank)
     else:
-        decoder = BeamDecoder(vocabulary.symbols, vocabulary.blank, settings.lm, settings.lm_weight,
-                              settings.word_score, settings.beam)
+        decoder = BeamDecoder(vocabulary.symbols, vocabulary.blank, settings.lm, lm_weight=settings.lm_weight,
+                              word_score=settings.word_score, beam=settings.beam)
     decoder.prepare()
     grid = model.encoder.config.grid
     for path, utterance in zip(files, utterances):
-        wave = read(utterance)
+        wave = prepared(read(utterance), model.encoder.config)
         if not grid.frames(len(wave)):
             raise InputError(f"{path}: {len(wave)} samples at 16 kHz, too short for a frame of {grid.least_samples}")
         with torch.inference_mode():

@@ -76,3 +76,7 @@ def _failed(line: str, code: int) -> int:
 
 def _terminated(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

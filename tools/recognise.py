@@ -53,7 +53,7 @@ def emit(
 def transcribe(
     recogniser: Annotated[Path, typer.Argument(help="Folder of a recogniser, as `finetune` writes it.")],
     files: Annotated[list[Path], typer.Argument(help="Audio files.")],
-    lm: Annotated[Path | None, typer.Option(help="ARPA or KenLM binary; without it decoding is greedy.")] = None,
+    lm: Annotated[Path | None, typer.Option(help="ARPA file (.arpa, .arpa.gz); without it decoding is greedy.")] = None,
     lm_weight: Annotated[float, typer.Option(help="Natural logarithm; `hubertkit tune` finds it.")] = 0.75,
     word_score: Annotated[float, typer.Option(help="Added for every word; `hubertkit tune` finds it.")] = 1.0,
     beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept.")] = 50,

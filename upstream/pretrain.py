@@ -173,8 +173,8 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
 
 def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, units_hash: str,
                    device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
-    settings = {part: as_settings(getattr(round_, part)) for part in ("encoder", "objective", "mask", "training")}
-    settings |= {"seed": recipe.seed, "round": round_.number, "probe": as_settings(recipe.probe)}
+    settings: dict[str, Any] = {"seed": recipe.seed, "round": round_.number, "probe": as_settings(recipe.probe)}
+    settings |= {part: as_settings(getattr(round_, part)) for part in ("encoder", "objective", "mask", "training")}
 
     def work(target: Path) -> dict[str, Any]:
         units = Units.load(folder / "units")

@@ -15,6 +15,7 @@ from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
 from upstream.errors import InputError
 from upstream.keyed import keyed, keyed_int
+from upstream.model import prepared
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.masking import SpanMask, batch_masks
@@ -124,7 +125,7 @@ class PretrainTask:
         for i, (row, start) in enumerate(zip(micro.rows, micro.starts)):
             index = int(subset[row])
             first = self._grid.crop_start(int(start))
-            crop = self._audio.wave(index)[first:first + samples]
+            crop = prepared(self._audio.wave(index), self.model.encoder.config)[first:first + samples]
             waveforms[i, :len(crop)] = crop
             for stream in range(labels.shape[2]):
                 labels[i, :, stream] = self._labels(index, stream, int(start), frames)

@@ -16,9 +16,9 @@ from upstream.audio.reading import AudioCache
 from upstream.features.source import LayerSource
 from upstream.keyed import keyed
 from upstream.model.encoder import Encoder
-from upstream.teacher.alignments import find_alignments
+from upstream.teacher.alignments import find_alignments, frame_phones
 from upstream.teacher.kmeans import assign, fit
-from upstream.teacher.quality import frame_phones, quality_of_frames
+from upstream.teacher.quality import quality_of_frames
 
 FIT_FRAMES = 40_000
 

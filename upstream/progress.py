@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -42,8 +43,8 @@ def _bar(stack: contextlib.ExitStack, what: str, total: float, *columns: Progres
     task = bar.add_task(what, total=total, note="")
 
     def report(done: float, total: float | None = None, note: str | None = None) -> None:
-        bar.update(task, completed=done, **({} if total is None else {"total": total}),
-                   **({} if note is None else {"note": note}))
+        fields: dict[str, Any] = {} if note is None else {"note": note}
+        bar.update(task, completed=done, total=total, **fields)
 
     return report
 

@@ -2,7 +2,7 @@
 
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder, EncoderOutput
-from upstream.model.frontend import standardise
+from upstream.model.frontend import prepared, standardise
 from upstream.model.masked_prediction import MaskedPrediction, PredictionLoss, perplexity
 from upstream.model.masking import SpanMask, batch_masks, span_mask
 from upstream.model.saving import encoder_hash, load_encoder, read_description, read_tensors, save_encoder
@@ -18,6 +18,7 @@ __all__ = [
     "encoder_hash",
     "load_encoder",
     "perplexity",
+    "prepared",
     "read_description",
     "read_tensors",
     "save_encoder",

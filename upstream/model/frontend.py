@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from upstream.frames import CONV_GRID, STACKED_GRID, FrameGrid
@@ -26,6 +28,11 @@ def standardise(waveforms: Tensor) -> Tensor:
     Applied to a whole utterance, before it is cropped or padded, as fairseq does (`F.layer_norm` over the waveform).
     """
     return F.layer_norm(waveforms.float(), waveforms.shape[-1:], eps=NORM_EPSILON)
+
+
+def prepared(wave: NDArray[np.float32], config: EncoderConfig) -> NDArray[np.float32]:
+    """A whole utterance (S,) as an encoder of this configuration wants it: standardised if it was trained so."""
+    return standardise(torch.from_numpy(wave)).numpy() if config.normalize else wave
 
 
 def valid(counts: Tensor, total: int, device: torch.device) -> Tensor:

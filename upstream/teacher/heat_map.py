@@ -1,4 +1,4 @@
-"""A picture of phones against clusters: a good teacher shows a diagonal (Hsu et al. 2021, figure 3 shows the like)."""
+"""A picture of phones against clusters: a good teacher shows a diagonal (as in wav2vec 2.0, appendix D)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much units say about phones: phone purity, cluster purity and PNMI (Hsu et al. 2021, section IV-C).
+"""How much units say about phones: the "metrics of target quality" of Hsu et al. 2021 (purities and PNMI).
 
 Our rule: at 50 Hz, each frame counts once, its phone is the one at the frame's centre, all kinds of silence are one
 class, and utterances without an alignment are left out. All figures are also given for the frames of speech alone,

@@ -120,7 +120,7 @@ class Teacher:
             teacher = Teacher(torch.from_numpy(centroids), described["features"], described["inertia"],
                               described["fitted"])
             intact = centroids.dtype == np.float32 and teacher.hash == described["hash"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{folder}: the teacher cannot be read ({error}); fit it again") from error
         if not intact:
             raise FormatError(f"{folder}: centroids.npy is not what teacher.json was written for; fit it again")

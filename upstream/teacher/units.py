@@ -97,7 +97,8 @@ class UnitsWriter:
                 np.save(file, offsets)
                 _finish(file)
             _write_ids(self._unfinished / "ids.arrow", list(self._ids))
-            (self.folder / "units.json").unlink(missing_ok=True)
+            for old in (self.folder / "units.json", *self.folder.glob("stream*.npy")):
+                old.unlink(missing_ok=True)
             for path in sorted(self._unfinished.iterdir()):
                 os.replace(path, self.folder / path.name)
             write_json(self.folder / "units.json", header)
@@ -179,7 +180,7 @@ class Units:
                             for name in _stream_files(len(header["classes"])))
             offsets = np.load(folder / "offsets.npy", allow_pickle=False)
             ids = _read_ids(folder / "ids.arrow")
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        except (OSError, EOFError, ValueError, KeyError, pa.ArrowException) as error:
             raise FormatError(f"{folder}: units cannot be read ({error}); make them again") from error
         if len(offsets) != len(ids) + 1 or any(s.shape != (offsets[-1],) or s.dtype != np.uint16 for s in streams):
             raise FormatError(f"{folder}: {len(ids)} ids, {len(offsets)} offsets and streams of "

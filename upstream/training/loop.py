@@ -13,7 +13,7 @@ import math
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -81,7 +81,8 @@ class Task(Protocol[Batch]):
     """What is trained. A batch must say its place (`update`, `number`), its `weight` in the update's mean (frames or
     utterances) and its `seconds` of audio."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
 
     def groups(self) -> list[ParameterGroup]: ...
 
@@ -225,7 +226,7 @@ class _Failure(Generic[Item]):
         self.error = error
 
 
-def _prefetched(items: Iterator[Item]) -> Iterator[Item]:
+def _prefetched(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items, made by a thread a few ahead, so that decoding overlaps with computing."""
     ready: queue.Queue[Any] = queue.Queue(PREFETCHED_UPDATES)
     done = threading.Event()

@@ -21,7 +21,7 @@ class Monitor:
         from torch.utils.tensorboard import SummaryWriter
 
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+        self._file = open(self.path, "a", encoding="utf-8")
 
     def log(self, update: int, kind: str, values: Mapping[str, Any]) -> None:
         """Record numbers of one update; `kind` is `train` or `valid`."""

@@ -1,0 +1,1 @@
+"""N-gram language models: counting, estimation, ARPA files, scoring. Each file is imported by its name."""

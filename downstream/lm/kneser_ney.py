@@ -1,0 +1,247 @@
+"""Interpolated modified Kneser-Ney estimation (Chen & Goodman 1999; Heafield et al. 2013), equal to KenLM's lmplz.
+
+Counts are adjusted: of the highest order and of n-grams that start with `<s>` the occurrences, of all others the number
+of different words to their left. With a(g) the adjusted count and D the discount of its order and size,
+
+    p(w | c) = (a(c w) - D) / sum_x a(c x)  +  gamma(c) p(w | c without its first word)
+
+where gamma(c) is the mass that discounting and pruning took from c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from downstream.lm.counts import BOS, EOS, SPECIALS, UNK, Order, Progress, Text, count, last_in_suffix_order, read_text
+from upstream.errors import InputError, UsageError
+
+FALLBACK = (0.5, 1.0, 1.5)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one order: n-grams in the model, n-grams seen, n-grams of adjusted count 0 to 4, the three discounts."""
+
+    kept: int
+    total: int
+    counts_of_counts: tuple[int, int, int, int, int]
+    discounts: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Grams:
+    """The n-grams of one order in a model, sorted by (prefix, word).
+
+    Attributes:
+        prefix: (n,) int64, rows of the first k - 1 words in the order below.
+        word: (n,) int64, ids of the last words.
+        logprob, backoff: (n,) float32, base 10 as in ARPA files.
+    """
+
+    prefix: np.ndarray
+    word: np.ndarray
+    logprob: np.ndarray
+    backoff: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.word)
+
+
+@dataclass(frozen=True)
+class NGramModel:
+    """A back-off model.
+
+    Attributes:
+        words: of every id; `<unk>`, `<s>`, `</s>` first.
+        orders: n-grams of orders 1, 2, ...
+        statistics: of each order, as estimated.
+    """
+
+    words: list[str]
+    orders: tuple[Grams, ...]
+    statistics: tuple[Statistics, ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """lmplz's options.
+
+    Attributes:
+        prune: n-grams that occur at most so often are left out, for orders 1, 2, ...; the last value goes on.
+        fallback: discounts for orders whose counts of counts give none; None stops instead.
+        interpolate_unigrams: spread the unigrams' discounted mass over all words, or give it all to `<unk>`.
+        vocab: words that the model may hold; None for all.
+        vocab_pad: take the vocabulary to be at least so large.
+        skip_symbols: see `counts.read_text`.
+    """
+
+    prune: tuple[int, ...] = (0,)
+    fallback: tuple[float, float, float] | None = None
+    interpolate_unigrams: bool = True
+    vocab: frozenset[str] | None = None
+    vocab_pad: int = 0
+    skip_symbols: bool = False
+
+
+def estimate(texts: Sequence[Path], order: int, options: Options | None = None,
+             progress: Progress | None = None) -> NGramModel:
+    """Estimate a model from texts, one sentence a line.
+
+    Raises:
+        UsageError: options that fit neither the order nor each other, or a file that is not there.
+        InputError: a text that cannot be used, or whose counts give no discounts (with advice).
+    """
+    options = options or Options()
+    thresholds = _thresholds(options, order)
+    text = read_text(texts, options.skip_symbols)
+    if len(text.tokens) == 0:
+        raise InputError(f"{', '.join(map(str, texts))}: no text to estimate a language model from")
+    orders = count(text, order, progress)
+    adjusted = _adjusted(orders)
+    discounts = [_discounts(k, c, options.fallback) for k, c in enumerate(_counts_of_counts(text, orders, adjusted), 1)]
+    kept = _kept(text, orders, thresholds, options.vocab)
+    return _model(text, orders, adjusted, discounts, kept, options)
+
+
+def _thresholds(options: Options, order: int) -> list[int]:
+    prune = options.prune or (0,)
+    if order < 1:
+        raise UsageError(f"--order {order}: must be at least 1")
+    if len(prune) > order:
+        raise UsageError(f"--prune has {len(prune)} thresholds, the model {order} orders")
+    if min(prune) < 0 or any(a > b for a, b in pairwise(prune)):
+        raise UsageError(f"--prune {','.join(map(str, prune))}: thresholds must not fall from order to order, nor be "
+                         "negative")
+    if options.vocab_pad and not options.interpolate_unigrams:
+        raise UsageError("--vocab-pad needs --interpolate-unigrams")
+    if options.fallback is not None and any(not 0 <= d <= j for j, d in enumerate(options.fallback, 1)):
+        raise UsageError(f"discount fallback {options.fallback}: the j-th must lie in [0, j]")
+    return [*prune, *[prune[-1]] * (order - len(prune))]
+
+
+def _adjusted(orders: list[Order]) -> list[np.ndarray]:
+    """Adjusted count of every n-gram, int64."""
+    found = []
+    for below, above in pairwise(orders):
+        left = np.bincount(above.suffix, minlength=len(below))
+        found.append(np.where(below.initial, below.count, left))
+    found.append(orders[-1].count)
+    if len(orders) > 1:
+        found[0][[UNK, BOS]] = 0
+    return found
+
+
+def _counts_of_counts(text: Text, orders: list[Order], adjusted: list[np.ndarray]) -> list[np.ndarray]:
+    """n-grams of adjusted count 0 to 4 of each order, with lmplz's oddity.
+
+    lmplz closes a lower-order n-gram when a later one arrives. Those still open at the end, the suffixes of the last
+    n-gram in suffix order, are counted with their occurrences in place of the adjusted count.
+    """
+    last = last_in_suffix_order(text, len(orders))
+    found = []
+    for k, (grams, counts) in enumerate(zip(orders, adjusted), 1):
+        counted = np.minimum(counts, 5)
+        if k < len(orders) and BOS not in last[-k:][1:]:
+            row = _row(orders, last[-k:])
+            counted = counted.copy()
+            counted[row] = min(5, int(grams.count[row]))
+        found.append(np.bincount(counted, minlength=6)[:5])
+    return found
+
+
+def _row(orders: list[Order], words: list[int]) -> int:
+    """Row of an n-gram that is there."""
+    row = words[0]
+    for grams, word in zip(orders[1:], words[1:]):
+        first, last = np.searchsorted(grams.prefix, [row, row + 1])
+        row = int(first + np.searchsorted(grams.word[first:last], word))
+    return row
+
+
+def _discounts(order: int, n: np.ndarray, fallback: tuple[float, float, float] | None) -> tuple[Statistics, bool]:
+    """The three discounts of an order (Chen & Goodman's modified estimates) and whether they are the fallback."""
+    reason = ""
+    values = FALLBACK
+    if (n[1:4] == 0).any():
+        missing = int(np.flatnonzero(n[1:4] == 0)[0]) + 1
+        reason = f"no {order}-gram has an adjusted count of {missing}"
+    else:
+        y = n[1] / (n[1] + 2 * n[2])
+        values = tuple(j - (j + 1) * y * n[j + 1] / n[j] for j in (1, 2, 3))  # type: ignore[assignment]
+        bad = [j for j, d in enumerate(values, 1) if not 0 <= d <= j]
+        if bad:
+            reason = f"the discount of {order}-grams of adjusted count {bad[0]} would be {values[bad[0] - 1]:.3g}"
+    if reason and fallback is None:
+        raise InputError(f"{reason}: the text is too small or repeats itself; take more text or a lower --order, or "
+                         "give --discount-fallback")
+    chosen = fallback if reason and fallback is not None else values
+    return Statistics(0, 0, tuple(int(x) for x in n), chosen), bool(reason)  # type: ignore[arg-type]
+
+
+def _kept(text: Text, orders: list[Order], thresholds: list[int], vocab: frozenset[str] | None) -> list[np.ndarray]:
+    """Which n-grams stay, by their occurrences and their words. `<unk>`, `<s>` and `</s>` always do."""
+    allowed = np.ones(len(text.words), bool)
+    if vocab is not None:
+        allowed = np.array([w in vocab for w in text.words])
+        allowed[: len(SPECIALS)] = True
+    found, spelled = [], allowed
+    for k, (grams, least) in enumerate(zip(orders, thresholds), 1):
+        spelled = allowed if k == 1 else spelled[grams.prefix] & allowed[grams.word]
+        stays = spelled & (grams.count > least) if least else spelled.copy()
+        if k == 1:
+            stays[[UNK, BOS, EOS]] = True
+        found.append(stays)
+    return found
+
+
+def _model(text: Text, orders: list[Order], adjusted: list[np.ndarray], discounts: list[tuple[Statistics, bool]],
+           kept: list[np.ndarray], options: Options) -> NGramModel:
+    probabilities: list[np.ndarray] = []
+    gammas: list[np.ndarray] = []  # gammas[k]: of contexts of k words
+    for k, (grams, counts) in enumerate(zip(orders, adjusted)):
+        contexts = 1 if k == 0 else len(orders[k - 1])
+        table = np.array([0.0, *discounts[k][0].discounts])
+        discount = table[np.minimum(counts, 3)]
+        total = np.bincount(grams.prefix, counts, contexts)
+        lost = np.bincount(grams.prefix, np.where(kept[k], discount, counts), contexts)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gamma = np.where(total > 0, lost / total, 1.0)
+            alone = np.where(kept[k], counts - discount, 0.0) / total[grams.prefix]
+        if k == 0:
+            probabilities.append(_unigrams(alone, float(gamma[0]), kept[0], options))
+        else:
+            probabilities.append(alone + gamma[grams.prefix] * probabilities[k - 1][grams.suffix])
+        gammas.append(gamma)
+    return _packed(text, orders, probabilities, gammas[1:], discounts, kept)
+
+
+def _unigrams(alone: np.ndarray, gamma: float, kept: np.ndarray, options: Options) -> np.ndarray:
+    """p(w) of all words; `<s>` is never predicted, and ARPA files of lmplz give it a probability of 1."""
+    found = alone.copy()
+    if options.interpolate_unigrams:
+        size = max(int(kept.sum()) - 1, options.vocab_pad)  # <s> is not among those that can come
+        found = alone + gamma / size
+    else:
+        found[UNK] = gamma
+    found[BOS] = 1.0
+    return found
+
+
+def _packed(text: Text, orders: list[Order], probabilities: list[np.ndarray], gammas: list[np.ndarray],
+            discounts: list[tuple[Statistics, bool]], kept: list[np.ndarray]) -> NGramModel:
+    """The n-grams that stay, renumbered."""
+    packed, statistics = [], []
+    for k, (grams, p, stays) in enumerate(zip(orders, probabilities, kept)):
+        prefix = grams.prefix[stays] if k == 0 else (np.cumsum(kept[k - 1]) - 1)[grams.prefix[stays]]
+        word = (np.cumsum(kept[0]) - 1)[grams.word[stays]]
+        backoff = np.log10(gammas[k][stays]) if k < len(gammas) else np.zeros(int(stays.sum()))
+        packed.append(Grams(prefix, word, np.log10(p[stays]).astype(np.float32), backoff.astype(np.float32)))
+        seen = discounts[k][0]
+        statistics.append(Statistics(int(stays.sum()), len(grams), seen.counts_of_counts, seen.discounts))
+    words = [w for w, stays in zip(text.words, kept[0]) if stays]
+    return NGramModel(words, tuple(packed), tuple(statistics))

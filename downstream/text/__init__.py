@@ -1,0 +1,1 @@
+"""Text: normalisation, vocabularies, lexicons. Each file is imported by its name."""

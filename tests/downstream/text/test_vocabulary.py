@@ -1,0 +1,77 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from downstream.text.normalise import normalise
+from downstream.text.vocabulary import Vocabulary
+from upstream.errors import FormatError, InputError
+
+words = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ'", min_size=1, max_size=8)
+sentences = st.lists(words, max_size=6).map(" ".join)
+
+
+def test_the_standard_sets_have_the_ids_of_their_checkpoints():
+    assert Vocabulary.characters().encode("A CAT") == [4, 1, 16, 4, 3]  # A 4, | 1, C 16, T 3
+    transformers = Vocabulary.transformers()
+    assert len(transformers.symbols) == 32
+    assert [transformers.symbols.index(s) for s in "|ENICZ'"] == [4, 5, 9, 10, 19, 31, 27]
+    assert len(Vocabulary.characters().symbols) == 29
+    assert Vocabulary.characters().symbols[28] == "Z"
+
+
+@given(text=sentences, trailing=st.booleans())
+def test_text_comes_back(text, trailing):
+    for vocabulary in (Vocabulary.characters(), Vocabulary.transformers(), Vocabulary.of([text])):
+        assert vocabulary.decode(vocabulary.encode(text, trailing)) == text
+
+
+def test_worked_example_of_collapsing():
+    # frames: blank C C blank A A blank A T -> C A A T
+    v = Vocabulary.of(["CAT"])
+    c, a, t = (v.symbols.index(s) for s in "CAT")
+    assert v.decode(v.collapse([0, c, c, 0, a, a, 0, a, t])) == "CAAT"
+
+
+@given(text=sentences)
+def test_collapsing_frames_of_a_text_gives_the_text(text):
+    v = Vocabulary.characters()
+    frames = [f for i in v.encode(text) for f in (i, i, v.blank)]
+    assert v.decode(v.collapse(frames)) == text
+
+
+@pytest.mark.parametrize(("text", "shown"), [("a", "'a' (U+0061)"), ("CAFÉ", "'É' (U+00C9)"), ("ROOM 5", "'5'")])
+def test_a_character_outside_is_named_with_its_code_point(text, shown):
+    with pytest.raises(InputError) as caught:
+        Vocabulary.characters().encode(text)
+    assert shown in str(caught.value)
+    assert text in str(caught.value)
+
+
+def test_a_saved_vocabulary_comes_back(tmp_path):
+    for vocabulary in (Vocabulary.characters(), Vocabulary.transformers(), Vocabulary.of(["XYZ"])):
+        vocabulary.save(tmp_path / "vocab.json")
+        assert Vocabulary.load(tmp_path / "vocab.json") == vocabulary
+
+
+@pytest.mark.parametrize("content", [{"<pad>": 0, "|": 2}, {"a": 0, "|": 1}, ["<pad>", "|"], {"<pad>": 0, "A": 1}])
+def test_a_vocabulary_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "vocab.json").write_text(json.dumps(content))
+    with pytest.raises(FormatError, match=r"vocab\.json"):
+        Vocabulary.load(tmp_path / "vocab.json")
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Don’t stop — he's 'here'!", "DON'T STOP HE'S 'HERE'"), ("naïve  Café", "NAIVE CAFE"), ("' '' a", "A"), ("", ""),
+    ("well-known", "WELL KNOWN"),
+])
+def test_normalisation(text, expected):
+    assert normalise(text) == expected
+
+
+@given(st.text(max_size=40))
+def test_normalised_text_is_in_the_vocabulary_and_stays_as_it_is(text):
+    plain = normalise(text)
+    assert normalise(plain) == plain
+    assert Vocabulary.characters().decode(Vocabulary.characters().encode(plain)) == plain

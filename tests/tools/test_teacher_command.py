@@ -1,0 +1,65 @@
+"""`hubertkit teacher quality` prints figures, JSON on request, and one line for mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tools.teacher import app
+from upstream.errors import FormatError, InputError, UsageError
+from upstream.teacher.units import UnitsWriter
+
+
+@pytest.fixture
+def data(tmp_path):
+    """One utterance of 20 frames, half A, half silence, and one without an alignment."""
+    with UnitsWriter(tmp_path / "units", (3,)) as writer:
+        writer.add("a", np.repeat([0, 1], 10))
+        writer.add("b", np.array([2]))
+    (tmp_path / "alignments").mkdir()
+    (tmp_path / "alignments" / "a.ctm").write_text("a 1 0 0.2 A1\na 1 0.2 0.2 sil\n")
+    return tmp_path
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, ["quality", *map(str, arguments)], catch_exceptions=True)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_figures_are_printed_with_silence_and_without(data):
+    result = call(data / "units", "--alignments", data / "alignments")
+    assert result.exit_code == 0
+    rows = {line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:4]]
+            for line in result.stdout.splitlines() if line.startswith("│")}
+    assert rows["phone purity"] == ["1.0000", "1.0000"]
+    assert rows["PNMI"] == ["1.0000", "0.0000"]
+    assert rows["frames"] == ["20", "10"]
+    assert "3 classes, 1 of them dead; 2 phones" in result.stdout
+    assert "1 of 2 utterances have no alignment" in result.stderr
+
+
+def test_json_holds_all_figures_and_nothing_else_is_on_stdout(data):
+    found = json.loads(call(data / "units", "--alignments", data / "alignments", "--json").stdout)
+    assert (found["phone_purity"], found["cluster_purity"], found["pnmi"]) == (1.0, 1.0, 1.0)
+    assert found["without_silence"]["frames"] == 10
+    assert found["dead_classes"] == [2]
+    assert found["utterances_without_alignment"] == 1
+
+
+def test_a_picture_is_written_on_request(data):
+    call(data / "units", "--alignments", data / "alignments", "--plot", data / "map.png")
+    assert (data / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes_are_told_in_a_line(data):
+    with pytest.raises(FormatError, match=r"no units\.json"):
+        call(data, "--alignments", data / "alignments")
+    with pytest.raises(UsageError, match="no such folder"):
+        call(data / "units", "--alignments", data / "nowhere")
+    with pytest.raises(InputError, match="no alignments here"):
+        call(data / "units", "--alignments", data / "units")
+    with pytest.raises(UsageError, match="streams 0 to 0"):
+        call(data / "units", "--alignments", data / "alignments", "--stream", "1")

@@ -1,0 +1,174 @@
+"""TextGrid and CTM files give phones with times; each frame gets the phone at its centre."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upstream.errors import FormatError, InputError
+from upstream.frames import CONV_GRID, KALDI_GRID
+from upstream.teacher.alignments import (
+    Interval,
+    find_alignments,
+    frame_phones,
+    phone_class,
+    phones_at_frames,
+    read_alignment,
+)
+
+
+def textgrid(tiers, end=1.0):
+    """Praat's long format, as the Montreal Forced Aligner writes it."""
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0.0", f"xmax = {end}",
+             "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, intervals) in enumerate(tiers.items(), 1):
+        lines += [f"\titem [{number}]:", '\t\tclass = "IntervalTier"', f'\t\tname = "{name}"', "\t\txmin = 0.0",
+                  f"\t\txmax = {end}", f"\t\tintervals: size = {len(intervals)}"]
+        for i, (start, stop, label) in enumerate(intervals, 1):
+            lines += [f"\t\t\tintervals [{i}]:", f"\t\t\t\txmin = {start}", f"\t\t\t\txmax = {stop}",
+                      f'\t\t\t\ttext = "{label}"']
+    return "\n".join(lines) + "\n"
+
+
+PHONES = [(0.0, 0.3, "sil"), (0.3, 0.45, "AE1"), (0.45, 0.8, "T"), (0.8, 1.0, "")]
+WORDS = [(0.0, 0.3, ""), (0.3, 0.8, 'at ""home""'), (0.8, 1.0, "")]
+
+
+def write(path, text, **options):
+    path.write_text(text, encoding="utf-8", **options)
+    return path
+
+
+@pytest.mark.parametrize("tiers", [
+    {"words": WORDS, "phones": PHONES}, {"phones": PHONES, "words": WORDS},
+    {"ann - words": WORDS, "ann - phones": PHONES}])
+def test_the_tier_of_phones_is_read(tmp_path, tiers):
+    assert read_alignment(write(tmp_path / "a.TextGrid", textgrid(tiers))) == [Interval(*p) for p in PHONES]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_other_encodings_of_praat_are_read(tmp_path, encoding):
+    path = tmp_path / "a.TextGrid"
+    path.write_bytes(textgrid({"phones": [(0.0, 1.0, "ɑ")]}).replace("\n", "\r\n").encode(encoding))
+    assert read_alignment(path) == [Interval(0.0, 1.0, "ɑ")]
+
+
+def test_a_ctm_is_read(tmp_path):
+    path = write(tmp_path / "a.ctm", ";; made by hand\na 1 0.30 0.25 AE1\na 1 0.00 0.30 sil\n\na 1 0.55 0.25 T 0.98\n")
+    assert read_alignment(path) == [Interval(0.0, 0.3, "sil"), Interval(0.3, 0.55, "AE1"), Interval(0.55, 0.8, "T")]
+
+
+def test_the_two_formats_give_the_same_phones(tmp_path):
+    ctm = "".join(f"a 1 {s} {e - s} {p or 'sp'}\n" for s, e, p in PHONES)
+    by_grid = frame_phones(write(tmp_path / "a.TextGrid", textgrid({"phones": PHONES})), 16_000)
+    by_ctm = frame_phones(write(tmp_path / "b.ctm", ctm), 16_000)
+    np.testing.assert_array_equal(by_grid, by_ctm)
+
+
+def test_a_frame_has_the_phone_at_its_centre(tmp_path):
+    """Frame t is centred at 12.5 + 20 t ms: 14 has 292.5 ms (silence), 15 has 312.5; 21 has 432.5, 22 has 452.5; 39 has
+    792.5, 40 has 812.5."""
+    phones = frame_phones(write(tmp_path / "a.TextGrid", textgrid({"phones": PHONES})), 16_000)
+    assert phones.tolist() == ["SIL"] * 15 + ["AE"] * 7 + ["T"] * 18 + ["SIL"] * 9
+
+
+def test_at_100_hz_there_is_a_phone_for_each_kaldi_window(tmp_path):
+    path = write(tmp_path / "a.TextGrid", textgrid({"phones": PHONES}))
+    phones = frame_phones(path, 16_000, KALDI_GRID)
+    assert len(phones) == 98
+    np.testing.assert_array_equal(phones[::2], frame_phones(path, 16_000))
+
+
+def test_an_interval_holds_its_start_and_not_its_end(tmp_path):
+    """Frame 0 is centred at 12.5 ms sharp."""
+    path = write(tmp_path / "a.ctm", "a 1 0 0.0125 A\na 1 0.0125 0.0075 B\n")
+    assert frame_phones(path, 400).tolist() == ["B"]
+
+
+def test_gaps_and_what_lies_after_the_last_interval_are_silence(tmp_path):
+    path = write(tmp_path / "a.ctm", "a 1 0.10 0.10 B\na 1 0.30 0.10 C\n")
+    assert frame_phones(path, 16_000).tolist() == (["SIL"] * 5 + ["B"] * 5 + ["SIL"] * 5 + ["C"] * 5 + ["SIL"] * 29)
+
+
+@given(ends=st.lists(st.integers(1, 300), min_size=1, max_size=12, unique=True).map(sorted), frames=st.integers(0, 60))
+def test_frames_equal_a_search_through_the_intervals(tmp_path_factory, ends, frames):
+    ends = [e / 1000 for e in ends if e / 1000 <= (frames * 320 + 400) / 16_000]
+    starts = [0.0, *ends][:len(ends)]
+    path = tmp_path_factory.mktemp("a") / "a.TextGrid"
+    write(path, textgrid({"phones": [(s, e, f"P{'ABCDEFGHIJKLM'[i]}") for i, (s, e) in enumerate(zip(starts, ends))]}))
+    expected = []
+    for t in range(frames):
+        centre = CONV_GRID.centre_seconds(t)
+        inside = [i for i, (s, e) in enumerate(zip(starts, ends)) if s <= centre < e]
+        expected.append(f"P{'ABCDEFGHIJKLM'[inside[0]]}" if inside else "SIL")
+    assert phones_at_frames(path, frames).tolist() == expected
+
+
+@pytest.mark.parametrize(("label", "phone"), [
+    ("AE1", "AE"), ("AH0", "AH"), ("S", "S"), ("", "SIL"), ("sil", "SIL"), ("SIL", "SIL"), ("sp", "SIL"), (" ", "SIL"),
+    ("spn", "spn"), ("1", "1")])
+def test_stress_goes_and_silences_are_one(label, phone):
+    assert phone_class(label) == phone
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("a.TextGrid", "no grid", "not a TextGrid"),
+    ("a.TextGrid", textgrid({"words": WORDS}), "no tier 'phones' among words"),
+    ("a.TextGrid", textgrid({"phones": PHONES})[:-120], "holds 2 intervals and announces 4"),
+    ("a.TextGrid", 'File type = "ooTextFile"\n"TextGrid"\n0\n1\n<exists>\n1\n"IntervalTier"\n"phones"\n', "long text"),
+    ("a.TextGrid", textgrid({"phones": [(0.5, 0.2, "A")]}), "'A' from 0.5 s to 0.2 s"),
+    ("a.TextGrid", textgrid({"phones": [(0.0, "nan", "A")]}), "must not run back"),
+    ("a.TextGrid", textgrid({"phones": [(0.0, "x", "A")]}), "'x' is no time"),
+    ("a.TextGrid", textgrid({"phones": [(0.0, 0.5, "A"), (0.4, 0.6, "B")]}), "'B' starts at 0.4 s, before 'A' ends"),
+    ("a.ctm", "a 1 0.0\n", "line 1 has 3 fields"),
+    ("a.ctm", "a 1 0.0 0.1 A\nb 1 0.0 0.1 A\n", r"phones of 2 utterances \(a, b"),
+    ("a.ctm", "a 1 zero 0.1 A\n", "'zero' is no time"),
+])
+def test_broken_files_are_refused_by_name(tmp_path, name, content, words):
+    with pytest.raises(FormatError, match=f"{name}: .*{words}"):
+        read_alignment(write(tmp_path / name, content))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "a.ctm").write_bytes(b"\xff\x00\x81")
+    with pytest.raises(FormatError, match="cannot be read as text"):
+        read_alignment(tmp_path / "a.ctm")
+
+
+def test_the_alignment_of_a_longer_recording_is_refused(tmp_path):
+    path = write(tmp_path / "a.TextGrid", textgrid({"phones": PHONES}))
+    assert len(frame_phones(path, 14_500)) == 45  # a tenth of a second may be missing
+    with pytest.raises(InputError, match=r"ends at 1\.00 s, the recording at 0\.88 s"):
+        frame_phones(path, 14_000)
+
+
+def test_alignments_are_found_in_subfolders_by_the_names_of_utterances(tmp_path):
+    (tmp_path / "1" / "2").mkdir(parents=True)
+    first = write(tmp_path / "1" / "2" / "1-2-0003.TextGrid", "")
+    second = write(tmp_path / "b.c.ctm", "")
+    write(tmp_path / "notes.txt", "")
+    assert find_alignments(tmp_path) == {"1-2-0003": first, "b.c": second}
+
+
+def test_two_alignments_of_an_utterance_are_refused(tmp_path):
+    write(tmp_path / "a.ctm", "")
+    write(tmp_path / "a.TextGrid", "")
+    with pytest.raises(InputError, match=r"^a: two alignments"):
+        find_alignments(tmp_path)
+
+
+def test_a_folder_without_alignments_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no alignments here; expected files ID\.TextGrid or ID\.ctm"):
+        find_alignments(tmp_path)
+
+
+def test_real_alignments_are_read(speech):
+    found = find_alignments(speech / "LibriSpeech" / "train-clean-aligned")
+    assert len(found) == 296
+    for path in list(found.values())[::60]:
+        intervals = read_alignment(path)
+        assert intervals[0].start == 0
+        assert all(before.end == after.start for before, after in pairwise(intervals))
+        assert 10 < len({phone_class(i.label) for i in intervals}) <= 41

@@ -1,0 +1,107 @@
+"""The gate lets units through that fit the recordings, and names the first utterance of those that do not."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upstream.errors import InputError
+from upstream.frames import CONV_GRID, KALDI_GRID, STACKED_GRID
+from upstream.teacher.gate import check_units
+from upstream.teacher.units import Units, UnitsWriter
+
+
+def manifest(lengths, ids=None):
+    return SimpleNamespace(ids=ids or [f"u{i}" for i in range(len(lengths))], lengths=np.array(lengths, np.int64))
+
+
+def units_of(folder, sequences, classes=(3,), ids=None, **options):
+    with UnitsWriter(folder, classes, **options) as writer:
+        for i, labels in enumerate(sequences):
+            writer.add(ids[i] if ids else f"u{i}", *([labels] if len(classes) == 1 else labels))
+    return Units.load(folder)
+
+
+def cycling(frames, classes=3):
+    return np.arange(frames) % classes
+
+
+@given(lengths=st.lists(st.integers(0, 5000), min_size=1, max_size=8), data=st.data())
+def test_units_that_fit_pass_in_any_order_and_are_counted(tmp_path_factory, lengths, data):
+    counts = [CONV_GRID.frames(n) for n in lengths] + [4]  # and an utterance that the manifest does not have
+    order = data.draw(st.permutations(range(len(counts))))
+    units = units_of(tmp_path_factory.mktemp("u"), [cycling(counts[i]) for i in order], ids=[f"u{i}" for i in order])
+    [histogram] = check_units(units, manifest(lengths))
+    expected = sum(np.bincount(cycling(n), minlength=3) for n in counts)
+    assert histogram.tolist() == expected.tolist()
+
+
+@given(lengths=st.lists(st.integers(720, 5000), min_size=2, max_size=6), off=st.sampled_from([-1, 1, 2]),
+       data=st.data())
+def test_one_label_too_few_or_too_many_is_refused_by_name(tmp_path_factory, lengths, off, data):
+    wrong = data.draw(st.integers(0, len(lengths) - 1))
+    counts = [CONV_GRID.frames(n) + off * (i == wrong) for i, n in enumerate(lengths)]
+    units = units_of(tmp_path_factory.mktemp("u"), [cycling(n) for n in counts])
+    with pytest.raises(InputError, match=f"^u{wrong}: {counts[wrong]} labels for {lengths[wrong]} samples, "
+                                         f"expected {counts[wrong] - off}[^(]*$"):
+        check_units(units, manifest(lengths))
+
+
+def test_several_wrong_utterances_are_counted(tmp_path):
+    units = units_of(tmp_path, [cycling(49), cycling(48), cycling(50)])
+    with pytest.raises(InputError, match=r"^u1: 48 labels for 16000 samples, expected 49 \(and 1 more utterances"):
+        check_units(units, manifest([16_000] * 3))
+
+
+def test_labels_at_100_hz_are_recognised(tmp_path):
+    units = units_of(tmp_path, [cycling(KALDI_GRID.frames(16_000))])
+    with pytest.raises(InputError, match=r"^u0: 98 labels .*100 Hz: keep every second one"):
+        check_units(units, manifest([16_000]))
+
+
+def test_units_at_another_rate_are_refused(tmp_path):
+    units = units_of(tmp_path, [cycling(98)], rate=100.0)
+    with pytest.raises(InputError, match="units at 100 Hz, the encoder has 50 frames"):
+        check_units(units, manifest([16_000]))
+
+
+def test_a_missing_utterance_is_named(tmp_path):
+    units = units_of(tmp_path, [cycling(49)])
+    with pytest.raises(InputError, match=r"^u1: no units in .*and 1 more utterances"):
+        check_units(units, manifest([16_000] * 3))
+
+
+def test_a_class_that_never_occurs_is_refused(tmp_path):
+    units = units_of(tmp_path, [cycling(49)], classes=(5,))
+    with pytest.raises(InputError, match=r"class 3 of 5 never occurs \(and 1 more classes"):
+        check_units(units, manifest([16_000]))
+
+
+def test_each_stream_is_checked(tmp_path):
+    units = units_of(tmp_path, [(cycling(49), cycling(49, 2))], classes=(3, 3))
+    with pytest.raises(InputError, match="stream 1: class 2 of 3 never occurs"):
+        check_units(units, manifest([16_000]))
+
+
+def test_a_single_class_is_refused(tmp_path):
+    units = units_of(tmp_path, [cycling(49, 1)], classes=(1,))
+    with pytest.raises(InputError, match="1 class; predicting it teaches nothing"):
+        check_units(units, manifest([16_000]))
+
+
+def test_a_label_beyond_the_classes_is_refused_by_the_name_of_its_utterance(tmp_path):
+    units_of(tmp_path, [cycling(49), cycling(49)])
+    stored = np.load(tmp_path / "stream0.npy")
+    stored[50] = 9  # in u1; no writer of ours lets this through
+    np.save(tmp_path / "stream0.npy", stored)
+    with pytest.raises(InputError, match=r"^u1: label 9 at frame 50 .*3 classes"):
+        check_units(Units.load(tmp_path), manifest([16_000] * 2))
+
+
+def test_the_stacked_filterbank_grid_accepts_the_same_units(tmp_path):
+    lengths = [400, 719, 720, 16_000]
+    units = units_of(tmp_path, [cycling(CONV_GRID.frames(n)) for n in lengths])
+    stacked, conv = (check_units(units, manifest(lengths), grid) for grid in (STACKED_GRID, CONV_GRID))
+    np.testing.assert_array_equal(stacked, conv)

@@ -1,0 +1,175 @@
+"""k-means reaches the inertia of the reference, repeats itself, and assigns as brute force does."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upstream.errors import InputError
+from upstream.keyed import keyed
+from upstream.teacher import kmeans
+from upstream.teacher.kmeans import assign, fit, inertia
+from upstream.teacher.lloyd import draw_starts, lloyd
+
+ENGINES = ("faiss", "torch")
+
+
+@pytest.fixture(scope="module")
+def frames(oracles):
+    stored = np.load(oracles / "kmeans" / "features.npz")
+    return {name: torch.from_numpy(stored[name].astype(np.float32)) for name in ("x", "heldout")}
+
+
+@pytest.fixture(scope="module")
+def lloyd_results(oracles):
+    return json.loads((oracles / "kmeans" / "results.json").read_text())["lloyd"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("clusters", [50, 100])
+def test_inertia_is_within_a_hundredth_of_the_references_ten_restarts(frames, lloyd_results, engine, clusters):
+    best = min(r["inertia_per_point"] for r in lloyd_results if r["k"] == clusters)
+    centroids, found = fit(frames["x"], clusters, seed=0, restarts=200 // clusters, engine=engine)
+    assert centroids.shape == (clusters, 39)
+    assert found <= 1.01 * best
+    assert found == pytest.approx(inertia(frames["x"], centroids, assign(frames["x"], centroids)), rel=1e-6)
+    held_out = inertia(frames["heldout"], centroids, assign(frames["heldout"], centroids))
+    worst = max(r["heldout_inertia_per_point"] for r in lloyd_results if r["k"] == clusters)
+    assert held_out <= 1.015 * worst
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_six_points_in_two_groups_by_hand(engine):
+    """0, 1, 5 and 10, 12, 14: means 2 and 12. Squared distances 4 + 1 + 9 and 4 + 0 + 4: 22 over 6 points."""
+    points = torch.tensor([[0.0], [10.0], [1.0], [12.0], [5.0], [14.0]])
+    centroids, found = fit(points, 2, seed=3, engine=engine)
+    assert sorted(centroids[:, 0].tolist()) == [2.0, 12.0]
+    assert found == pytest.approx(22 / 6)
+    low = int(centroids[:, 0].argmin())
+    assert assign(points, centroids).tolist() == [low, 1 - low, low, 1 - low, low, 1 - low]
+
+
+def test_one_iteration_of_lloyd_by_hand():
+    """Starts 0 and 4 share the points 0, 1, 3, 9 at 2: 0 and 1 have mean 0.5, 3 and 9 have mean 6."""
+    points = torch.tensor([[0.0], [1.0], [3.0], [9.0]])
+    assert lloyd(points, torch.tensor([[0.0], [4.0]]), 1)[:, 0].tolist() == [0.5, 6.0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_same_seed_gives_the_same_centroids_and_another_seed_others(frames, engine):
+    part = frames["x"][:4000]
+    first, again, other = (fit(part, 20, seed=s, iterations=5, engine=engine)[0] for s in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_engines_agree_from_the_same_starts(frames):
+    by_faiss, by_torch = (fit(frames["x"], 50, seed=1, iterations=10, engine=e)[1] for e in ENGINES)
+    assert by_faiss == pytest.approx(by_torch, rel=1e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_more_restarts_never_raise_the_inertia(frames, engine):
+    part = frames["x"][:3000]
+    found = [fit(part, 30, seed=2, iterations=8, restarts=r, engine=engine)[1] for r in (1, 2, 4)]
+    assert found == sorted(found, reverse=True)
+
+
+def test_all_frames_are_used_and_not_256_for_each_centroid():
+    """faiss's own default trains 2 centroids on 512 frames. With a step of 1 in a million frames, the mean shows it."""
+    points = torch.zeros(4000, 1)
+    points[::2] = 100.0
+    points[1::2] = torch.arange(2000.0)[:, None] / 1000  # mean .9995
+    centroids, _ = fit(points, 2, seed=0, engine="faiss")
+    assert centroids.min().item() == pytest.approx(0.9995, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_cluster_stays_empty(engine):
+    """Nine in ten frames are the same: starts and updates alike tend to lose clusters."""
+    rng = np.random.default_rng(0)
+    points = torch.from_numpy(np.where(rng.random((2000, 1)) < 0.9, 0, rng.normal(size=(2000, 3)))).float()
+    centroids, _ = fit(points, 60, seed=0, engine=engine)
+    assert torch.bincount(assign(points, centroids), minlength=60).min() > 0
+
+
+def test_an_empty_cluster_goes_to_the_farthest_point():
+    """The start at 50 has no points; 9 is the point that is farthest from its own centroid, 1."""
+    points = torch.tensor([[0.0], [1.0], [2.0], [9.0]])
+    centroids = lloyd(points, torch.tensor([[1.0], [50.0]]), 1)
+    assert centroids[:, 0].tolist() == [1.0, 9.0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_as_many_clusters_as_points_gives_the_points(engine):
+    points = torch.tensor([[0.0, 0], [0, 1], [5, 5], [9, 0]])
+    centroids, found = fit(points, 4, seed=0, engine=engine)
+    assert found == 0
+    assert sorted(centroids.tolist()) == sorted(points.tolist())
+
+
+@pytest.mark.parametrize(("points", "clusters", "words"), [
+    (torch.zeros(3, 2), 4, "3 frames for 4 clusters"),
+    (torch.zeros(10, 2), 2, "1 different frames for 2 clusters"),
+    (torch.tensor([[0.0, 1], [float("nan"), 0], [1, 1]]), 2, "frame 1 of the sample is not finite"),
+    (torch.zeros(3, 2), 0, "0 clusters"),
+    (torch.zeros(3, 2), 65_537, "65537 clusters"),
+])
+def test_frames_that_cannot_be_clustered_are_refused(points, clusters, words):
+    with pytest.raises(InputError, match=words):
+        fit(points, clusters, seed=0)
+
+
+@given(data=st.data(), n=st.integers(0, 30), d=st.integers(1, 4), k=st.integers(1, 6))
+def test_assignment_equals_brute_force_and_ties_go_to_the_lower_index(data, n, d, k):
+    """Small integers are exact in float32, so ties are ties."""
+    numbers = st.integers(-3, 3).map(float)
+    frames = np.array([data.draw(st.lists(numbers, min_size=d, max_size=d)) for _ in range(n)]).reshape(n, d)
+    centroids = np.array([data.draw(st.lists(numbers, min_size=d, max_size=d)) for _ in range(k)])
+    expected = ((frames[:, None] - centroids[None]) ** 2).sum(-1).argmin(1) if n else []
+    found = assign(torch.from_numpy(frames).float(), torch.from_numpy(centroids).float())
+    assert found.dtype == torch.int64
+    assert found.tolist() == list(expected)
+
+
+def test_assignment_in_pieces_equals_assignment_at_once(monkeypatch, frames):
+    centroids = frames["x"][:10]
+    at_once = assign(frames["x"], centroids)
+    monkeypatch.setattr("upstream.teacher.nearest._SCORES", 70)
+    assert torch.equal(assign(frames["x"][:1000], centroids), at_once[:1000])
+
+
+@given(n=st.integers(1, 200), k=st.integers(1, 20), seed=st.integers(0, 50))
+def test_starts_are_different_points_of_the_data(n, k, seed):
+    points = torch.arange(float(n))[:, None]
+    starts = draw_starts(points, min(k, n), keyed(seed, "test"))[:, 0].tolist()
+    assert len(set(starts)) == min(k, n)
+    assert set(starts) <= set(range(n))
+
+
+def test_starts_spread_over_groups():
+    """Two far groups: after one start in either, the other holds all but a millionth of the squared distance."""
+    points = torch.cat([torch.zeros(500, 1) + torch.arange(500)[:, None] / 1e4, torch.full((500, 1), 1e3)])
+    for seed in range(20):
+        starts = draw_starts(points, 2, keyed(seed, "test"))[:, 0]
+        assert (starts < 1).sum() == 1
+
+
+def test_without_faiss_torch_does_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    kmeans._has_faiss.cache_clear()
+    try:
+        assert kmeans.default_engine(torch.device("cpu")) == "torch"
+        assert fit(torch.tensor([[0.0], [9.0]]), 2, seed=0)[1] == 0
+    finally:
+        monkeypatch.undo()
+        kmeans._has_faiss.cache_clear()
+
+
+def test_points_on_an_accelerator_stay_there():
+    assert kmeans.default_engine(torch.device("cuda")) == "torch"
+    assert kmeans.default_engine(torch.device("cpu")) == "faiss"

@@ -1,0 +1,193 @@
+"""Teachers repeat themselves, do not care about batches, and refuse features that they were not fitted on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from upstream.errors import FormatError, InputError
+from upstream.features.source import FbankSource, LayerSource, MfccSource
+from upstream.frames import CONV_GRID
+from upstream.model import Encoder, EncoderConfig
+from upstream.teacher.gate import check_units
+from upstream.teacher.teacher import Teacher, draw_sample
+from upstream.teacher.units import Units
+
+LENGTHS = (16_000, 300, 25_000, 8000, 720, 40_000)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return Encoder(EncoderConfig(conv_dim=16, width=32, layers=2, heads=2, ffn=64, positional_kernel=16,
+                                 positional_groups=4)).initialise(0).eval()
+
+
+def fitted(recordings, clusters=6, source=None, **options):
+    made = recordings(LENGTHS)
+    return made, Teacher.fit(source or MfccSource(), made, clusters, seed=1, read=made.read, **options)
+
+
+def test_a_teacher_labels_every_frame_and_passes_the_gate(recordings, tmp_path):
+    made, teacher = fitted(recordings)
+    units = teacher.label(MfccSource(), made, tmp_path, read=made.read)
+    assert units.ids == made.ids
+    assert units.classes == (6,)
+    assert (units.teacher_hash, units.manifest_hash) == (teacher.hash, "fake")
+    [histogram] = check_units(units, made)
+    assert histogram.sum() == sum(CONV_GRID.frames(n) for n in LENGTHS)
+
+
+def test_labels_are_the_nearest_centroids(recordings, tmp_path):
+    made, teacher = fitted(recordings)
+    units = teacher.label(MfccSource(), made, tmp_path, read=made.read)
+    for index, frames in MfccSource().stream(made, range(len(made)), made.read):
+        distances = torch.cdist(frames.double(), teacher.centroids.double())
+        np.testing.assert_array_equal(units.labels(made.ids[index]), distances.argmin(1).numpy())
+
+
+def test_the_inertia_is_that_of_all_frames_when_all_are_sampled(recordings):
+    made, teacher = fitted(recordings)
+    frames = torch.cat([f for _, f in MfccSource().stream(made, range(len(made)), made.read)])
+    assert teacher.fitted["sample_frames"] == len(frames)
+    nearest = torch.cdist(frames.double(), teacher.centroids.double()).min(1).values
+    assert teacher.inertia == pytest.approx(float(nearest.square().mean()), rel=1e-5)
+
+
+def test_the_size_of_batches_changes_neither_the_sample_nor_the_labels(recordings, encoder, tmp_path):
+    made = recordings(LENGTHS)
+    found = []
+    for seconds in (0.1, 1.5, 100):
+        source = LayerSource(encoder, 2, "cpu", batch_seconds=seconds)
+        sample = draw_sample(source, made, np.arange(len(made)), 100, seed=1, read=made.read)
+        teacher = Teacher.fit(LayerSource(encoder, 2, "cpu"), made, 6, seed=1, read=made.read)
+        found.append((sample, teacher.label(source, made, tmp_path / str(seconds), read=made.read)))
+    for sample, units in found[1:]:
+        torch.testing.assert_close(sample, found[0][0], atol=1e-4, rtol=0)
+        assert units.hash == found[0][1].hash
+
+
+def test_the_sample_is_of_different_frames_of_the_chosen_utterances(recordings):
+    made = recordings(LENGTHS)
+    frames = dict(MfccSource().stream(made, range(len(made)), made.read))
+    chosen = np.array([5, 0, 3])
+    sample = draw_sample(MfccSource(), made, chosen, 60, seed=4, read=made.read)
+    assert sample.shape == (60, 39)
+    rows = {tuple(row) for row in sample.tolist()}
+    assert len(rows) == 60
+    assert rows <= {tuple(row) for i in chosen for row in frames[i].tolist()}
+
+
+class NumberedFrames:
+    """Frames that say where they are from: (utterance, frame)."""
+
+    device = torch.device("cpu")
+
+    def describe(self):
+        return {"name": "numbers", "dim": 2, "rate": 50.0}
+
+    def stream(self, manifest, indices, read):
+        for i in reversed(list(indices)):  # a source should keep the order; the sample must not hang on it
+            frames = torch.arange(CONV_GRID.frames(int(manifest.lengths[i])))
+            yield int(i), torch.stack([torch.full_like(frames, int(i)), frames], dim=1).float()
+
+
+def test_every_frame_has_the_same_chance_to_be_sampled(recordings):
+    """60 of 194 frames, 400 seeds: each frame should be drawn 123.7 times, with a standard deviation of 9.2."""
+    made = recordings([40_000, 16_000, 7000])
+    counts = {i: np.zeros(CONV_GRID.frames(int(n)), int) for i, n in enumerate(made.lengths)}
+    assert [len(c) for c in counts.values()] == [124, 49, 21]
+    for seed in range(400):
+        for utterance, frame in draw_sample(NumberedFrames(), made, np.arange(3), 60, seed, made.read).int().tolist():
+            counts[utterance][frame] += 1
+    together = np.concatenate(list(counts.values()))
+    assert together.sum() == 400 * 60
+    assert together.std() < 12
+    np.testing.assert_allclose(together, 400 * 60 / 194, atol=4.5 * 9.2)
+    np.testing.assert_allclose([c.mean() for c in counts.values()], 400 * 60 / 194, atol=8)
+
+
+def test_frames_of_the_sample_are_in_the_order_of_the_utterances(recordings):
+    made = recordings([40_000, 16_000, 7000])
+    found = draw_sample(NumberedFrames(), made, np.array([2, 0]), 50, 0, made.read).tolist()
+    assert found == sorted(found, key=lambda row: (row[0] == 0, row[1]))
+
+
+def test_utterances_without_a_share_are_not_read(recordings):
+    made = recordings([16_000] * 40)
+    draw_sample(MfccSource(), made, np.arange(40), 3, seed=0, read=made.read)
+    assert 1 <= len(made.asked) <= 3
+
+
+def test_only_the_given_utterances_are_sampled(recordings):
+    made, teacher = fitted(recordings, indices=[0, 2], sample_frames=50)
+    assert set(made.asked) <= {0, 2}
+    assert teacher.fitted["utterances"] == 2
+    assert teacher.fitted["sample_frames"] == 50
+
+
+def test_the_same_seed_gives_the_same_teacher(recordings):
+    assert fitted(recordings)[1].hash == fitted(recordings)[1].hash
+
+
+@pytest.mark.parametrize("frames", [0, 5])
+def test_too_few_frames_are_refused(recordings, frames):
+    made = recordings([300] if frames == 0 else [400 + 320 * (frames - 1)])
+    with pytest.raises(InputError, match=f"{frames} frames for 6 clusters"):
+        Teacher.fit(MfccSource(), made, 6, seed=0, read=made.read)
+
+
+def test_a_teacher_comes_back_from_its_folder(recordings, tmp_path):
+    _, teacher = fitted(recordings)
+    teacher.save(tmp_path)
+    (tmp_path / "stage.json").write_text("{}")
+    teacher.save(tmp_path)  # again, and beside other files
+    loaded = Teacher.load(tmp_path)
+    assert torch.equal(loaded.centroids, teacher.centroids)
+    assert (loaded.features, loaded.inertia, loaded.fitted) == (teacher.features, teacher.inertia, teacher.fitted)
+    assert loaded.hash == teacher.hash
+    assert loaded.fitted["engine"] == "faiss"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["centroids.npy", "stage.json", "teacher.json"]
+
+
+def test_a_broken_teacher_is_refused(recordings, tmp_path):
+    with pytest.raises(FormatError, match=r"teacher\.json: no such file"):
+        Teacher.load(tmp_path)
+    fitted(recordings)[1].save(tmp_path)
+    np.save(tmp_path / "centroids.npy", np.zeros((6, 39), np.float32))
+    with pytest.raises(FormatError, match=r"not what teacher\.json was written for"):
+        Teacher.load(tmp_path)
+    (tmp_path / "centroids.npy").write_bytes(b"")
+    with pytest.raises(FormatError, match="cannot be read"):
+        Teacher.load(tmp_path)
+    described = json.loads((tmp_path / "teacher.json").read_text())
+    (tmp_path / "teacher.json").write_text(json.dumps({**described, "version": 9}))
+    with pytest.raises(FormatError, match="format version 1"):
+        Teacher.load(tmp_path)
+
+
+def test_features_that_it_was_not_fitted_on_are_refused(recordings, encoder, tmp_path):
+    made, teacher = fitted(recordings, source=LayerSource(encoder, 1, "cpu"))
+    with pytest.raises(InputError, match="layer 1 is now 2"):
+        teacher.label(LayerSource(encoder, 2, "cpu"), made, tmp_path, read=made.read)
+    with pytest.raises(InputError, match="name layer is now fbank"):
+        teacher.label(FbankSource(), made, tmp_path, read=made.read)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_waveform_of_nan_is_refused_by_name_and_leaves_no_units(recordings, tmp_path):
+    made, teacher = fitted(recordings)
+    made.waves[2][100] = np.nan
+    with pytest.raises(InputError, match=r"^u2: features that are not finite"):
+        teacher.label(MfccSource(), made, tmp_path, read=made.read)
+    with pytest.raises(FormatError):
+        Units.load(tmp_path)
+
+
+def test_progress_counts_utterances(recordings, tmp_path):
+    seen = []
+    made, teacher = fitted(recordings, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 5) for i in range(1, 6)]  # the one without frames is not read
+    seen.clear()
+    teacher.label(MfccSource(), made, tmp_path, read=made.read, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 6) for i in range(1, 7)]

@@ -1,0 +1,126 @@
+"""`hubertkit demo`: the whole way on speech synthesised on the spot, in minutes.
+
+Voices and sentences of the test set are unseen in training. One low-resource comparison (`benchmarks.low_resource`):
+few labels, two rounds of pretraining on many more unlabelled recordings; scratch, round 1 and round 2 get the same
+number of fine-tuning updates.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.low_resource import run
+from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe
+from benchmarks.results import table
+from tools.synthesise import VOICES_TEST, VOICES_TRAIN, sentences, synthesise
+from upstream.audio.manifest import Manifest
+from upstream.keyed import keyed
+from upstream.progress import say
+from upstream.recipe import as_settings, load_recipe
+from upstream.stage import run_stage, writing
+
+ROWS = ["encoder", "decoder", "wer", "cer", "words", "errors"]
+TEACHERS = {"phone_purity": "phone purity", "cluster_purity": "cluster purity", "pnmi": "PNMI"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sentences of each part. An utterance lasts about three seconds; `labelled` and `dev` are parts of the training
+    voices' speech."""
+
+    recipe: str
+    train: int
+    labelled: int
+    dev: int
+    test: int
+    lm: int
+
+
+FULL = Size("demo", train=900, labelled=90, dev=60, test=160, lm=20_000)
+QUICK = Size("demo-quick", train=120, labelled=60, dev=12, test=24, lm=5_000)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(demo)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on.")] = Path("demo-out"),
+    quick: Annotated[bool, typer.Option(help="The same stages in a minute or three; the scores say little.")] = False,
+    seed: Annotated[int, typer.Option(help="Of voices, sentences, weights, batches and masks.")] = 0,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value of benchmarks/recipes/demo.yaml")] = None,
+) -> None:
+    """Synthesise speech, pretrain two rounds, fine-tune, decode with an LM, and report: ten minutes on two cores."""
+    began = time.monotonic()
+    size = QUICK if quick else FULL
+    recipe = replace(load_recipe(LowResourceRecipe, size.recipe, overrides or [], SHIPPED), seed=seed)
+    speech_stage(size, seed, out / "speech")
+    results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
+    show(results, Console())
+    print(f"{time.monotonic() - began:.0f} s; everything is in {out}, the numbers in {out / 'results.json'}")
+
+
+def speech_stage(size: Size, seed: int, folder: Path) -> None:
+    """The corpus of the demo, as a data folder of `bench low-resource`."""
+
+    def work(target: Path) -> dict[str, Any]:
+        whole = _corpus(size, seed, target)
+        _split(whole, size, seed, target / "splits")
+        _lm_text(size, seed, target / "lm-text")
+        return {"hash": whole.hash, "minutes": whole.seconds / 60, "utterances": len(whole)}
+
+    run_stage(folder, version=1, settings=as_settings(size) | {"seed": seed}, inputs={}, work=work, say=say)
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """The closing tables: error rates, and the teachers' quality by the synthesiser's own phone times."""
+    labels = {r["labelled"] for r in results["rows"]}
+    console.print(table(results["rows"], ROWS, f"{', '.join(sorted(labels))} of labels; unseen voices and sentences"))
+    teachers = Table("teacher of", *TEACHERS.values(), title="units against the phones of the synthesiser")
+    for r in results["rounds"]:
+        teachers.add_row(f"round {r['round']}", *(f"{r['units'][name]:.3f}" for name in TEACHERS))
+    console.print(teachers)
+    differences = Table("encoder", "decoder", "rate", "difference from scratch [95%]",
+                        title="paired on the same utterances")
+    for c in results["comparisons"]:
+        low, high = c["interval"]
+        differences.add_row(c["encoder"], c["decoder"], c["rate"].upper(),
+                            f"{c['difference']:+.1f} [{low:+.1f}, {high:+.1f}]")
+    console.print(differences)
+
+
+def _corpus(size: Size, seed: int, folder: Path) -> Manifest:
+    """Training and test speech under one manifest, alignments under one folder."""
+    train = synthesise(folder / "train", sentences(size.train, seed), VOICES_TRAIN, seed)
+    test = synthesise(folder / "test", sentences(size.test, seed, part="test"), VOICES_TEST, seed)
+    whole = Manifest.of([*train, *test], f"espeak-ng, seed {seed}")
+    whole.save(folder / "manifest.arrow")
+    return whole
+
+
+def _split(whole: Manifest, size: Size, seed: int, folder: Path) -> None:
+    """`unlabelled`, `labelled` within it, `dev` apart from both, by keyed draw; `test` is the unseen voices."""
+    known = {voice.name for voice in VOICES_TRAIN}
+    train = [u.id for u in whole if u.speaker in known]
+    order = [train[i] for i in keyed(seed, "demo splits").permutation(len(train))]
+    dev, rest = order[:size.dev], order[size.dev:]
+    for name, ids in (("dev", dev), ("unlabelled", rest), ("labelled", rest[:size.labelled]),
+                      ("test", [u.id for u in whole if u.speaker not in known])):
+        with writing(folder / f"{name}.txt") as temporary:
+            temporary.write_text("".join(f"{i}\n" for i in sorted(ids)), encoding="utf-8")
+
+
+def _lm_text(size: Size, seed: int, folder: Path) -> None:
+    """Sentences of the training part of the grammar: no test sentence is among them."""
+    with writing(folder / "sentences.txt") as temporary:
+        temporary.write_text("".join(f"{s}\n" for s in sentences(size.lm, seed + 1)), encoding="utf-8")
