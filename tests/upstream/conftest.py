@@ -1,10 +1,11 @@
-"""Recordings that need no files: a stand-in for a manifest and its audio."""
+"""Recordings that need no files: a stand-in for a manifest and its audio. And one thread for small problems."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 
 
 @dataclass
@@ -40,3 +41,12 @@ def recordings() -> Callable[[Sequence[int]], FakeRecordings]:
         return FakeRecordings(waves, [f"u{i}" for i in range(len(waves))])
 
     return make
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On a busy machine, threads that wait for each other make small problems ten times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -16,6 +16,7 @@ from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
 from upstream.model.frontend import standardise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS = (16_000, 399, 5000, 400, 12_345, 719, 720, 30_000)
 SMALL = {"conv_dim": 16, "width": 32, "layers": 3, "heads": 2, "ffn": 64, "positional_kernel": 16,
          "positional_groups": 4}

@@ -15,16 +15,8 @@ from upstream.teacher import kmeans
 from upstream.teacher.kmeans import assign, fit, inertia
 from upstream.teacher.lloyd import draw_starts, lloyd
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINES = ("faiss", "torch")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine, threads that wait for each other make these small problems ten times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

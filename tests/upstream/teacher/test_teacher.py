@@ -14,6 +14,7 @@ from upstream.teacher.gate import check_units
 from upstream.teacher.teacher import Teacher, draw_sample
 from upstream.teacher.units import Units
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS = (16_000, 300, 25_000, 8000, 720, 40_000)
 
 
