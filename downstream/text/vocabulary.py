@@ -5,6 +5,7 @@ Two standard sets differ in order and size, so a vocabulary always travels with 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from upstream.stage import read_json, write_json
 
 SEPARATOR = "|"  # between words
 BLANK = "<pad>"  # the CTC blank, under the name that transformers gives it
+_SPECIAL = re.compile(r"<.+>|\[.+\]")  # <unk>, [UNK]: never part of a text
 LETTERS = tuple("ETAONIHSRDLUMWCFGYPBVK'XJQZ")  # fairseq's order: by frequency in LibriSpeech
 
 
@@ -26,6 +28,9 @@ class Vocabulary:
     Attributes:
         symbols: unique; `|` separates words.
         blank: id of the CTC blank.
+
+    Raises:
+        InputError: a symbol that stands there twice, no separator, or a blank outside the symbols.
     """
 
     symbols: tuple[str, ...]
@@ -51,9 +56,21 @@ class Vocabulary:
 
     @staticmethod
     def of(texts: Iterable[str]) -> Vocabulary:
-        """Blank, `|`, and every character of the texts in the order of their code points."""
-        found = {c for text in texts for c in text} - {" ", SEPARATOR}
+        """Blank, `|`, and every character of the texts in the order of their code points; white space is the separator.
+
+        Raises:
+            InputError: a text with `|` in it, which could not be told from a space.
+        """
+        found = {c for text in texts for c in text if not c.isspace()}
+        if SEPARATOR in found:
+            raise InputError(f"a text holds {SEPARATOR!r}, which stands for the space between words; take it out first")
         return Vocabulary((BLANK, SEPARATOR, *sorted(found)))
+
+    @cached_property
+    def letters(self) -> frozenset[str]:
+        """The characters that words can be spelled with."""
+        single = (s for i, s in enumerate(self.symbols) if len(s) == 1 and i != self.blank)
+        return frozenset(single) - {SEPARATOR}
 
     def encode(self, text: str, trailing: bool = False) -> list[int]:
         """Ids of a text, runs of spaces as one separator; with `trailing` one after the last word too, as fairseq does.
@@ -61,20 +78,17 @@ class Vocabulary:
         Raises:
             InputError: a character that is not in the vocabulary, with its code point and what to do.
         """
-        spelled = SEPARATOR.join(text.split())
-        ids = []
-        for character in spelled + (SEPARATOR if trailing and spelled else ""):
-            number = self._ids.get(character)
-            if number is None or number == self.blank:
+        for character in text:
+            if character not in self.letters and not character.isspace():
                 raise InputError(f"{character!r} (U+{ord(character):04X}) in {text[:60]!r} is not in the vocabulary "
                                  f"({self._shown()}); normalise the transcripts (case, digits, punctuation) first")
-            ids.append(number)
-        return ids
+        spelled = SEPARATOR.join(text.split())
+        return [self._ids[c] for c in spelled + (SEPARATOR if trailing and spelled else "")]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of symbol ids (not of frames); specials and blanks say nothing."""
+        """The text of symbol ids (not of frames); the blank and specials such as `<unk>` say nothing."""
         said = (self.symbols[i] for i in ids if i != self.blank)
-        return " ".join("".join(" " if s == SEPARATOR else s for s in said if len(s) == 1).split())
+        return " ".join("".join(" " if s == SEPARATOR else s for s in said if not _SPECIAL.fullmatch(s)).split())
 
     def collapse(self, frames: Sequence[int]) -> list[int]:
         """CTC: join equal neighbours, then drop blanks."""
@@ -108,5 +122,5 @@ class Vocabulary:
         return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     def _shown(self) -> str:
-        single = [s for s in self.symbols if len(s) == 1 and s != SEPARATOR]
+        single = [s for s in self.symbols if s in self.letters]
         return "".join(single) if len(single) <= 40 else f"{len(single)} characters"

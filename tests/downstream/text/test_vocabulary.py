@@ -75,3 +75,46 @@ def test_normalised_text_is_in_the_vocabulary_and_stays_as_it_is(text):
     plain = normalise(text)
     assert normalise(plain) == plain
     assert Vocabulary.characters().decode(Vocabulary.characters().encode(plain)) == plain
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Encyclopædia", "ENCYCLOPAEDIA"), ("it´s o`clock", "IT'S O'CLOCK"), ("Straße", "STRASSE"), ("ﬁn ŉ", "FIN 'N"),
+    ("a\tb\r\nc", "A B C"), ("room 5", "ROOM"),
+])
+def test_letters_that_unicode_does_not_decompose_are_spelled_in_ascii(text, expected):
+    assert normalise(text) == expected
+
+
+@given(text=sentences)
+def test_a_trailing_separator_follows_the_last_word_alone(text):
+    v = Vocabulary.transformers()
+    assert v.encode(text, trailing=True) == v.encode(text) + ([v.symbols.index("|")] if text else [])
+
+
+def test_the_separator_cannot_be_part_of_a_text():
+    with pytest.raises(InputError, match=r"'\|'"):
+        Vocabulary.characters().encode("A|B")
+    with pytest.raises(InputError, match="space between words"):
+        Vocabulary.of(["A|B"])
+
+
+def test_white_space_of_any_kind_is_the_separator():
+    assert Vocabulary.of(["A\tB\u00a0C"]).symbols == ("<pad>", "|", "A", "B", "C")
+    assert Vocabulary.characters().encode("A \t B") == Vocabulary.characters().encode("A B")
+
+
+def test_specials_say_nothing_and_long_symbols_are_said():
+    v = Vocabulary(("<pad>", "|", "[UNK]", "tʃ", "a"))
+    assert v.decode([3, 4, 2, 1, 4, 0]) == "tʃa a"
+
+
+@pytest.mark.parametrize(("symbols", "blank"), [(("-", "|", "A"), 0), (("A", "|", "[PAD]"), 2), (("|", "<blank>"), 1)])
+def test_blanks_of_other_toolkits_are_found(tmp_path, symbols, blank):
+    Vocabulary(symbols, blank).save(tmp_path / "vocab.json")
+    assert Vocabulary.load(tmp_path / "vocab.json") == Vocabulary(symbols, blank)
+
+
+@pytest.mark.parametrize(("symbols", "blank"), [(("-", "|", "A", "A"), 0), (("-", "A"), 0), (("-", "|"), 2)])
+def test_a_vocabulary_that_contradicts_itself_is_refused(symbols, blank):
+    with pytest.raises(InputError, match="vocabulary"):
+        Vocabulary(symbols, blank)

@@ -1,0 +1,106 @@
+"""Lexicons: how words are spelled in a recogniser's symbols; lines of `WORD<tab>W O R D |`, as flashlight reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from downstream.text.vocabulary import SEPARATOR, Vocabulary
+from upstream.errors import FormatError, InputError, UsageError
+from upstream.stage import writing
+
+Spelling = tuple[str, ...]
+
+_SHOWN = 5  # words named in an error
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Words and their spellings.
+
+    Attributes:
+        spellings: of every word, in the order of the file; a word may have several. Each ends with the word separator.
+    """
+
+    spellings: dict[str, tuple[Spelling, ...]]
+
+    def __len__(self) -> int:
+        return len(self.spellings)
+
+    @property
+    def words(self) -> list[str]:
+        """In the order of the file."""
+        return list(self.spellings)
+
+    @staticmethod
+    def spelled(words: Iterable[str], vocabulary: Vocabulary) -> Lexicon:
+        """Every word by its characters and the separator; a word given twice stands there once.
+
+        Raises:
+            InputError: words with characters that the vocabulary lacks, empty ones, or none at all.
+        """
+        unique = list(dict.fromkeys(words))
+        bad = [word for word in unique if not word or not vocabulary.letters.issuperset(word)]
+        if bad:
+            raise InputError(f"{len(bad)} of {len(unique)} words cannot be spelled in the recogniser's symbols: "
+                             f"{_named(bad, vocabulary)}; normalise them or leave them out")
+        if not unique:
+            raise InputError("no words to make a lexicon of")
+        return Lexicon({word: ((*word, SEPARATOR),) for word in unique})
+
+    def save(self, path: Path) -> None:
+        """Write the lexicon, UTF-8, atomically."""
+        lines = (f"{word}\t{' '.join(spelling)}\n" for word, all_ in self.spellings.items() for spelling in all_)
+        with writing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+
+    @staticmethod
+    def load(path: Path, vocabulary: Vocabulary) -> Lexicon:
+        """Read a lexicon for the recogniser that has this vocabulary. Empty lines are passed over.
+
+        Raises:
+            UsageError: no such file.
+            FormatError: naming the line: no tab, no spelling, a symbol that the vocabulary lacks, a spelling twice.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UsageError(f"{path}: no such lexicon")
+        known = frozenset(vocabulary.symbols)
+        found: dict[str, tuple[Spelling, ...]] = {}
+        for number, line in enumerate(_read(path).split("\n"), 1):
+            if not line.strip():
+                continue
+            word, spelling = _entry(f"{path}, line {number}", line.rstrip("\r"), known)
+            if spelling in found.get(word, ()):
+                raise FormatError(f"{path}, line {number}: {word!r} has this spelling already; take the line out")
+            found[word] = (*found.get(word, ()), spelling)
+        if not found:
+            raise FormatError(f"{path}: no words; expected lines such as WORD<tab>W O R D {SEPARATOR}")
+        return Lexicon(found)
+
+
+def _entry(where: str, line: str, known: frozenset[str]) -> tuple[str, Spelling]:
+    word, tab, spelled = line.partition("\t")
+    spelling = tuple(spelled.split())
+    if not (word and tab and spelling) or word != word.strip() or " " in word:
+        raise FormatError(f"{where}: {line[:60]!r}, expected WORD<tab>W O R D {SEPARATOR}")
+    unknown = [symbol for symbol in spelling if symbol not in known]
+    if unknown:
+        raise FormatError(f"{where}: the recogniser has no symbol {unknown[0]!r}; is the lexicon another recogniser's?")
+    return word, spelling
+
+
+def _named(bad: list[str], vocabulary: Vocabulary) -> str:
+    named = []
+    for word in bad[:_SHOWN]:
+        odd = next((c for c in word if c not in vocabulary.letters), None)
+        named.append(f"{word!r}" + ("" if odd is None else f" (no {odd!r}, U+{ord(odd):04X})"))
+    return ", ".join(named) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error

@@ -1,0 +1,60 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from downstream.text.lexicon import Lexicon
+from downstream.text.vocabulary import Vocabulary
+from upstream.errors import FormatError, InputError, UsageError
+
+VOCABULARY = Vocabulary.characters()
+words = st.lists(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ'", min_size=1, max_size=8), min_size=1, max_size=8)
+
+
+def test_a_word_is_spelled_by_its_letters_and_the_separator(tmp_path):
+    Lexicon.spelled(["HE'S", "A"], VOCABULARY).save(tmp_path / "lexicon.txt")
+    assert (tmp_path / "lexicon.txt").read_text() == "HE'S\tH E ' S |\nA\tA |\n"
+
+
+@given(given=words)
+def test_a_saved_lexicon_comes_back(tmp_path_factory, given):
+    path = tmp_path_factory.mktemp("lexicon") / "lexicon.txt"
+    lexicon = Lexicon.spelled(given, VOCABULARY)
+    lexicon.save(path)
+    assert Lexicon.load(path, VOCABULARY) == lexicon
+    assert lexicon.words == list(dict.fromkeys(given))
+
+
+def test_words_that_cannot_be_spelled_are_counted_and_named():
+    with pytest.raises(InputError, match=r"2 of 3 words .*'CAFÉ' \(no 'É', U\+00C9\), 'a'"):
+        Lexicon.spelled(["A", "CAFÉ", "a"], VOCABULARY)
+    with pytest.raises(InputError, match="and 4 more"):
+        Lexicon.spelled([str(i) for i in range(9)], VOCABULARY)
+    with pytest.raises(InputError, match=r"'A\|B'"):
+        Lexicon.spelled(["A|B"], VOCABULARY)
+    with pytest.raises(InputError, match="no words"):
+        Lexicon.spelled([], VOCABULARY)
+
+
+def test_a_word_may_have_several_spellings(tmp_path):
+    (tmp_path / "lexicon.txt").write_text("DR\tD R |\nDR\tD O C T O R |\n\nA\tA |\r\n")
+    lexicon = Lexicon.load(tmp_path / "lexicon.txt", VOCABULARY)
+    assert len(lexicon) == 2
+    assert lexicon.spellings["DR"] == (("D", "R", "|"), ("D", "O", "C", "T", "O", "R", "|"))
+    assert lexicon.spellings["A"] == (("A", "|"),)
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ("A A |", "line 1: .*expected WORD<tab>"), ("A\tA |\nB\t", "line 2"), ("A\tA |\nB\tb |", "line 2: .*no symbol 'b'"),
+    ("A\tA |\nA\tA |", "line 2: 'A' has this spelling"), ("\n", "no words"), ("A B\tA B |", "line 1"),
+    (b"\xff\tA |", "UTF-8"),
+])
+def test_a_faulty_line_is_named(tmp_path, content, says):
+    (tmp_path / "lexicon.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FormatError, match=says) as caught:
+        Lexicon.load(tmp_path / "lexicon.txt", VOCABULARY)
+    assert "lexicon.txt" in str(caught.value)
+
+
+def test_a_lexicon_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.txt: no such"):
+        Lexicon.load(tmp_path / "none.txt", VOCABULARY)
