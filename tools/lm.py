@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,61 +14,85 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from downstream.lm.arpa import read_arpa, write_arpa
+from downstream.lm.arpa import ngram_counts, write_arpa
 from downstream.lm.kneser_ney import FALLBACK, NGramModel, Options, estimate
-from downstream.lm.scoring import perplexity, score_sentence
-from upstream.errors import UsageError
+from downstream.lm.scoring import perplexity_of, score_words
+from downstream.text.normalise import normalise as normalised
+from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 
 app = typer.Typer(no_args_is_help=True)
+
+Normalise = Annotated[bool, typer.Option("--normalise", help="First make every line upper case, A-Z and apostrophes.")]
 
 
 @app.command()
 def build(
     texts: Annotated[list[Path], typer.Argument(help="Plain or .gz text, one sentence a line, taken as it is.")],
-    order: Annotated[int, typer.Option(min=1, help="Longest n-gram.")] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(help="ARPA file; .arpa.gz is compressed.")] = ...,  # type: ignore[assignment]
+    order: Annotated[int, typer.Option(min=1, help="Words of the longest n-grams.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="ARPA file to write; gzipped if its name ends in .gz.")] = ...,  # type: ignore[assignment]
+    normalise: Normalise = False,
     prune: Annotated[str, typer.Option(help="Leave out n-grams seen at most so often, e.g. 0,0,1.")] = "0",
-    discount_fallback: Annotated[bool, typer.Option(help="Discounts .5 1 1.5 where the text gives none.")] = False,
+    discount_fallback: Annotated[bool, typer.Option("--discount-fallback", help="Take discounts of 0.5, 1 and 1.5 "
+                                                    "where the text gives none.")] = False,
     vocab: Annotated[Path | None, typer.Option(help="File of the words that the model may hold.")] = None,
-    interpolate_unigrams: Annotated[bool, typer.Option(help="Spread unigram mass over all words.")] = True,
+    interpolate_unigrams: Annotated[bool, typer.Option(help="Spread unigram mass over all words, or give it all to "
+                                                            "<unk>.")] = True,
     vocab_pad: Annotated[int, typer.Option(min=0, help="Take the vocabulary to be at least so large.")] = 0,
-    skip_symbols: Annotated[bool, typer.Option(help="Treat <s>, </s>, <unk> in the text as spaces.")] = False,
+    skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Treat <s>, </s>, <unk> in the text as "
+                                                                      "spaces.")] = False,
 ) -> None:
     """Estimate an interpolated modified Kneser-Ney model, as KenLM's lmplz does."""
+    if out.is_dir():
+        raise UsageError(f"{out}: a folder; --out names the ARPA file to write")
     options = Options(prune=_thresholds(prune), fallback=FALLBACK if discount_fallback else None,
                       interpolate_unigrams=interpolate_unigrams, vocab=_words(vocab), vocab_pad=vocab_pad,
                       skip_symbols=skip_symbols)
-    with progress("estimating", order) as report:
-        model = estimate(texts, order, options, report)
-    say(f"writing {out}")
-    write_arpa(model, out)
+    with progress("estimating", order + 1) as report:
+        model = estimate(texts, order, options, report, normalised if normalise else None)
+    with progress("writing", sum(map(len, model.orders))) as report:
+        write_arpa(model, out, report)
+    say(f"written: {out}")
     Console().print(_table(model))
 
 
 @app.command()
-def info(model: Annotated[Path, typer.Argument(help="ARPA file.")]) -> None:
-    """N-grams of each order."""
+def info(
+    model: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Check that an ARPA file is whole, and count the n-grams of each order."""
+    with progress("counting", 1) as report:
+        counts = ngram_counts(model, report)
+    if as_json:
+        print(json.dumps({"ngrams": counts, "bytes": model.stat().st_size}))
+        return
     table = Table("order", "n-grams")
-    for number, grams in enumerate(read_arpa(model), 1):
-        table.add_row(str(number), str(len(grams)))
+    for number, count in enumerate(counts, 1):
+        table.add_row(str(number), str(count))
     Console().print(table)
 
 
 @app.command()
 def score(
-    model: Annotated[Path, typer.Argument(help="ARPA file.")],
-    text: Annotated[Path, typer.Argument(help="One sentence a line.")],
+    model: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped, or KenLM binary, of order 2 or more.")],
+    text: Annotated[Path, typer.Argument(help="Plain or .gz text, one sentence a line.")],
+    normalise: Normalise = False,
     as_json: Annotated[bool, typer.Option("--json", help="The perplexities only, as JSON.")] = False,
 ) -> None:
     """Natural-log probability of each sentence, and the perplexity with and without unknown words."""
-    sentences = _read(text)
-    found = perplexity(model, sentences)
+    sentences = [normalised(line) if normalise else line for line in _lines(text)]
+    scored = []
+    with progress("scoring", len(sentences)) as report:
+        for done, sentence in enumerate(sentences, 1):
+            scored.append(score_words(model, sentence))
+            report(done)
+    found = perplexity_of(scored)
     if as_json:
         print(json.dumps(asdict(found)))
         return
-    for sentence in sentences:
-        print(f"{score_sentence(model, sentence):.4f}\t{sentence}")
+    for sentence, words in zip(sentences, scored):
+        print(f"{sum(word.logprob for word in words):.4f}\t{sentence}")
     print(f"perplexity {found.with_unknown:.2f}, without unknown words {found.without_unknown:.2f} "
           f"({found.tokens} tokens, {found.unknown} unknown)")
 
@@ -79,14 +105,20 @@ def _thresholds(prune: str) -> tuple[int, ...]:
 
 
 def _words(path: Path | None) -> frozenset[str] | None:
-    return None if path is None else frozenset(" ".join(_read(path)).split())
+    return None if path is None else frozenset(word for line in _lines(path) for word in line.split())
 
 
-def _read(path: Path) -> list[str]:
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a plain or gzipped text, ended by newlines alone."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return content.decode("utf-8").splitlines()
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.rstrip("\r\n")
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from error
 
 
 def _table(model: NGramModel) -> Table:

@@ -1,135 +1,209 @@
-"""ARPA files: the format in which every toolkit reads n-gram models. Plain or, by the name `.gz`, compressed."""
+"""ARPA files: the format in which every toolkit reads n-gram models. Plain or gzipped.
+
+Lines are formatted by Arrow, a column at a time: ten million n-grams take some ten seconds.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from downstream.lm.kneser_ney import NGramModel
 from upstream.errors import FormatError, UsageError
 from upstream.stage import writing
 
-_ROWS = 200_000  # lines formatted at a time
+_ROWS = 500_000  # lines formatted at a time
 
+Progress = Callable[[float, float], None]
 Table = dict[tuple[str, ...], tuple[float, float]]
+Lines = Iterator[tuple[int, str]]
 
 
-def write_arpa(model: NGramModel, path: Path) -> None:
-    """Write a model atomically. The highest order has no back-off column; numbers have seven digits."""
+def write_arpa(model: NGramModel, path: Path, progress: Progress | None = None) -> None:
+    """Write a model atomically, gzipped if the name ends in `.gz`.
+
+    Numbers are the shortest that give the same float32 again, as lmplz writes them. The highest order has no back-off
+    column. `progress` is told the n-grams written and how many there are.
+    """
     path = Path(path)
+    sizes = [len(grams) for grams in model.orders]
     with writing(path) as temporary, _create(temporary, path.suffix == ".gz") as file:
-        file.write("\\data\\\n")
+        header = "".join(f"ngram {k}={size}\n" for k, size in enumerate(sizes, 1))
+        file.write(f"\\data\\\n{header}".encode())
+        words = texts = pa.array(model.words, pa.large_string())
         for k, grams in enumerate(model.orders, 1):
-            file.write(f"ngram {k}={len(grams)}\n")
-        texts = list(model.words)
-        for k, grams in enumerate(model.orders, 1):
-            file.write(f"\n\\{k}-grams:\n")
+            file.write(f"\n\\{k}-grams:\n".encode())
             if k > 1:
-                texts = [f"{texts[p]} {model.words[w]}" for p, w in zip(grams.prefix.tolist(), grams.word.tolist())]
-            for first in range(0, len(texts), _ROWS):
+                texts = _joined(" ", texts.take(pa.array(grams.prefix)), words.take(pa.array(grams.word)))
+            for first in range(0, sizes[k - 1], _ROWS):
                 part = slice(first, first + _ROWS)
-                file.write(_block(texts[part], grams.logprob[part], grams.backoff[part], k < len(model.orders)))
-        file.write("\n\\end\\\n")
+                columns = [_numbers(grams.logprob[part]), texts[part]]
+                if k < len(sizes):
+                    columns.append(_numbers(grams.backoff[part]))
+                file.write(_block(columns))
+                if progress is not None:
+                    progress(sum(sizes[:k - 1]) + min(part.stop, sizes[k - 1]), sum(sizes))
+        file.write(b"\n\\end\\\n")
 
 
 def read_arpa(path: Path) -> list[Table]:
-    """All n-grams of a file: for each order {words: (log10 probability, log10 back-off)}.
+    """All n-grams of a file: for each order {words: (log10 probability, log10 back-off)}. For small models.
 
     Raises:
         UsageError: no such file.
-        FormatError: naming the line: no ARPA file, truncated, or counts that differ from the header's.
+        FormatError: naming the line: no ARPA file, cut short, counts that differ from the header's, an n-gram twice.
     """
+    tables: list[Table] = []
+    with _lines(path) as lines:
+        for order, size in enumerate(_header(path, lines), 1):
+            entries = (_entry(path, number, line, order) for number, line in _section(path, lines, order, size))
+            tables.append(dict(entries))
+            if len(tables[-1]) != size:
+                raise FormatError(f"{path}: {size - len(tables[-1])} of the {order}-grams stand there twice")
+        _end(path, lines)
+    return tables
+
+
+def ngram_counts(path: Path, progress: Progress | None = None) -> list[int]:
+    """n-grams of each order, by the header and by counting the lines. Needs no memory to speak of.
+
+    `progress` is told the n-grams counted and how many the header announces.
+
+    Raises:
+        UsageError, FormatError: as `read_arpa`, but the n-grams themselves are not looked at.
+    """
+    with _lines(path) as lines:
+        sizes = _header(path, lines)
+        for order, size in enumerate(sizes, 1):
+            for found, _ in enumerate(_section(path, lines, order, size)):
+                if progress is not None and found % _ROWS == 0:
+                    progress(sum(sizes[:order - 1]) + found, sum(sizes))
+        _end(path, lines)
+    return sizes
+
+
+def read_unigrams(path: Path) -> list[str]:
+    """The words of a model, without `<unk>`, `<s>` and `</s>`, in the order of the file.
+
+    Raises:
+        UsageError, FormatError: as `read_arpa`; what follows the unigrams is not looked at.
+    """
+    with _lines(path) as lines:
+        size = _header(path, lines)[0]
+        words = [_entry(path, number, line, 1)[0][0] for number, line in _section(path, lines, 1, size)]
+    return [word for word in words if word not in ("<unk>", "<s>", "</s>")]
+
+
+def _joined(separator: str, *columns: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(*columns, pa.scalar(separator, pa.large_string()))
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    return pc.cast(pa.array(values), pa.large_string())
+
+
+def _block(columns: list[pa.Array]) -> bytes:
+    """Columns as lines: with a newline in each, their text lies as a whole in the array's buffer."""
+    lines = _joined("\n", _joined("\t", *columns), pa.scalar("", pa.large_string()))
+    offsets = np.frombuffer(lines.buffers()[1], np.int64)[lines.offset:lines.offset + len(lines) + 1]
+    return lines.buffers()[2][int(offsets[0]):int(offsets[-1])]
+
+
+@contextlib.contextmanager
+def _lines(path: Path) -> Iterator[Lines]:
+    """Numbered lines of a file, plain or gzipped; whatever is wrong with reading them names the file."""
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
-        with _open(path) as file:
-            return _parse(path, enumerate((line.rstrip("\n") for line in file), 1))
+        with open(path, "rb") as raw:
+            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+            with io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if zipped else raw, "utf-8", newline="\n") as file:
+                yield enumerate((line.rstrip("\r\n") for line in file), 1)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise FormatError(f"{path}: cannot be read as an ARPA file ({error})") from error
+        raise FormatError(f"{path}: cannot be read as an ARPA file ({error}); is it whole?") from error
 
 
-def _block(texts: list[str], logprob: np.ndarray, backoff: np.ndarray, with_backoff: bool) -> str:
-    if with_backoff:
-        rows = zip(logprob.tolist(), texts, backoff.tolist())
-        return "".join(f"{p:.7g}\t{t}\t{b:.7g}\n" for p, t, b in rows)
-    return "".join(f"{p:.7g}\t{t}\n" for p, t in zip(logprob.tolist(), texts))
-
-
-def _parse(path: Path, lines: Iterator[tuple[int, str]]) -> list[Table]:
-    sizes, number, line = _header(path, lines)
-    tables: list[Table] = []
-    for order, size in enumerate(sizes, 1):
-        if line != f"\\{order}-grams:":
-            raise FormatError(f"{path}, line {number}: expected \\{order}-grams:, found {line[:40]!r}")
-        table: Table = {}
-        number, line = _next(path, lines)
-        while line and not line.startswith("\\"):
-            words, values = _entry(path, number, line, order)
-            table[words] = values
-            number, line = _next(path, lines)
-        if len(table) != size:
-            raise FormatError(f"{path}, line {number}: {len(table)} {order}-grams, the header says {size}; cut short?")
-        tables.append(table)
-        number, line = _after_blank(path, lines, number, line)
-    if line != "\\end\\":
-        raise FormatError(f"{path}, line {number}: expected \\end\\, found {line[:40]!r}; the file is cut short")
-    return tables
-
-
-def _header(path: Path, lines: Iterator[tuple[int, str]]) -> tuple[list[int], int, str]:
-    number, line = _after_blank(path, lines, *_next(path, lines))
-    if line.strip() != "\\data\\":
+def _header(path: Path, lines: Lines) -> list[int]:
+    """n-grams of each order, as the header says."""
+    number, line = _filled(path, lines)
+    if line != "\\data\\":
         raise FormatError(f"{path}, line {number}: not an ARPA file: expected \\data\\, found {line[:40]!r}")
     sizes: list[int] = []
     number, line = _next(path, lines)
-    while line.startswith("ngram "):
-        order, _, size = line.removeprefix("ngram ").partition("=")
-        if order.strip() != str(len(sizes) + 1) or not size.strip().isdigit():
-            raise FormatError(f"{path}, line {number}: {line!r}, expected ngram {len(sizes) + 1}=COUNT")
+    while line.strip():
+        order, equals, size = line.removeprefix("ngram ").partition("=")
+        if not (line.startswith("ngram ") and equals and size.strip().isdigit()
+                and order.strip() == str(len(sizes) + 1)):
+            raise FormatError(f"{path}, line {number}: {line[:40]!r}, expected ngram {len(sizes) + 1}=COUNT")
         sizes.append(int(size))
         number, line = _next(path, lines)
-    return sizes, *_after_blank(path, lines, number, line)
+    if not sizes:
+        raise FormatError(f"{path}, line {number}: no counts of n-grams after \\data\\")
+    return sizes
+
+
+def _section(path: Path, lines: Lines, order: int, size: int) -> Iterator[tuple[int, str]]:
+    """The numbered lines of an order, as many as the header says."""
+    number, line = _filled(path, lines)
+    if line != f"\\{order}-grams:":
+        raise FormatError(f"{path}, line {number}: expected \\{order}-grams:, found {line[:40]!r}; does the header say "
+                          "how many n-grams there are?")
+    for found in range(size):
+        number, line = _next(path, lines)
+        if not line or line.startswith("\\"):
+            raise FormatError(f"{path}, line {number}: {found} {order}-grams, the header says {size}; cut short?")
+        yield number, line
 
 
 def _entry(path: Path, number: int, line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
-    fields = line.split("\t")
-    words = tuple(fields[1].split(" ")) if len(fields) in (2, 3) else ()
+    """Words, and log10 probability and back-off; columns are parted by tabs, or by spaces in others' files."""
+    fields = line.replace("\t", " ").split(" ")
+    words = tuple(fields[1:order + 1])
     try:
-        values = (float(fields[0]), float(fields[2]) if len(fields) == 3 else 0.0)
-    except (ValueError, IndexError):
-        words = ()
-        values = (0.0, 0.0)
-    if len(words) != order:
+        values = (float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0)
+    except ValueError:
+        words, values = (), (0.0, 0.0)
+    if len(words) != order or len(fields) > order + 2:
         raise FormatError(f"{path}, line {number}: {line[:60]!r} is no {order}-gram")
     return words, values
 
 
-def _next(path: Path, lines: Iterator[tuple[int, str]]) -> tuple[int, str]:
+def _end(path: Path, lines: Lines) -> None:
+    number, line = _filled(path, lines)
+    if line != "\\end\\":
+        raise FormatError(f"{path}, line {number}: expected \\end\\, found {line[:40]!r}; the file is cut short")
+
+
+def _next(path: Path, lines: Lines) -> tuple[int, str]:
     for found in lines:
         return found
     raise FormatError(f"{path}: ends before \\end\\; the file is cut short")
 
 
-def _after_blank(path: Path, lines: Iterator[tuple[int, str]], number: int, line: str) -> tuple[int, str]:
+def _filled(path: Path, lines: Lines) -> tuple[int, str]:
+    """The next line that is not blank."""
+    number, line = _next(path, lines)
     while not line.strip():
         number, line = _next(path, lines)
-    return number, line
+    return number, line.strip()
 
 
-def _create(path: Path, compressed: bool) -> TextIO:
-    if compressed:
-        return io.TextIOWrapper(gzip.GzipFile(path, "wb", 6, mtime=0), encoding="utf-8", newline="\n")
-    return open(path, "w", encoding="utf-8", newline="\n")
-
-
-def _open(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
-    return open(path, encoding="utf-8")
+@contextlib.contextmanager
+def _create(path: Path, compressed: bool) -> Iterator[BinaryIO | gzip.GzipFile]:
+    """Neither a name nor a time in the gzip header: the same model gives the same bytes."""
+    with open(path, "wb") as raw:
+        if compressed:
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+                yield packed
+        else:
+            yield raw

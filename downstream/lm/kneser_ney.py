@@ -10,7 +10,7 @@ where gamma(c) is the mass that discounting and pruning took from c.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,9 @@ import numpy as np
 from downstream.lm.counts import BOS, EOS, SPECIALS, UNK, Order, Progress, Text, count, last_in_suffix_order, read_text
 from upstream.errors import InputError, UsageError
 
-FALLBACK = (0.5, 1.0, 1.5)
+Discounts = tuple[float, float, float]  # of adjusted counts 1, 2, and 3 and more
+
+FALLBACK: Discounts = (0.5, 1.0, 1.5)
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Statistics:
 
     kept: int
     total: int
-    counts_of_counts: tuple[int, int, int, int, int]
-    discounts: tuple[float, float, float]
+    counts_of_counts: tuple[int, ...]
+    discounts: Discounts
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,23 @@ class Options:
     """
 
     prune: tuple[int, ...] = (0,)
-    fallback: tuple[float, float, float] | None = None
+    fallback: Discounts | None = None
     interpolate_unigrams: bool = True
     vocab: frozenset[str] | None = None
     vocab_pad: int = 0
     skip_symbols: bool = False
 
 
-def estimate(texts: Sequence[Path], order: int, options: Options | None = None,
-             progress: Progress | None = None) -> NGramModel:
-    """Estimate a model from texts, one sentence a line.
+def estimate(texts: Sequence[Path], order: int, options: Options | None = None, progress: Progress | None = None,
+             normalise: Callable[[str], str] | None = None) -> NGramModel:
+    """Estimate a model from texts, one sentence a line, in memory: some 220 bytes a word of text at order 4.
+
+    Args:
+        texts: plain or gzipped, taken as one text.
+        order: words of the longest n-grams.
+        options: lmplz's; None for its defaults.
+        progress: told how much is done, of how much.
+        normalise: applied to every line first; None takes the text as it is.
 
     Raises:
         UsageError: options that fit neither the order nor each other, or a file that is not there.
@@ -98,14 +107,20 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None,
     """
     options = options or Options()
     thresholds = _thresholds(options, order)
-    text = read_text(texts, options.skip_symbols)
-    if len(text.tokens) == 0:
-        raise InputError(f"{', '.join(map(str, texts))}: no text to estimate a language model from")
-    orders = count(text, order, progress)
+    report = progress or (lambda done, total: None)
+    # reading takes about as long as counting one order, and so does the end
+    text = read_text(texts, options.skip_symbols, normalise, lambda done, total: report(done / total, order + 1))
+    orders = count(text, order, lambda done, _: report(done, order + 1))
     adjusted = _adjusted(orders)
-    discounts = [_discounts(k, c, options.fallback) for k, c in enumerate(_counts_of_counts(text, orders, adjusted), 1)]
+    counts_of_counts = _counts_of_counts(text, orders, adjusted)
+    discounts = [_discounts(k, n, options.fallback) for k, n in enumerate(counts_of_counts, 1)]
     kept = _kept(text, orders, thresholds, options.vocab)
-    return _model(text, orders, adjusted, discounts, kept, options)
+    grams = _packed(orders, kept, *_interpolated(orders, adjusted, discounts, kept, options))
+    statistics = [Statistics(len(g), len(o), tuple(n.tolist()), d)
+                  for g, o, n, d in zip(grams, orders, counts_of_counts, discounts)]
+    words = [w for w, stays in zip(text.words, kept[0]) if stays]
+    report(order + 1, order + 1)
+    return NGramModel(words, tuple(grams), tuple(statistics))
 
 
 def _thresholds(options: Options, order: int) -> list[int]:
@@ -163,24 +178,31 @@ def _row(orders: list[Order], words: list[int]) -> int:
     return row
 
 
-def _discounts(order: int, n: np.ndarray, fallback: tuple[float, float, float] | None) -> tuple[Statistics, bool]:
-    """The three discounts of an order (Chen & Goodman's modified estimates) and whether they are the fallback."""
-    reason = ""
-    values = FALLBACK
-    if (n[1:4] == 0).any():
-        missing = int(np.flatnonzero(n[1:4] == 0)[0]) + 1
-        reason = f"no {order}-gram has an adjusted count of {missing}"
+def _discounts(order: int, n: np.ndarray, fallback: Discounts | None) -> Discounts:
+    """The three discounts of an order from its counts of counts, or the fallback where these give none."""
+    reason, values = "", fallback
+    missing = np.flatnonzero(n[1:4] == 0) + 1
+    if len(missing):
+        reason = f"no {order}-gram has an adjusted count of {missing[0]}"
     else:
-        y = n[1] / (n[1] + 2 * n[2])
-        values = tuple(j - (j + 1) * y * n[j + 1] / n[j] for j in (1, 2, 3))  # type: ignore[assignment]
-        bad = [j for j, d in enumerate(values, 1) if not 0 <= d <= j]
+        found = _modified(n)
+        bad = [j for j, d in enumerate(found, 1) if not 0 <= d <= j]
         if bad:
-            reason = f"the discount of {order}-grams of adjusted count {bad[0]} would be {values[bad[0] - 1]:.3g}"
-    if reason and fallback is None:
+            reason = f"the discount of {order}-grams of adjusted count {bad[0]} would be {found[bad[0] - 1]:.3g}"
+        else:
+            values = found
+    if values is None:
         raise InputError(f"{reason}: the text is too small or repeats itself; take more text or a lower --order, or "
                          "give --discount-fallback")
-    chosen = fallback if reason and fallback is not None else values
-    return Statistics(0, 0, tuple(int(x) for x in n), chosen), bool(reason)  # type: ignore[arg-type]
+    return values
+
+
+def _modified(n: np.ndarray) -> Discounts:
+    """Equation 26 of Chen & Goodman, in float32 as lmplz has it, so that the same texts are refused."""
+    f = np.float32
+    y = f(n[1]) / f(n[1] + 2 * n[2])
+    one, two, three = (float(f(j) - f(j + 1) * y * f(n[j + 1]) / f(n[j])) for j in (1, 2, 3))
+    return one, two, three
 
 
 def _kept(text: Text, orders: list[Order], thresholds: list[int], vocab: frozenset[str] | None) -> list[np.ndarray]:
@@ -199,13 +221,14 @@ def _kept(text: Text, orders: list[Order], thresholds: list[int], vocab: frozens
     return found
 
 
-def _model(text: Text, orders: list[Order], adjusted: list[np.ndarray], discounts: list[tuple[Statistics, bool]],
-           kept: list[np.ndarray], options: Options) -> NGramModel:
+def _interpolated(orders: list[Order], adjusted: list[np.ndarray], discounts: list[Discounts], kept: list[np.ndarray],
+                  options: Options) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """p(w | c) of all n-grams of each order, and gamma of all n-grams of each order but the highest as contexts."""
     probabilities: list[np.ndarray] = []
     gammas: list[np.ndarray] = []  # gammas[k]: of contexts of k words
     for k, (grams, counts) in enumerate(zip(orders, adjusted)):
         contexts = 1 if k == 0 else len(orders[k - 1])
-        table = np.array([0.0, *discounts[k][0].discounts])
+        table = np.array([0.0, *discounts[k]])
         discount = table[np.minimum(counts, 3)]
         total = np.bincount(grams.prefix, counts, contexts)
         lost = np.bincount(grams.prefix, np.where(kept[k], discount, counts), contexts)
@@ -217,7 +240,7 @@ def _model(text: Text, orders: list[Order], adjusted: list[np.ndarray], discount
         else:
             probabilities.append(alone + gamma[grams.prefix] * probabilities[k - 1][grams.suffix])
         gammas.append(gamma)
-    return _packed(text, orders, probabilities, gammas[1:], discounts, kept)
+    return probabilities, gammas[1:]
 
 
 def _unigrams(alone: np.ndarray, gamma: float, kept: np.ndarray, options: Options) -> np.ndarray:
@@ -232,16 +255,18 @@ def _unigrams(alone: np.ndarray, gamma: float, kept: np.ndarray, options: Option
     return found
 
 
-def _packed(text: Text, orders: list[Order], probabilities: list[np.ndarray], gammas: list[np.ndarray],
-            discounts: list[tuple[Statistics, bool]], kept: list[np.ndarray]) -> NGramModel:
+def _packed(orders: list[Order], kept: list[np.ndarray], probabilities: list[np.ndarray],
+            gammas: list[np.ndarray]) -> list[Grams]:
     """The n-grams that stay, renumbered."""
-    packed, statistics = [], []
+    packed = []
     for k, (grams, p, stays) in enumerate(zip(orders, probabilities, kept)):
         prefix = grams.prefix[stays] if k == 0 else (np.cumsum(kept[k - 1]) - 1)[grams.prefix[stays]]
         word = (np.cumsum(kept[0]) - 1)[grams.word[stays]]
-        backoff = np.log10(gammas[k][stays]) if k < len(gammas) else np.zeros(int(stays.sum()))
-        packed.append(Grams(prefix, word, np.log10(p[stays]).astype(np.float32), backoff.astype(np.float32)))
-        seen = discounts[k][0]
-        statistics.append(Statistics(int(stays.sum()), len(grams), seen.counts_of_counts, seen.discounts))
-    words = [w for w, stays in zip(text.words, kept[0]) if stays]
-    return NGramModel(words, tuple(packed), tuple(statistics))
+        backoff = _log10(gammas[k][stays]) if k < len(gammas) else np.zeros(int(stays.sum()), np.float32)
+        packed.append(Grams(prefix, word, _log10(p[stays]), backoff))
+    return packed
+
+
+def _log10(p: np.ndarray) -> np.ndarray:
+    """float32; -99 for 0, the custom of ARPA files. lmplz writes -inf, which KenLM does not read as a back-off."""
+    return np.log10(np.maximum(p, 1e-99)).astype(np.float32)

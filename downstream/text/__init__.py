@@ -1,1 +1,4 @@
-"""Text: normalisation, vocabularies, lexicons. Each file is imported by its name."""
+"""Text. Each file is imported by its name.
+
+`normalise`: `normalise`; `vocabulary`: `Vocabulary`; `lexicon`: `Lexicon`.
+"""

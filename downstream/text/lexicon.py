@@ -1,4 +1,4 @@
-"""Lexicons: how words are spelled in a recogniser's symbols; lines of `WORD<tab>W O R D |`, as flashlight reads them."""
+"""Lexicons: how words are spelled in a recogniser's symbols; lines `WORD<tab>W O R D |`, as flashlight reads them."""
 
 from __future__ import annotations
 
