@@ -11,13 +11,16 @@ import signal
 import sys
 from typing import Any
 
-import click
 import typer
+import typer.main
 
 from upstream.errors import HubertkitError
 from upstream.stage import disk_reason
 
 INTERRUPTED = 130
+
+# Recent versions of typer carry a click of their own, older ones use the package: take whichever typer's errors are of.
+_WRONG_USE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def build_app() -> typer.Typer:
@@ -46,11 +49,11 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         command: Any = typer.main.get_command(build_app())
         return int(command.main(args=arguments, prog_name="hubertkit", standalone_mode=False) or 0)
-    except click.exceptions.Abort:
+    except typer.Abort:
         return INTERRUPTED
-    except click.exceptions.Exit as request:
+    except typer.Exit as request:
         return request.exit_code
-    except click.ClickException as error:
+    except _WRONG_USE as error:
         error.show()
         return error.exit_code
     except HubertkitError as error:

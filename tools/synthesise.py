@@ -71,7 +71,8 @@ VOICES_TEST = [
 ]
 
 
-def synthesise(out: Path, texts: Sequence[str], voices: Sequence[Voice], seed: int) -> Manifest:
+def synthesise(out: Path, texts: Sequence[str], voices: Sequence[Voice], seed: int,
+               noise_db: tuple[float, float] = NOISE_DB) -> Manifest:
     """Say the sentences, the voices taking turns, and write a corpus.
 
     Writes `audio/ID.flac` (16 kHz, 16 bits), `alignments/ID.ctm` (lines `ID 1 start duration phone`, seconds, without
@@ -84,6 +85,7 @@ def synthesise(out: Path, texts: Sequence[str], voices: Sequence[Voice], seed: i
         texts: sentences of letters, apostrophes and spaces, in either case; transcripts are in upper case.
         voices: speakers, at least one.
         seed: of silence, loudness, noise and the engine.
+        noise_db: lowest and highest level of the background noise, relative to the speech.
 
     Returns:
         The manifest as saved. Ids are `VOICE-00000`, speakers the voices' names.
@@ -103,7 +105,7 @@ def synthesise(out: Path, texts: Sequence[str], voices: Sequence[Voice], seed: i
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "audio").mkdir(parents=True)
         (partial / "alignments").mkdir()
-        samples = _write_all(partial, plan, seed)
+        samples = _write_all(partial, plan, seed, noise_db)
         (out / "manifest.arrow").unlink(missing_ok=True)  # no manifest stands for a corpus that is half replaced
         for part in ("audio", "alignments"):
             shutil.rmtree(out / part, ignore_errors=True)
@@ -134,14 +136,14 @@ def phone_of(name: str) -> str:
 _SAME_PHONE = {";": "j", "a#": "@", "aa": "a", "aI3": "aI@", "VR": "3", "IR": "3"}
 
 
-def _write_all(folder: Path, plan: list[tuple[str, Voice, str]], seed: int) -> list[int]:
+def _write_all(folder: Path, plan: list[tuple[str, Voice, str]], seed: int, noise_db: tuple[float, float]) -> list[int]:
     """Write audio and alignments; the number of samples of each."""
     requests = [Request(text.lower(), v.language, v.rate_wpm, v.pitch, v.pitch_range, keyed_int(seed, "espeak", name))
                 for name, v, text in plan]
     samples = []
     with progress("synthesising", len(plan)) as report:
         for done, ((name, _, _), speech) in enumerate(zip(plan, speak(requests)), 1):
-            wave, phones = _recording(speech, keyed(seed, "synthesise", name))
+            wave, phones = _recording(speech, keyed(seed, "synthesise", name), noise_db)
             soundfile.write(folder / "audio" / f"{name}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
             (folder / "alignments" / f"{name}.ctm").write_text(_ctm(name, phones, len(wave)), encoding="utf-8")
             samples.append(len(wave))
@@ -149,7 +151,8 @@ def _write_all(folder: Path, plan: list[tuple[str, Voice, str]], seed: int) -> l
     return samples
 
 
-def _recording(speech: Speech, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[float, str]]]:
+def _recording(speech: Speech, rng: np.random.Generator,
+               noise_db: tuple[float, float]) -> tuple[np.ndarray, list[tuple[float, str]]]:
     """(samples,) float32 at 16 kHz with noise around the speech, and the (start in seconds, phone) of every phone."""
     spoken, last = _without_end(speech)
     wave = soxr.resample(spoken.astype(np.float32) / 32_768, speech.rate, SAMPLE_RATE)
@@ -157,7 +160,7 @@ def _recording(speech: Speech, rng: np.random.Generator) -> tuple[np.ndarray, li
     level = 10 ** (rng.uniform(*SPEECH_DBFS) / 20)
     wave *= min(level / np.sqrt(np.mean(wave**2)), PEAK / np.abs(wave).max())
     noise = _noise(rng, before + len(wave) + after)
-    noise *= np.sqrt(np.mean(wave**2)) * 10 ** (rng.uniform(*NOISE_DB) / 20)
+    noise *= np.sqrt(np.mean(wave**2)) * 10 ** (rng.uniform(*noise_db) / 20)
     noise[before:before + len(wave)] += wave
     lead = before / SAMPLE_RATE
     phones = [(lead + first / speech.rate, phone_of(name)) for first, name in speech.phones if first < last]

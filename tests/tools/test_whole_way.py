@@ -16,10 +16,10 @@ SMALL = ["pretrain.training.updates=8", "pretrain.training.save_every=4", "pretr
          "finetune.training.updates=8", "finetune.training.save_every=4", "finetune.training.validate_every=8",
          "decoding.resamples=200", "decoding.beam=4", "decoding.tune_seconds=8", "pretrain.encoder.width=64",
          "pretrain.encoder.ffn=128"]
-STAGES = ["speech", "splits", "lm", "cells/labelled-scratch/recogniser", "cells/labelled-scratch/emissions-test",
-          "cells/labelled-scratch/decoded", "pretrain/round1/teacher", "pretrain/round1/units",
+STAGES = ["speech", "splits", "lm", "cells/3min-scratch/recogniser", "cells/3min-scratch/emissions-test",
+          "cells/3min-scratch/decoded", "pretrain/round1/teacher", "pretrain/round1/units",
           "pretrain/round1/encoder", "pretrain/round2/teacher", "pretrain/round2/units", "pretrain/round2/encoder",
-          "cells/labelled-round2/recogniser", "cells/labelled-round2/decoded"]
+          "cells/3min-round2/recogniser", "cells/3min-round2/decoded"]
 NOT_NUMBERS = {"seconds", "date", "command", "machine", "versions"}
 
 
@@ -112,7 +112,7 @@ def kill_in(stage: str, out: Path) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stages", [
-    ["pretrain/round1/encoder", "cells/labelled-scratch/recogniser", "pretrain/round2/units"],
+    ["pretrain/round1/encoder", "cells/3min-scratch/recogniser", "pretrain/round2/units"],
     pytest.param(STAGES, marks=pytest.mark.slow),
 ], ids=["three stages", "every stage"])
 def test_sigkill_in_a_stage_changes_no_number(undisturbed, tmp_path, stages):

@@ -1,0 +1,168 @@
+"""The command line from outside: exit codes, one line for a mistake, nothing half-written."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from downstream.finetune_recipe import FinetuneRecipe
+from tools.main import run
+from upstream.audio import import_folder
+from upstream.errors import InputError
+from upstream.training.loop import TrainingRecipe
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for i in range(6):
+        soundfile.write(folder / f"{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(24_000), 16_000)
+        (folder / f"{i}.txt").write_text("SOME WORDS")
+    return folder
+
+
+def call(capsys, *words):
+    code = run([str(w) for w in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    for command in ("demo", "corpus", "pretrain", "status", "teacher", "finetune", "emit", "lm", "decode", "tune", "score",
+                    "transcribe", "bench"):
+        assert command in out
+
+
+@pytest.mark.parametrize("words", [
+    ["lm", "build", "text.txt", "--out", "x.arpa"], ["pretrain", "hubert-tiny"], ["--bogus"], ["nonsense"],
+    ["transcribe", "asr", "a.wav", "--beam", "0"],
+])
+def test_wrong_usage_exits_2_without_a_traceback(capsys, words):
+    code, _, err = call(capsys, *words)
+    assert code == 2
+    assert "Traceback" not in err
+    assert err
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["pretrain", "hubert-tiny", "training.updtes=3", "--out", "OUT"], "did you mean updates?"),
+    (["pretrain", "hubert-tini", "--out", "OUT"], "did you mean hubert-tiny?"),
+    (["pretrain", "hubert-tiny", "training.updates=many", "data=DATA", "--out", "OUT"], "training.updates"),
+    (["pretrain", "hubert-tiny", "--out", "OUT"], "give data="),
+    (["pretrain", "hubert-tiny", "data=nowhere", "--out", "OUT"], "data=nowhere"),
+    (["finetune", "ctc-tiny", "data=nowhere.arrow", "--out", "OUT"], "nowhere.arrow"),
+    (["finetune", "ctc-tiny", "changes.width=3", "--out", "OUT"], "changes.width"),
+    (["corpus", "import", "folder", "nowhere", "--out", "OUT"], "nowhere"),
+    (["bench", "low-resource", "librispeech-mini", "--data", "nowhere", "--out", "OUT"], "nowhere"),
+    (["lm", "build", "nowhere.txt", "--order", "2", "--out", "OUT"], "nowhere.txt"),
+    (["status", "nowhere"], "nowhere"),
+])
+def test_a_mistake_is_one_line_that_says_what_and_where(capsys, tmp_path, words, says):
+    out = tmp_path / "out"
+    code, _, err = call(capsys, *(str(out) if w == "OUT" else w for w in words))
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("out/**/*.safetensors"))
+
+
+def test_an_empty_folder_is_told_before_anything_is_written(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = call(capsys, "pretrain", "hubert-tiny", f"data={tmp_path / 'empty'}", "--out", tmp_path / "run")
+    assert code == 1
+    assert "no recordings" in err
+    assert not (tmp_path / "run/corpus").exists()
+
+
+@pytest.mark.parametrize("content", [b"not audio at all", b""])
+def test_audio_that_is_not_audio_is_named(capsys, recordings, tmp_path, content):
+    (recordings / "bad.wav").write_bytes(content)
+    code, _, err = call(capsys, "corpus", "import", "folder", recordings, "--out", tmp_path / "m.arrow")
+    assert code == 1
+    assert "bad.wav" in err
+    assert not (tmp_path / "m.arrow").exists()
+
+
+@pytest.mark.parametrize(("wave", "says"), [
+    (np.full(16_000, np.nan), "NaN"), (np.zeros(100), "too short"), (np.zeros(16_000), "zero"),
+])
+def test_check_names_silence_nan_and_scraps(capsys, recordings, tmp_path, wave, says):
+    soundfile.write(recordings / "odd.wav", wave, 16_000, subtype="FLOAT")
+    (recordings / "odd.txt").write_text("WORDS")
+    assert call(capsys, "corpus", "import", "folder", recordings, "--out", tmp_path / "m.arrow")[0] == 0
+    code, out, err = call(capsys, "corpus", "check", tmp_path / "m.arrow")
+    assert code == 1
+    assert "odd" in out + err
+    assert says.lower() in (out + err).lower()
+
+
+def test_a_character_outside_the_vocabulary_names_the_utterance(capsys, recordings, tmp_path):
+    (recordings / "3.txt").write_text("ROOM 101")
+    import_folder(recordings).save(tmp_path / "m.arrow")
+    code, _, err = call(capsys, "finetune", "ctc-tiny", f"data={tmp_path / 'm.arrow'}", "--out", tmp_path / "asr")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("hubertkit: 3: '1' (U+0031)")
+
+
+def test_transcribing_needs_a_recogniser_and_audio(capsys, recordings, tmp_path):
+    code, _, err = call(capsys, "transcribe", tmp_path, recordings / "0.wav")
+    assert code == 2
+    assert "hubertkit.json" in err
+    code, _, err = call(capsys, "transcribe", tmp_path, tmp_path / "none.wav")
+    assert (code, "none.wav" in err) == (2, True)
+
+
+def test_a_run_in_use_is_refused(capsys, recordings, tmp_path):
+    from upstream.stage import locked
+
+    with locked(tmp_path / "run"):
+        code, _, err = call(capsys, "pretrain", "hubert-tiny", f"data={recordings}", "--out", tmp_path / "run")
+    assert code == 1
+    assert "another process" in err
+
+
+def test_a_file_where_the_folder_should_be_is_one_line(capsys, recordings, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    code, _, err = call(capsys, "pretrain", "hubert-tiny", f"data={recordings}", "--out", tmp_path / "run")
+    assert code == 1
+    assert "a file stands where a folder is needed" in err
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can be mounted by root only")
+def test_a_full_disk_is_one_line_and_freeing_space_lets_the_run_go_on(recordings, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    words = [sys.executable, "-m", "tools.main", "pretrain", "hubert-tiny", f"data={recordings}", "valid_share=0",
+             "rounds.0.teacher.clusters=4", "rounds.1.teacher.clusters=4", "rounds.1.teacher.layer=1", "training.updates=2",
+             "training.crop_seconds=1", "training.micro_batch_seconds=4", "training.batch_seconds=4", "encoder.layers=1",
+             "--out", str(disk / "run")]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "the disk is full" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+        again = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert again.returncode == 0, again.stderr
+        assert "corpus: done before, skipped" in again.stderr
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_a_debug_run_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("HUBERTKIT_DEBUG", "1")
+    with pytest.raises(InputError):
+        run(["corpus", "import", "folder", str(os.path.dirname(__file__)), "--out", "/nonexistent/x.arrow"])
+
+
+def test_defaults_are_not_shared_between_recipes():
+    assert FinetuneRecipe().training == TrainingRecipe()
