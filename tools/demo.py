@@ -46,7 +46,7 @@ class Size:
     lm: int
 
 
-FULL = Size("demo", train=720, labelled=120, dev=60, test=120, lm=20_000)
+FULL = Size("demo", train=720, labelled=120, dev=60, test=100, lm=20_000)
 QUICK = Size("demo-quick", train=120, labelled=60, dev=12, test=24, lm=5_000)
 
 

@@ -13,11 +13,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from upstream.errors import BusyError, FormatError, HubertkitError
 
@@ -56,14 +59,14 @@ def run_stage(folder: Path, *, version: int, settings: dict[str, Any], inputs: d
         shutil.rmtree(folder)
     else:
         say(f"{name}: started")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "stage.json", record)
     began = time.monotonic()
     with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "stage.json", record)
         result = work(folder)
-    seconds = round(time.monotonic() - began, 3)
-    write_json(folder / "stage.json",
-               {**record, "state": "done", "seconds": seconds, "bytes": folder_bytes(folder), "result": result})
+        seconds = round(time.monotonic() - began, 3)
+        done = {**record, "state": "done", "seconds": seconds, "bytes": folder_bytes(folder), "result": result}
+        write_json(folder / "stage.json", done)
     say(f"{name}: done in {_duration(seconds)}")
     return result
 
@@ -132,11 +135,19 @@ def disk_errors(where: Path) -> Iterator[None]:
     """Turn a full disk, a read-only folder or a missing permission into one line."""
     try:
         yield
-    except OSError as error:
-        reason = disk_reason(error, where)
+    except (OSError, SafetensorError) as error:
+        reason = disk_reason(_as_os_error(error), where)
         if reason is None:
             raise
         raise HubertkitError(reason) from error
+
+
+def _as_os_error(error: OSError | SafetensorError) -> OSError:
+    """safetensors wraps the system's errors and leaves their number in the text: `... (os error 28)`."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else 0, str(error))
 
 
 def disk_reason(error: OSError, where: Path | None = None) -> str | None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors import SafetensorError
 
 from upstream.errors import BusyError, FormatError, HubertkitError
 from upstream.stage import changes, content_hash, disk_errors, locked, read_stage, run_stage, write_json, writing
@@ -112,6 +113,14 @@ def test_a_disk_that_cannot_be_written_is_one_line(tmp_path, code):
         raise OSError(code, "reason", str(tmp_path / "x"))
     assert str(tmp_path / "x") in str(caught.value)
     assert caught.value.exit_code == 1
+
+
+def test_a_full_disk_under_safetensors_is_one_line_too(tmp_path):
+    """Found on a small file system: safetensors raises its own error, with the number in the text."""
+    with pytest.raises(HubertkitError, match="disk is full"), disk_errors(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError), disk_errors(tmp_path):
+        raise SafetensorError("invalid header")
 
 
 def test_other_os_errors_are_not_disguised(tmp_path):

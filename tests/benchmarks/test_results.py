@@ -1,0 +1,92 @@
+import json
+
+import pytest
+
+from benchmarks.low_resource import compare_cells
+from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell
+from benchmarks.results import check, read_results, write_results
+from tools.bench import COLUMNS
+from tools.main import run
+from upstream.errors import FormatError
+from upstream.recipe import load_recipe
+
+ROW = {"encoder": "round 2", "labelled": "1h", "decoder": "greedy", "wer": 50.0, "cer": 20.0, "words": 10, "errors": 5,
+       "wer_interval": [40.0, 60.0], "cer_interval": [15.0, 25.0]}
+
+
+def result(**changes):
+    return {"benchmark": "low-resource", "command": "hubertkit bench", "rows": [{**ROW, **changes}]}
+
+
+def test_results_carry_command_machine_versions_and_date(tmp_path):
+    write_results(tmp_path / "results.json", result())
+    found = read_results(tmp_path / "results.json")
+    assert found["rows"] == [ROW]
+    assert found["machine"]["cores"] >= 1
+    assert {"python", "torch", "numpy"} <= set(found["versions"])
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"encoder": "best"}, r"rows\.0\.encoder"), ({"wer": -1}, r"rows\.0\.wer"), ({"words": 0}, r"rows\.0\.words"),
+    ({"errors": 1.5}, r"rows\.0\.errors"), ({"wer_interval": [1]}, r"wer_interval"),
+])
+def test_a_result_that_does_not_fit_the_schema_is_not_written(tmp_path, changes, says):
+    with pytest.raises(FormatError, match=says):
+        write_results(tmp_path / "results.json", result(**changes))
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_committed_results_fit_the_schema():
+    folder = SHIPPED.parent / "results"
+    for path in folder.glob("*.json"):
+        check(json.loads(path.read_text()), path)
+    assert folder.is_dir()
+
+
+def test_cells_name_an_amount_and_an_encoder():
+    recipe = load_recipe(LowResourceRecipe, "librispeech-mini", [], SHIPPED)
+    assert parse_cell("1h: round 2", recipe) == ("1h", 2)
+    assert parse_cell("all: scratch", recipe) == ("all", 0)
+    for bad in ("2h: scratch", "1h: round 3", "1h"):
+        with pytest.raises(ValueError, match="LABELLED: ENCODER"):
+            parse_cell(bad, recipe)
+
+
+def test_the_most_telling_cells_come_first():
+    recipe = load_recipe(LowResourceRecipe, "librispeech-mini", [], SHIPPED)
+    assert set(recipe.cells[:4]) == {"all: scratch", "all: round 2", "1h: scratch", "1h: round 2"}
+    assert len(recipe.cells) == 9
+
+
+def test_a_test_utterance_in_training_is_refused(tmp_path, capsys):
+    data = tmp_path / "data"
+    (data / "splits").mkdir(parents=True)
+    (data / "lm-text").mkdir()
+    for name, ids in {"train": "a b", "train-1h": "a", "train-10min": "a", "dev": "c", "test": "b d", "aligned": "e"}.items():
+        (data / "splits" / f"{name}.txt").write_text(ids)
+    code = run(["bench", "low-resource", "librispeech-mini", "--data", str(data), "--out", str(tmp_path / "out")])
+    assert code == 1
+    assert "split test shares 1 utterances with train, b among them" in capsys.readouterr().err
+
+
+def test_comparisons_pair_pretrained_with_scratch_on_the_same_utterances(tmp_path):
+    class Test:
+        ids = ("u1", "u2")
+        texts = ("A B", "C D")
+
+    texts = {"1h-scratch": {"u1": "X Y", "u2": "C X"}, "1h-round2": {"u1": "A B", "u2": "C X"}}
+    rows = []
+    for cell, said in texts.items():
+        (tmp_path / cell / "decoded").mkdir(parents=True)
+        lines = [json.dumps({"id": i, "text": t, "score": 0.0, "acoustic": 0.0}) for i, t in said.items()]
+        (tmp_path / cell / "decoded/greedy.jsonl").write_text("\n".join(lines) + "\n")
+        encoder = "scratch" if cell.endswith("scratch") else "round 2"
+        rows.append({"cell": cell, "encoder": encoder, "labelled": "1h", "decoder": "greedy"})
+    found = compare_cells(rows, tmp_path, Test, seed=0)
+    assert [c["rate"] for c in found] == ["wer", "cer"]
+    assert found[0]["difference"] == -50.0  # 1 of 4 words wrong against 3 of 4
+    assert found[0]["interval"][0] <= -50.0 <= found[0]["interval"][1]
+
+
+def test_every_column_of_the_table_is_in_a_row():
+    assert set(COLUMNS) <= set(ROW)

@@ -1,0 +1,203 @@
+"""Recogniser training: what learns when, what is masked, what is refused; and the folder that it leaves."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from downstream.emissions import Emissions
+from downstream.finetune import RecogniserTask, build_recogniser, finetune
+from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
+from downstream.recogniser import compute_emissions, load_recogniser
+from downstream.text.vocabulary import Vocabulary
+from downstream.transcribe import Settings, transcribe
+from upstream.audio import AudioCache, Manifest, import_folder
+from upstream.errors import FormatError, InputError, UsageError
+from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
+from upstream.training.loop import TrainingRecipe
+from upstream.training.optimiser import OptimiserRecipe
+
+SHAPE = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
+                      positional_groups=2, dropout=0, attention_dropout=0, input_dropout=0, layerdrop=0)
+CONV = dataclasses.replace(SHAPE, frontend="conv", conv_dim=16)
+TRAINING = TrainingRecipe(updates=6, batch_seconds=4, micro_batch_seconds=4, precision="float32", log_every=2,
+                          validate_every=3, save_every=3, optimiser=OptimiserRecipe(peak_rate=1e-3, warmup_updates=1))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Tones for letters: A, B and C are three pitches, so that a recogniser can learn them."""
+    folder = tmp_path_factory.mktemp("tones")
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        text = " ".join("".join(rng.choice(list("ABC"), 3)) for _ in range(2))
+        pitch = {"A": 300, "B": 900, "C": 2400, " ": 0}
+        wave = np.concatenate([0.2 * np.sin(2 * np.pi * pitch[c] * np.arange(2400) / 16_000) for c in text])
+        soundfile.write(folder / f"u{i:02d}.wav", wave + 0.005 * rng.standard_normal(len(wave)), 16_000)
+        (folder / f"u{i:02d}.txt").write_text(text)
+    whole = import_folder(folder)
+    whole.select(range(9)).save(folder / "train.arrow")
+    whole.select(range(9, 12)).save(folder / "dev.arrow")
+    return folder
+
+
+def recipe(corpus, **changes):
+    return FinetuneRecipe(data=str(corpus / "train.arrow"), dev=str(corpus / "dev.arrow"), architecture=SHAPE,
+                          mask=SpecMaskRecipe(0, 5, 0, 8), training=TRAINING, **changes)
+
+
+def task(corpus, found, shape=SHAPE):
+    vocabulary = Vocabulary.characters()
+    model = build_recogniser(found, vocabulary)
+    return RecogniserTask(model, vocabulary, Manifest.load(corpus / "train.arrow"), None, found, CPU)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus):
+    training = dataclasses.replace(TRAINING, updates=150, validate_every=150, save_every=150,
+                                   optimiser=OptimiserRecipe(peak_rate=4e-3, warmup_updates=10, weight_decay=0.0))
+    found = dataclasses.replace(recipe(corpus), training=training)
+    return corpus / "asr", finetune(found, corpus / "asr", lambda line: None)
+
+
+def test_a_recogniser_learns_to_write_tones(trained):
+    assert trained[1]["cer"] < 40
+
+
+def test_the_folder_loads_and_gives_the_same_emissions_alone_and_in_a_batch(trained, corpus, tmp_path):
+    folder, result = trained
+    dev = Manifest.load(corpus / "dev.arrow")
+    compute_emissions(folder, dev, tmp_path / "emissions")
+    stored = Emissions.load(tmp_path / "emissions")
+    assert stored.ids == dev.ids
+    assert stored.manifest_hash == dev.hash
+    assert stored.meta["recogniser_hash"] == result["hash"]
+    model, vocabulary = load_recogniser(folder)
+    assert stored.symbols == vocabulary.symbols
+    for i, utterance in enumerate(dev.ids):
+        with torch.inference_mode():
+            alone, _ = model(torch.from_numpy(AudioCache(dev).wave(i))[None], None)
+        assert np.abs(stored.logprobs(utterance) - alone[0].numpy()).max() < 0.02  # stored as float16
+
+
+def test_transcribe_reads_files_in_order(trained, corpus):
+    files = [corpus / "u10.wav", corpus / "u09.wav"]
+    found = list(transcribe(trained[0], files, Settings()))
+    assert [path for path, _ in found] == files
+    assert all(set(h.text) <= set("ABC ") for _, h in found)
+    assert found[0][1].words[0].end_s <= 0.15 * 8
+
+
+def test_transcribe_refuses_what_is_no_recogniser_or_no_audio(trained, corpus, tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        list(transcribe(trained[0], [tmp_path / "none.wav"], Settings()))
+    with pytest.raises(InputError, match=r"u09\.txt"):
+        list(transcribe(trained[0], [corpus / "u09.txt"], Settings()))
+    save_encoder(Encoder(SHAPE).initialise(0), tmp_path, extra={})
+    with pytest.raises(UsageError, match="fine-tune it first"):
+        list(transcribe(tmp_path, [corpus / "u09.wav"], Settings()))
+    soundfile.write(tmp_path / "scrap.wav", np.zeros(100), 16_000)
+    with pytest.raises(InputError, match="too short"):
+        list(transcribe(trained[0], [tmp_path / "scrap.wav"], Settings()))
+
+
+def test_a_head_that_does_not_fit_its_vocabulary_is_refused(trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained[0], tmp_path / "asr", ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    vocabulary = json.loads((tmp_path / "asr/vocab.json").read_text())
+    vocabulary["!"] = len(vocabulary)
+    (tmp_path / "asr/vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(FormatError, match=r"head\.safetensors"):
+        load_recogniser(tmp_path / "asr")
+
+
+def test_while_frozen_only_the_head_learns_and_then_all_but_the_front_end(corpus, tmp_path):
+    save_encoder(Encoder(CONV).initialise(0), tmp_path / "encoder", extra={})
+    before = load_encoder(tmp_path / "encoder").state_dict()
+
+    def changed(updates, freeze):
+        training = dataclasses.replace(TRAINING, updates=updates, optimiser=OptimiserRecipe(1e-3, warmup_updates=0))
+        found = dataclasses.replace(recipe(corpus, encoder=str(tmp_path / "encoder"), freeze_updates=freeze),
+                                    training=training)
+        finetune(found, tmp_path / f"asr{updates}{freeze}", lambda line: None)
+        after = load_encoder(tmp_path / f"asr{updates}{freeze}").state_dict()
+        return {k for k in before if not torch.equal(before[k], after[k])}
+
+    assert changed(2, 2) == set()
+    learned = changed(4, 2)
+    assert learned
+    assert not any(k.startswith("feature_extractor") for k in learned)
+
+
+def test_pretrained_weights_reach_the_recogniser(corpus, tmp_path):
+    save_encoder(Encoder(SHAPE).initialise(7), tmp_path, extra={})
+    found = dataclasses.replace(recipe(corpus), encoder=str(tmp_path), changes={"dropout": 0.3})
+    model = build_recogniser(found, Vocabulary.characters())
+    assert model.encoder.config.dropout == 0.3
+    expected = load_encoder(tmp_path).state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in model.encoder.state_dict().items())
+
+
+def test_masks_are_keyed_and_leave_padding_alone(corpus):
+    found = dataclasses.replace(recipe(corpus), mask=SpecMaskRecipe(0.4, 5, 0.3, 8))
+    batch, again = next(task(corpus, found).updates(3))[0], next(task(corpus, found).updates(3))[0]
+    assert torch.equal(batch.mask, again.mask)
+    assert torch.equal(batch.channel_mask, again.channel_mask)
+    frames = torch.tensor([SHAPE.grid.frames(int(n)) for n in batch.lengths])
+    assert not (batch.mask & (torch.arange(batch.mask.shape[1]) >= frames[:, None])).any()
+    assert 0 < float(batch.mask.float().mean()) < 0.8
+
+
+def test_utterances_that_ctc_cannot_align_are_left_out_and_counted(corpus, tmp_path, capsys):
+    manifest = Manifest.load(corpus / "train.arrow")
+    rows = list(manifest)
+    rows[0] = dataclasses.replace(rows[0], text="ABC" * 200)
+    rows[1] = dataclasses.replace(rows[1], text=None)
+    Manifest.of(rows, "test").save(tmp_path / "m.arrow")
+    found = dataclasses.replace(recipe(corpus), data=str(tmp_path / "m.arrow"))
+    kept = RecogniserTask(build_recogniser(found, Vocabulary.characters()), Vocabulary.characters(),
+                          Manifest.load(tmp_path / "m.arrow"), None, found, CPU).kept
+    assert kept.tolist() == list(range(2, 9))
+    assert "2 of 9 utterances left out" in capsys.readouterr().err
+
+
+def test_training_on_dev_is_refused(corpus):
+    found = dataclasses.replace(recipe(corpus), dev=str(corpus / "train.arrow"))
+    with pytest.raises(InputError, match="both in the training data and in dev"):
+        finetune(found, corpus / "never", lambda line: None)
+
+
+def test_worked_example_of_the_ctc_loss():
+    # Two frames, symbols blank and A, target A. Paths A-, -A, AA: .6*.3 + .4*.7 + .6*.7 = .88
+    logprobs = torch.tensor([[[0.4, 0.6], [0.3, 0.7]]]).log()
+    loss = ctc_loss(logprobs, torch.tensor([2]), [torch.tensor([1])], blank=0)
+    assert float(loss) == pytest.approx(-np.log(0.88), rel=1e-6)
+
+
+def test_the_ctc_loss_averages_over_utterances_and_symbols_and_skips_the_impossible():
+    logprobs = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    targets = [torch.tensor([1]), torch.tensor([1, 2]), torch.tensor([3, 3, 3])]  # the last needs five frames
+    frames = torch.tensor([4, 4, 4])
+    parts = [torch.nn.functional.ctc_loss(logprobs[i:i + 1].transpose(0, 1), targets[i][None], frames[i:i + 1],
+                                          torch.tensor([len(targets[i])]), reduction="sum") / len(targets[i])
+             for i in range(2)]
+    assert float(ctc_loss(logprobs, frames, targets, 0)) == pytest.approx(float(sum(parts)) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(("target", "frames"), [([], 0), ([1], 1), ([1, 1], 3), ([1, 2, 2, 2], 6)])
+def test_frames_that_ctc_needs(target, frames):
+    assert least_frames(target) == frames
+
+
+def test_the_head_starts_as_the_reference_does():
+    model = Recogniser(Encoder(SHAPE), 29).initialise_head(torch.Generator().manual_seed(0))
+    bound = np.sqrt(6 / (29 + 32))
+    assert float(model.head.weight.detach().abs().max()) <= bound
+    assert float(model.head.weight.detach().abs().max()) > 0.95 * bound
+    assert not model.head.bias.any()

@@ -1,0 +1,125 @@
+"""The rounds: held-out speakers, stages, what a changed recipe redoes; and that a round's teacher is better."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from upstream.audio import Manifest, Utterance, import_folder
+from upstream.errors import UsageError
+from upstream.model import load_encoder
+from upstream.pretrain import hold_out, pretrain
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
+from upstream.recipe import load_recipe
+from upstream.teacher.units import Units
+
+TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=3",
+        "encoder.positional_groups=2", "training.crop_seconds=1", "training.micro_batch_seconds=4",
+        "training.batch_seconds=4", "training.least_seconds=0.5", "rounds.0.teacher.clusters=8",
+        "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1", "valid_share=0.2"]
+
+
+def recipe(data, *words):
+    return load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={data}", *words], SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    for i in range(8):
+        rng = np.random.default_rng(i)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
+        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
+    return folder
+
+
+def lines_of(run):
+    lines = []
+    run(lines.append)
+    return lines
+
+
+def test_two_rounds_leave_loadable_encoders_and_a_second_call_does_nothing(recordings, tmp_path):
+    results = pretrain(recipe(recordings), tmp_path, lambda line: None)
+    assert [r.encoder.parent.name for r in results] == ["round1", "round2"]
+    for result in results:
+        assert load_encoder(result.encoder).config.width == 32
+        assert Units.load(result.units).classes == (8,)
+    again = lines_of(lambda say: pretrain(recipe(recordings), tmp_path, say))
+    assert len(again) == 7
+    assert all("done before, skipped" in line for line in again)
+
+
+def test_a_changed_value_redoes_exactly_what_depends_on_it(recordings, tmp_path):
+    pretrain(recipe(recordings), tmp_path, lambda line: None)
+    changed = recipe(recordings, "rounds.1.teacher.clusters=6")
+    lines = lines_of(lambda say: pretrain(changed, tmp_path, say))
+    redone = [line.split(":")[0] for line in lines if "stale" in line]
+    assert redone == ["round2/teacher", "round2/units", "round2/encoder"]
+    assert any("clusters 8 -> 6" in line for line in lines)
+
+
+def test_every_round_starts_from_scratch(recordings, tmp_path):
+    first, second = pretrain(recipe(recordings, "training.updates=1"), tmp_path, lambda line: None)
+    # update 1 of a warm-up has rate 0: both rounds hold their first weights, which depend on the seed alone
+    a, b = load_encoder(first.encoder).state_dict(), load_encoder(second.encoder).state_dict()
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+def speakers(counts):
+    return Manifest.of((Utterance(f"{s}-{i}", tmp, 0, 16_000, 16_000, 1, s, None)
+                        for s, n in counts.items() for i in range(n)), "test")
+
+
+@pytest.fixture(autouse=True)
+def _file(tmp_path):
+    global tmp
+    tmp = tmp_path / "x.wav"
+    soundfile.write(tmp, np.zeros(16_000), 16_000)
+
+
+def test_held_out_speakers_are_whole_and_near_the_share():
+    manifest = speakers({f"s{i}": 10 for i in range(20)})
+    train, valid = hold_out(manifest, 0.1, seed=0)
+    named = [{manifest.speakers[i] for i in part} for part in (train, valid)]
+    assert not named[0] & named[1]
+    assert len(train) + len(valid) == 200
+    assert len(valid) == 20
+    assert not np.array_equal(valid, hold_out(manifest, 0.1, seed=1)[1])
+
+
+def test_without_speakers_utterances_are_held_out(recordings):
+    train, valid = hold_out(import_folder(recordings), 0.25, seed=0)
+    assert len(valid) == 2
+    assert len(train) == 6
+
+
+def test_a_share_of_zero_trains_on_everything():
+    train, valid = hold_out(speakers({"a": 3, "b": 3, "c": 3}), 0.0, seed=0)
+    assert (len(train), len(valid)) == (9, 0)
+
+
+def test_no_data_and_data_that_is_not_there_are_told(tmp_path):
+    with pytest.raises(UsageError, match="give data="):
+        pretrain(load_recipe(PretrainRecipe, "hubert-tiny", [], SHIPPED), tmp_path)
+    with pytest.raises(UsageError, match="no such manifest"):
+        pretrain(recipe(tmp_path / "nowhere"), tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_the_teacher_of_round_2_knows_more_about_phones_than_that_of_round_1(tmp_path):
+    """On noisy synthesised speech, by the synthesiser's own phone times, at the same number of clusters."""
+    pytest.importorskip("espeakng_loader", reason="the extra `demo` is not installed")
+    from benchmarks.low_resource_recipe import SHIPPED as BENCHMARKS
+    from benchmarks.low_resource_recipe import LowResourceRecipe
+    from tools.demo import NOISE_DB
+    from tools.synthesise import VOICES_TRAIN, sentences, synthesise
+
+    synthesise(tmp_path / "speech", sentences(240, 0), VOICES_TRAIN, 0, NOISE_DB)
+    demo = load_recipe(LowResourceRecipe, "demo", [
+        f"pretrain.data={tmp_path / 'speech/manifest.arrow'}", "pretrain.training.updates=200",
+        "pretrain.training.batch_seconds=16", "pretrain.training.micro_batch_seconds=16", "pretrain.probe.seconds=20",
+        f"pretrain.probe.alignments={tmp_path / 'speech/alignments'}", "pretrain.rounds.1.training.updates=1",
+    ], BENCHMARKS)
+    first, second = pretrain(demo.pretrain, tmp_path / "run", lambda line: None)
+    assert first.units_result["classes"] == second.units_result["classes"]
+    assert second.units_result["pnmi"] > first.units_result["pnmi"] + 0.01

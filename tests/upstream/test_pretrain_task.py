@@ -1,0 +1,116 @@
+"""Masked prediction as a task: labels belong to their frames, masks and crops are keyed, validation stays put."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from upstream.audio import import_folder
+from upstream.errors import InputError
+from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask
+from upstream.pretrain_task import PretrainTask
+from upstream.teacher.units import Units, UnitsWriter
+from upstream.training.loop import TrainingRecipe
+
+CONFIG = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
+                       positional_groups=2, dropout=0, attention_dropout=0, input_dropout=0, layerdrop=0)
+RECIPE = TrainingRecipe(updates=4, batch_seconds=8, micro_batch_seconds=4, crop_seconds=1, least_seconds=0.5,
+                        precision="float32")
+CLASSES = 1000
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Six recordings whose sample n holds n / 2**15 as long as that fits, and units that number the frames."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for i in range(6):
+        wave = (np.arange(20_000 + 3_000 * i) // 320).astype(np.int16)  # each hop of 320 samples holds its own number
+        soundfile.write(folder / f"u{i}.wav", wave, 16_000)
+    manifest = import_folder(folder)
+    with UnitsWriter(tmp_path / "units", (CLASSES,), {}) as writer:
+        for utterance in manifest:
+            writer.add(utterance.id, np.arange(CONFIG.grid.frames(utterance.length), dtype=np.uint16))
+    return manifest, Units.load(tmp_path / "units")
+
+
+def task(corpus, config=CONFIG, recipe=RECIPE, seed=0):
+    manifest, units = corpus
+    model = MaskedPrediction(Encoder(config), (CLASSES,), head="linear").initialise(0)
+    return PretrainTask(model, manifest, units, np.arange(4), np.arange(4, 6), recipe, SpanMask(0.5, 5), seed=seed,
+                        device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("frontend", ["fbank", "conv"])
+def test_label_i_of_a_crop_is_the_label_of_frame_i(corpus, frontend):
+    config = dataclasses.replace(CONFIG, frontend=frontend)
+    stream = task(corpus, config).updates(1)
+    for _ in range(3):
+        for batch in next(stream):
+            frames = batch.labels.shape[1]
+            assert batch.waveforms.shape[1] == config.grid.samples(frames)
+            first = (batch.waveforms[:, ::320][:, :frames] * 2**15).round().long()
+            assert torch.equal(first, batch.labels[:, :, 0])
+
+
+def test_every_row_hides_the_same_number_of_frames_and_the_weight_counts_them(corpus):
+    for batch in next(task(corpus).updates(1)):
+        hidden = batch.mask.sum(1)
+        assert (hidden == hidden[0]).all()
+        assert batch.weight == float(hidden.sum())
+        assert batch.weight > 0
+
+
+def test_batches_are_a_function_of_the_seed_and_the_update(corpus):
+    straight = task(corpus).updates(1)
+    for _ in range(4):
+        next(straight)
+    fifth, again, other = next(straight), next(task(corpus).updates(5)), next(task(corpus, seed=1).updates(5))
+    for a, b in zip(fifth, again, strict=True):
+        assert torch.equal(a.waveforms, b.waveforms)
+        assert torch.equal(a.mask, b.mask)
+    assert [b.mask.tolist() for b in fifth] != [b.mask.tolist() for b in other]
+
+
+def test_validation_gives_the_same_numbers_each_time_and_hears_held_out_recordings_only(corpus):
+    found = task(corpus)
+    assert found.validate() == found.validate()
+    assert found.validate()["loss"] == pytest.approx(np.log(CLASSES), rel=0.2)
+
+
+def test_the_loss_falls(corpus):
+    found = task(corpus)
+    optimiser = torch.optim.AdamW(found.model.parameters(), 3e-3)
+    losses = []
+    for _, batches in zip(range(25), found.updates(1)):
+        optimiser.zero_grad()
+        loss = found.loss(batches[0])
+        loss.total.backward()
+        optimiser.step()
+        losses.append(float(loss.total.detach()))
+    assert np.mean(losses[-5:]) < losses[0] - 0.5
+
+
+def test_units_of_other_recordings_stop_with_the_utterance(corpus, tmp_path):
+    manifest, _ = corpus
+    with UnitsWriter(tmp_path / "short", (CLASSES,), {}) as writer:
+        for utterance in manifest:
+            writer.add(utterance.id, np.arange(7, dtype=np.uint16))
+    with pytest.raises(InputError, match=r"u\d: \d+ labels"):
+        task((manifest, Units.load(tmp_path / "short"))).validate()
+
+
+def test_the_gradient_of_an_update_does_not_depend_on_its_micro_batches_order(corpus):
+    found = task(corpus)
+    batches = next(found.updates(1))
+    assert len(batches) == 2
+    whole = sum(b.weight for b in batches)
+    gradients = []
+    for order in (batches, batches[::-1]):
+        found.model.zero_grad()
+        for batch in order:
+            (found.loss(batch).total * (batch.weight / whole)).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in found.model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients)
