@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from downstream.decode.alphabet import Alphabet
+from downstream.lm.arpa import read_unigrams
+from downstream.lm.scoring import load_kenlm
 from upstream.errors import FormatError, InputError, UsageError
 
 LN10 = math.log(10)
@@ -102,51 +103,16 @@ def load_word_model(path: Path) -> tuple[Any, Vocabulary]:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such file; language models are made by `hubertkit lm build`")
-    about = path.stat()
-    return _load(path.resolve(), about.st_mtime_ns, about.st_size)  # a file that changed is another model
+    about = path.stat()  # a file that changed is another model
+    return load_kenlm(path), _vocabulary(path.resolve(), about.st_mtime_ns, about.st_size)
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, modified: int, size: int) -> tuple[Any, Vocabulary]:
-    import kenlm
-
-    vocabulary = Vocabulary.of(read_unigrams(path))
-    config = kenlm.Config()
-    config.show_progress = False
-    config.arpa_complain = kenlm.ARPALoadComplain.NONE  # it would tell every process to build a binary
-    try:
-        model = kenlm.Model(str(path), config)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise FormatError(f"{path}: KenLM cannot read it ({reason}); it reads ARPA files of order 2 and up") from error
-    return model, vocabulary
-
-
-def read_unigrams(path: Path) -> list[str]:
-    """The words of an ARPA file, plain or gzipped, without `<s>`, `</s>` and `<unk>`. Raises FormatError."""
-    try:
-        words = [word for word in _unigram_lines(path) if word not in ("<s>", "</s>", "<unk>")]
-    except (OSError, EOFError, UnicodeDecodeError, IndexError) as error:
-        raise FormatError(f"{path}: not an ARPA language model ({error})") from error
+def _vocabulary(path: Path, modified: int, size: int) -> Vocabulary:
+    words = read_unigrams(path)
     if not words:
-        raise FormatError(f"{path}: not an ARPA language model: no words under \\1-grams:; beam search needs the "
-                          "words, so give the ARPA file where there is a KenLM binary too")
-    return words
-
-
-def _unigram_lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as start:
-        zipped = start.read(2) == b"\x1f\x8b"
-    inside = False
-    with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as lines:
-        for line in lines:
-            line = line.strip()
-            if line.startswith("\\"):
-                if inside:
-                    return
-                inside = line == "\\1-grams:"
-            elif inside and line:
-                yield line.split()[1]
+        raise FormatError(f"{path}: a language model without words; build it from text")
+    return Vocabulary.of(words)
 
 
 def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float:

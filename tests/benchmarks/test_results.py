@@ -62,7 +62,8 @@ def test_a_test_utterance_in_training_is_refused(tmp_path, capsys):
     data = tmp_path / "data"
     (data / "splits").mkdir(parents=True)
     (data / "lm-text").mkdir()
-    for name, ids in {"train": "a b", "train-1h": "a", "train-10min": "a", "dev": "c", "test": "b d", "aligned": "e"}.items():
+    splits = {"train": "a b", "train-1h": "a", "train-10min": "a", "dev": "c", "test": "b d", "aligned": "e"}
+    for name, ids in splits.items():
         (data / "splits" / f"{name}.txt").write_text(ids)
     code = run(["bench", "low-resource", "librispeech-mini", "--data", str(data), "--out", str(tmp_path / "out")])
     assert code == 1

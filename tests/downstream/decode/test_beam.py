@@ -101,7 +101,7 @@ def test_the_language_model_changes_the_winner_by_hand(tmp_path):
 def pyctcdecode_beams(logprobs, lm, lm_weight, word_score, **options):
     from pyctcdecode import build_ctcdecoder
 
-    from downstream.decode.word_model import read_unigrams
+    from downstream.lm.arpa import read_unigrams
     logging.getLogger("pyctcdecode").setLevel(logging.ERROR)
     decoder = build_ctcdecoder(["", " ", *SYMBOLS[2:]], str(lm), read_unigrams(lm), alpha=lm_weight, beta=word_score)
     return decoder.decode_beams(logprobs, **options)

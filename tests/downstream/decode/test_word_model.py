@@ -11,8 +11,8 @@ from downstream.decode.word_model import (
     check_coverage,
     check_language_model,
     load_word_model,
-    read_unigrams,
 )
+from downstream.lm.arpa import read_unigrams
 from upstream.errors import FormatError, InputError, UsageError
 
 LETTERS = alphabet(("_", "|", "A", "B", "E"), 0)
@@ -45,14 +45,14 @@ def test_a_missing_file_is_wrong_use(tmp_path):
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "lm.arpa"
     path.write_bytes(content)
-    with pytest.raises(FormatError, match="not an ARPA language model"):
+    with pytest.raises(FormatError, match=r"lm\.arpa"):
         load_word_model(path)
 
 
 def test_order_1_is_refused_with_the_reason(tmp_path):
     path = tmp_path / "one.arpa"
-    path.write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<unk>\n0\t<s>\n-1\t</s>\n-1\tA\n\n\\end\\\n")
-    with pytest.raises(FormatError, match="order 2 and up"):
+    path.write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-1\t<unk>\n0\t<s>\n-1\t</s>\n-1\tA\n\n\\end\\\n")
+    with pytest.raises(FormatError, match="order 2"):
         load_word_model(path)
 
 
