@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from downstream.text.normalise import normalise as normalise_text
 from upstream.audio.checking import check as check_manifest
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.librispeech import import_librispeech
@@ -30,30 +32,34 @@ Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the corpu
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Manifest to write: .arrow, or .parquet.",
                                    show_default=False)]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be used, and count them.")]
+Normalise = Annotated[bool, typer.Option("--normalise", help=(
+    "Transcripts in upper case, A to Z and the apostrophe only: what recognisers are trained on."))]
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @import_app.command("librispeech")
-def librispeech(src: Source, out: Out, skip_bad: SkipBad = False,
+def librispeech(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False,
                 ids: Annotated[Path | None, typer.Option(metavar="LIST", help="Only these: a file with an id a line.",
                                                          show_default=False)] = None) -> None:
     """SPEAKER/CHAPTER/*.flac (or .opus, ...) with SPEAKER-CHAPTER.trans.txt beside them, below any subset folders."""
     _refuse_folder(out)
     wanted = _read_ids(ids) if ids is not None else None
     skipped: list[Problem] = []
-    _written(import_librispeech(src, wanted, skipped.append if skip_bad else None), out, skipped)
+    manifest = import_librispeech(src, wanted, skipped.append if skip_bad else None)
+    _written(_normalised(manifest) if normalise else manifest, out, skipped)
 
 
 @import_app.command("folder")
-def folder(src: Source, out: Out, skip_bad: SkipBad = False,
+def folder(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False,
            table: Annotated[Path | None, typer.Option(metavar="FILE", show_default=False, help=(
                "Transcripts: .tsv or .csv with the columns path (or file), text and, if you like, speaker and id."
            ))] = None) -> None:
     """Any audio; transcripts in a .txt beside each recording, in one table, or none."""
     _refuse_folder(out)
     skipped: list[Problem] = []
-    _written(import_folder(src, table, skipped.append if skip_bad else None), out, skipped)
+    manifest = import_folder(src, table, skipped.append if skip_bad else None)
+    _written(_normalised(manifest) if normalise else manifest, out, skipped)
 
 
 @app.command("check")
@@ -88,6 +94,11 @@ def show(manifest: ManifestFile, as_json: Json = False) -> None:
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):<18} {_cell(value)}")
     print("\n".join(_histogram(bins)))
+
+
+def _normalised(manifest: Manifest) -> Manifest:
+    """The same recordings with normalised transcripts; one of which nothing is left counts as none."""
+    return Manifest.of((replace(u, text=normalise_text(u.text or "") or None) for u in manifest), manifest.source)
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

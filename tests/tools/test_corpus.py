@@ -133,3 +133,12 @@ def test_librispeech_with_a_list_is_imported_and_checked(speech, tmp_path, capsy
     run("import", "librispeech", speech / "LibriSpeech", "--out", tmp_path / "m.arrow", "--ids", tmp_path / "ids.txt")
     run("check", tmp_path / "m.arrow")
     assert capsys.readouterr().out.splitlines()[-1].startswith("20 utterances")
+
+
+def test_transcripts_are_normalised_on_request(folder, capsys):
+    (folder / "0.txt").write_text("Don't stop, Zoë!")
+    (folder / "1.txt").write_text("...")
+    run("import", "folder", folder, "--normalise", "--out", folder.parent / "m.arrow")
+    capsys.readouterr()
+    found = Manifest.load(folder.parent / "m.arrow").texts
+    assert found == ["DON'T STOP ZOE", None, "SOME WORDS HERE", "SOME WORDS HERE"]
