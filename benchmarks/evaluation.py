@@ -42,7 +42,7 @@ def emissions_stage(recogniser: Path, recogniser_hash: str, manifest: Manifest, 
     def work(target: Path) -> dict[str, Any]:
         return {"hash": compute_emissions(recogniser, manifest, target)}
 
-    run_stage(folder, version=1, settings={}, work=work, say=say,
+    run_stage(folder, "emissions", version=1, settings={}, work=work, say=say,
               inputs={"recogniser": recogniser_hash, "manifest": manifest.hash})
     return Emissions.load(folder)
 
@@ -69,7 +69,7 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
 
     settings = as_settings(recipe) | {"seed": seed}
     inputs = {"dev": dev.hash, "test": test.hash, "lm": lm.hash}
-    return run_stage(folder, version=1, settings=settings, inputs=inputs, work=work, say=say)["rows"]
+    return run_stage(folder, "decoded", version=1, settings=settings, inputs=inputs, work=work, say=say)["rows"]
 
 
 def references(manifest: Manifest) -> dict[str, str]:

@@ -140,7 +140,7 @@ def _splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say)
         hours = {n: Manifest.load(target / f"{n}.arrow").seconds / 3600 for n in names}
         return {"hash": content_hash(ids), "hours": hours}
 
-    run_stage(folder, version=1, settings={"corpus": str(data / recipe.corpus)}, work=work, say=say,
+    run_stage(folder, "splits", version=1, settings={"corpus": str(data / recipe.corpus)}, work=work, say=say,
               inputs={name: content_hash(ids[name]) for name in names})
     return Splits({name: Manifest.load(folder / f"{name}.arrow") for name in names}, folder)
 
@@ -158,7 +158,7 @@ def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -
         return {"hash": file_hash(target / "lm.arpa"), "ngrams": [len(order) for order in model.orders]}
 
     inputs = {"text": file_hash(text)}
-    result = run_stage(folder, version=1, settings=as_settings(recipe), inputs=inputs, work=work, say=say)
+    result = run_stage(folder, "language model", version=1, settings=as_settings(recipe), inputs=inputs, work=work, say=say)
     return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
 
 

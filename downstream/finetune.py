@@ -85,7 +85,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         return {"hash": recogniser_hash(task.model), **final,
                 "utterances": len(task.kept), "left_out": len(manifest) - len(task.kept)}
 
-    return run_stage(out, version=1, settings=settings, inputs=inputs, work=work, say=say)
+    return run_stage(out, "recogniser", version=1, settings=settings, inputs=inputs, work=work, say=say)
 
 
 def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recogniser:

@@ -80,7 +80,7 @@ def speech_stage(size: Size, seed: int, folder: Path) -> None:
         _lm_text(size, seed, target / "lm-text")
         return {"hash": whole.hash, "minutes": whole.seconds / 60, "utterances": len(whole)}
 
-    run_stage(folder, version=1, settings=as_settings(size) | {"seed": seed}, inputs={}, work=work, say=say)
+    run_stage(folder, "speech", version=1, settings=as_settings(size) | {"seed": seed}, inputs={}, work=work, say=say)
 
 
 def show(results: dict[str, Any], console: Console) -> None:

@@ -99,7 +99,7 @@ def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None
         return {"hash": manifest.hash, "utterances": len(manifest), "hours": manifest.seconds / 3600,
                 "valid": [int(i) for i in valid], "train_utterances": len(train)}
 
-    result = run_stage(folder, version=1, settings={"valid_share": recipe.valid_share, "seed": recipe.seed},
+    result = run_stage(folder, "corpus", version=1, settings={"valid_share": recipe.valid_share, "seed": recipe.seed},
                        inputs={"manifest": manifest.hash}, work=work, say=say)
     valid = np.array(result["valid"], np.int64)
     return Corpus(manifest, np.setdiff1d(np.arange(len(manifest)), valid), valid)
@@ -151,7 +151,7 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         return {"hash": teacher.hash, "inertia": teacher.inertia}
 
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
-    return run_stage(folder, version=1, settings=settings, inputs=inputs | _encoder_input(round_.teacher, before),
+    return run_stage(folder, "teacher", version=1, settings=settings, inputs=inputs | _encoder_input(round_.teacher, before),
                      work=work, say=say)
 
 
@@ -167,7 +167,7 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
                 "histogram": [h.tolist() for h in histograms]} | _unit_quality(recipe, units, corpus.manifest, say)
 
     probe = {"alignments": recipe.probe.alignments}
-    return run_stage(folder / "units", version=1, settings=probe, work=work, say=say,
+    return run_stage(folder / "units", "units", version=1, settings=probe, work=work, say=say,
                      inputs={"manifest": corpus.manifest.hash, "teacher": teacher_hash})
 
 
@@ -190,7 +190,7 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         return {"hash": encoder_hash(model.encoder), **final}
 
     inputs = {"manifest": corpus.manifest.hash, "units": units_hash, "train": content_hash(corpus.train.tolist())}
-    return run_stage(folder / "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say)
+    return run_stage(folder / "encoder", "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say)
 
 
 def build_model(round_: Round, classes: tuple[int, ...], seed: int) -> MaskedPrediction:

@@ -22,18 +22,20 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from upstream.errors import BusyError, FormatError, HubertkitError
+from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
 
+LOCK = ".lock"
 Say = Callable[[str], None]
 Work = Callable[[Path], dict[str, Any]]
 
 
-def run_stage(folder: Path, *, version: int, settings: dict[str, Any], inputs: dict[str, str], work: Work,
+def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any], inputs: dict[str, str], work: Work,
               say: Say = print) -> dict[str, Any]:
     """Do a stage unless it is done, and give its result.
 
     Args:
         folder: the stage's own folder; `work` writes nowhere else.
+        kind: what the stage makes, `encoder` for instance. A folder that holds another kind is not touched.
         version: of the stage's code, raised when its output would change.
         settings: what in the recipe the output depends on, as plain values.
         inputs: name -> content hash of everything else that it depends on.
@@ -43,20 +45,27 @@ def run_stage(folder: Path, *, version: int, settings: dict[str, Any], inputs: d
 
     Returns:
         What `work` returned, now or when the stage was done.
+
+    Raises:
+        UsageError: the folder belongs to a stage of another kind.
+        HubertkitError: the disk is full or cannot be written.
     """
     folder = Path(folder)
-    record = _describe(folder, version, settings, inputs)
+    record = _describe(folder, kind, version, settings, inputs)
     before = read_stage(folder)
     name = stage_name(folder)
+    if before is not None and before.get("kind") != kind:
+        raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {kind} a folder of its own")
     if before is not None and before["key"] == record["key"]:
         if before["state"] == "done":
             say(f"{name}: done before, skipped")
             return before["result"]
         say(f"{name}: interrupted before, going on")
         record["started"] = before["started"]
+        record["seconds_before"] = before.get("seconds_before", 0.0)
     elif before is not None:
         say(f"{name}: stale ({changes(before, record)}), redone")
-        shutil.rmtree(folder)
+        _empty(folder)
     else:
         say(f"{name}: started")
     began = time.monotonic()
@@ -101,7 +110,7 @@ def locked(run: Path) -> Iterator[None]:
     run = Path(run)
     with disk_errors(run):
         run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,10 +222,21 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, value in items for k, v in flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
-def _describe(folder: Path, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+def _empty(folder: Path) -> None:
+    """Remove what a stage left. The lock stays: a process that waits for another file of its name would not see it."""
+    for path in folder.iterdir():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _describe(folder: Path, kind: str, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
     settings = json.loads(json.dumps(settings, default=str))  # as it will be read back: tuples are lists
-    key = content_hash({"version": version, "settings": settings, "inputs": inputs})
-    return {"stage": stage_name(folder), "version": version, "key": key, "state": "running",
+    key = content_hash({"kind": kind, "version": version, "settings": settings, "inputs": inputs})
+    return {"stage": stage_name(folder), "kind": kind, "version": version, "key": key, "state": "running",
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "settings": settings, "inputs": inputs,
             "versions": versions()}
 

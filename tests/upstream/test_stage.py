@@ -18,7 +18,7 @@ def stage(folder, calls, settings=None, inputs=None, version=1):
         (target / "output").write_text("done")
         return {"hash": "abc"}
 
-    result = run_stage(folder, version=version, settings=settings or {"k": 1}, inputs=inputs or {}, work=work,
+    result = run_stage(folder, "test", version=version, settings=settings or {"k": 1}, inputs=inputs or {}, work=work,
                        say=lines.append)
     return result, lines
 
@@ -56,13 +56,13 @@ def test_an_interrupted_stage_finds_what_it_left(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_stage(tmp_path / "a", version=1, settings={}, inputs={}, work=dies, say=print)
+        run_stage(tmp_path / "a", "test", version=1, settings={}, inputs={}, work=dies, say=print)
     assert read_stage(tmp_path / "a")["state"] == "running"
 
     def goes_on(folder):
         return {"hash": (folder / "half").read_text()}
 
-    assert run_stage(tmp_path / "a", version=1, settings={}, inputs={}, work=goes_on, say=print) == {"hash": "half"}
+    assert run_stage(tmp_path / "a", "test", version=1, settings={}, inputs={}, work=goes_on, say=print) == {"hash": "half"}
 
 
 def test_tuples_and_lists_in_settings_are_the_same_key(tmp_path):
@@ -133,7 +133,7 @@ def test_a_full_disk_in_a_stage_keeps_the_stage_unfinished(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(HubertkitError, match="disk is full"):
-        run_stage(tmp_path / "a", version=1, settings={}, inputs={}, work=full, say=print)
+        run_stage(tmp_path / "a", "test", version=1, settings={}, inputs={}, work=full, say=print)
     assert read_stage(tmp_path / "a")["state"] == "running"
 
 

@@ -82,6 +82,6 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tens
         if int(number) >= len(parameters):
             raise FormatError(f"{path}: state of parameter {number}, the model has {len(parameters)}; another recipe?")
         parameter = parameters[int(number)]
-        if field != "step" and value.shape != parameter.shape:
+        if value.dim() and value.shape != parameter.shape:
             raise FormatError(f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(parameter.shape)}")
-        optimiser.state[parameter][field] = value.to(parameter.device) if field != "step" else value
+        optimiser.state[parameter][field] = value.to(parameter.device)  # `step` too: the fused update wants it there
