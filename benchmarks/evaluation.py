@@ -20,6 +20,7 @@ from downstream.recogniser import compute_emissions
 from downstream.score.intervals import bootstrap_interval
 from downstream.score.rates import Score, score
 from upstream.audio.manifest import Manifest
+from upstream.errors import InputError
 from upstream.progress import progress
 from upstream.recipe import as_settings
 from upstream.stage import content_hash, run_stage, write_json
@@ -68,12 +69,16 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
         return {"hash": content_hash(rows), "rows": rows}
 
     settings = as_settings(recipe) | {"seed": seed}
-    inputs = {"dev": dev.hash, "test": test.hash, "lm": lm.hash}
+    inputs = {"dev": dev.hash, "test": test.hash, "lm": lm.hash, "dev manifest": dev_manifest.hash,
+              "test manifest": test_manifest.hash}  # emissions say nothing of the transcripts
     return run_stage(folder, "decoded", version=1, settings=settings, inputs=inputs, work=work, say=say)["rows"]
 
 
 def references(manifest: Manifest) -> dict[str, str]:
-    """id -> transcript."""
+    """id -> transcript. Raises InputError where an utterance has none: its words would count as insertions."""
+    missing = [i for i, t in zip(manifest.ids, manifest.texts) if t is None]
+    if missing:
+        raise InputError(f"{missing[0]} and {len(missing) - 1} more utterances have no transcript to score against")
     return {i: t or "" for i, t in zip(manifest.ids, manifest.texts)}
 
 

@@ -8,7 +8,7 @@ is written after every cell.
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from upstream.errors import InputError, UsageError
 from upstream.pretrain import RoundResult, pretrain
 from upstream.progress import progress, say
 from upstream.recipe import as_settings, refine
-from upstream.stage import content_hash, file_hash, locked, run_stage
+from upstream.stage import content_hash, file_hash, locked, read_json, read_stage, run_stage
 
 Say = Callable[[str], None]
 PAIRED = ("wer", "cer")
@@ -59,7 +59,6 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
     """
     if not data.is_dir():
         raise UsageError(f"--data {data}: no such folder")
-    began = time.monotonic()
     with locked(out):
         splits = _splits_stage(recipe, data, out / "splits", say)
         lm = _lm_stage(recipe.lm, data, out / "lm", say)
@@ -73,11 +72,27 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
             encoder = str(rounds[round_number - 1].encoder) if round_number else SCRATCH
             rows += _cell(recipe, splits, lm, labelled, encoder, round_number, out / "cells", say)
             results = {"benchmark": "low-resource", "command": command, "recipe": as_settings(recipe),
-                       "seconds": round(time.monotonic() - began, 1), "rows": rows,
+                       "seconds": stage_seconds(out), "rows": rows,
                        "rounds": [_round_row(r) for r in rounds],
                        "comparisons": compare_cells(rows, out / "cells", splits.manifests[recipe.test], recipe.seed)}
-            write_results(out / "results.json", results)
+            if number == len(recipe.cells) or not _holds_more(out / "results.json", recipe):
+                write_results(out / "results.json", results)
     return results
+
+
+def stage_seconds(folder: Path) -> float:
+    """Seconds that the finished stages below a folder took: the same when a run is only looked at again."""
+    records = [read_stage(path.parent) for path in folder.rglob("stage.json")]
+    return round(sum(r["seconds"] for r in records if r is not None and r["state"] == "done"), 1)
+
+
+def _holds_more(path: Path, recipe: LowResourceRecipe) -> bool:
+    """Whether a result of the same recipe with all its cells is there already."""
+    if not path.is_file():
+        return False
+    found = read_json(path)
+    cells = {row.get("cell") for row in found.get("rows", [])}
+    return found.get("recipe") == json.loads(json.dumps(as_settings(recipe))) and len(cells) >= len(recipe.cells)
 
 
 def cell_name(labelled: str, round_number: int) -> str:
@@ -110,7 +125,6 @@ def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled
     finetuning = refine(recipe.finetune, amount.finetune, f"labelled.{labelled}.finetune")
     finetuning = replace(finetuning, data=str(splits.file(amount.split)), dev=str(splits.file(recipe.dev)),
                          encoder=encoder, architecture=recipe.pretrain.encoder, seed=recipe.seed)
-    began = time.monotonic()
     trained = finetune(finetuning, folder / "recogniser", say)
     recogniser = folder / "recogniser"
     dev, test = splits.manifests[recipe.dev], splits.manifests[recipe.test]
@@ -119,7 +133,7 @@ def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled
     rows = decode_stage(emitted[0], emitted[1], dev, test, lm, recipe.decoding, recipe.seed, folder / "decoded", say)
     place = {"encoder": SCRATCH if round_number == 0 else f"round {round_number}", "labelled": labelled, "cell": name,
              "finetune_updates": finetuning.training.updates, "recogniser": trained["hash"],
-             "seconds": round(time.monotonic() - began, 1)}
+             "seconds": stage_seconds(folder)}
     for row in rows:
         say(f"  {name}, {row['decoder']}: WER {row['wer']:.1f}, CER {row['cer']:.1f}")
     return [place | row for row in rows]
@@ -131,17 +145,18 @@ def _splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say)
     ids = {name: _read_ids(data / recipe.splits / f"{name}.txt") for name in names}
     _check_apart(recipe, ids)
 
+    source = data / recipe.corpus
+    wanted = sorted({i for split in ids.values() for i in split})
+    whole = import_librispeech(source, wanted) if source.is_dir() else Manifest.load(source)
+
     def work(target: Path) -> dict[str, Any]:
-        source = data / recipe.corpus
-        wanted = sorted({i for split in ids.values() for i in split})
-        whole = import_librispeech(source, wanted) if source.is_dir() else Manifest.load(source)
         for name in names:
             whole.only(ids[name]).save(target / f"{name}.arrow")
         hours = {n: Manifest.load(target / f"{n}.arrow").seconds / 3600 for n in names}
         return {"hash": content_hash(ids), "hours": hours}
 
-    run_stage(folder, "splits", version=1, settings={"corpus": str(data / recipe.corpus)}, work=work, say=say,
-              inputs={name: content_hash(ids[name]) for name in names})
+    run_stage(folder, "splits", version=1, settings={}, work=work, say=say,
+              inputs={"corpus": whole.hash} | {name: content_hash(ids[name]) for name in names})
     return Splits({name: Manifest.load(folder / f"{name}.arrow") for name in names}, folder)
 
 
@@ -158,7 +173,8 @@ def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -
         return {"hash": file_hash(target / "lm.arpa"), "ngrams": [len(order) for order in model.orders]}
 
     inputs = {"text": file_hash(text)}
-    result = run_stage(folder, "language model", version=1, settings=as_settings(recipe), inputs=inputs, work=work, say=say)
+    result = run_stage(folder, "language model", version=1, settings=as_settings(recipe), inputs=inputs, work=work,
+                       say=say)
     return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
 
 

@@ -35,12 +35,13 @@ from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
-from upstream.stage import content_hash, locked, run_stage, write_json
+from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_units
+from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
-from upstream.training.loop import best_device, train
+from upstream.training.loop import best_device, train, weights_settings
 
 
 @dataclass(frozen=True)
@@ -106,26 +107,36 @@ def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None
 
 
 def hold_out(manifest: Manifest, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of training and of held-out utterances: whole speakers, until `share` of the audio is held out.
+    """Indices of training and of held-out utterances: whole speakers, until about `share` of the audio is held out.
 
-    Where fewer than three speakers are known, utterances are held out instead.
+    An utterance of an unknown speaker is a group of its own. A group that would take the held-out part beyond one and a
+    half times the share is passed over; where that leaves none, as with few speakers, utterances are held out instead.
     """
     count = len(manifest)
     if share == 0 or count < 2:
         return np.arange(count), np.empty(0, np.int64)
-    speakers = manifest.speakers
-    known = sorted({s for s in speakers if s is not None})
-    groups = [s or "" for s in speakers] if len(known) >= 3 else list(manifest.ids)
-    lengths, held = manifest.lengths, np.zeros(count, bool)
-    names = np.array(groups)
-    for name in keyed(seed, "hold out").permutation(np.unique(names)):
-        mine = names == name
-        if held.any() and lengths[held | mine].sum() > 1.5 * share * lengths.sum():
-            continue
-        held |= mine
-        if lengths[held].sum() >= share * lengths.sum():
+    lengths, ids = np.asarray(manifest.lengths), list(manifest.ids)
+    by_speaker = [f"speaker {s}" if s is not None else f"utterance {i}" for s, i in zip(manifest.speakers, ids)]
+    for groups, most in ((by_speaker, 1.5 * share), (ids, 1.5 * share), (ids, 1.0)):
+        held = _draw_groups(groups, lengths, share, most, seed)
+        if held.any():
             break
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _draw_groups(groups: list[str], lengths: np.ndarray, share: float, most: float, seed: int) -> np.ndarray:
+    """(N,) bool: groups drawn until they hold `share` of the audio; never more than `most` of it, and never all."""
+    names, group = np.unique(np.array(groups), return_inverse=True)
+    sizes = np.bincount(group, lengths)
+    whole, taken = float(sizes.sum()), 0.0
+    chosen = np.zeros(len(names), bool)
+    for number in keyed(seed, "hold out").permutation(len(names)):
+        if taken >= share * whole:
+            break
+        if taken + sizes[number] <= most * whole and chosen.sum() + 1 < len(names):
+            chosen[number] = True
+            taken += float(sizes[number])
+    return chosen[group]
 
 
 def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
@@ -133,12 +144,15 @@ def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, 
     teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", before, device, say)
     units = _units_stage(recipe, round_, corpus, folder, before, teacher["hash"], device, say)
     encoder = _encoder_stage(recipe, round_, corpus, folder, units["hash"], device, say)
-    return RoundResult(folder / "units", folder / "encoder", teacher, units, encoder)
+    quality = _quality_stage(recipe, corpus, folder, units["hash"], say)
+    return RoundResult(folder / "units", folder / "encoder", teacher, units | quality, encoder)
 
 
 def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
                    device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
     settings = as_settings(round_.teacher) | {"seed": recipe.seed}
+    if round_.teacher.features != "layer":
+        del settings["layer"]
 
     def work(folder: Path) -> dict[str, Any]:
         source = _source(round_.teacher, before, device)
@@ -151,8 +165,8 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         return {"hash": teacher.hash, "inertia": teacher.inertia}
 
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
-    return run_stage(folder, "teacher", version=1, settings=settings, inputs=inputs | _encoder_input(round_.teacher, before),
-                     work=work, say=say)
+    inputs |= _encoder_input(round_.teacher, before)
+    return run_stage(folder, "teacher", version=1, settings=settings, inputs=inputs, work=work, say=say)
 
 
 def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
@@ -163,18 +177,34 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
             units = teacher.label(_source(round_.teacher, before, device), corpus.manifest, target,
                                   read=AudioCache(corpus.manifest).wave, progress=report)
         histograms = check_units(units, corpus.manifest)
-        return {"hash": units.hash, "classes": list(units.classes),
-                "histogram": [h.tolist() for h in histograms]} | _unit_quality(recipe, units, corpus.manifest, say)
+        return {"hash": units.hash, "classes": list(units.classes), "histogram": [h.tolist() for h in histograms]}
 
-    probe = {"alignments": recipe.probe.alignments}
-    return run_stage(folder / "units", "units", version=1, settings=probe, work=work, say=say,
+    return run_stage(folder / "units", "units", version=1, settings={}, work=work, say=say,
                      inputs={"manifest": corpus.manifest.hash, "teacher": teacher_hash})
+
+
+def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units_hash: str,
+                   say: Callable[[str], None]) -> dict[str, Any]:
+    """Phone purity, cluster purity and PNMI of the units, where the training data itself is aligned."""
+    if recipe.probe.alignments is None or recipe.probe.manifest is not None:
+        return {}
+    alignments = find_alignments(Path(recipe.probe.alignments))
+
+    def work(target: Path) -> dict[str, Any]:
+        found = quality(Units.load(folder / "units"), alignments, corpus.manifest)
+        return {"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
+
+    inputs = {"units": units_hash, "alignments": content_hash({i: file_hash(p) for i, p in alignments.items()})}
+    found = run_stage(folder / "quality", "quality", version=1, settings={}, inputs=inputs, work=work, say=say)
+    say(f"  phone purity {found['phone_purity']:.3f}, cluster purity {found['cluster_purity']:.3f}, "
+        f"PNMI {found['pnmi']:.3f}")
+    return found
 
 
 def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, units_hash: str,
                    device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
-    settings: dict[str, Any] = {"seed": recipe.seed, "round": round_.number, "probe": as_settings(recipe.probe)}
-    settings |= {part: as_settings(getattr(round_, part)) for part in ("encoder", "objective", "mask", "training")}
+    settings: dict[str, Any] = {"seed": recipe.seed, "training": weights_settings(round_.training)}
+    settings |= {part: as_settings(getattr(round_, part)) for part in ("encoder", "objective", "mask")}
 
     def work(target: Path) -> dict[str, Any]:
         units = Units.load(folder / "units")
@@ -218,18 +248,6 @@ def _source(teacher: TeacherRecipe, before: RoundResult | None, device: torch.de
 
 def _encoder_input(teacher: TeacherRecipe, before: RoundResult | None) -> dict[str, str]:
     return {"encoder": before.encoder_result["hash"]} if teacher.features == "layer" and before else {}
-
-
-def _unit_quality(recipe: PretrainRecipe, units: Units, manifest: Manifest,
-                  say: Callable[[str], None]) -> dict[str, Any]:
-    """Phone purity, cluster purity and PNMI of the units, where the data itself is aligned."""
-    if recipe.probe.alignments is None or recipe.probe.manifest is not None:
-        return {}
-    from upstream.teacher.quality import quality
-
-    found = quality(units, find_alignments(Path(recipe.probe.alignments)), manifest)
-    say(f"  phone purity {found.phone_purity:.3f}, cluster purity {found.cluster_purity:.3f}, PNMI {found.pnmi:.3f}")
-    return {"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
 
 
 def _probe(recipe: PretrainRecipe, round_: Round, manifest: Manifest) -> LayerProbe | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from upstream.errors import RecipeError
 from upstream.model.config import EncoderConfig
 from upstream.model.masking import SpanMask
 from upstream.recipe import refine
@@ -109,4 +110,18 @@ def rounds_of(recipe: PretrainRecipe) -> list[Round]:
                            refine(recipe.objective, r.objective, f"{where}, objective"),
                            refine(recipe.mask, r.mask, f"{where}, mask"),
                            refine(recipe.training, r.training, f"{where}, training")))
+        _check_layers(recipe, found)
     return found
+
+
+def _check_layers(recipe: PretrainRecipe, rounds: list[Round]) -> None:
+    """Layers that the newest round names must exist: found out now, not after a round of training."""
+    now, where = rounds[-1], f"round {rounds[-1].number}"
+    asked = {f"{where}: objective.predict_at": (1, now.objective.predict_at, now.encoder.layers),
+             f"{where}: probe.layers": (0, recipe.probe.layers, now.encoder.layers)}
+    if now.teacher.features == "layer":
+        asked[f"{where}: teacher.layer"] = (1, (now.teacher.layer,), rounds[-2].encoder.layers)
+    for name, (first, layers, last) in asked.items():
+        wrong = [layer for layer in layers if not first <= layer <= last]
+        if wrong:
+            raise RecipeError(f"{name}={wrong[0]}: the encoder that it reads has layers {first} to {last}")

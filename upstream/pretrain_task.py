@@ -19,6 +19,7 @@ from upstream.model import prepared
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.masking import SpanMask, batch_masks
+from upstream.progress import say
 from upstream.teacher.units import Units
 from upstream.training.loop import Loss, Pool, TrainingRecipe, autocast
 from upstream.training.optimiser import ParameterGroup
@@ -69,6 +70,8 @@ class PretrainTask:
         self._probe = probe
         self._train, self._valid = train, valid
         self._plan = self._crops(train, recipe, recipe.accumulate, seed)
+        if self._plan.left_out:
+            say(f"{self._plan.left_out} of {len(train)} recordings are under {recipe.least_seconds:g} s and left out")
         self._valid_batches = list(self._validation(valid, recipe))
 
     def groups(self) -> list[ParameterGroup]:
@@ -102,20 +105,23 @@ class PretrainTask:
         lengths = np.array([self._grid.frames(int(n)) for n in self._manifest.lengths[subset]], np.int64)
         # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one.
         micro_frames = int(recipe.micro_batch_seconds * self._grid.rate)
-        return CropPlan(lengths, min(crop_frames(self._grid, recipe.crop_seconds), micro_frames),
+        return CropPlan(lengths, crop_frames(self._grid, recipe.crop_seconds),
                         crop_frames(self._grid, recipe.least_seconds), micro_frames, accumulate, seed)
 
     def _validation(self, valid: np.ndarray, recipe: TrainingRecipe) -> Iterator[PretrainBatch]:
-        if not len(valid):
+        least = self._grid.samples(crop_frames(self._grid, recipe.least_seconds))
+        if not (self._manifest.lengths[valid] >= least).any():
+            say("warning: no held-out recording is long enough to validate on; raise valid_share or lower "
+                "training.least_seconds")
             return
         plan = self._crops(valid, recipe, 1, keyed_int(self._seed, "validation"))
         seconds = 0.0
         for [micro], _ in zip(plan.from_update(1), plan.epoch(0)):
             batch = self._batch(micro, valid, "validation mask")
             seconds += batch.seconds
-            if seconds > VALIDATION_SECONDS:
-                return
             yield batch
+            if seconds >= VALIDATION_SECONDS:
+                return
 
     def _batch(self, micro: MicroBatch, subset: np.ndarray, purpose: str) -> PretrainBatch:
         frames = int(micro.frames[0])

@@ -13,6 +13,7 @@ import torch
 
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
+from upstream.errors import InputError
 from upstream.features.source import LayerSource
 from upstream.keyed import keyed
 from upstream.model.encoder import Encoder
@@ -79,6 +80,9 @@ def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], c
     """
     paths = find_alignments(alignments)
     aligned = [u for u in manifest.ids if u in paths]
+    if not aligned:
+        raise InputError(f"{alignments}: none of its {len(paths)} alignments is of an utterance of the manifest; files "
+                         "are named for the utterances")
     order = keyed(seed, "probe utterances").permutation(len(aligned))
     chosen, total = [], 0.0
     lengths = {i: n / 16_000 for i, n in zip(manifest.ids, manifest.lengths)}

@@ -62,7 +62,6 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
             return before["result"]
         say(f"{name}: interrupted before, going on")
         record["started"] = before["started"]
-        record["seconds_before"] = before.get("seconds_before", 0.0)
     elif before is not None:
         say(f"{name}: stale ({changes(before, record)}), redone")
         _empty(folder)
@@ -233,7 +232,8 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _describe(folder: Path, kind: str, version: int, settings: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+def _describe(folder: Path, kind: str, version: int, settings: dict[str, Any],
+              inputs: dict[str, str]) -> dict[str, Any]:
     settings = json.loads(json.dumps(settings, default=str))  # as it will be read back: tuples are lists
     key = content_hash({"kind": kind, "version": version, "settings": settings, "inputs": inputs})
     return {"stage": stage_name(folder), "kind": kind, "version": version, "key": key, "state": "running",

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from upstream.audio import Manifest, Utterance, import_folder
-from upstream.errors import UsageError
+from upstream.errors import RecipeError, UsageError
 from upstream.model import load_encoder
 from upstream.pretrain import hold_out, pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
@@ -87,6 +87,23 @@ def test_held_out_speakers_are_whole_and_near_the_share():
     assert not np.array_equal(valid, hold_out(manifest, 0.1, seed=1)[1])
 
 
+def test_one_long_speaker_is_never_held_out_whole():
+    """Found in review: the first group drawn was held out whatever its size."""
+    manifest = speakers({"long": 90, "a": 5, "b": 5})
+    for seed in range(8):
+        assert len(hold_out(manifest, 0.05, seed)[1]) == 5
+
+
+def test_unknown_speakers_are_no_speaker():
+    manifest = speakers({None: 90, "a": 5, "b": 5, "c": 5})
+    for seed in range(8):
+        assert 5 <= len(hold_out(manifest, 0.05, seed)[1]) <= 8
+
+
+def test_with_one_speaker_utterances_are_held_out():
+    assert len(hold_out(speakers({"a": 100}), 0.05, seed=0)[1]) == 5
+
+
 def test_without_speakers_utterances_are_held_out(recordings):
     train, valid = hold_out(import_folder(recordings), 0.25, seed=0)
     assert len(valid) == 2
@@ -96,6 +113,33 @@ def test_without_speakers_utterances_are_held_out(recordings):
 def test_a_share_of_zero_trains_on_everything():
     train, valid = hold_out(speakers({"a": 3, "b": 3, "c": 3}), 0.0, seed=0)
     assert (len(train), len(valid)) == (9, 0)
+
+
+def test_how_often_one_looks_or_saves_makes_nothing_stale(recordings, tmp_path):
+    """Found in review: `training.save_every=7` retrained everything."""
+    pretrain(recipe(recordings), tmp_path, lambda line: None)
+    looking = recipe(recordings, "training.save_every=7", "training.log_every=3", "training.keep_checkpoints=1")
+    lines = lines_of(lambda say: pretrain(looking, tmp_path, say))
+    assert all("done before, skipped" in line for line in lines)
+
+
+@pytest.mark.parametrize("word", ["rounds.1.teacher.layer=3", "rounds.1.teacher.layer=0", "objective.predict_at=[9]",
+                                  "probe.layers=[9]"])
+def test_a_layer_that_is_not_there_is_told_before_anything_runs(recordings, tmp_path, word):
+    with pytest.raises(RecipeError, match="layers"):
+        pretrain(recipe(recordings, word), tmp_path / "run", lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_short_held_out_recordings_do_not_stop_the_run(tmp_path, capsys):
+    """Found in review: a scrap among the held-out recordings stopped training after teacher and units."""
+    for i in range(12):
+        wave = 0.1 * np.random.default_rng(i).standard_normal(24_000 if i < 6 else 4_800)
+        soundfile.write(tmp_path / f"u{i}.wav", wave, 16_000)
+    for seed in range(3):
+        pretrain(recipe(tmp_path, f"seed={seed}", "valid_share=0.05", "training.updates=1"), tmp_path / f"run{seed}",
+                 lambda line: None)
+    assert "under 0.5 s and left out" in capsys.readouterr().err
 
 
 def test_no_data_and_data_that_is_not_there_are_told(tmp_path):

@@ -6,7 +6,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
-from upstream.errors import BusyError, FormatError, HubertkitError
+from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
 from upstream.stage import changes, content_hash, disk_errors, locked, read_stage, run_stage, write_json, writing
 
 
@@ -48,6 +48,23 @@ def test_a_stale_stage_is_redone_and_says_why(tmp_path, change, why):
     assert len(calls) == 2
     assert why in lines[0]
     assert not (tmp_path / "a/leftover").exists()
+
+
+def test_a_folder_of_another_kind_of_stage_is_not_touched(tmp_path):
+    """Found in review: `finetune --out round1/encoder` erased the encoder."""
+    stage(tmp_path / "a", [])
+    with pytest.raises(UsageError, match="holds the test of another run"):
+        run_stage(tmp_path / "a", "other", version=1, settings={}, inputs={}, work=lambda folder: {}, say=print)
+    assert (tmp_path / "a/output").read_text() == "done"
+
+
+def test_a_lock_outlives_the_emptying_of_a_stale_stage(tmp_path):
+    """Found in review: the lock went with the stale files, and a second process was let in."""
+    stage(tmp_path, [])
+    with locked(tmp_path):
+        stage(tmp_path, [], settings={"k": 2})
+        with pytest.raises(BusyError), locked(tmp_path):
+            pass
 
 
 def test_an_interrupted_stage_finds_what_it_left(tmp_path):

@@ -13,8 +13,8 @@ import math
 import queue
 import signal
 import threading
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -57,11 +57,20 @@ class TrainingRecipe:
                 raise ValueError(f"training.{name}={value}, must be at least 1")
         if min(self.batch_seconds, self.micro_batch_seconds, self.crop_seconds) <= 0:
             raise ValueError("training.batch_seconds, micro_batch_seconds and crop_seconds must be above 0")
+        if not 0.95 <= self.accumulate * self.micro_batch_seconds / self.batch_seconds <= 1.05:
+            raise ValueError(f"training.batch_seconds={self.batch_seconds:g} is no multiple of micro_batch_seconds="
+                             f"{self.micro_batch_seconds:g}; an update is a whole number of micro-batches")
 
     @property
     def accumulate(self) -> int:
         """Micro-batches in an update."""
         return max(1, round(self.batch_seconds / self.micro_batch_seconds))
+
+
+def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
+    """What of a recipe the weights depend on, for a stage's key: not how often one looks or saves."""
+    looking = {"log_every", "validate_every", "save_every", "keep_checkpoints"}
+    return {k: v for k, v in asdict(recipe).items() if k not in looking}
 
 
 @dataclass(frozen=True)
@@ -109,10 +118,10 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     skipped, validation = state.get("skipped", 0), state.get("validation", {})
     if start:
         say(f"{what}: from the checkpoint of update {start}")
-    monitor, pool, speed = Monitor(folder, start), Pool(), Speed()
+    monitor, pool, speed = Monitor(folder, start), Pool(state.get("pool", {})), Speed()
 
     def save(update: int) -> None:
-        extra = {"skipped": skipped, "validation": validation}
+        extra = {"skipped": skipped, "validation": validation, "pool": pool.sums}
         save_checkpoint(folder / "checkpoints", update, task.model, optimiser, extra, recipe.keep_checkpoints)
 
     with contextlib.ExitStack() as stack:
@@ -148,7 +157,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                 speed.take()
             if update % recipe.save_every == 0 or update == recipe.updates or stopping.is_set():
                 save(update)
-            if stopping.is_set() and update < recipe.updates:
+            if stopping.is_set():
                 raise Interrupted(f"{what} stopped after update {update}; the same command goes on from there")
     return {**validation, "skipped_updates": skipped}
 
@@ -184,18 +193,19 @@ def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, 
 class Pool:
     """Metrics as sums and counts, so that a mean over micro-batches weighs every frame alike."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
+    def __init__(self, sums: Mapping[str, Sequence[float]] | None = None) -> None:
+        """`sums`: what another pool held, name -> (sum, count)."""
+        self.sums: dict[str, tuple[float, float]] = {k: (v[0], v[1]) for k, v in (sums or {}).items()}
 
     def add(self, sums: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
         for name, (value, count) in sums.items():
-            old, old_count = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (old + float(value), old_count + float(count))
+            old, old_count = self.sums.get(name, (0.0, 0.0))
+            self.sums[name] = (old + float(value), old_count + float(count))
 
     def take(self) -> dict[str, float]:
         """Means since the last call."""
-        means = {name: value / count for name, (value, count) in self._sums.items() if count}
-        self._sums = {}
+        means = {name: value / count for name, (value, count) in self.sums.items() if count}
+        self.sums = {}
         return means
 
 
