@@ -17,7 +17,7 @@ from torch import Tensor
 from downstream.decode.greedy import greedy
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
-from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser
+from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
 from downstream.score.rates import score
 from downstream.text.vocabulary import Vocabulary
 from upstream.audio.batches import MicroBatch, UtterancePlan
@@ -129,6 +129,8 @@ class RecogniserTask:
                                    recipe.training.accumulate, recipe.seed)
         self._dev = None if dev is None else _up_to(dev, recipe.validation_seconds)
         self._dev_audio = None if self._dev is None else AudioCache(self._dev)
+        if self._dev is not None:
+            warn_of_scraps(self._dev, self._grid)
 
     def groups(self) -> list[ParameterGroup]:
         """Head and encoder with rates of their own; the encoder waits for `freeze_updates`."""
@@ -171,7 +173,8 @@ class RecogniserTask:
             blanks += int((values.argmax(-1) == self._vocabulary.blank).sum())
             frames += len(values)
         found = score({i: t or "" for i, t in zip(self._dev.ids, self._dev.texts)}, hypotheses)
-        return {"wer": round(found.wer, 2), "cer": round(found.cer, 2), "blank_share": round(blanks / frames, 3)}
+        return {"wer": round(found.wer, 2), "cer": round(found.cer, 2),
+                "blank_share": round(blanks / max(1, frames), 3)}
 
     def _frozen_at(self, update: int) -> bool:
         return self._recipe.frozen or (self._recipe.encoder != SCRATCH and update <= self._recipe.freeze_updates)

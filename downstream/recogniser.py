@@ -16,10 +16,10 @@ from downstream.text.vocabulary import Vocabulary
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
 from upstream.errors import FormatError, UsageError
-from upstream.frames import SAMPLE_RATE
+from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.model import prepared
 from upstream.model.saving import encoder_hash, load_encoder, read_tensors, save_encoder
-from upstream.progress import progress
+from upstream.progress import progress, say
 from upstream.stage import content_hash
 from upstream.training.loop import autocast, best_device
 
@@ -56,11 +56,12 @@ def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:
 def compute_emissions(folder: Path, manifest: Manifest, out: Path) -> str:
     """Emissions of a recogniser for every utterance of a manifest, in its order, into `out`; gives their hash.
 
-    Computed in float32 on the GPU if there is one.
+    Computed in float32 on the GPU if there is one. An utterance too short for a frame gets none, with a warning.
     """
     model, vocabulary = load_recogniser(folder)
     device = best_device()
     model.to(device)
+    warn_of_scraps(manifest, model.encoder.config.grid)
     meta = {"manifest_hash": manifest.hash, "recogniser_hash": recogniser_hash(model)}
     with progress(f"emissions {out.name}", len(manifest)) as report, \
             EmissionsWriter(out, vocabulary.symbols, vocabulary.blank, model.encoder.config.grid.rate, meta) as writer:
@@ -77,12 +78,16 @@ def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch
          precision: str = "float32", seconds: float = 120.0) -> Iterator[tuple[int, Tensor]]:
     """(index, (T, V) float32 log-probabilities on the host) of every utterance, longest first.
 
+    T is 0 for an utterance that is too short for a frame.
+
     Args:
         precision: `float32`, or `bf16` for a quick look.
         seconds: of audio in a batch, padding included. Padding changes nothing in what an utterance gets.
     """
     model.eval()
     order = np.argsort(-manifest.lengths, kind="stable")
+    scraps = too_short(manifest, model.encoder.config.grid)
+    order = order[~np.isin(order, scraps)]
     first = 0
     while first < len(order):
         rows = max(1, int(seconds * SAMPLE_RATE // max(1, manifest.lengths[order[first]])))
@@ -93,6 +98,21 @@ def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch
         for row, index in enumerate(indices):
             yield index, logprobs[row, :int(frames[row])].cpu()
         first += rows
+    for index in scraps:
+        yield index, torch.zeros(0, model.head.out_features)
+
+
+def too_short(manifest: Manifest, grid: FrameGrid) -> list[int]:
+    """Indices of the utterances that are too short for a frame."""
+    return np.flatnonzero(manifest.lengths < grid.least_samples).tolist()
+
+
+def warn_of_scraps(manifest: Manifest, grid: FrameGrid) -> None:
+    """Say how many utterances are too short for a frame, and the first of them; nothing if there are none."""
+    scraps = too_short(manifest, grid)
+    if scraps:
+        say(f"warning: {len(scraps)} of {len(manifest)} utterances are too short for a frame ({grid.least_samples} "
+            f"samples at 16 kHz) and get no text, first {manifest.ids[scraps[0]]}")
 
 
 def pad(waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,44 @@ def test_the_folder_loads_and_gives_the_same_emissions_alone_and_in_a_batch(trai
         assert np.abs(stored.logprobs(utterance) - alone[0].numpy()).max() < 0.02  # stored as float16
 
 
+@pytest.fixture
+def dev_with_scraps(corpus, tmp_path):
+    """Dev between two utterances of 399 samples; 400 make a frame."""
+    rows = list(Manifest.load(corpus / "dev.arrow"))
+    first, last = (dataclasses.replace(rows[0], id=name, samples=399) for name in ("scrap-a", "scrap-b"))
+    whole = Manifest.of([first, *rows, last], "test")
+    whole.save(tmp_path / "scraps.arrow")
+    return whole
+
+
+def test_an_utterance_too_short_for_a_frame_gets_no_frames_and_one_warning(trained, dev_with_scraps, tmp_path, capsys):
+    compute_emissions(trained[0], dev_with_scraps, tmp_path / "emissions")
+    said = capsys.readouterr().err
+    assert "2 of 5 utterances are too short for a frame" in said
+    assert said.count("scrap-a") == 1
+    stored = Emissions.load(tmp_path / "emissions")
+    assert stored.ids == dev_with_scraps.ids
+    assert [len(stored.logprobs(i)) > 0 for i in stored.ids] == [False, True, True, True, False]
+    assert stored.logprobs("scrap-b").shape == (0, len(stored.symbols))
+
+
+def test_validation_scores_an_utterance_too_short_for_a_frame_as_no_words(trained, corpus, dev_with_scraps, capsys):
+    found, vocabulary = recipe(corpus), Vocabulary.characters()
+    model, _ = load_recogniser(trained[0])
+
+    def validate(dev):
+        return RecogniserTask(model, vocabulary, Manifest.load(corpus / "train.arrow"), dev, found, CPU).validate()
+
+    dev = Manifest.load(corpus / "dev.arrow")
+    whole, with_scraps = validate(dev), validate(dev_with_scraps)
+    assert "2 of 5 utterances are too short" in capsys.readouterr().err
+    words = sum(len(t.split()) for t in dev.texts)
+    deleted = sum(len(t.split()) for t in dev_with_scraps.texts) - words
+    errors = round(whole["wer"] / 100 * words) + deleted
+    assert with_scraps["wer"] == pytest.approx(100 * errors / (words + deleted), abs=0.01)
+    assert with_scraps["blank_share"] == whole["blank_share"]
+
+
 def test_transcribe_reads_files_in_order(trained, corpus):
     files = [corpus / "u10.wav", corpus / "u09.wav"]
     found = list(transcribe(trained[0], files, Settings()))
