@@ -33,7 +33,7 @@ from upstream.model.saving import encoder_hash, load_encoder
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
 from upstream.stage import run_stage
-from upstream.training.loop import Loss, best_device, train
+from upstream.training.loop import Loss, best_device, train, weights_settings
 from upstream.training.optimiser import ParameterGroup
 
 
@@ -65,14 +65,17 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     """Train a recogniser into `out`: an encoder folder with a head and `vocab.json`.
 
     Raises:
-        InputError: no transcripts, a character outside the vocabulary, dev speakers or utterances among the training's.
+        UsageError: no data, or `out` is the folder of the encoder.
+        InputError: no transcripts, a dev utterance without one, a character outside the vocabulary, dev utterances
+            among the training's. Dev speakers among the training's are a warning.
     """
     if not recipe.data:
         raise UsageError("nothing to learn from: give data=MANIFEST (with transcripts)")
+    refuse_own_encoder(recipe, out)
     manifest = Manifest.load(Path(recipe.data))
     dev = None if recipe.dev is None else Manifest.load(Path(recipe.dev))
-    _check_apart(manifest, dev)
-    settings = {k: v for k, v in as_settings(recipe).items() if k not in ("data", "dev", "encoder")}
+    if dev is not None:
+        _check_dev(manifest, dev, say)
     inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", "encoder": _source_hash(recipe)}
 
     def work(folder: Path) -> dict[str, Any]:
@@ -85,7 +88,23 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         return {"hash": recogniser_hash(task.model), **final,
                 "utterances": len(task.kept), "left_out": len(manifest) - len(task.kept)}
 
-    return run_stage(out, "recogniser", version=1, settings=settings, inputs=inputs, work=work, say=say)
+    return run_stage(out, "recogniser", version=1, settings=stage_settings(recipe), inputs=inputs, work=work, say=say)
+
+
+def refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
+    """Raise UsageError if a recogniser would be written over the encoder that it starts from."""
+    if recipe.encoder != SCRATCH and Path(out).resolve() == Path(recipe.encoder).resolve():
+        raise UsageError(f"{out}: holds the encoder to start from, which the recogniser would replace; give it a "
+                         "folder of its own")
+
+
+def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
+    """What of a recipe the recogniser's weights depend on, besides its inputs' contents."""
+    elsewhere = {"data", "dev", "encoder", "validation_seconds"}
+    if recipe.encoder != SCRATCH:
+        elsewhere.add("architecture")  # a pretrained encoder brings its own
+    settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
+    return {**settings, "training": weights_settings(recipe.training)}
 
 
 def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recogniser:
@@ -172,7 +191,7 @@ class RecogniserTask:
                                                       self._grid.rate).text
             blanks += int((values.argmax(-1) == self._vocabulary.blank).sum())
             frames += len(values)
-        found = score({i: t or "" for i, t in zip(self._dev.ids, self._dev.texts)}, hypotheses)
+        found = score({i: t or "" for i, t in zip(self._dev.ids, self._dev.texts)}, hypotheses)  # "": nothing is said
         return {"wer": round(found.wer, 2), "cer": round(found.cer, 2),
                 "blank_share": round(blanks / max(1, frames), 3)}
 
@@ -233,10 +252,19 @@ def _encode(manifest: Manifest, vocabulary: Vocabulary) -> list[list[int]]:
     return targets
 
 
-def _check_apart(manifest: Manifest, dev: Manifest | None) -> None:
-    both = set() if dev is None else set(manifest.ids) & set(dev.ids)
+def _check_dev(manifest: Manifest, dev: Manifest, say: Callable[[str], None]) -> None:
+    both = set(manifest.ids) & set(dev.ids)
     if both:
         raise InputError(f"{min(both)} and {len(both) - 1} more utterances are both in the training data and in dev")
+    silent = [i for i, text in zip(dev.ids, dev.texts) if text is None]
+    if silent:
+        raise InputError(f"{silent[0]}: no transcript, so its words cannot be scored ({len(silent)} of {len(dev)} "
+                         "utterances in dev); leave them out of dev or import their transcripts")
+    speakers = set(dev.speakers) - {None}
+    known = speakers & set(manifest.speakers)
+    if known:
+        say(f"warning: {len(known)} of {len(speakers)} dev speakers are also in the training data; the rates on dev "
+            "will flatter")
 
 
 def _up_to(manifest: Manifest, seconds: float) -> Manifest:

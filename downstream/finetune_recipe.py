@@ -54,6 +54,8 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.freeze_updates < 0 or min(self.head_scale, self.encoder_scale) < 0:
             raise ValueError("freeze_updates, head_scale and encoder_scale must be at least 0")
+        if not self.validation_seconds > 0:
+            raise ValueError(f"validation_seconds={self.validation_seconds:g}, must be above 0")
         unknown = set(self.changes) - CHANGEABLE
         if unknown:
             raise ValueError(f"changes.{min(unknown)}: only dropouts and layerdrop of an encoder may change; "

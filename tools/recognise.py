@@ -11,6 +11,7 @@ import typer
 
 from downstream.emissions import Emissions
 from downstream.finetune import finetune as run_finetuning
+from downstream.finetune import refuse_own_encoder
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from downstream.recogniser import compute_emissions
 from downstream.transcribe import Settings
@@ -34,8 +35,10 @@ def finetune(
     out: Annotated[Path, typer.Option(help="Folder of the recogniser; the same command again goes on there.")] = ...,  # type: ignore[assignment]
 ) -> None:
     """Train a recogniser on an encoder (encoder=DIR) or from scratch."""
+    loaded = load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED)
+    refuse_own_encoder(loaded, out)  # before the lock, which is a file in the folder
     with locked(out):
-        result = run_finetuning(load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED), out)
+        result = run_finetuning(loaded, out)
     print(f"{out}: " + " ".join(f"{k}={v}" for k, v in result.items() if k != "hash"))
 
 

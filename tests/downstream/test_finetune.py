@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from downstream.emissions import Emissions
-from downstream.finetune import RecogniserTask, build_recogniser, finetune
+from downstream.finetune import RecogniserTask, build_recogniser, finetune, stage_settings
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.recogniser import compute_emissions, load_recogniser
@@ -209,6 +209,64 @@ def test_training_on_dev_is_refused(corpus):
     found = dataclasses.replace(recipe(corpus), dev=str(corpus / "train.arrow"))
     with pytest.raises(InputError, match="both in the training data and in dev"):
         finetune(found, corpus / "never", lambda line: None)
+
+
+def test_a_dev_utterance_without_a_transcript_is_named_before_training(corpus, tmp_path):
+    rows = list(Manifest.load(corpus / "dev.arrow"))
+    rows[1:] = [dataclasses.replace(row, text=None) for row in rows[1:]]
+    Manifest.of(rows, "test").save(tmp_path / "dev.arrow")
+    found = dataclasses.replace(recipe(corpus), dev=str(tmp_path / "dev.arrow"))
+    with pytest.raises(InputError, match=rf"^{rows[1].id}: no transcript.*\(2 of 3 utterances"):
+        finetune(found, tmp_path / "asr", lambda line: None)
+    assert not (tmp_path / "asr").exists()
+
+
+@pytest.mark.parametrize(("speakers", "says"), [(["a", "b", None], 1), (["b", "c", None], 0)])
+def test_dev_speakers_in_the_training_data_are_a_warning(corpus, tmp_path, speakers, says):
+    train = [dataclasses.replace(u, speaker=s) for u, s in zip(Manifest.load(corpus / "train.arrow"), ["a", None] * 5)]
+    dev = [dataclasses.replace(u, speaker=s) for u, s in zip(Manifest.load(corpus / "dev.arrow"), speakers)]
+    for name, rows in (("train", train), ("dev", dev)):
+        Manifest.of(rows, "test").save(tmp_path / f"{name}.arrow")
+    found = dataclasses.replace(recipe(corpus), data=str(tmp_path / "train.arrow"), dev=str(tmp_path / "dev.arrow"))
+    said = []
+    finetune(found, tmp_path / "asr", said.append)
+    assert sum("1 of 2 dev speakers are also in the training data" in line for line in said) == says
+    assert sum("dev speakers" in line for line in said) == says
+
+
+def test_a_recogniser_is_not_written_over_its_encoder(corpus, tmp_path, monkeypatch):
+    save_encoder(Encoder(SHAPE).initialise(0), tmp_path / "encoder", extra={})
+    before = {p.name: p.read_bytes() for p in (tmp_path / "encoder").iterdir()}
+    monkeypatch.chdir(tmp_path)
+    found = dataclasses.replace(recipe(corpus), encoder="encoder")
+    with pytest.raises(UsageError, match="holds the encoder to start from"):
+        finetune(found, tmp_path / "x" / ".." / "encoder", lambda line: None)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "encoder").iterdir()} == before
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_a_validation_of_nothing_is_refused(seconds):
+    with pytest.raises(ValueError, match="validation_seconds"):
+        FinetuneRecipe(validation_seconds=seconds)
+
+
+def test_what_only_looks_at_training_does_not_redo_it(corpus, tmp_path):
+    found = recipe(corpus)
+    finetune(found, tmp_path / "asr", lambda line: None)
+    looking = dataclasses.replace(found.training, log_every=1, save_every=2, validate_every=2, keep_checkpoints=1)
+    said = []
+    finetune(dataclasses.replace(found, training=looking, validation_seconds=0.5), tmp_path / "asr", said.append)
+    assert ["skipped" in line for line in said] == [True]
+    longer = dataclasses.replace(found, training=dataclasses.replace(found.training, updates=7))
+    finetune(longer, tmp_path / "asr", said.append)
+    assert "training.updates 6 -> 7" in said[1]
+
+
+def test_the_architecture_counts_from_scratch_only(corpus):
+    other = dataclasses.replace(SHAPE, layers=3)
+    scratch, pretrained = recipe(corpus), recipe(corpus, encoder="somewhere")
+    assert stage_settings(scratch) != stage_settings(dataclasses.replace(scratch, architecture=other))
+    assert stage_settings(pretrained) == stage_settings(dataclasses.replace(pretrained, architecture=other))
 
 
 def test_worked_example_of_the_ctc_loss():

@@ -110,6 +110,15 @@ def test_a_character_outside_the_vocabulary_names_the_utterance(capsys, recordin
     assert err.splitlines()[-1].startswith("hubertkit: 3: '1' (U+0031)")
 
 
+def test_finetuning_into_its_own_encoder_writes_nothing_not_even_a_lock(capsys, tmp_path):
+    (tmp_path / "encoder").mkdir()
+    words = ("finetune", "ctc-tiny", "data=m.arrow", f"encoder={tmp_path / 'encoder'}", "--out", tmp_path / "encoder")
+    code, _, err = call(capsys, *words)
+    assert code == 2
+    assert "holds the encoder to start from" in err
+    assert not list((tmp_path / "encoder").iterdir())
+
+
 def test_transcribing_needs_a_recogniser_and_audio(capsys, recordings, tmp_path):
     code, _, err = call(capsys, "transcribe", tmp_path, recordings / "0.wav")
     assert code == 2
