@@ -36,6 +36,12 @@ class OptimiserRecipe:
                 raise ValueError(f"{name}={getattr(self, name)}, must be at least 0")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1={self.beta1}, beta2={self.beta2}: must lie in [0, 1)")
+        if not 0 <= self.initial_scale <= 1:
+            raise ValueError(f"initial_scale={self.initial_scale}, must lie in [0, 1]")
+        if not 0 < self.final_scale <= 1:  # the decay is exponential: it never gets to 0
+            raise ValueError(f"final_scale={self.final_scale}, must lie in (0, 1]")
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon={self.epsilon}, must be above 0")
 
 
 def learning_rate(recipe: OptimiserRecipe, update: int, updates: int) -> float:

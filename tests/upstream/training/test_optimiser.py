@@ -83,3 +83,21 @@ def test_the_rate_is_continuous_where_stages_meet():
     jumps = [abs(a - b) for a, b in pairwise(rates)]
     assert max(jumps) < 3e-4 / 90
     assert math.isclose(max(rates), 3e-4)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("final_scale", 0), ("final_scale", 1.5), ("final_scale", -0.1), ("initial_scale", -0.1), ("initial_scale", 2),
+    ("epsilon", 0), ("epsilon", -1e-8), ("epsilon", math.nan), ("final_scale", math.nan),
+])
+def test_a_scale_or_epsilon_out_of_range_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name}={value}"):
+        OptimiserRecipe(**{name: value})
+
+
+@pytest.mark.parametrize(("initial", "final"), [(0, 1e-9), (1, 1)])
+def test_scales_on_the_edge_give_a_rate_for_every_update(initial, final):
+    recipe = OptimiserRecipe(peak_rate=1.0, schedule="tri-stage", warmup_updates=2, initial_scale=initial,
+                             final_scale=final)
+    rates = [learning_rate(recipe, u, 6) for u in range(1, 8)]
+    assert (rates[0], max(rates)) == (initial, 1)
+    assert rates[-1] == pytest.approx(final)
