@@ -24,9 +24,9 @@ class Settings:
     """How to decode: greedily without a language model, by beam search with one."""
 
     lm: Path | None = None
-    lm_weight: float = 0.75  # natural logarithm
-    word_score: float = 1.0
-    beam: int = 50
+    lm_weight: float = BeamDecoder.lm_weight  # natural logarithm
+    word_score: float = BeamDecoder.word_score
+    beam: int = BeamDecoder.beam
 
 
 def transcribe(folder: Path, files: list[Path], settings: Settings) -> Iterator[tuple[Path, Hypothesis]]:

@@ -26,6 +26,12 @@ Beam = Annotated[int, typer.Option(min=1, help="Hypotheses kept after each frame
 Tokens = Annotated[int | None, typer.Option(min=1, help="Symbols tried in a frame; 5 to 10 halve the time on weak "
                                                         "recognisers. All likely ones by default.")]
 
+LmWeight = Annotated[float | None, typer.Option(help="Of natural logarithms; needs --lm. "
+                                                     f"[default: {BeamDecoder.lm_weight:g}]")]
+WordScore = Annotated[float | None, typer.Option(help="Added for each word, in nats; needs --lm. "
+                                                      f"[default: {BeamDecoder.word_score:g}]")]
+Tuned = Annotated[Path | None, typer.Option(help="Take both weights from what `hubertkit tune` wrote.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
@@ -37,10 +43,9 @@ def decode(
     emissions: Annotated[Path, typer.Argument(help="Folder of emissions, as `hubertkit emit` writes it.")],
     out: Annotated[Path, typer.Option(help="Hypotheses to write, one JSON object a line.")] = ...,  # type: ignore[assignment]
     lm: Annotated[Path | None, typer.Option(help="ARPA file, may be gzipped; decodes by beam search with it.")] = None,
-    lm_weight: Annotated[float | None, typer.Option(help="Of natural logarithms; needs --lm. [default: 0.5]")] = None,
-    word_score: Annotated[float | None, typer.Option(help="Added for each word, in nats; needs --lm. "
-                                                          "[default: 0]")] = None,
-    tuned: Annotated[Path | None, typer.Option(help="Take both weights from what `hubertkit tune` wrote.")] = None,
+    lm_weight: LmWeight = None,
+    word_score: WordScore = None,
+    tuned: Tuned = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame; decodes by beam search "
                                                          "even without --lm. [default: 50]")] = None,
     tokens: Tokens = None,
@@ -49,15 +54,13 @@ def decode(
 ) -> None:
     """Turn emissions into text: greedily, or by beam search with a language model."""
     stored = Emissions.load(emissions)
+    weight, score = language_weights(lm, lm_weight, word_score, tuned)
     decoder: Decoder
-    if lm is None and (tuned is not None or lm_weight is not None or word_score is not None):
-        raise UsageError("weights without a language model have no effect: give one with --lm")
     if lm is None and beam is None:
         if nbest > 1 or tokens is not None:
             raise UsageError("--nbest and --tokens belong to beam search: give --lm or --beam")
         decoder = GreedyDecoder(stored.symbols, stored.blank)
     else:
-        weight, score = _weights(lm_weight, word_score, tuned)
         decoder = BeamDecoder(stored.symbols, stored.blank, lm, lm_weight=weight, word_score=score, beam=beam or 50,
                               tokens_per_frame=tokens, nbest=nbest)
     with progress("decoding", len(stored)) as report:
@@ -92,9 +95,18 @@ def tune(
           f"{found.utterances} of {found.utterances_given} utterances ({found.seconds:.0f} s)")
 
 
-def _weights(lm_weight: float | None, word_score: float | None, tuned: Path | None) -> tuple[float, float]:
+def language_weights(lm: Path | None, lm_weight: float | None, word_score: float | None,
+                     tuned: Path | None) -> tuple[float, float]:
+    """`lm_weight` and `word_score` of a beam search, from the options of a command.
+
+    Raises:
+        UsageError: weights without a language model, given twice, or a file that is not of `hubertkit tune`.
+    """
+    if lm is None and (tuned is not None or lm_weight is not None or word_score is not None):
+        raise UsageError("weights without a language model have no effect: give one with --lm")
     if tuned is None:
-        return 0.5 if lm_weight is None else lm_weight, word_score or 0.0
+        return (BeamDecoder.lm_weight if lm_weight is None else lm_weight,
+                BeamDecoder.word_score if word_score is None else word_score)
     if lm_weight is not None or word_score is not None:
         raise UsageError("--tuned gives both weights: leave out --lm-weight and --word-score")
     if not tuned.is_file():

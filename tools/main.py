@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import Any
 
+import torch
 import typer
 import typer.main
 
@@ -63,6 +64,9 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except torch.OutOfMemoryError:
+        return _failed("the GPU has too little free memory; in training, lower training.micro_batch_seconds (the "
+                       "update keeps its batch_seconds) and run the command again", 1)
     except OSError as error:
         reason = disk_reason(error)
         if reason is None:

@@ -16,6 +16,7 @@ from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from downstream.recogniser import compute_emissions
 from downstream.transcribe import Settings
 from downstream.transcribe import transcribe as run_transcription
+from tools.decode import LmWeight, Tuned, WordScore, language_weights
 from upstream.audio.manifest import Manifest
 from upstream.recipe import load_recipe
 from upstream.stage import locked
@@ -57,13 +58,15 @@ def transcribe(
     recogniser: Annotated[Path, typer.Argument(help="Folder of a recogniser, as `finetune` writes it.")],
     files: Annotated[list[Path], typer.Argument(help="Audio files.")],
     lm: Annotated[Path | None, typer.Option(help="ARPA file (.arpa, .arpa.gz); without it decoding is greedy.")] = None,
-    lm_weight: Annotated[float, typer.Option(help="Natural logarithm; `hubertkit tune` finds it.")] = 0.75,
-    word_score: Annotated[float, typer.Option(help="Added for every word; `hubertkit tune` finds it.")] = 1.0,
+    lm_weight: LmWeight = None,
+    word_score: WordScore = None,
+    tuned: Tuned = None,
     beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with word times.")] = False,
 ) -> None:
     """Write what is said in audio files: one line a file."""
-    settings = Settings(lm=lm, lm_weight=lm_weight, word_score=word_score, beam=beam)
+    weight, score = language_weights(lm, lm_weight, word_score, tuned)
+    settings = Settings(lm=lm, lm_weight=weight, word_score=score, beam=beam)
     for path, hypothesis in run_transcription(recogniser, files, settings):
         if as_json:
             print(json.dumps({"file": str(path), **asdict(hypothesis)}, ensure_ascii=False), flush=True)

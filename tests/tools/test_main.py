@@ -7,8 +7,11 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from downstream.decode.beam import BeamDecoder
 from downstream.finetune_recipe import FinetuneRecipe
+from tools import recognise
 from tools.main import run
 from upstream.audio import import_folder
 from upstream.errors import InputError
@@ -125,6 +128,45 @@ def test_transcribing_needs_a_recogniser_and_audio(capsys, recordings, tmp_path)
     assert "hubertkit.json" in err
     code, _, err = call(capsys, "transcribe", tmp_path, tmp_path / "none.wav")
     assert (code, "none.wav" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("words", "weights"), [
+    ([], (BeamDecoder.lm_weight, BeamDecoder.word_score)),
+    (["--lm", "lm.arpa"], (BeamDecoder.lm_weight, BeamDecoder.word_score)),
+    (["--lm", "lm.arpa", "--tuned", "tuned.json"], (1.25, -0.5)),
+    (["--lm", "lm.arpa", "--lm-weight", "2", "--word-score", "0.5"], (2.0, 0.5)),
+])
+def test_transcribe_decodes_with_the_weights_of_decode(capsys, monkeypatch, tmp_path, words, weights):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tuned.json").write_text('{"lm_weight": 1.25, "word_score": -0.5, "wer": 7.0}')
+    given = []
+    monkeypatch.setattr(recognise, "run_transcription", lambda folder, files, settings: given.append(settings) or [])
+    assert call(capsys, "transcribe", "asr", "a.wav", *words) == (0, "", "")
+    assert [(s.lm_weight, s.word_score) for s in given] == [weights]
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["--tuned", "tuned.json"], "give one with --lm"),
+    (["--lm", "lm.arpa", "--tuned", "none.json"], "`hubertkit tune` writes it"),
+    (["--lm", "lm.arpa", "--tuned", "tuned.json", "--word-score", "0"], "--tuned gives both weights"),
+])
+def test_transcribe_refuses_weights_that_cannot_be_meant(capsys, monkeypatch, tmp_path, words, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tuned.json").write_text('{"lm_weight": 1.25, "word_score": -0.5}')
+    code, _, err = call(capsys, "transcribe", "asr", "a.wav", *words)
+    assert code == 2
+    assert says in err
+
+
+def test_a_full_gpu_is_one_line_that_names_the_setting(capsys, monkeypatch, tmp_path):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(recognise, "run_finetuning", full)
+    code, _, err = call(capsys, "finetune", "ctc-tiny", "data=m.arrow", "--out", tmp_path / "asr")
+    assert code == 1
+    assert "training.micro_batch_seconds" in err
+    assert err.count("\n") == 1
 
 
 def test_a_run_in_use_is_refused(capsys, recordings, tmp_path):
