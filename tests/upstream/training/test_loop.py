@@ -11,7 +11,7 @@ from torch import nn
 
 from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_torch
-from upstream.training.loop import Loss, Pool, TrainingRecipe, train
+from upstream.training.loop import Loss, Pool, TrainingRecipe, _accumulate, train
 from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
 
@@ -140,17 +140,17 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
         "update-00000008.safetensors", "update-00000012.safetensors"]
 
 
-def test_two_micro_batches_give_the_gradient_of_their_joint_mean(tmp_path):
-    task = Toy()
+def test_two_micro_batches_of_unequal_weight_give_the_gradient_of_their_joint_mean():
+    task, pool = Toy(), Pool()
     task.model = nn.Linear(4, 1)
-    batch = next(task.updates(1))
-    (task.model(torch.cat([b.x for b in batch])) - torch.cat([b.x for b in batch]).sum(1, keepdim=True)).square() \
-        .mean().backward()
-    joint = task.model.weight.grad.clone()
-    task.model.zero_grad()
-    for b in batch:
-        (task.loss(b).total * (b.weight / 16)).backward()
-    torch.testing.assert_close(task.model.weight.grad, joint)
+    batches = [Batch(1, n, torch.randn(rows, 4, generator=keyed_torch(0, "unequal", n)), weight=float(rows))
+               for n, rows in enumerate((3, 9))]
+    x = torch.cat([b.x for b in batches])
+    joint = (task.model(x) - x.sum(1, keepdim=True)).square().mean()
+    expected = torch.autograd.grad(joint, list(task.model.parameters()))
+    assert _accumulate(task, batches, "float32", 1, CPU, pool)
+    torch.testing.assert_close([p.grad for p in task.model.parameters()], list(expected))
+    assert pool.take()["loss"] == pytest.approx(float(joint.detach()))
 
 
 def test_pooled_metrics_weigh_every_frame_alike():
