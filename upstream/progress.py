@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Report = Callable[..., None]
 SECONDS_BETWEEN_LINES = 15.0
@@ -26,19 +26,19 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: float, *columns: ProgressColumn) -> Iterator[Report]:
+def progress(what: str, total: float) -> Iterator[Report]:
     """Show how far something is: `with progress("decoding", n) as report: report(done, note="...")`.
 
     `report(done, total, note=...)` may be called as often as one likes; `total` and `note` are optional.
     """
     with contextlib.ExitStack() as stack:
-        yield (_bar if console().is_terminal else _lines)(stack, what, total, *columns)
+        yield (_bar if console().is_terminal else _lines)(stack, what, total)
 
 
-def _bar(stack: contextlib.ExitStack, what: str, total: float, *columns: ProgressColumn) -> Report:
+def _bar(stack: contextlib.ExitStack, what: str, total: float) -> Report:
     bar = stack.enter_context(Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
-        *columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         console=console(), transient=True))
     task = bar.add_task(what, total=total, note="")
 

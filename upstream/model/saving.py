@@ -22,7 +22,7 @@ from upstream.errors import FormatError, UsageError
 from upstream.frames import CONV_GRID
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
-from upstream.stage import writing
+from upstream.stage import write_json, writing
 
 FORMAT_VERSION = 1
 
@@ -64,8 +64,8 @@ def save_encoder(
         _write_tensors(folder / "head.safetensors", head)
     else:
         (folder / "head.safetensors").unlink(missing_ok=True)
-    _write_json(folder / "config.json", _transformers_config(encoder.config))
-    _write_json(folder / "hubertkit.json", {**described, **extra})
+    write_json(folder / "config.json", _transformers_config(encoder.config))
+    write_json(folder / "hubertkit.json", {**described, **extra})
 
 
 def load_encoder(folder: Path, device: str | torch.device | None = None) -> Encoder:
@@ -155,11 +155,6 @@ def _plain(tensor: Tensor) -> Tensor:
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     with writing(path) as temporary:
         save_file({name: _plain(tensor) for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _transformers_config(config: EncoderConfig) -> dict[str, Any]:
