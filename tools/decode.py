@@ -27,9 +27,9 @@ Tokens = Annotated[int | None, typer.Option(min=1, help="Symbols tried in a fram
                                                         "recognisers. All likely ones by default.")]
 
 LmWeight = Annotated[float | None, typer.Option(help="Of natural logarithms; needs --lm. "
-                                                     f"[default: {BeamDecoder.lm_weight:g}]")]
+                                                     f"{BeamDecoder.lm_weight:g} by default.")]
 WordScore = Annotated[float | None, typer.Option(help="Added for each word, in nats; needs --lm. "
-                                                      f"[default: {BeamDecoder.word_score:g}]")]
+                                                      f"{BeamDecoder.word_score:g} by default.")]
 Tuned = Annotated[Path | None, typer.Option(help="Take both weights from what `hubertkit tune` wrote.")]
 
 
@@ -47,7 +47,7 @@ def decode(
     word_score: WordScore = None,
     tuned: Tuned = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame; decodes by beam search "
-                                                         "even without --lm. [default: 50]")] = None,
+                                                         "even without --lm. 50 by default.")] = None,
     tokens: Tokens = None,
     nbest: Annotated[int, typer.Option(min=1, help="Candidates to write of each utterance, in beam search.")] = 1,
     workers: Workers = None,

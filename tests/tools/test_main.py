@@ -145,6 +145,14 @@ def test_transcribe_decodes_with_the_weights_of_decode(capsys, monkeypatch, tmp_
     assert [(s.lm_weight, s.word_score) for s in given] == [weights]
 
 
+@pytest.mark.parametrize("command", ["decode", "transcribe"])
+def test_help_tells_the_default_weights(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = call(capsys, command, "--help")
+    assert f"{BeamDecoder.lm_weight:g} by default" in out
+    assert f"{BeamDecoder.word_score:g} by default" in out
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (["--tuned", "tuned.json"], "give one with --lm"),
     (["--lm", "lm.arpa", "--tuned", "none.json"], "`hubertkit tune` writes it"),
