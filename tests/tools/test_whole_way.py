@@ -94,7 +94,7 @@ def test_running_again_does_nothing(undisturbed):
 
 
 def kill_in(stage: str, out: Path) -> None:
-    """Start the demo, wait until the stage runs, and SIGKILL the process group."""
+    """Start the demo, wait until the stage runs, and SIGKILL the process group; fails if it was not killed."""
     process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(),
                                start_new_session=True)
     record = out / stage / "stage.json"
@@ -108,6 +108,7 @@ def kill_in(stage: str, out: Path) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    assert process.returncode == -signal.SIGKILL, f"{stage} was not seen running: exit code {process.returncode}"
 
 
 @pytest.mark.timeout(900)
