@@ -155,12 +155,12 @@ def test_the_teacher_of_round_2_knows_more_about_phones_than_that_of_round_1(tmp
     pytest.importorskip("espeakng_loader", reason="the extra `demo` is not installed")
     from benchmarks.low_resource_recipe import SHIPPED as BENCHMARKS
     from benchmarks.low_resource_recipe import LowResourceRecipe
-    from tools.demo import NOISE_DB
     from tools.synthesise import VOICES_TRAIN, sentences, synthesise
 
-    synthesise(tmp_path / "speech", sentences(240, 0), VOICES_TRAIN, 0, NOISE_DB)
+    # In noise MFCC clusters are poor, and a few hundred updates are enough to do better; the demo takes 700 in less.
+    synthesise(tmp_path / "speech", sentences(300, 0), VOICES_TRAIN, 0, noise_db=(-24.0, -6.0))
     demo = load_recipe(LowResourceRecipe, "demo", [
-        f"pretrain.data={tmp_path / 'speech/manifest.arrow'}", "pretrain.training.updates=300",
+        f"pretrain.data={tmp_path / 'speech/manifest.arrow'}", "pretrain.training.updates=400",
         "pretrain.training.batch_seconds=24", "pretrain.training.micro_batch_seconds=24", "pretrain.probe.seconds=20",
         f"pretrain.probe.alignments={tmp_path / 'speech/alignments'}", "pretrain.rounds.1.training.updates=1",
     ], BENCHMARKS)
