@@ -79,7 +79,8 @@ def test_an_interrupted_stage_finds_what_it_left(tmp_path):
     def goes_on(folder):
         return {"hash": (folder / "half").read_text()}
 
-    assert run_stage(tmp_path / "a", "test", version=1, settings={}, inputs={}, work=goes_on, say=print) == {"hash": "half"}
+    result = run_stage(tmp_path / "a", "test", version=1, settings={}, inputs={}, work=goes_on, say=print)
+    assert result == {"hash": "half"}
 
 
 def test_tuples_and_lists_in_settings_are_the_same_key(tmp_path):
