@@ -124,8 +124,10 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_an_interrupted_or_killed_parent(emissions, tmp_path, how):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    # A shell starts background jobs with SIGINT ignored, which children inherit: what is tested here is Ctrl-C.
     parent = subprocess.Popen([sys.executable, "-c", SLOW, emissions.folder, tmp_path], stderr=subprocess.PIPE,
-                              text=True, env={**os.environ, "PYTHONPATH": path})
+                              text=True, env={**os.environ, "PYTHONPATH": path},
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
     workers = [int(p.name) for p in tmp_path.iterdir()]
     parent.send_signal(how)
