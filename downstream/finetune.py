@@ -33,7 +33,7 @@ from upstream.model.saving import encoder_hash, load_encoder
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
 from upstream.stage import run_stage
-from upstream.training.loop import Loss, best_device, train, weights_settings
+from upstream.training.loop import EVERY, Loss, best_device, train, weights_settings
 from upstream.training.optimiser import ParameterGroup
 
 
@@ -164,9 +164,9 @@ class RecogniserTask:
         start = 1 if scratch else recipe.freeze_updates + 1
         return [*groups, ParameterGroup(learned, recipe.encoder_scale, from_update=start)]
 
-    def updates(self, first: int) -> Iterator[list[RecogniserBatch]]:
+    def updates(self, first: int, share: slice = EVERY) -> Iterator[list[RecogniserBatch]]:
         for micro in self._plan.from_update(first):
-            yield [self._batch(m) for m in micro]
+            yield [self._batch(m) for m in micro[share]]
 
     def loss(self, batch: RecogniserBatch) -> Loss:
         if self._frozen_at(batch.update):

@@ -21,7 +21,7 @@ from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.masking import SpanMask, batch_masks
 from upstream.progress import say
 from upstream.teacher.units import Units
-from upstream.training.loop import Loss, Pool, TrainingRecipe, autocast
+from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe, autocast
 from upstream.training.optimiser import ParameterGroup
 
 VALIDATION_SECONDS = 600.0  # audio in a validation, at most
@@ -77,9 +77,9 @@ class PretrainTask:
     def groups(self) -> list[ParameterGroup]:
         return [ParameterGroup([p for p in self.model.parameters() if p.requires_grad])]
 
-    def updates(self, first: int) -> Iterator[list[PretrainBatch]]:
+    def updates(self, first: int, share: slice = EVERY) -> Iterator[list[PretrainBatch]]:
         for micro in self._plan.from_update(first):
-            yield [self._batch(m, self._train, "mask") for m in micro]
+            yield [self._batch(m, self._train, "mask") for m in micro[share]]
 
     def loss(self, batch: PretrainBatch) -> Loss:
         out = self.model(batch.waveforms, None, batch.mask, batch.labels)

@@ -29,6 +29,7 @@ from upstream.training.monitor import Monitor, Speed, announce, show
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, build_adamw, clip_gradients, set_rates
 
 PREFETCHED_UPDATES = 4
+EVERY = slice(None)  # all micro-batches of an update; several ranks take a share each
 BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end the run
 Batch = TypeVar("Batch")
 Item = TypeVar("Item")
@@ -95,7 +96,9 @@ class Task(Protocol[Batch]):
 
     def groups(self) -> list[ParameterGroup]: ...
 
-    def updates(self, first: int) -> Iterator[list[Batch]]: ...
+    def updates(self, first: int, share: slice = EVERY) -> Iterator[list[Batch]]:
+        """From update `first` on, the micro-batches of each that lie in `share`."""
+        ...
 
     def loss(self, batch: Batch) -> Loss: ...
 
