@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,32 +24,49 @@ COSINE_EPSILON = 1e-8  # on each norm, as torch.cosine_similarity
 class PredictionLoss:
     """The loss of a batch and what it is made of. All tensors are on the model's device; only `total` has a gradient.
 
-    `*_loss` are means over frames, in nats, summed over streams and averaged over the predicting layers; to join
-    micro-batches weigh them by their counts. Accuracies and usage are those of the last predicting layer.
+    `*_losses` are means over frames, in nats, averaged over the predicting layers; to join micro-batches weigh them by
+    their counts. Accuracies and usage are those of the last predicting layer.
 
     Attributes:
-        total: masked_loss + unmasked_weight * unmasked_loss + feature_penalty weight * feature_penalty.
+        total: what is differentiated, a mean over the frames that `MaskedPrediction.weight` counts: masked and unmasked
+            sums over frames, each times its weight, over that number, plus the weighted feature penalty. fairseq's
+            criterion gives this times its sample_size.
+        masked_losses: (streams,) float32; `masked_loss` is their sum.
         masked_correct: (streams,) int64 frames whose best class is the label; divide by `masked_count`.
-        masked_count: frames in `masked_loss`, known on the host.
-        unmasked_loss, unmasked_correct, unmasked_count: the same for frames that were not masked; zeros when neither
+        masked_count: frames in `masked_losses`, known on the host.
+        unmasked_losses, unmasked_correct, unmasked_count: the same for frames that were not masked; zeros when neither
             `unmasked_weight` nor `measure` asked for them.
         feature_penalty: mean square of the conv front end's output; 0 for front ends that do not learn.
         usage: per stream (K,) float32, predicted probabilities summed over masked frames, if `measure` (`perplexity`).
     """
 
     total: Tensor
-    masked_loss: Tensor
+    masked_losses: Tensor
     masked_correct: Tensor
     masked_count: int
-    unmasked_loss: Tensor
+    unmasked_losses: Tensor
     unmasked_correct: Tensor
     unmasked_count: int
     feature_penalty: Tensor
     usage: tuple[Tensor, ...]
 
+    @property
+    def masked_loss(self) -> Tensor:
+        """Mean over masked frames, summed over streams."""
+        return self.masked_losses.sum()
+
+    @property
+    def unmasked_loss(self) -> Tensor:
+        """Mean over unmasked frames, summed over streams."""
+        return self.unmasked_losses.sum()
+
 
 class MaskedPrediction(nn.Module):
-    """An encoder with prediction heads.
+    """An encoder with prediction heads (fairseq `HubertModel` with its `HubertCriterion`).
+
+    Every row of a class table competes, the four special rows of a table from fairseq among them: K is the number of
+    rows. One thing of fairseq's is left out: it drops a wrong class whose vector is bit for bit that of the right one
+    from the sum over classes, which never happens to trained tables.
 
     Args:
         encoder: what is trained.
@@ -62,6 +79,8 @@ class MaskedPrediction(nn.Module):
         unmasked_weight: weight of the loss on unmasked frames (0 in all released models).
         feature_penalty: weight of the conv front end's mean square (10 in HuBERT).
         head: "cosine", or "linear": one linear map to the classes and cross entropy (MelHuBERT).
+        masked_weight: weight of the loss on masked frames.
+        tied_projections: one projection for all streams, instead of one each (fairseq untie_final_proj=false).
 
     Raises:
         RecipeError: a value out of range.
@@ -77,23 +96,28 @@ class MaskedPrediction(nn.Module):
         unmasked_weight: float = 0.0,
         feature_penalty: float = 10.0,
         head: Literal["cosine", "linear"] = "cosine",
+        masked_weight: float = 1.0,
+        tied_projections: bool = False,
     ) -> None:
         super().__init__()
-        _check(encoder, classes, final_dim, temperature, predict_at, unmasked_weight, feature_penalty, head)
+        _check_head(classes, final_dim, temperature, head, tied_projections)
+        _check_weights(masked_weight, unmasked_weight, feature_penalty)
+        _check_layers(predict_at, encoder.config.layers)
         self.encoder = encoder
         self.classes = tuple(classes)
         self.predict_at = tuple(predict_at) or (encoder.config.layers,)
-        self.unmasked_weight = unmasked_weight
+        self.masked_weight, self.unmasked_weight = masked_weight, unmasked_weight
         self.penalty_weight = feature_penalty if encoder.config.frontend == "conv" else 0.0
         width = encoder.config.width
         tables: list[nn.Module]
         if head == "cosine":
-            projected = final_dim * len(classes)
+            projected = final_dim * (1 if tied_projections else len(classes))
             tables = [CosineTable(count, final_dim, temperature) for count in classes]
         else:
             projected = width
             tables = [nn.Linear(width, count) for count in classes]
         self.head = head
+        self.shared = head == "linear" or tied_projections  # all streams read the same vector
         self.tables = nn.ModuleList(tables)
         self.projections = nn.ModuleDict({str(layer): self._projection(layer, projected) for layer in self.predict_at})
 
@@ -110,6 +134,10 @@ class MaskedPrediction(nn.Module):
         initialise(self.tables, seed, "tables.")
         return self
 
+    def weight(self, masked: int, unmasked: int) -> int:
+        """Frames that `PredictionLoss.total` is a mean over, of a batch with so many (fairseq's sample_size)."""
+        return (masked if self.masked_weight else 0) + (unmasked if self.unmasked_weight else 0)
+
     def forward(
         self,
         waveforms: Tensor,
@@ -117,12 +145,13 @@ class MaskedPrediction(nn.Module):
         mask: Tensor,
         labels: Tensor,
         measure: bool = False,
+        padding: Literal["exact", "fairseq", "transformers"] = "exact",
     ) -> PredictionLoss:
         """The loss of a batch.
 
         Args:
-            waveforms, lengths, mask: as `Encoder.forward`. Keep `mask` and `labels` on the host: frames are selected
-                there, so that a GPU is never waited for.
+            waveforms, lengths, mask, padding: as `Encoder.forward`. Keep `mask` and `labels` on the host: frames are
+                selected there, so that a GPU is never waited for.
             labels: (B, T, streams) integers in [0, K) of the stream; values at padded frames are not read.
             measure: also compute the unmasked frames' loss and accuracy and the usage of the classes (validation).
 
@@ -131,29 +160,28 @@ class MaskedPrediction(nn.Module):
             UsageError: shapes that do not fit each other.
         """
         every = len(self.predict_at) > 1 or self.predict_at[0] < self.encoder.config.layers
-        output = self.encoder(waveforms, lengths, mask, layers=every)
+        asked: dict[str, Any] = {} if padding == "exact" else {"padding": padding}
+        output = self.encoder(waveforms, lengths, mask, layers=every, **asked)
         masked, unmasked = _select(mask, output.lengths)
-        masked_labels = self._labels_at(labels, masked, tuple(mask.shape))
         if not len(masked):
             raise InputError("no frame of the batch is masked: there is nothing to predict")
-        masked_loss, masked_correct, usage = self._predict(output, masked, masked_labels, measure)
-
-        unmasked_loss, unmasked_correct = torch.zeros_like(masked_loss), torch.zeros_like(masked_correct)
+        masked_losses, masked_correct, usage = self._predict(output, masked, labels, self.masked_weight, measure)
+        unmasked_losses, unmasked_correct = torch.zeros_like(masked_losses), torch.zeros_like(masked_correct)
         counted = len(unmasked) if measure or self.unmasked_weight else 0
         if counted:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.unmasked_weight > 0):
-                unmasked_labels = self._labels_at(labels, unmasked, tuple(mask.shape))
-                unmasked_loss, unmasked_correct, _ = self._predict(output, unmasked, unmasked_labels, False)
-        penalty = self._penalty(output)
-        total = masked_loss + self.penalty_weight * penalty
-        if self.unmasked_weight:
-            total = total + self.unmasked_weight * unmasked_loss
+            unmasked_losses, unmasked_correct, _ = self._predict(output, unmasked, labels, self.unmasked_weight, False)
+
+        frames = self.weight(len(masked), counted)
+        if not frames:
+            raise InputError("every frame of the batch is masked, and masked_weight is 0: there is nothing to predict")
+        penalty = self._penalty(output, padding)
+        sums = len(masked) * self.masked_weight * masked_losses + counted * self.unmasked_weight * unmasked_losses
         return PredictionLoss(
-            total=total,
-            masked_loss=masked_loss.detach(),
+            total=sums.sum() / frames + self.penalty_weight * penalty,
+            masked_losses=masked_losses.detach(),
             masked_correct=masked_correct,
             masked_count=len(masked),
-            unmasked_loss=unmasked_loss.detach(),
+            unmasked_losses=unmasked_losses.detach(),
             unmasked_correct=unmasked_correct,
             unmasked_count=counted,
             feature_penalty=penalty.detach(),
@@ -161,27 +189,32 @@ class MaskedPrediction(nn.Module):
         )
 
     def _predict(
-        self, output: EncoderOutput, selected: Tensor, labels: Tensor, measure: bool
+        self, output: EncoderOutput, selected: Tensor, labels: Tensor, weight: float, measure: bool
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Mean loss, correct frames per stream (streams,) and class usage at the flat frame indices `selected (N,)`."""
+        """Mean losses and correct frames, each (streams,), and class usage at the flat frame indices `selected (N,)`.
+
+        Without a gradient where it would be multiplied by a `weight` of 0.
+        """
         device = output.last.device
-        selected, labels = selected.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        loss = torch.zeros((), device=device)
-        for layer in self.predict_at:
-            logits = self._logits(output, layer, selected)
-            for stream, values in enumerate(logits):
-                loss = loss + F.cross_entropy(values, labels[:, stream]) / len(self.predict_at)
+        labels = self._labels_at(labels, selected, tuple(output.last.shape[:2])).to(device, non_blocking=True)
+        selected = selected.to(device, non_blocking=True)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
+            losses = torch.zeros(len(self.tables), device=device)
+            for layer in self.predict_at:
+                logits = self._logits(output, layer, selected)
+                parts = [F.cross_entropy(values, labels[:, i]) for i, values in enumerate(logits)]
+                losses = losses + torch.stack(parts) / len(self.predict_at)
         with torch.no_grad():
             correct = torch.stack([(v.argmax(-1) == labels[:, i]).sum() for i, v in enumerate(logits)])
             usage = tuple(values.softmax(-1).sum(0) for values in logits) if measure else ()
-        return loss, correct, usage
+        return losses, correct, usage
 
     def _logits(self, output: EncoderOutput, layer: int, selected: Tensor) -> list[Tensor]:
         """Logits (N, K) float32 of each stream. Only selected frames are projected: about half of all."""
         states = output.last if layer == self.encoder.config.layers else output.layers[layer]
         frames = states.flatten(0, 1).index_select(0, selected)
         projected = self.projections[str(layer)](frames)
-        parts = projected.chunk(len(self.tables), dim=-1) if self.head == "cosine" else [projected] * len(self.tables)
+        parts = [projected] * len(self.tables) if self.shared else projected.chunk(len(self.tables), dim=-1)
         with torch.autocast(projected.device.type, enabled=False):  # cosines / 0.1 need more digits than bfloat16 has
             return [table(part.float()) for table, part in zip(self.tables, parts)]
 
@@ -197,11 +230,12 @@ class MaskedPrediction(nn.Module):
                     raise InputError(f"stream {stream}: labels {int(low)} to {int(high)}, but it has {count} classes")
         return chosen
 
-    def _penalty(self, output: EncoderOutput) -> Tensor:
-        """Mean square of the front end's output over real frames; padded ones are zero."""
+    def _penalty(self, output: EncoderOutput, padding: str) -> Tensor:
+        """Mean square of the front end's output over real frames (padded ones are zero); over all frames in fairseq."""
         if not self.penalty_weight:
             return torch.zeros((), device=output.last.device)
-        return output.features.float().square().sum() / (int(output.lengths.sum()) * output.features.shape[-1])
+        frames = output.features.shape[:2].numel() if padding == "fairseq" else int(output.lengths.sum())
+        return output.features.float().square().sum() / (frames * output.features.shape[-1])
 
 
 class CosineTable(nn.Module):
@@ -230,25 +264,25 @@ def _select(mask: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return (mask & inside).flatten().nonzero()[:, 0], (~mask & inside).flatten().nonzero()[:, 0]
 
 
-def _check(
-    encoder: Encoder,
-    classes: tuple[int, ...],
-    final_dim: int,
-    temperature: float,
-    predict_at: tuple[int, ...],
-    unmasked_weight: float,
-    feature_penalty: float,
-    head: str,
-) -> None:
-    layers = encoder.config.layers
+def _check_head(classes: tuple[int, ...], final_dim: int, temperature: float, head: str, tied: bool) -> None:
     if not classes or min(classes) < 2:
         raise RecipeError(f"classes={tuple(classes)}: at least one stream, each with at least 2 classes")
-    if final_dim < 1 or temperature <= 0 or unmasked_weight < 0 or feature_penalty < 0:
-        raise RecipeError(
-            f"final_dim={final_dim} must be at least 1, temperature={temperature} above 0, "
-            f"unmasked_weight={unmasked_weight} and feature_penalty={feature_penalty} at least 0"
-        )
-    if list(predict_at) != sorted(set(predict_at)) or any(not 1 <= layer <= layers for layer in predict_at):
-        raise RecipeError(f"predict_at={tuple(predict_at)}: increasing layers between 1 and {layers}")
+    if final_dim < 1 or temperature <= 0:
+        raise RecipeError(f"final_dim={final_dim} must be at least 1, temperature={temperature} above 0")
     if head not in ("cosine", "linear"):
         raise RecipeError(f"head={head!r}, must be cosine or linear")
+    if tied and head == "linear":
+        raise RecipeError("tied_projections=true needs head=cosine: a linear head has no projections")
+
+
+def _check_weights(masked: float, unmasked: float, feature_penalty: float) -> None:
+    if min(masked, unmasked, feature_penalty) < 0 or masked + unmasked == 0:
+        raise RecipeError(
+            f"masked_weight={masked}, unmasked_weight={unmasked} and feature_penalty={feature_penalty} must be at "
+            "least 0, and one of the first two above it"
+        )
+
+
+def _check_layers(predict_at: tuple[int, ...], layers: int) -> None:
+    if list(predict_at) != sorted(set(predict_at)) or any(not 1 <= layer <= layers for layer in predict_at):
+        raise RecipeError(f"predict_at={tuple(predict_at)}: increasing layers between 1 and {layers}")

@@ -78,14 +78,50 @@ def test_several_predicting_layers_are_averaged(tiny, pre_norm):
     assert model(WAVES, None, MASK, LABELS).masked_loss.item() == pytest.approx(sum(losses) / 2, rel=1e-5)
 
 
-def test_total_weighs_its_parts(tiny):
-    model = MaskedPrediction(tiny(), (5,), 8, unmasked_weight=0.25, feature_penalty=10.0).initialise(3)
+def test_total_weighs_its_parts_as_fairseqs_criterion(tiny):
+    """A mean over all frames that count: 8 masked ones with weight 0.5 and 10 unmasked ones with weight 0.25."""
+    model = MaskedPrediction(tiny(), (5,), 8, masked_weight=0.5, unmasked_weight=0.25).initialise(3)
     loss = model(WAVES, None, MASK, LABELS)
     features = model.encoder(WAVES).features
     assert loss.feature_penalty.item() == pytest.approx(features.square().mean().item(), rel=1e-5)
-    expected = loss.masked_loss + 0.25 * loss.unmasked_loss + 10 * loss.feature_penalty
+    expected = (0.5 * 8 * loss.masked_loss + 0.25 * 10 * loss.unmasked_loss) / 18 + 10 * loss.feature_penalty
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-6)
     assert (loss.masked_count, loss.unmasked_count) == (8, 10)
+
+
+@pytest.mark.parametrize(("weights", "counted"), [((1, 0), 8), ((0, 1), 10), ((1, 0.5), 18)])
+def test_the_weight_of_a_batch_counts_the_frames_that_teach(tiny, weights, counted):
+    model = MaskedPrediction(tiny(), (5,), 8, masked_weight=weights[0], unmasked_weight=weights[1])
+    assert model.weight(8, 10) == counted
+
+
+@pytest.mark.parametrize("part", ["masked", "unmasked"])
+def test_a_part_of_weight_zero_teaches_nothing(tiny, part):
+    """With one weight at 0, the gradient is that of the other part's loss alone."""
+    other = {"masked": "unmasked", "unmasked": "masked"}[part]
+    model = MaskedPrediction(tiny(), (5,), 8, feature_penalty=0, **{f"{part}_weight": 0, f"{other}_weight": 1})
+    model.initialise(3)
+    loss = model(WAVES, None, MASK, LABELS, measure=True)
+    assert loss.total.item() == pytest.approx(getattr(loss, f"{other}_loss").item(), rel=1e-6)
+    assert getattr(loss, f"{part}_loss") > 0  # measured all the same
+    loss.total.backward()
+    gradient = model.tables[0].embeddings.grad
+    states = model.encoder(WAVES, mask=MASK).last[MASK if other == "masked" else ~MASK]
+    logits = model.tables[0](model.projections["3"](states))
+    expected = F.cross_entropy(logits, LABELS[..., 0][MASK if other == "masked" else ~MASK])
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, model.tables[0].embeddings)[0])
+
+
+def test_tied_projections_give_every_stream_the_same_vector(tiny):
+    labels = torch.cat([LABELS, LABELS], dim=-1)
+    model = MaskedPrediction(tiny(), (5, 5), 8, tied_projections=True).initialise(3)
+    assert model.projections["3"][0].weight.shape == (8, 24)
+    model.tables[1].load_state_dict(model.tables[0].state_dict())
+    loss = model(WAVES, None, MASK, labels)
+    assert loss.masked_losses[0] == loss.masked_losses[1]
+    alone = MaskedPrediction(tiny(), (5,), 8).initialise(3)
+    alone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("tables.1")})
+    assert loss.masked_losses[0].item() == pytest.approx(alone(WAVES, None, MASK, LABELS).masked_loss.item(), rel=1e-5)
 
 
 def test_an_fbank_encoder_has_no_feature_penalty(tiny):
@@ -170,6 +206,12 @@ def test_labels_outside_the_classes_are_refused(tiny, labels):
         MaskedPrediction(tiny(), (5,), 8)(WAVES, None, torch.ones_like(MASK), labels)
 
 
+def test_a_batch_with_nothing_unmasked_is_refused_where_only_that_teaches(tiny):
+    with pytest.raises(InputError, match="nothing to predict"):
+        MaskedPrediction(tiny(), (5,), 8, masked_weight=0, unmasked_weight=1)(
+            WAVES, None, torch.ones_like(MASK), LABELS)
+
+
 def test_a_batch_with_nothing_masked_is_refused(tiny):
     with pytest.raises(InputError, match="nothing to predict"):
         MaskedPrediction(tiny(), (5,), 8)(WAVES, None, torch.zeros_like(MASK), LABELS)
@@ -191,7 +233,11 @@ def test_labels_of_the_wrong_shape_are_refused(tiny, labels):
         ({"predict_at": (3, 2)}, "predict_at"),
         ({"predict_at": (4,)}, "predict_at"),
         ({"unmasked_weight": -1.0}, "unmasked_weight"),
+        ({"masked_weight": 0.0}, "masked_weight"),
+        ({"masked_weight": -1.0, "unmasked_weight": 2.0}, "masked_weight"),
+        ({"feature_penalty": -1.0}, "feature_penalty"),
         ({"head": "mlp"}, "head"),
+        ({"head": "linear", "tied_projections": True}, "tied_projections"),
     ],
 )
 def test_settings_out_of_range_are_refused(tiny, settings, named):
