@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
-from upstream.pretrain_recipe import PretrainRecipe
+from upstream.pretrain_recipe import PretrainRecipe, rounds_of
+from upstream.recipe import refine
 
 SHIPPED = Path(__file__).with_name("recipes")
 
@@ -69,6 +70,13 @@ class LowResourceRecipe:
             raise ValueError("cells: give at least one, for instance `1h: scratch`")
         for cell in self.cells:
             parse_cell(cell, self)
+
+
+def micro_batches(recipe: LowResourceRecipe) -> list[int]:
+    """How many micro-batches make an update, in every training of the grid: what ranks have to share."""
+    amounts = [refine(recipe.finetune, amount.finetune, f"labelled.{name}.finetune")
+               for name, amount in recipe.labelled.items()]
+    return [r.training.accumulate for r in rounds_of(recipe.pretrain)] + [a.training.accumulate for a in amounts]
 
 
 def parse_cell(cell: str, recipe: LowResourceRecipe) -> tuple[str, int]:

@@ -20,6 +20,7 @@ from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
 from downstream.score.rates import score
 from downstream.text.vocabulary import Vocabulary
+from upstream import ranks
 from upstream.audio.batches import MicroBatch, UtterancePlan
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
@@ -84,11 +85,13 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         model = build_recogniser(recipe, vocabulary).to(device)
         task = RecogniserTask(model, vocabulary, manifest, dev, recipe, device)
         final = train(task, recipe.training, folder, seed=recipe.seed, device=device, what=f"fine-tuning {folder.name}")
-        save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash})
+        if ranks.first():
+            save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash})
         return {"hash": recogniser_hash(task.model), **final,
                 "utterances": len(task.kept), "left_out": len(manifest) - len(task.kept)}
 
-    return run_stage(out, "recogniser", version=1, settings=stage_settings(recipe), inputs=inputs, work=work, say=say)
+    return run_stage(out, "recogniser", version=1, settings=stage_settings(recipe), inputs=inputs, work=work, say=say,
+                     together=True)
 
 
 def refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:

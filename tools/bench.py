@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 
 from benchmarks.low_resource import run
-from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe
+from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
 from benchmarks.results import table
+from tools.launch import AUTO, RanksOption, launched
 from upstream.recipe import load_recipe
 
 app = typer.Typer(no_args_is_help=True)
@@ -30,9 +31,12 @@ def low_resource(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
     data: Annotated[Path, typer.Option(help="Folder with the corpus, the splits and the text for the LM.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on there.")] = ...,  # type: ignore[assignment]
+    ranks: RanksOption = AUTO,
 ) -> None:
     """Scratch beside every round on several amounts of labels, decoded greedily and with an n-gram."""
     command = shlex.join(["hubertkit", *sys.argv[1:]])
-    results = run(load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED), data, out, command)
+    loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
+    with launched(ranks, micro_batches(loaded)):
+        results = run(loaded, data, out, command)
     Console().print(table(results["rows"], COLUMNS))
     print(out / "results.json")

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.low_resource import run
-from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe
+from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
 from benchmarks.results import table
+from tools.launch import AUTO, RanksOption, launched
 from tools.synthesise import VOICES_TEST, VOICES_TRAIN, sentences, synthesise
 from upstream.audio.manifest import Manifest
 from upstream.keyed import keyed
@@ -60,13 +61,15 @@ def demo(
     quick: Annotated[bool, typer.Option(help="The same stages in a minute or three; the scores say little.")] = False,
     seed: Annotated[int, typer.Option(help="Of voices, sentences, weights, batches and masks.")] = 0,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value of benchmarks/recipes/demo.yaml")] = None,
+    ranks: RanksOption = AUTO,
 ) -> None:
     """Synthesise speech, pretrain two rounds, fine-tune, decode with an LM, and report: ten minutes on two cores."""
     began = time.monotonic()
     size = QUICK if quick else FULL
     recipe = replace(load_recipe(LowResourceRecipe, size.recipe, overrides or [], SHIPPED), seed=seed)
-    speech_stage(size, seed, out / "speech")
-    results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
+    with launched(ranks, micro_batches(recipe)):
+        speech_stage(size, seed, out / "speech")
+        results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
     show(results, Console())
     print(f"{time.monotonic() - began:.0f} s; everything is in {out}, the numbers in {out / 'results.json'}")
 

@@ -15,7 +15,9 @@ import torch
 import typer
 import typer.main
 
-from upstream.errors import HubertkitError
+from tools.launch import join_from_environment
+from upstream import ranks
+from upstream.errors import HubertkitError, Interrupted, RankLost
 from upstream.stage import disk_reason
 
 INTERRUPTED = 130
@@ -48,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit code."""
     try:
+        join_from_environment()
         command: Any = typer.main.get_command(build_app())
         return int(command.main(args=arguments, prog_name="hubertkit", standalone_mode=False) or 0)
     except typer.Abort:
@@ -57,6 +60,8 @@ def run(arguments: list[str] | None = None) -> int:
     except _WRONG_USE as error:
         error.show()
         return error.exit_code
+    except (RankLost, Interrupted) as error:  # all ranks know: one line is enough
+        return _failed(str(error), error.exit_code) if ranks.first() else error.exit_code
     except HubertkitError as error:
         return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -9,9 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tools.launch import AUTO, RanksOption, launched
 from upstream.errors import UsageError
 from upstream.pretrain import pretrain as run_rounds
-from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.stage import read_stage
 
@@ -26,9 +27,12 @@ def pretrain(
     recipe: Annotated[str, typer.Argument(help="A recipe that ships (hubert-tiny, hubert-base) or a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data=recordings/ seed=1")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on there.")] = ...,  # type: ignore[assignment]
+    ranks: RanksOption = AUTO,
 ) -> None:
     """Pretrain an encoder by rounds: teacher, units, masked prediction, and again with the encoder's own layer."""
-    rounds = run_rounds(load_recipe(PretrainRecipe, recipe, overrides or [], SHIPPED), out)
+    loaded = load_recipe(PretrainRecipe, recipe, overrides or [], SHIPPED)
+    with launched(ranks, [r.training.accumulate for r in rounds_of(loaded)]):
+        rounds = run_rounds(loaded, out)
     for number, result in enumerate(rounds, 1):
         figures = {k: v for k, v in result.encoder_result.items() if isinstance(v, float)}
         print(f"round {number}: {result.encoder} " + " ".join(f"{k}={v:.4g}" for k, v in figures.items()))

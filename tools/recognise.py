@@ -17,6 +17,7 @@ from downstream.recogniser import compute_emissions
 from downstream.transcribe import Settings
 from downstream.transcribe import transcribe as run_transcription
 from tools.decode import LmWeight, Tuned, WordScore, language_weights
+from tools.launch import AUTO, RanksOption, launched
 from upstream.audio.manifest import Manifest
 from upstream.recipe import load_recipe
 from upstream.stage import locked
@@ -34,11 +35,12 @@ def finetune(
     overrides: Annotated[list[str] | None,
                          typer.Argument(help="key=value, e.g. data=train.arrow dev=dev.arrow encoder=DIR")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the recogniser; the same command again goes on there.")] = ...,  # type: ignore[assignment]
+    ranks: RanksOption = AUTO,
 ) -> None:
     """Train a recogniser on an encoder (encoder=DIR) or from scratch."""
     loaded = load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED)
     refuse_own_encoder(loaded, out)  # before the lock, which is a file in the folder
-    with locked(out):
+    with launched(ranks, [loaded.training.accumulate]), locked(out):
         result = run_finetuning(loaded, out)
     print(f"{out}: " + " ".join(f"{k}={v}" for k, v in result.items() if k != "hash"))
 

@@ -33,3 +33,7 @@ class Interrupted(HubertkitError):
     """SIGINT or SIGTERM arrived; what was done is saved."""
 
     exit_code = 130
+
+
+class RankLost(HubertkitError):
+    """One of several processes that train together has died."""

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from upstream import ranks
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
@@ -214,13 +215,15 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
                             seed=recipe.seed, device=device, probe=_probe(recipe, round_, corpus.manifest))
         final = train(task, round_.training, target, seed=recipe.seed, device=device,
                       what=f"round {round_.number}: encoder")
-        save_encoder(model.encoder, target, extra={"round": round_.number, "units": units.hash,
-                                                   "training": as_settings(round_.training)},
-                     head=head_state(model))
+        if ranks.first():
+            save_encoder(model.encoder, target, extra={"round": round_.number, "units": units.hash,
+                                                       "training": as_settings(round_.training)},
+                         head=head_state(model))
         return {"hash": encoder_hash(model.encoder), **final}
 
     inputs = {"manifest": corpus.manifest.hash, "units": units_hash, "train": content_hash(corpus.train.tolist())}
-    return run_stage(folder / "encoder", "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say)
+    return run_stage(folder / "encoder", "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say,
+                     together=True)
 
 
 def build_model(round_: Round, classes: tuple[int, ...], seed: int) -> MaskedPrediction:

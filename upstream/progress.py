@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from upstream import ranks
+
 Report = Callable[..., None]
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -21,8 +23,9 @@ def console() -> Console:
 
 
 def say(line: str) -> None:
-    """One line to the user on standard error."""
-    console().print(line, markup=False)
+    """One line to the user on standard error; of several ranks only the first speaks."""
+    if ranks.first():
+        console().print(line, markup=False)
 
 
 @contextlib.contextmanager
@@ -32,7 +35,14 @@ def progress(what: str, total: float) -> Iterator[Report]:
     `report(done, total, note=...)` may be called as often as one likes; `total` and `note` are optional.
     """
     with contextlib.ExitStack() as stack:
+        if not ranks.first():
+            yield _silent
+            return
         yield (_bar if console().is_terminal else _lines)(stack, what, total)
+
+
+def _silent(done: float, total: float | None = None, note: str | None = None) -> None:
+    """What ranks other than the first report to."""
 
 
 def _bar(stack: contextlib.ExitStack, what: str, total: float) -> Report:

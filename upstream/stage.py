@@ -22,6 +22,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from upstream import ranks
 from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
 
 LOCK = ".lock"
@@ -30,7 +31,7 @@ Work = Callable[[Path], dict[str, Any]]
 
 
 def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any], inputs: dict[str, str], work: Work,
-              say: Say = print) -> dict[str, Any]:
+              say: Say = print, together: bool = False) -> dict[str, Any]:
     """Do a stage unless it is done, and give its result.
 
     Args:
@@ -42,24 +43,47 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
         work: called with the folder; may find there what an interrupted call with the same key left. Returns a JSON
             object, in it `hash`: the content hash of the output, which is an input of later stages.
         say: told in a line whether the stage is skipped, resumed, or redone and why.
+        together: several ranks all call `work` (training does; it writes on rank 0 only). Otherwise rank 0 works and
+            the others wait.
 
     Returns:
-        What `work` returned, now or when the stage was done.
+        What `work` returned, now or when the stage was done; on every rank what it returned on rank 0.
 
     Raises:
         UsageError: the folder belongs to a stage of another kind.
         HubertkitError: the disk is full or cannot be written.
     """
     folder = Path(folder)
-    record = _describe(folder, kind, version, settings, inputs)
+
+    def begin() -> tuple[dict[str, Any], bool]:
+        return _begin(folder, _describe(folder, kind, version, settings, inputs), say)
+
+    def rest(record: dict[str, Any], on_rank_0: Callable[[Callable[[], Any]], Any]) -> dict[str, Any]:
+        began = time.monotonic()
+        with disk_errors(folder):
+            result = work(folder)
+            return on_rank_0(lambda: _finish(folder, record, result, time.monotonic() - began, say))
+
+    def whole() -> dict[str, Any]:
+        record, done = begin()
+        return record["result"] if done else rest(record, lambda finish: finish())
+
+    if not together:
+        return ranks.alone(whole)
+    record, done = ranks.alone(begin)
+    return record["result"] if done else rest(record, ranks.alone)
+
+
+def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, Any], bool]:
+    """Look at what is in the folder and clear it if it is stale. Gives the stage's record, and whether it is done."""
     before = read_stage(folder)
-    name = stage_name(folder)
+    name, kind = stage_name(folder), record["kind"]
     if before is not None and before.get("kind") != kind:
         raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {kind} a folder of its own")
     if before is not None and before["key"] == record["key"]:
         if before["state"] == "done":
             say(f"{name}: done before, skipped")
-            return before["result"]
+            return before, True
         say(f"{name}: interrupted before, going on")
         record["started"] = before["started"]
     elif before is not None:
@@ -67,15 +91,16 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
         _empty(folder)
     else:
         say(f"{name}: started")
-    began = time.monotonic()
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "stage.json", record)
-        result = work(folder)
-        seconds = round(time.monotonic() - began, 3)
-        done = {**record, "state": "done", "seconds": seconds, "bytes": folder_bytes(folder), "result": result}
-        write_json(folder / "stage.json", done)
-    say(f"{name}: done in {_duration(seconds)}")
+    return record, False
+
+
+def _finish(folder: Path, record: dict[str, Any], result: dict[str, Any], seconds: float, say: Say) -> dict[str, Any]:
+    done = {**record, "state": "done", "seconds": round(seconds, 3), "bytes": folder_bytes(folder), "result": result}
+    write_json(folder / "stage.json", done)
+    say(f"{stage_name(folder)}: done in {_duration(seconds)}")
     return result
 
 
@@ -106,18 +131,24 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold a run folder; a second process is refused. The kernel drops the lock of a dead process."""
-    run = Path(run)
+    descriptor = ranks.alone(lambda: _lock(Path(run)))
+    try:
+        yield
+    finally:
+        if ranks.first():
+            os.close(descriptor)
+
+
+def _lock(run: Path) -> int:
     with disk_errors(run):
         run.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error
-        yield
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         os.close(descriptor)
+        raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error
+    return descriptor
 
 
 @contextlib.contextmanager

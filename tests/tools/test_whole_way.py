@@ -95,12 +95,13 @@ def test_running_again_does_nothing(undisturbed):
 
 def kill_in(stage: str, out: Path) -> None:
     """Start the demo, wait until the stage runs, and SIGKILL the process group; fails if it was not killed."""
+    began = time.time()
     process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(),
                                start_new_session=True)
     record = out / stage / "stage.json"
     try:
         while process.poll() is None:
-            if record.exists() and json.loads(record.read_text())["state"] == "running":
+            if entered_since(began, record):
                 time.sleep(0.15)
                 break
             time.sleep(0.005)
@@ -109,6 +110,14 @@ def kill_in(stage: str, out: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert process.returncode == -signal.SIGKILL, f"{stage} was not seen running: exit code {process.returncode}"
+
+
+def entered_since(began: float, record: Path) -> bool:
+    """Whether a stage is running, and not only left so by a process that was killed before."""
+    try:
+        return record.stat().st_mtime >= began - 0.05 and json.loads(record.read_text())["state"] == "running"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.timeout(900)

@@ -4,6 +4,7 @@
 
 What is trained is a `Task`: it gives batches, a loss and a validation. Nothing here depends on what was drawn before:
 batches come from a plan, and dropout is seeded from the update and the micro-batch before each forward pass.
+Several ranks (`upstream/ranks.py`) share the micro-batches of an update; the first one logs, validates and saves.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_int
 from upstream.progress import progress, say
 from upstream.training.checkpoint import load_checkpoint, save_checkpoint
+from upstream.training.distributed import GradientSum
 from upstream.training.monitor import Monitor, Speed, announce, show
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, build_adamw, clip_gradients, set_rates
 
@@ -121,23 +124,28 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     skipped, validation = state.get("skipped", 0), state.get("validation", {})
     if start:
         say(f"{what}: from the checkpoint of update {start}")
-    monitor, pool, speed = Monitor(folder, start), Pool(state.get("pool", {})), Speed()
+    pool = Pool(state.get("pool", {}) if ranks.first() else {})
+    monitor, speed = Monitor(folder, start), Speed()
+    gradients = GradientSum(task.model.parameters())
 
     def save(update: int) -> None:
+        pool.join()
         extra = {"skipped": skipped, "validation": validation, "pool": pool.sums}
-        save_checkpoint(folder / "checkpoints", update, task.model, optimiser, extra, recipe.keep_checkpoints)
+        if ranks.first():
+            save_checkpoint(folder / "checkpoints", update, task.model, optimiser, extra, recipe.keep_checkpoints)
 
     with contextlib.ExitStack() as stack:
         stack.callback(monitor.close)
         stopping = stack.enter_context(_stop_requests())
         report = stack.enter_context(progress(what, recipe.updates))
-        stream = stack.enter_context(contextlib.closing(_prefetched(task.updates(start + 1))))
+        stream = stack.enter_context(contextlib.closing(_prefetched(task.updates(start + 1, ranks.share()))))
         bad = 0
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
             rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
-            norm = _accumulate(task, batches, recipe.precision, seed, device, pool)
-            clipped = clip_gradients(task.model.parameters(), recipe.optimiser.clip_norm)
-            if norm and math.isfinite(float(clipped)):
+            finite = _accumulate(task, batches, recipe.precision, seed, device, pool)
+            finite, stop = gradients.join(finite, stopping.is_set())
+            norm = float(clip_gradients(task.model.parameters(), recipe.optimiser.clip_norm))
+            if finite and math.isfinite(norm):
                 optimiser.step()
                 bad = 0
             else:
@@ -147,20 +155,21 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                     raise HubertkitError(f"{folder}: {bad} updates in a row were not finite; lower "
                                          "training.optimiser.peak_rate or use training.precision=float32")
             optimiser.zero_grad(set_to_none=True)
-            pool.add({"gradient_norm": (float(clipped), 1.0)} if bad == 0 else {})
+            pool.add({"gradient_norm": (norm, 1.0)} if bad == 0 else {})
             speed.add(sum(b.seconds for b in batches))
             if update % recipe.log_every == 0 or update == recipe.updates:
+                pool.join()
                 values = {**pool.take(), "rate": rate, "audio_seconds_per_second": round(speed.take(), 1)}
                 monitor.log(update, "train", values)
                 show(report, update, values)
             if update % recipe.validate_every == 0 or update == recipe.updates:
-                validation = task.validate()
+                validation = ranks.alone(task.validate)
                 monitor.log(update, "valid", validation)
                 announce(update, validation)
                 speed.take()
-            if update % recipe.save_every == 0 or update == recipe.updates or stopping.is_set():
+            if update % recipe.save_every == 0 or update == recipe.updates or stop:
                 save(update)
-            if stopping.is_set():
+            if stop:
                 raise Interrupted(f"{what} stopped after update {update}; the same command goes on from there")
     return {**validation, "skipped_updates": skipped}
 
@@ -177,9 +186,9 @@ def best_device() -> torch.device:
 
 def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, device: torch.device,
                 pool: Pool) -> bool:
-    """Gradient of the update's mean loss into `.grad`; False if a loss is not finite."""
+    """Gradient of this rank's part of the update's mean loss into `.grad`; False if a loss is not finite."""
     task.model.train()
-    whole = sum(b.weight for b in batches)
+    whole = ranks.total(sum(b.weight for b in batches))
     finite = True
     for batch in batches:
         # Fused attention and dropout take no generator, so the default one is seeded: nothing drawn earlier matters.
@@ -204,6 +213,14 @@ class Pool:
         for name, (value, count) in sums.items():
             old, old_count = self.sums.get(name, (0.0, 0.0))
             self.sums[name] = (old + float(value), old_count + float(count))
+
+    def join(self) -> None:
+        """Move the sums of all ranks to the first."""
+        for other in ranks.gather(self.sums)[1:]:
+            if ranks.first():
+                self.add(other)
+        if not ranks.first():
+            self.sums = {}
 
     def take(self) -> dict[str, float]:
         """Means since the last call."""

@@ -8,14 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from upstream import ranks
 from upstream.progress import Report, say
 from upstream.stage import writing
 
 
 class Monitor:
-    """Logs of one run folder. After a resume the log is cut back to the checkpoint, so no update stands there twice."""
+    """Logs of one run folder. After a resume the log is cut back to the checkpoint, so no update stands there twice.
+
+    Of several ranks only the first writes.
+    """
 
     def __init__(self, folder: Path, update: int) -> None:
+        self._writes = ranks.first()
+        if not self._writes:
+            return
         self.path = folder / "metrics.jsonl"
         _cut_back(self.path, update)
         from torch.utils.tensorboard import SummaryWriter
@@ -25,6 +32,8 @@ class Monitor:
 
     def log(self, update: int, kind: str, values: Mapping[str, Any]) -> None:
         """Record numbers of one update; `kind` is `train` or `valid`."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"update": update, "kind": kind, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -32,12 +41,14 @@ class Monitor:
                 self._board.add_scalar(f"{kind}/{name}", value, update)
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._file.close()
         self._board.close()
 
 
 class Speed:
-    """Audio seconds a second since the last time it was asked."""
+    """Audio seconds a second, of all ranks together, since the last time it was asked."""
 
     def __init__(self) -> None:
         self._audio = 0.0
@@ -49,7 +60,7 @@ class Speed:
     def take(self) -> float:
         """Rate since the last call; starts anew."""
         now = time.monotonic()
-        rate = self._audio / max(1e-9, now - self._began)
+        rate = ranks.total(self._audio) / max(1e-9, now - self._began)
         self._audio, self._began = 0.0, now
         return rate
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_torch
-from upstream.training.loop import Loss, Pool, TrainingRecipe, _accumulate, train
+from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe, _accumulate, train
 from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
 
@@ -40,10 +40,11 @@ class Toy:
     def groups(self):
         return [ParameterGroup(list(self.model.parameters()))]
 
-    def updates(self, first):
+    def updates(self, first, share=EVERY):
         update = first
         while True:
-            yield [Batch(update, n, torch.randn(8, 4, generator=keyed_torch(0, "toy", update, n))) for n in range(2)]
+            yield [Batch(update, n, torch.randn(8, 4, generator=keyed_torch(0, "toy", update, n)))
+                   for n in range(2)][share]
             update += 1
 
     def loss(self, batch):
@@ -164,7 +165,7 @@ def test_pooled_metrics_weigh_every_frame_alike():
 def test_an_error_in_the_batches_reaches_the_user(tmp_path):
     task = Toy()
 
-    def broken(first):
+    def broken(first, share):
         raise HubertkitError("u7: cannot be decoded")
         yield
 

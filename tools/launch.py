@@ -1,0 +1,118 @@
+"""Start the ranks of a training command on this machine: the command itself is rank 0, the others run the same words.
+
+Under `torchrun` they are there already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import torch
+import torch.distributed as dist
+import typer
+
+from upstream import ranks
+from upstream.errors import UsageError
+from upstream.progress import say
+
+AUTO = "auto"
+HOST = "127.0.0.1"
+LAST_WORDS_SECONDS = 20.0  # that a rank has to end after the first one
+
+RanksOption = Annotated[str, typer.Option("--ranks", help="Processes that train together on this machine; auto: one "
+                                          "for each GPU or CPU core, as far as they divide the micro-batches.")]
+
+
+def join_from_environment() -> None:
+    """Become the rank that whoever started this process says it is; nothing where nobody did."""
+    if "RANK" not in os.environ or dist.is_initialized():
+        return
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    port = os.environ.get("HUBERTKIT_STORE")
+    if port is None:
+        ranks.join(rank, count)
+    else:
+        ranks.join(rank, count, dist.TCPStore(HOST, int(port), count, False), torch.get_num_threads())
+
+
+@contextlib.contextmanager
+def launched(wanted: str, micro_batches: Sequence[int]) -> Iterator[None]:
+    """Run the body in as many ranks as asked for.
+
+    Args:
+        wanted: a number, or `auto`.
+        micro_batches: in an update of each training that will be run; the ranks share them evenly.
+
+    Raises:
+        UsageError: no number, or one that does not divide the micro-batches.
+    """
+    if dist.is_initialized():
+        _check(ranks.count(), micro_batches)
+        yield
+        return
+    count = _chosen(wanted, micro_batches)
+    if count == 1:
+        yield
+        return
+    threads = max(1, torch.get_num_threads() // count)
+    say(f"{count} processes of {threads} thread{'s' * (threads > 1)} each share every update")
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name need not resolve
+    store = dist.TCPStore(HOST, 0, count, True, wait_for_workers=False)
+    others = [_start(rank, count, threads, store.port) for rank in range(1, count)]
+    try:
+        ranks.join(0, count, store, threads)
+        yield
+    finally:
+        ranks.leave()
+        _end(others)
+
+
+def largest_share(micro_batches: Sequence[int], limit: int) -> int:
+    """The most ranks up to `limit` that divide every number of micro-batches.
+
+    Two trainings of 8 and of 12 micro-batches can be shared by 4 of at most 6 cores.
+    """
+    common = math.gcd(*micro_batches)
+    return max(d for d in range(1, max(1, limit) + 1) if common % d == 0)
+
+
+def _chosen(wanted: str, micro_batches: Sequence[int]) -> int:
+    if wanted == AUTO:
+        cards = torch.cuda.device_count()
+        return largest_share(micro_batches, cards if cards else torch.get_num_threads())
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise UsageError(f"--ranks {wanted}: must be a number from 1, or auto")
+    _check(int(wanted), micro_batches)
+    return int(wanted)
+
+
+def _check(count: int, micro_batches: Sequence[int]) -> None:
+    for number in micro_batches:
+        if number % count:
+            raise UsageError(f"{count} ranks cannot share {number} micro-batches evenly (training.batch_seconds / "
+                             f"micro_batch_seconds); use {largest_share(micro_batches, count)}, or lower "
+                             "training.micro_batch_seconds")
+
+
+def _start(rank: int, count: int, threads: int, port: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
+                   "HUBERTKIT_STORE": str(port), "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen([sys.executable, "-m", "tools.main", *sys.argv[1:]], env=environment,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """They end by themselves, for the first rank has left; one that does not is stopped."""
+    for process in processes:
+        try:
+            process.wait(LAST_WORDS_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,153 @@
+"""Several processes, called ranks, that work on one job: who one is, and how they wait for each other.
+
+A job of one process, the usual case, is rank 0 of 1, and nothing here costs it anything. All ranks run the same
+command; what only one of them may do (write files, fit a teacher, decode) stands inside `alone`, and every rank gets
+its result. `torchrun` starts the ranks, or `hubertkit` itself on one machine (`tools/launch.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from upstream.errors import RankLost
+
+# A rank that dies closes its connections, which the others see at once; a stage that only rank 0 does may take days.
+PATIENCE = timedelta(days=7)
+Result = TypeVar("Result")
+
+_alone = False  # inside `alone` rank 0 is by itself: nobody would answer it
+_threads_together = 0  # threads of this rank when all ranks compute; 0: not set by us
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if _several() else 0
+
+
+def count() -> int:
+    """How many processes work together now; 1 inside `alone`."""
+    return dist.get_world_size() if _several() else 1
+
+
+def first() -> bool:
+    """Whether this is rank 0, which speaks and writes for all."""
+    return rank() == 0
+
+
+def share() -> slice:
+    """Which of the micro-batches of an update are this rank's."""
+    return slice(rank(), None, count())
+
+
+def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 0) -> None:
+    """Become one of `count` ranks; returns once all are there.
+
+    Args:
+        store: where they meet; None takes `torchrun`'s environment variables.
+        threads: of this process while all ranks compute; alone, rank 0 may use those of all. 0 leaves them.
+    """
+    global _threads_together
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with _losses():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    _threads_together = threads
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def leave() -> None:
+    """Stop being one of several."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def alone(work: Callable[[], Result]) -> Result:
+    """Do something on rank 0 only; every rank gets what it returned, which must pickle.
+
+    Raises:
+        what `work` raised, on rank 0; SystemExit on the others, for rank 0 says what was wrong.
+        RankLost: another rank has died.
+    """
+    if not _several():
+        return work()
+    if rank() != 0:
+        outcome: list[Any] = [None]
+        with _losses():
+            dist.broadcast_object_list(outcome, 0, device=torch.device("cpu"))
+        if outcome[0] is None:
+            raise SystemExit(1)
+        return outcome[0][0]
+    try:
+        with _by_itself():
+            result = work()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            dist.broadcast_object_list([None], 0, device=torch.device("cpu"))
+        raise
+    with _losses():
+        dist.broadcast_object_list([(result,)], 0, device=torch.device("cpu"))
+    return result
+
+
+def total(value: float) -> float:
+    """The sum of a number over all ranks."""
+    if not _several():
+        return value
+    tensor = torch.tensor([value], dtype=torch.float64)
+    add_up(tensor)
+    return float(tensor)
+
+
+def add_up(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over all ranks, in place. Every rank ends with the same bits."""
+    with _losses():
+        dist.all_reduce(tensor)
+
+
+def gather(value: Result) -> list[Result]:
+    """What every rank gives, in their order, on every rank; it must pickle."""
+    if not _several():
+        return [value]
+    found: list[Any] = [None] * count()
+    with _losses():
+        dist.all_gather_object(found, value)
+    return found
+
+
+def _several() -> bool:
+    return not _alone and dist.is_initialized()
+
+
+@contextlib.contextmanager
+def _by_itself() -> Iterator[None]:
+    """Rank 0 without the others, who wait: it may use their cores."""
+    global _alone
+    _alone = True
+    if _threads_together:
+        torch.set_num_threads(_threads_together * dist.get_world_size())
+    try:
+        yield
+    finally:
+        _alone = False
+        if _threads_together:
+            torch.set_num_threads(_threads_together)
+
+
+@contextlib.contextmanager
+def _losses() -> Iterator[None]:
+    """Name what a collective's RuntimeError means."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo and nccl have no finer type
+        raise RankLost("another process of this job has died, so this one ends too; run the command again, it goes on "
+                       "from the last checkpoint") from error
