@@ -162,7 +162,7 @@ class MaskedPrediction(nn.Module):
         every = len(self.predict_at) > 1 or self.predict_at[0] < self.encoder.config.layers
         asked: dict[str, Any] = {} if padding == "exact" else {"padding": padding}
         output = self.encoder(waveforms, lengths, mask, layers=every, **asked)
-        masked, unmasked = _select(mask, output.lengths)
+        masked, unmasked = split_frames(mask, output.lengths)
         if not len(masked):
             raise InputError("no frame of the batch is masked: there is nothing to predict")
         masked_losses, masked_correct, usage = self._predict(output, masked, labels, self.masked_weight, measure)
@@ -174,8 +174,8 @@ class MaskedPrediction(nn.Module):
         frames = self.weight(len(masked), counted)
         if not frames:
             raise InputError("every frame of the batch is masked, and masked_weight is 0: there is nothing to predict")
-        penalty = self._penalty(output, padding)
         sums = len(masked) * self.masked_weight * masked_losses + counted * self.unmasked_weight * unmasked_losses
+        penalty = mean_square(output, padding) if self.penalty_weight else sums.new_zeros(())
         return PredictionLoss(
             total=sums.sum() / frames + self.penalty_weight * penalty,
             masked_losses=masked_losses.detach(),
@@ -230,13 +230,6 @@ class MaskedPrediction(nn.Module):
                     raise InputError(f"stream {stream}: labels {int(low)} to {int(high)}, but it has {count} classes")
         return chosen
 
-    def _penalty(self, output: EncoderOutput, padding: str) -> Tensor:
-        """Mean square of the front end's output over real frames (padded ones are zero); over all frames in fairseq."""
-        if not self.penalty_weight:
-            return torch.zeros((), device=output.last.device)
-        frames = output.features.shape[:2].numel() if padding == "fairseq" else int(output.lengths.sum())
-        return output.features.float().square().sum() / (frames * output.features.shape[-1])
-
 
 class CosineTable(nn.Module):
     """Class vectors and their cosines with frames, over a temperature."""
@@ -258,10 +251,16 @@ def perplexity(usage: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def _select(mask: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def split_frames(mask: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Flat indices (into B * T) of masked and of unmasked frames, padding in neither."""
     inside = (torch.arange(mask.shape[1]) < counts[:, None]).to(mask.device)
     return (mask & inside).flatten().nonzero()[:, 0], (~mask & inside).flatten().nonzero()[:, 0]
+
+
+def mean_square(output: EncoderOutput, padding: str) -> Tensor:
+    """Mean square of the front end's output over real frames (padded ones are zero); in fairseq over all frames."""
+    frames = output.features.shape[:2].numel() if padding == "fairseq" else int(output.lengths.sum())
+    return output.features.float().square().sum() / (frames * output.features.shape[-1])
 
 
 def _check_head(classes: tuple[int, ...], final_dim: int, temperature: float, head: str, tied: bool) -> None:
