@@ -49,6 +49,7 @@ class RecogniserBatch:
         targets: one (U,) int64 tensor an utterance, on the host.
         weight: utterances.
         seconds: of audio, padding not counted.
+        ids: of the utterances.
     """
 
     update: int
@@ -60,6 +61,7 @@ class RecogniserBatch:
     targets: list[Tensor]
     weight: float
     seconds: float
+    ids: list[str]
 
 
 def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say) -> dict[str, Any]:
@@ -137,6 +139,8 @@ class RecogniserTask:
         kept: indices of the utterances that are used; those with no text, or with more symbols than frames, are
             counted and left out.
     """
+
+    better = "wer"
 
     def __init__(self, model: Recogniser, vocabulary: Vocabulary, manifest: Manifest, dev: Manifest | None,
                  recipe: FinetuneRecipe, device: torch.device) -> None:
@@ -223,7 +227,7 @@ class RecogniserTask:
         mask, channels = self._masks(micro, indices)
         targets = [torch.tensor(self._targets[i]) for i in indices]
         return RecogniserBatch(micro.update, micro.number, waveforms.to(self._device), lengths, mask, channels, targets,
-                               float(len(indices)), float(lengths.sum()) / 16_000)
+                               float(len(indices)), float(lengths.sum()) / 16_000, [self._ids[i] for i in indices])
 
     def _masks(self, micro: MicroBatch, indices: list[int]) -> tuple[Tensor | None, Tensor | None]:
         recipe = self._recipe.mask

@@ -21,7 +21,8 @@ from upstream.model import prepared
 from upstream.model.saving import encoder_hash, load_encoder, read_tensors, save_encoder
 from upstream.progress import progress, say
 from upstream.stage import content_hash
-from upstream.training.loop import autocast, best_device
+from upstream.training.loop import best_device
+from upstream.training.precision import autocast
 
 
 def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, extra: dict[str, Any]) -> None:

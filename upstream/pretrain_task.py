@@ -21,8 +21,9 @@ from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.masking import SpanMask, batch_masks
 from upstream.progress import say
 from upstream.teacher.units import Units
-from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe, autocast
+from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe
 from upstream.training.optimiser import ParameterGroup
+from upstream.training.precision import autocast
 
 VALIDATION_SECONDS = 600.0  # audio in a validation, at most
 Probe = Callable[[Encoder], dict[str, float]]
@@ -38,6 +39,7 @@ class PretrainBatch:
         labels: (B, T, streams) int64, on the host.
         weight: masked frames.
         seconds: of audio.
+        ids: of the utterances.
     """
 
     update: int
@@ -47,6 +49,7 @@ class PretrainBatch:
     labels: Tensor
     weight: float
     seconds: float
+    ids: list[str]
 
 
 class PretrainTask:
@@ -58,6 +61,8 @@ class PretrainTask:
         units: labels of every utterance, checked by the gate.
         probe: called with the encoder at each validation; its numbers are logged with it.
     """
+
+    better = "loss"
 
     def __init__(self, model: MaskedPrediction, manifest: Manifest, units: Units, train: np.ndarray, valid: np.ndarray,
                  recipe: TrainingRecipe, mask: SpanMask, *, seed: int, device: torch.device,
@@ -141,7 +146,7 @@ class PretrainTask:
         masked = float(mask.sum())
         return PretrainBatch(micro.update, micro.number, torch.from_numpy(waveforms).to(self._device),
                              torch.from_numpy(mask), torch.from_numpy(labels), masked,
-                             len(waveforms) * frames / self._grid.rate)
+                             len(waveforms) * frames / self._grid.rate, [self._ids[int(subset[r])] for r in micro.rows])
 
     def _labels(self, index: int, stream: int, start: int, frames: int) -> np.ndarray:
         found = self._units.labels(self._ids[index], stream)[start:start + frames]

@@ -5,6 +5,7 @@ A checkpoint counts once its small JSON beside it is there: that file is written
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,22 @@ from upstream.progress import say
 from upstream.stage import file_hash, read_json, write_json, writing
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the newest `last`, those after a multiple of `every` updates, and the best."""
+
+    last: int = 2
+    every: int = 0  # 0: none
+    best: bool = False
+
+
 def save_checkpoint(folder: Path, update: int, model: nn.Module, optimiser: torch.optim.Optimizer,
-                    extra: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of one update atomically and remove all but the newest `keep`.
+                    extra: dict[str, Any], keep: Keep, is_best: bool = False) -> Path:
+    """Write the checkpoint of one update atomically and remove those that need not stay.
 
     Args:
         extra: plain values to get back on loading: what the loop needs to go on.
+        is_best: no checkpoint of this folder had a better validation.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
@@ -31,11 +42,26 @@ def save_checkpoint(folder: Path, update: int, model: nn.Module, optimiser: torc
     with writing(path) as temporary:
         save_file(tensors, temporary)
         digest = file_hash(temporary)
-    write_json(path.with_suffix(".json"), {"update": update, "sha256": digest, "extra": extra})
-    for old in _complete(folder)[:-keep]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink(missing_ok=True)
+    write_json(path.with_suffix(".json"), {"update": update, "sha256": digest, "best": is_best, "extra": extra})
+    _remove_old(folder, keep)
     return path
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was the best when it was saved, if one is kept."""
+    best = [path for path in _complete(folder) if read_json(path.with_suffix(".json")).get("best")]
+    return best[-1] if best else None
+
+
+def _remove_old(folder: Path, keep: Keep) -> None:
+    found = _complete(folder)
+    best = best_checkpoint(folder) if keep.best else None
+    for path in found[:-keep.last]:
+        update = int(path.stem.removeprefix("update-"))
+        if path == best or (keep.every and update % keep.every == 0):
+            continue
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:

@@ -10,6 +10,7 @@ Several ranks (`upstream/ranks.py`) share the micro-batches of an update; the fi
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import queue
 import signal
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +27,11 @@ from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_int
 from upstream.progress import progress, say
-from upstream.training.checkpoint import load_checkpoint, save_checkpoint
+from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint
 from upstream.training.distributed import GradientSum
 from upstream.training.monitor import Monitor, Speed, announce, show
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, build_adamw, clip_gradients, set_rates
+from upstream.training.precision import LossScale, Precision, autocast
 
 PREFETCHED_UPDATES = 4
 EVERY = slice(None)  # all micro-batches of an update; several ranks take a share each
@@ -48,17 +50,21 @@ class TrainingRecipe:
     crop_seconds: float = 15.625  # pretraining: the longest crop (fairseq's 250,000 samples)
     least_seconds: float = 2.0  # shorter utterances are left out
     optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
-    precision: Literal["bf16", "float32"] = "bf16"  # matmuls; losses and norms stay in float32
+    precision: Precision = "bf16"  # of matmuls; losses and norms stay in float32. fp16: for GPUs without bf16
     log_every: int = 50
     validate_every: int = 1000
     save_every: int = 1000
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the newest so many, and
+    keep_every: int = 0  # those after every so many updates, for ever; 0: none
+    keep_best: bool = False  # and the one with the best validation (saved when it is found)
 
     def __post_init__(self) -> None:
         for name in ("updates", "log_every", "validate_every", "save_every", "keep_checkpoints"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"training.{name}={value}, must be at least 1")
+        if self.keep_every < 0:
+            raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
         if min(self.batch_seconds, self.micro_batch_seconds, self.crop_seconds) <= 0:
             raise ValueError("training.batch_seconds, micro_batch_seconds and crop_seconds must be above 0")
         if not 0.95 <= self.accumulate * self.micro_batch_seconds / self.batch_seconds <= 1.05:
@@ -73,7 +79,7 @@ class TrainingRecipe:
 
 def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
     """What of a recipe the weights depend on, for a stage's key: not how often one looks or saves."""
-    looking = {"log_every", "validate_every", "save_every", "keep_checkpoints"}
+    looking = {"log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best"}
     return {k: v for k, v in asdict(recipe).items() if k not in looking}
 
 
@@ -92,7 +98,9 @@ class Loss:
 
 class Task(Protocol[Batch]):
     """What is trained. A batch must say its place (`update`, `number`), its `weight` in the update's mean (frames or
-    utterances) and its `seconds` of audio."""
+    utterances), its `seconds` of audio and the `ids` of its utterances."""
+
+    better: str  # the number of a validation by which checkpoints are compared: the lower the better
 
     @property
     def model(self) -> nn.Module: ...
@@ -121,39 +129,46 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     """
     optimiser = build_adamw(task.groups(), recipe.optimiser)
     start, state = load_checkpoint(folder / "checkpoints", task.model, optimiser)
-    skipped, validation = state.get("skipped", 0), state.get("validation", {})
+    if len(set(ranks.gather(start))) > 1:
+        raise HubertkitError(f"{folder}: the ranks find different checkpoints; put the run on a shared file system")
+    skipped, validation, best = state.get("skipped", 0), state.get("validation", {}), state.get("best")
     if start:
         say(f"{what}: from the checkpoint of update {start}")
     pool = Pool(state.get("pool", {}) if ranks.first() else {})
     monitor, speed = Monitor(folder, start), Speed()
-    gradients = GradientSum(task.model.parameters())
+    gradients, scale = GradientSum(task.model.parameters()), LossScale(recipe.precision, state.get("scale"))
 
-    def save(update: int) -> None:
+    def save(update: int, is_best: bool) -> None:
         pool.join()
-        extra = {"skipped": skipped, "validation": validation, "pool": pool.sums}
+        extra = {"skipped": skipped, "validation": validation, "best": best, "pool": pool.sums, "scale": scale.state}
         if ranks.first():
-            save_checkpoint(folder / "checkpoints", update, task.model, optimiser, extra, recipe.keep_checkpoints)
+            save_checkpoint(folder / "checkpoints", update, task.model, optimiser, extra,
+                            Keep(recipe.keep_checkpoints, recipe.keep_every, recipe.keep_best), is_best)
 
     with contextlib.ExitStack() as stack:
         stack.callback(monitor.close)
         stopping = stack.enter_context(_stop_requests())
         report = stack.enter_context(progress(what, recipe.updates))
         stream = stack.enter_context(contextlib.closing(_prefetched(task.updates(start + 1, ranks.share()))))
-        bad = 0
+        bad, is_best = 0, False
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
             rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
-            finite = _accumulate(task, batches, recipe.precision, seed, device, pool)
+            finite = _accumulate(task, batches, recipe.precision, seed, device, pool, scale.value)
             finite, stop = gradients.join(finite, stopping.is_set())
+            scale.unscale(task.model.parameters())
             norm = float(clip_gradients(task.model.parameters(), recipe.optimiser.clip_norm))
             if finite and math.isfinite(norm):
                 optimiser.step()
                 bad = 0
+            elif finite and scale.may_fall:
+                say(f"update {update} skipped, fp16 overflowed; loss scale {scale.value:g} is halved")
             else:
                 skipped, bad = skipped + 1, bad + 1
-                say(f"warning: update {update} skipped, its loss or gradient is not finite")
+                _report_skipped(update, batches, folder)
                 if bad == BAD_UPDATES_IN_A_ROW:
                     raise HubertkitError(f"{folder}: {bad} updates in a row were not finite; lower "
                                          "training.optimiser.peak_rate or use training.precision=float32")
+            scale.update(finite and math.isfinite(norm))
             optimiser.zero_grad(set_to_none=True)
             pool.add({"gradient_norm": (norm, 1.0)} if bad == 0 else {})
             speed.add(sum(b.seconds for b in batches))
@@ -167,16 +182,13 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                 monitor.log(update, "valid", validation)
                 announce(update, validation)
                 speed.take()
-            if update % recipe.save_every == 0 or update == recipe.updates or stop:
-                save(update)
+                best, is_best = _compared(validation.get(task.better), best)
+            if update % recipe.save_every == 0 or update == recipe.updates or stop or (recipe.keep_best and is_best):
+                save(update, is_best)
+            is_best = False
             if stop:
                 raise Interrupted(f"{what} stopped after update {update}; the same command goes on from there")
     return {**validation, "skipped_updates": skipped}
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast, or none for `float32`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def best_device() -> torch.device:
@@ -184,8 +196,25 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _compared(value: float | None, best: float | None) -> tuple[float | None, bool]:
+    """The lowest value so far, and whether it is this one."""
+    if value is None or (best is not None and value >= best):
+        return best, False
+    return value, True
+
+
+def _report_skipped(update: int, batches: list[Any], folder: Path) -> None:
+    """Say that an update was skipped, and write down which utterances were in it."""
+    say(f"warning: update {update} skipped, its loss or gradient is not finite; its utterances are in "
+        f"{folder / 'skipped.jsonl'}")
+    ids = ranks.gather([utterance for batch in batches for utterance in batch.ids])
+    if ranks.first():
+        with open(folder / "skipped.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"update": update, "utterances": [i for rank in ids for i in rank]}) + "\n")
+
+
 def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, device: torch.device,
-                pool: Pool) -> bool:
+                pool: Pool, scale: float = 1.0) -> bool:
     """Gradient of this rank's part of the update's mean loss into `.grad`; False if a loss is not finite."""
     task.model.train()
     whole = ranks.total(sum(b.weight for b in batches))
@@ -196,7 +225,7 @@ def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, 
         with autocast(device, precision):
             loss = task.loss(batch)
         finite = finite and bool(torch.isfinite(loss.total.detach()))
-        (loss.total * (batch.weight / whole)).backward()
+        (loss.total * (scale * batch.weight / whole)).backward()
         if finite:
             pool.add(loss.sums)
     return finite

@@ -29,6 +29,7 @@ class Batch:
     x: torch.Tensor
     weight: float
     seconds: float = 1.0
+    ids: tuple[str, ...] = ("u1",)
 
 
 class Toy:
@@ -39,6 +40,8 @@ class Toy:
         self.model = nn.ModuleDict({"a": nn.Linear(4, 8), "b": nn.Linear(8, 1), "seldom": nn.Linear(4, 1),
                                     "never": nn.Linear(4, 1)}).double()
         self.stop_at = stop_at
+
+    better = "norm"
 
     def groups(self):
         return [ParameterGroup(list(self.model.parameters()))]

@@ -1,5 +1,6 @@
 """The loop on a toy task: resume to the bit, signals, non-finite updates, damaged checkpoints."""
 
+import json
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ from torch import nn
 
 from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_torch
+from upstream.training.checkpoint import best_checkpoint
 from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe, _accumulate, train
 from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
@@ -27,6 +29,7 @@ class Batch:
     x: torch.Tensor
     weight: float = 8.0
     seconds: float = 1.0
+    ids: tuple[str, ...] = ("u1",)
 
 
 class Toy:
@@ -36,6 +39,8 @@ class Toy:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         self.at, self.action = at, action
+
+    better = "norm"
 
     def groups(self):
         return [ParameterGroup(list(self.model.parameters()))]
@@ -114,6 +119,8 @@ def test_training_learns(tmp_path):
 def test_a_non_finite_update_is_skipped_and_counted(tmp_path):
     _, result = run(tmp_path, Toy(at=5))
     assert result["skipped_updates"] == 1
+    skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    assert skipped == [{"update": 5, "utterances": ["u1", "u1"]}]
     assert all(math.isfinite(r["loss"]) for r in read_metrics(tmp_path, "train") if "loss" in r)
 
 
@@ -139,6 +146,47 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     run(tmp_path)
     assert sorted(p.name for p in (tmp_path / "checkpoints").glob("*.safetensors")) == [
         "update-00000008.safetensors", "update-00000012.safetensors"]
+
+
+def test_every_so_many_and_the_best_checkpoint_are_kept(tmp_path):
+    task, norms = Toy(), iter([3.0, 2.0, 2.5])  # validations after updates 4, 8 and 12: the best is the second
+    task.validate = lambda: {"norm": next(norms)}
+    run(tmp_path, task, replace(RECIPE, save_every=3, keep_checkpoints=1, keep_every=6, keep_best=True))
+    kept = sorted(int(p.stem.split("-")[1]) for p in (tmp_path / "checkpoints").glob("*.safetensors"))
+    assert kept == [6, 8, 12]
+    assert best_checkpoint(tmp_path / "checkpoints").stem == "update-00000008"
+
+
+def test_without_a_best_none_is_named(tmp_path):
+    assert best_checkpoint(tmp_path) is None
+
+
+def test_fp16_trains_with_a_scaled_loss_and_resumes_to_the_bit(tmp_path):
+    recipe = replace(RECIPE, precision="fp16", updates=40)
+    weights, _ = run(tmp_path / "straight", recipe=recipe)
+    run(tmp_path / "plain", recipe=replace(recipe, precision="float32"))
+    half, plain = (sum(r["loss"] for r in read_metrics(tmp_path / name, "train")[-10:]) for name in
+                   ("straight", "plain"))
+    assert half == pytest.approx(plain, rel=0.1)
+
+    def kill():
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", Toy(23, kill), recipe)
+    resumed, _ = run(tmp_path / "killed", recipe=recipe)
+    assert same(weights, resumed)
+
+
+def test_an_fp16_overflow_halves_the_scale_and_is_no_failure(tmp_path, capsys):
+    class Steep(Toy):
+        def loss(self, batch):
+            loss = super().loss(batch)
+            return Loss(loss.total * 30, loss.sums)  # times the first scale this is beyond float16, not beyond float32
+
+    _, result = run(tmp_path, Steep(), replace(RECIPE, precision="fp16"))
+    assert result["skipped_updates"] == 0
+    assert "loss scale 65536 is halved" in capsys.readouterr().err
 
 
 def test_two_micro_batches_of_unequal_weight_give_the_gradient_of_their_joint_mean():
