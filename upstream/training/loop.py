@@ -149,7 +149,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         stack.callback(monitor.close)
         stopping = stack.enter_context(_stop_requests())
         report = stack.enter_context(progress(what, recipe.updates))
-        stream = stack.enter_context(contextlib.closing(_prefetched(task.updates(start + 1, ranks.share()))))
+        stream = stack.enter_context(contextlib.closing(_prefetched(task.updates(start + 1, ranks.share()), speed)))
         bad, is_best = 0, False
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
             rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
@@ -174,7 +174,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
             speed.add(sum(b.seconds for b in batches))
             if update % recipe.log_every == 0 or update == recipe.updates:
                 pool.join()
-                values = {**pool.take(), "rate": rate, "audio_seconds_per_second": round(speed.take(), 1)}
+                values = {**pool.take(), "rate": rate, **speed.take()}
                 monitor.log(update, "train", values)
                 show(report, update, values)
             if update % recipe.validate_every == 0 or update == recipe.updates:
@@ -285,8 +285,8 @@ class _Failure(Generic[Item]):
         self.error = error
 
 
-def _prefetched(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """The same items, made by a thread a few ahead, so that decoding overlaps with computing."""
+def _prefetched(items: Iterator[Item], speed: Speed) -> Generator[Item, None, None]:
+    """The same items, made by a thread a few ahead, so that decoding overlaps with computing; `speed` is told of waits."""
     ready: queue.Queue[Any] = queue.Queue(PREFETCHED_UPDATES)
     done = threading.Event()
 
@@ -302,7 +302,8 @@ def _prefetched(items: Iterator[Item]) -> Generator[Item, None, None]:
     thread.start()
     try:
         while True:
-            item = ready.get()
+            with speed.waiting():
+                item = ready.get()
             if isinstance(item, _Failure):
                 raise item.error
             yield item

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,30 @@ class Monitor:
 
 
 class Speed:
-    """Audio seconds a second, of all ranks together, since the last time it was asked."""
+    """Audio seconds a second, of all ranks together, and the share of the time spent waiting for batches."""
 
     def __init__(self) -> None:
-        self._audio = 0.0
+        self._audio = self._waited = 0.0
         self._began = time.monotonic()
 
     def add(self, audio_seconds: float) -> None:
         self._audio += audio_seconds
 
-    def take(self) -> float:
-        """Rate since the last call; starts anew."""
-        now = time.monotonic()
-        rate = ranks.total(self._audio) / max(1e-9, now - self._began)
-        self._audio, self._began = 0.0, now
-        return rate
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count what happens inside as waiting."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def take(self) -> dict[str, float]:
+        """Since the last call; starts anew. Of several ranks the longest wait counts: the others wait for that one."""
+        seconds = max(1e-9, time.monotonic() - self._began)
+        found = {"audio_seconds_per_second": round(ranks.total(self._audio) / seconds, 1),
+                 "waiting_share": round(max(ranks.gather(self._waited)) / seconds, 4)}
+        self._audio = self._waited = 0.0
+        self._began = time.monotonic()
+        return found
 
 
 def describe(values: Mapping[str, Any]) -> str:

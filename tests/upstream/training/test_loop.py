@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import time
 from dataclasses import dataclass, replace
 
 import pytest
@@ -18,6 +19,7 @@ from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
 
 CPU = torch.device("cpu")
+TIMES = {"audio_seconds_per_second", "waiting_share"}
 RECIPE = TrainingRecipe(updates=12, log_every=1, validate_every=4, save_every=4, precision="float32",
                         optimiser=OptimiserRecipe(peak_rate=0.05, warmup_updates=2))
 
@@ -77,7 +79,7 @@ def same(a, b):
 
 
 def metrics(folder):
-    return [{k: v for k, v in r.items() if k != "audio_seconds_per_second"}
+    return [{k: v for k, v in r.items() if k not in TIMES}
             for kind in ("train", "valid") for r in read_metrics(folder, kind)]
 
 
@@ -108,6 +110,20 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
     assert (tmp_path / "stopped/checkpoints/update-00000006.safetensors").exists()
     resumed, _ = run(tmp_path / "stopped")
     assert same(weights, resumed)
+
+
+def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path):
+    class Slow(Toy):
+        def updates(self, first, share=EVERY):
+            for batches in super().updates(first, share):
+                time.sleep(0.05)  # an update itself takes about two milliseconds
+                yield batches
+
+    run(tmp_path / "slow", Slow())
+    run(tmp_path / "quick")
+    slow, quick = ([r["waiting_share"] for r in read_metrics(tmp_path / name, "train")] for name in ("slow", "quick"))
+    assert sorted(slow)[6] > 0.5 > sorted(quick)[6]
+    assert all(0 <= share <= 1 for share in slow + quick)
 
 
 def test_training_learns(tmp_path):
