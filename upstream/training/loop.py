@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import queue
 import signal
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +31,11 @@ from upstream.training.distributed import GradientSum
 from upstream.training.monitor import Monitor, Speed, announce, show
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, build_adamw, clip_gradients, set_rates
 from upstream.training.precision import LossScale, Precision, autocast
+from upstream.training.prefetching import prefetched
 
-PREFETCHED_UPDATES = 4
 EVERY = slice(None)  # all micro-batches of an update; several ranks take a share each
 BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end the run
 Batch = TypeVar("Batch")
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         stack.callback(monitor.close)
         stopping = stack.enter_context(_stop_requests())
         report = stack.enter_context(progress(what, recipe.updates))
-        stream = stack.enter_context(contextlib.closing(_prefetched(task.updates(start + 1, ranks.share()), speed)))
+        stream = stack.enter_context(contextlib.closing(prefetched(task.updates(start + 1, ranks.share()), speed)))
         bad, is_best = 0, False
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
             rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
@@ -278,42 +276,3 @@ def _stop_requests() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Failure(Generic[Item]):
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def _prefetched(items: Iterator[Item], speed: Speed) -> Generator[Item, None, None]:
-    """The same items, made by a thread a few ahead, so that decoding overlaps with computing; `speed` is told of waits."""
-    ready: queue.Queue[Any] = queue.Queue(PREFETCHED_UPDATES)
-    done = threading.Event()
-
-    def fill() -> None:
-        try:
-            for item in items:
-                if not _put(ready, item, done):
-                    return
-        except BaseException as error:  # handed over to the consumer, which raises it
-            _put(ready, _Failure(error), done)
-
-    thread = threading.Thread(target=fill, daemon=True)
-    thread.start()
-    try:
-        while True:
-            with speed.waiting():
-                item = ready.get()
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        done.set()
-
-
-def _put(target: queue.Queue[Any], item: Any, done: threading.Event) -> bool:
-    while not done.is_set():
-        with contextlib.suppress(queue.Full):
-            target.put(item, timeout=0.1)
-            return True
-    return False
