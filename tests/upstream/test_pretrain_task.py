@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from upstream.audio import AudioCache, import_folder
+from upstream.audio.mixing import Mixing
 from upstream.errors import InputError
 from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask
 from upstream.pretrain_task import PretrainTask
@@ -36,11 +37,11 @@ def corpus(tmp_path):
     return manifest, Units.load(tmp_path / "units")
 
 
-def task(corpus, config=CONFIG, recipe=RECIPE, seed=0):
+def task(corpus, config=CONFIG, recipe=RECIPE, seed=0, mixing=None, **objective):
     manifest, units = corpus
-    model = MaskedPrediction(Encoder(config), (CLASSES,), head="linear").initialise(0)
+    model = MaskedPrediction(Encoder(config), (CLASSES,), head="linear", **objective).initialise(0)
     return PretrainTask(model, manifest, units, np.arange(4), np.arange(4, 6), recipe, SpanMask(0.5, 5), seed=seed,
-                        device=torch.device("cpu"))
+                        device=torch.device("cpu"), mixing=mixing)
 
 
 @pytest.mark.parametrize("frontend", ["fbank", "conv"])
@@ -61,6 +62,25 @@ def test_every_row_hides_the_same_number_of_frames_and_the_weight_counts_them(co
         assert (hidden == hidden[0]).all()
         assert batch.weight == float(hidden.sum())
         assert batch.weight > 0
+
+
+def test_frames_that_are_not_hidden_count_in_the_weight_where_they_teach(corpus):
+    for batch in next(task(corpus, unmasked_weight=0.5).updates(1)):
+        assert batch.weight == batch.mask.numel()
+    for batch in next(task(corpus, unmasked_weight=0.5, masked_weight=0).updates(1)):
+        assert batch.weight == (~batch.mask).sum()
+
+
+def test_mixing_changes_training_waveforms_only(corpus):
+    """Labels and masks stay those of the main speaker, and a validation is never mixed."""
+    plain, mixed = task(corpus), task(corpus, mixing=Mixing(share=1.0))
+    for a, b in zip(next(plain.updates(1)), next(mixed.updates(1)), strict=True):
+        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.mask, b.mask)
+        changed = (a.waveforms != b.waveforms).float().mean(dim=1)
+        assert (changed < 0.5).all()
+        assert changed.sum() > 0
+    assert plain.validate() == mixed.validate()
 
 
 def test_batches_are_a_function_of_the_seed_and_the_update(corpus):

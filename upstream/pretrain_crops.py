@@ -1,0 +1,121 @@
+"""What every pretraining objective hears: crops of the same recordings under the same masks, so that they compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from upstream.audio.batches import CropPlan, MicroBatch, crop_frames
+from upstream.audio.manifest import Manifest
+from upstream.audio.mixing import Mixing, mix
+from upstream.audio.reading import AudioCache
+from upstream.keyed import keyed, keyed_int
+from upstream.model import prepared
+from upstream.model.config import EncoderConfig
+from upstream.model.masking import SpanMask, batch_masks
+from upstream.progress import say
+from upstream.training.loop import EVERY, TrainingRecipe
+
+VALIDATION_SECONDS = 600.0  # audio in a validation, at most
+
+
+@dataclass(frozen=True)
+class Crops:
+    """One micro-batch on the host: nothing is padded, every row has T frames and the same number of masked ones.
+
+    Attributes:
+        waveforms: (B, S) float32.
+        mask: (B, T) bool.
+        ids: utterance of each row.
+        indices: (B,) int64, its place in the manifest.
+        starts: (B,) int64, first frame of the crop.
+        seconds: of audio.
+        held_out: whether this is for validation, whose draws are others.
+    """
+
+    update: int
+    number: int
+    waveforms: np.ndarray
+    mask: np.ndarray
+    ids: list[str]
+    indices: np.ndarray
+    starts: np.ndarray
+    seconds: float
+    held_out: bool
+
+
+class CropReader:
+    """Crops of training utterances without end, and those of a validation.
+
+    Args:
+        manifest: all utterances; `train` and `valid` are indices into it (disjoint speakers).
+        config: of the encoder: its frames, and how it wants waveforms.
+        mixing: what is laid over training crops; never over those of a validation.
+        noise: recordings that `mixing` takes noise from.
+    """
+
+    def __init__(self, manifest: Manifest, train: np.ndarray, valid: np.ndarray, config: EncoderConfig,
+                 recipe: TrainingRecipe, mask: SpanMask, seed: int, mixing: Mixing | None = None,
+                 noise: AudioCache | None = None) -> None:
+        self.ids = manifest.ids
+        self._manifest, self._audio = manifest, AudioCache(manifest)
+        self._train, self._valid, self._config, self._recipe = train, valid, config, recipe
+        self._mask, self._seed, self._mixing, self._noise = mask, seed, mixing or Mixing(), noise
+        self._plan = self._crops(train, recipe.accumulate, seed)
+        if self._plan.left_out:
+            say(f"{self._plan.left_out} of {len(train)} recordings are under {recipe.least_seconds:g} s and left out")
+
+    def updates(self, first: int, share: slice = EVERY) -> Iterator[list[Crops]]:
+        """From update `first` on, the micro-batches of each that lie in `share`."""
+        for micro in self._plan.from_update(first):
+            yield [self._read(m, self._train, held_out=False) for m in micro[share]]
+
+    def validation(self) -> Iterator[Crops]:
+        """The same crops and masks every time; none, with a warning, where no held-out recording is long enough."""
+        grid = self._config.grid
+        least = grid.samples(crop_frames(grid, self._recipe.least_seconds))
+        if not (self._manifest.lengths[self._valid] >= least).any():
+            say("warning: no held-out recording is long enough to validate on; raise valid_share or lower "
+                "training.least_seconds")
+            return
+        plan = self._crops(self._valid, 1, keyed_int(self._seed, "validation"))
+        seconds = 0.0
+        for [micro], _ in zip(plan.from_update(1), plan.epoch(0)):
+            crops = self._read(micro, self._valid, held_out=True)
+            seconds += crops.seconds
+            yield crops
+            if seconds >= VALIDATION_SECONDS:
+                return
+
+    def generators(self, crops: Crops, purpose: str) -> list[np.random.Generator]:
+        """For each row a generator keyed by the update, the utterance and the crop."""
+        return self._generators(purpose, crops.update, crops.ids, crops.starts, crops.held_out)
+
+    def _generators(self, purpose: str, update: int, ids: list[str], starts: np.ndarray,
+                    held_out: bool) -> list[np.random.Generator]:
+        purpose = f"validation {purpose}" if held_out else purpose
+        return [keyed(self._seed, purpose, update, utterance, int(start)) for utterance, start in zip(ids, starts)]
+
+    def _crops(self, subset: np.ndarray, accumulate: int, seed: int) -> CropPlan:
+        grid, recipe = self._config.grid, self._recipe
+        lengths = np.array([grid.frames(int(n)) for n in self._manifest.lengths[subset]], np.int64)
+        # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one.
+        return CropPlan(lengths, crop_frames(grid, recipe.crop_seconds), crop_frames(grid, recipe.least_seconds),
+                        int(recipe.micro_batch_seconds * grid.rate), accumulate, seed)
+
+    def _read(self, micro: MicroBatch, subset: np.ndarray, held_out: bool) -> Crops:
+        grid, frames, indices = self._config.grid, int(micro.frames[0]), subset[micro.rows]
+        waveforms = np.zeros((len(indices), grid.samples(frames)), np.float32)
+        for row, index, start in zip(waveforms, indices, micro.starts):
+            first = grid.crop_start(int(start))
+            crop = prepared(self._audio.wave(int(index)), self._config)[first:first + len(row)]
+            row[:len(crop)] = crop
+        ids = [self.ids[int(i)] for i in indices]
+        if self._mixing.share and not held_out:
+            waveforms = mix(waveforms, ids, micro.starts, micro.update, self._mixing, self._seed, self._noise)
+        rngs = self._generators("mask", micro.update, ids, micro.starts, held_out)
+        mask = batch_masks(rngs, [frames] * len(indices), self._mask)
+        return Crops(micro.update, micro.number, waveforms, mask, ids, indices, micro.starts,
+                     len(indices) * frames / grid.rate, held_out)
