@@ -1,0 +1,85 @@
+"""Each kind of trouble is found in a log that shows it, and only there."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upstream.training.health import Finding, bits, examine
+
+
+def log(losses, every=100, **more):
+    return [{"update": every * (i + 1), "loss": loss, **{k: v[i] for k, v in more.items()}}
+            for i, loss in enumerate(losses)]
+
+
+HEALTHY = log([4.4, 3.9, 3.5, 3.3, 3.2, 3.1], waiting_share=[0.3, 0.01, 0, 0, 0, 0.02])
+HEALTHY_VALID = log([3.9, 3.4, 3.2], 200, code_perplexity=[60.0, 72.0, 75.0], label_entropy=[4.4] * 3,
+                    unmasked_accuracy=[0.1, 0.12, 0.13])
+
+
+def levels(train, valid):
+    return [f.level for f in examine(train, valid)]
+
+
+def test_a_healthy_run_has_no_findings():
+    assert examine(HEALTHY, HEALTHY_VALID) == []
+
+
+def test_an_empty_log_says_nothing():
+    assert examine([], []) == []
+
+
+def test_a_loss_at_the_entropy_of_the_labels_is_stuck():
+    stuck = log([4.5, 4.42, 4.41, 4.4, 4.39])
+    [finding] = examine(stuck, HEALTHY_VALID)
+    assert finding.level == "broken"
+    assert "label histogram" in finding.what
+    assert examine(stuck[:2], HEALTHY_VALID) == [], "too early to say"
+
+
+def test_a_loss_of_nothing_means_empty_labels():
+    [finding] = examine(log([0.5, 0.02]), [])
+    assert (finding.level, "one class" in finding.advice) == ("broken", True)
+
+
+def test_collapse_is_told_by_the_classes_in_use():
+    valid = log([3.9, 3.4, 3.5], 200, code_perplexity=[60.0, 72.0, 3.0])
+    [finding] = examine(HEALTHY, valid)
+    assert str(finding).startswith("broken: the predictions use 3 classes, once they used 72")
+
+
+def test_a_rising_validation_loss_is_a_warning_only_while_training_improves():
+    rising = log([3.4, 3.2, 3.5], 200)
+    assert levels(HEALTHY, rising) == ["warning"]
+    assert levels(list(reversed(HEALTHY)), rising) == []
+
+
+def test_falling_unmasked_accuracy_is_said_to_be_normal():
+    [finding] = examine(HEALTHY, log([3.9, 3.4, 3.2], 200, unmasked_accuracy=[0.11, 0.08, 0.05]))
+    assert finding.level == "note"
+    assert "normal" in finding.advice
+
+
+def test_a_slow_loader_is_named_once_it_stays_slow():
+    losses = [4.0, 3.8, 3.6, 3.4, 3.2]
+    assert levels(log(losses, waiting_share=[0.3] * 5), []) == ["warning"]
+    assert levels(log(losses, waiting_share=[0.3, 0.3, 0.3, 0.3, 0.0]), []) == []
+
+
+def test_the_worst_comes_first():
+    train = log([0.5, 0.4, 0.3, 0.2, 0.02], waiting_share=[0.5] * 5)
+    assert levels(train, HEALTHY_VALID) == ["broken", "warning"]
+
+
+def test_bits_are_what_fairseq_logs():
+    assert bits(math.log(504)) == pytest.approx(8.977, abs=5e-4)  # by hand: log2 504
+
+
+@given(st.lists(st.floats(0, 20), max_size=12), st.lists(st.floats(0, 20), max_size=6))
+def test_any_log_gives_findings_in_whole_sentences(train, valid):
+    for finding in examine(log(train), log(valid)):
+        assert isinstance(finding, Finding)
+        assert finding.what
+        assert finding.advice
