@@ -25,6 +25,7 @@ Record = Mapping[str, Any]
 class Finding:
     """One thing that a log says. `broken` runs should be stopped; a `warning` can wait; a `note` is no trouble."""
 
+    topic: Literal["empty labels", "misfit labels", "collapse", "overfitting", "unmasked frames", "loader"]
     level: Literal["broken", "warning", "note"]
     what: str
     advice: str
@@ -58,12 +59,14 @@ def _labels(train: Sequence[Record], valid: Sequence[Record]) -> Iterator[Findin
         return
     newest = losses[-1]
     if newest["loss"] < NOTHING_TO_LEARN:
-        yield Finding("broken", f"the loss is {newest['loss']:.3f} nats after {newest['update']} updates: the labels "
+        yield Finding("empty labels", "broken",
+                      f"the loss is {newest['loss']:.3f} nats after {newest['update']} updates: the labels "
                       "can be guessed without hearing anything",
                       "look at the units' histogram; are they of one class, or empty?")
     entropy = next((r["label_entropy"] for r in reversed(valid) if "label_entropy" in r), None)
     if entropy and newest["update"] >= SETTLED and newest["loss"] > (1 - STUCK_WITHIN) * entropy:
-        yield Finding("broken", f"after {newest['update']} updates the loss, {newest['loss']:.2f} nats, is still what "
+        yield Finding("misfit labels", "broken",
+                      f"after {newest['update']} updates the loss, {newest['loss']:.2f} nats, is still what "
                       f"the label histogram alone gives ({entropy:.2f})",
                       "the labels do not fit the audio (another manifest, another rate, shifted?), or the learning "
                       "rate is far too low")
@@ -72,7 +75,8 @@ def _labels(train: Sequence[Record], valid: Sequence[Record]) -> Iterator[Findin
 def _collapse(valid: Sequence[Record]) -> Iterator[Finding]:
     codes = [r["code_perplexity"] for r in valid if "code_perplexity" in r]
     if len(codes) > 1 and codes[-1] < COLLAPSED_SHARE * max(codes):
-        yield Finding("broken", f"the predictions use {codes[-1]:.0f} classes, once they used {max(codes):.0f}: the "
+        yield Finding("collapse", "broken",
+                      f"the predictions use {codes[-1]:.0f} classes, once they used {max(codes):.0f}: the "
                       "model has collapsed",
                       "go back to an earlier checkpoint with a lower training.optimiser.peak_rate or a longer warm-up")
 
@@ -82,7 +86,8 @@ def _generalisation(train: Sequence[Record], valid: Sequence[Record]) -> Iterato
     if len(losses) < 3 or len(train) < 2 or losses[-1] < (1 + RISEN_BY) * min(losses):
         return
     if train[-1].get("loss", math.inf) < train[0].get("loss", -math.inf):
-        yield Finding("warning", f"the validation loss rose from {min(losses):.2f} to {losses[-1]:.2f} nats while the "
+        yield Finding("overfitting", "warning",
+                      f"the validation loss rose from {min(losses):.2f} to {losses[-1]:.2f} nats while the "
                       "training loss fell",
                       "more data, a smaller model or fewer updates; make sure that one teacher labelled both parts")
 
@@ -90,7 +95,8 @@ def _generalisation(train: Sequence[Record], valid: Sequence[Record]) -> Iterato
 def _unmasked(valid: Sequence[Record]) -> Iterator[Finding]:
     accuracies = [r["unmasked_accuracy"] for r in valid if "unmasked_accuracy" in r]
     if len(accuracies) > 1 and accuracies[-1] < 0.9 * max(accuracies):
-        yield Finding("note", f"the accuracy on unmasked frames fell from {max(accuracies):.3f} to "
+        yield Finding("unmasked frames", "note",
+                      f"the accuracy on unmasked frames fell from {max(accuracies):.3f} to "
                       f"{accuracies[-1]:.3f}",
                       "that is normal: the loss is on masked frames only (an author's answer in fairseq issue 4742)")
 
@@ -98,5 +104,6 @@ def _unmasked(valid: Sequence[Record]) -> Iterator[Finding]:
 def _loader(train: Sequence[Record]) -> Iterator[Finding]:
     waits = [r["waiting_share"] for r in train[-5:] if "waiting_share" in r]
     if len(waits) == 5 and min(waits) > SLOW_LOADER:
-        yield Finding("warning", f"{100 * min(waits):.0f}% of the time goes into waiting for audio",
+        yield Finding("loader", "warning",
+                      f"{100 * min(waits):.0f}% of the time goes into waiting for audio",
                       "convert it to FLAC at 16 kHz, or put it on a faster disk")

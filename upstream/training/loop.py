@@ -14,7 +14,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -28,7 +28,8 @@ from upstream.keyed import keyed_int
 from upstream.progress import progress, say
 from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint
 from upstream.training.distributed import GradientSum
-from upstream.training.monitor import Monitor, Speed, announce, show
+from upstream.training.health import Finding
+from upstream.training.monitor import Monitor, Speed, announce, read_metrics, show
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, build_adamw, clip_gradients, set_rates
 from upstream.training.precision import LossScale, Precision, autocast
 from upstream.training.prefetching import prefetched
@@ -36,6 +37,7 @@ from upstream.training.prefetching import prefetched
 EVERY = slice(None)  # all micro-batches of an update; several ranks take a share each
 BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end the run
 Batch = TypeVar("Batch")
+Examine = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], Sequence[Finding]]
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,11 @@ class Task(Protocol[Batch]):
 
 
 def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, device: torch.device,
-          what: str = "training") -> dict[str, Any]:
+          what: str = "training", examine: Examine = lambda train, valid: ()) -> dict[str, Any]:
     """Train to the end, from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        examine: told all train and valid records after a validation; what it finds is said, once.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
@@ -148,7 +153,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         stopping = stack.enter_context(_stop_requests())
         report = stack.enter_context(progress(what, recipe.updates))
         stream = stack.enter_context(contextlib.closing(prefetched(task.updates(start + 1, ranks.share()), speed)))
-        bad, is_best = 0, False
+        bad, is_best, known = 0, False, set[str]()
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
             rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
             finite = _accumulate(task, batches, recipe.precision, seed, device, pool, scale.value)
@@ -179,6 +184,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                 validation = ranks.alone(task.validate)
                 monitor.log(update, "valid", validation)
                 announce(update, validation)
+                _say_new(known, examine, folder)
                 speed.take()
                 best, is_best = _compared(validation.get(task.better), best)
             if update % recipe.save_every == 0 or update == recipe.updates or stop or (recipe.keep_best and is_best):
@@ -199,6 +205,16 @@ def _compared(value: float | None, best: float | None) -> tuple[float | None, bo
     if value is None or (best is not None and value >= best):
         return best, False
     return value, True
+
+
+def _say_new(known: set[str], examine: Examine, folder: Path) -> None:
+    """Say what the log shows, each kind of finding once."""
+    if not ranks.first():
+        return
+    for finding in examine(read_metrics(folder, "train"), read_metrics(folder, "valid")):
+        if finding.topic not in known:
+            say(f"  {finding}")
+            known.add(finding.topic)
 
 
 def _report_skipped(update: int, batches: list[Any], folder: Path) -> None:

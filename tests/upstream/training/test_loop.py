@@ -14,6 +14,7 @@ from torch import nn
 from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_torch
 from upstream.training.checkpoint import best_checkpoint
+from upstream.training.health import Finding
 from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe, _accumulate, train
 from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
@@ -124,6 +125,20 @@ def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path):
     slow, quick = ([r["waiting_share"] for r in read_metrics(tmp_path / name, "train")] for name in ("slow", "quick"))
     assert sorted(slow)[6] > 0.5 > sorted(quick)[6]
     assert all(0 <= share <= 1 for share in slow + quick)
+
+
+def test_what_a_log_shows_is_said_once(tmp_path, capsys):
+    seen = []
+
+    def examine(train, valid):
+        seen.append((len(train), len(valid)))
+        return [Finding("loader", "warning", f"{len(train)} records", "wait")]
+
+    train(Toy(), RECIPE, tmp_path, seed=1, device=CPU, examine=examine)
+    assert seen == [(4, 1), (8, 2), (12, 3)]
+    said = capsys.readouterr().err
+    assert "warning: 4 records; wait" in said
+    assert "8 records" not in said
 
 
 def test_training_learns(tmp_path):
