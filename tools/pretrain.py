@@ -15,6 +15,8 @@ from upstream.pretrain import pretrain as run_rounds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.stage import read_stage
+from upstream.training.health import examine
+from upstream.training.monitor import read_metrics
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +41,7 @@ def pretrain(
 
 
 def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Show the stages of a run: done or unfinished, how long they took, how large they are."""
+    """Show the stages of a run: done or unfinished, time, size; and whether the training of encoders looks healthy."""
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder")
     table = Table("stage", "state", "seconds", "MB", "started")
@@ -52,3 +54,7 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     if not found:
         raise UsageError(f"{run}: no stages here; is it the folder given to --out?")
     Console().print(table)
+    for folder, record in found:
+        if record is not None and record.get("kind") == "encoder":
+            for finding in examine(read_metrics(folder, "train"), read_metrics(folder, "valid")):
+                print(f"{folder.relative_to(run)}: {finding}")
