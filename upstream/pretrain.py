@@ -8,6 +8,7 @@ trains an encoder to predict the units of masked frames; the next round clusters
     round2/teacher  k-means of a layer of round 1's encoder
     ...
 
+A round whose objective is wav2vec 2.0's has no teacher and no units: round1/encoder is all there is.
 Every line is a stage in a folder of its own; running the same command again goes on where it stopped.
 """
 
@@ -24,14 +25,17 @@ import torch
 from upstream import ranks
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
+from upstream.audio.mixing import Mixing
 from upstream.audio.reading import AudioCache
+from upstream.contrastive_task import ContrastiveTask
 from upstream.errors import UsageError
 from upstream.features.source import FbankSource, LayerSource, MfccSource, Source
 from upstream.keyed import keyed
+from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.saving import encoder_hash, load_encoder, save_encoder
-from upstream.pretrain_recipe import PretrainRecipe, Round, TeacherRecipe, rounds_of
+from upstream.pretrain_recipe import PretrainRecipe, Round, TeacherRecipe, rounds_of, weights_of
 from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
@@ -56,9 +60,10 @@ class Corpus:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What a round leaves: the folders of its units and encoder, and the results of its stages."""
+    """What a round leaves: the folders of its units (None where it has no teacher) and of its encoder, and the results
+    of its stages."""
 
-    units: Path
+    units: Path | None
     encoder: Path
     teacher_result: dict[str, Any]
     units_result: dict[str, Any]
@@ -74,6 +79,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
         RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
     """
     rounds = rounds_of(recipe)
+    for round_ in rounds:
+        _noise_source(round_.mixing)
     device = best_device()
     with locked(out):
         corpus = corpus_stage(recipe, out / "corpus", say)
@@ -142,6 +149,9 @@ def _draw_groups(groups: list[str], lengths: np.ndarray, share: float, most: flo
 
 def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
            device: torch.device, say: Callable[[str], None]) -> RoundResult:
+    if not round_.has_teacher:
+        encoder = _encoder_stage(recipe, round_, corpus, folder, None, device, say)
+        return RoundResult(None, folder / "encoder", {}, {}, encoder)
     teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", before, device, say)
     units = _units_stage(recipe, round_, corpus, folder, before, teacher["hash"], device, say)
     encoder = _encoder_stage(recipe, round_, corpus, folder, units["hash"], device, say)
@@ -202,42 +212,86 @@ def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units_h
     return found
 
 
-def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, units_hash: str,
+def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, units_hash: str | None,
                    device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
-    settings: dict[str, Any] = {"seed": recipe.seed, "training": weights_settings(round_.training)}
-    settings |= {part: as_settings(getattr(round_, part)) for part in ("encoder", "objective", "mask")}
+    settings = {"seed": recipe.seed, "training": weights_settings(round_.training), **weights_of(round_)}
+    inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
+    if units_hash is not None:
+        inputs["units"] = units_hash
+    noise = _noise(round_.mixing)
+    if noise is not None:
+        inputs["noise"] = noise.manifest.hash
 
     def work(target: Path) -> dict[str, Any]:
-        units = Units.load(folder / "units")
-        check_units(units, corpus.manifest)
-        model = build_model(round_, units.classes, recipe.seed).to(device)
-        task = PretrainTask(model, corpus.manifest, units, corpus.train, corpus.valid, round_.training, round_.mask,
-                            seed=recipe.seed, device=device, probe=_probe(recipe, round_, corpus.manifest))
+        units = Units.load(folder / "units") if units_hash is not None else None
+        if units is not None:
+            check_units(units, corpus.manifest)
+        task = _task(recipe, round_, corpus, units, noise, device)
         final = train(task, round_.training, target, seed=recipe.seed, device=device,
                       what=f"round {round_.number}: encoder")
         if ranks.first():
-            save_encoder(model.encoder, target, extra={"round": round_.number, "units": units.hash,
-                                                       "training": as_settings(round_.training)},
-                         head=head_state(model))
-        return {"hash": encoder_hash(model.encoder), **final}
+            extra = {"round": round_.number, "units": units_hash, "objective": as_settings(round_.objective),
+                     "training": as_settings(round_.training)}
+            save_encoder(task.model.encoder, target, extra=extra, head=head_state(task.model))
+        return {"hash": encoder_hash(task.model.encoder), **final}
 
-    inputs = {"manifest": corpus.manifest.hash, "units": units_hash, "train": content_hash(corpus.train.tolist())}
     return run_stage(folder / "encoder", "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say,
                      together=True)
 
 
-def build_model(round_: Round, classes: tuple[int, ...], seed: int) -> MaskedPrediction:
-    """Encoder and prediction heads of a round with fresh weights: every round starts from scratch, as in the paper."""
-    objective = round_.objective
-    model = MaskedPrediction(Encoder(round_.encoder), classes, final_dim=objective.final_dim,
-                             temperature=objective.temperature, head=objective.head, predict_at=objective.predict_at,
-                             unmasked_weight=objective.unmasked_weight, feature_penalty=objective.feature_penalty)
-    return model.initialise(seed)
+def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | None, noise: AudioCache | None,
+          device: torch.device) -> PretrainTask | ContrastiveTask:
+    """What a round trains, with fresh weights: every round starts from scratch, as in the paper."""
+    probe = _probe(recipe, round_, corpus.manifest)
+    if units is not None:
+        model = masked_prediction(round_, units.classes).initialise(recipe.seed).to(device)
+        return PretrainTask(model, corpus.manifest, units, corpus.train, corpus.valid, round_.training, round_.mask,
+                            seed=recipe.seed, device=device, probe=probe, mixing=round_.mixing, noise=noise)
+    contrastive = round_.objective.contrastive
+    model_without_units = contrastive_prediction(round_).initialise(recipe.seed).to(device)
+    return ContrastiveTask(model_without_units, corpus.manifest, corpus.train, corpus.valid, round_.training,
+                           round_.mask, negatives=contrastive.negatives, gumbel=contrastive.gumbel, seed=recipe.seed,
+                           device=device, probe=probe, mixing=round_.mixing, noise=noise)
 
 
-def head_state(model: MaskedPrediction) -> dict[str, torch.Tensor]:
-    """Weights of the prediction heads: what belongs to the objective and not to the encoder."""
+def masked_prediction(round_: Round, classes: tuple[int, ...]) -> MaskedPrediction:
+    """Encoder and prediction heads of a round with a teacher; the weights are still to be drawn."""
+    chosen = round_.objective
+    return MaskedPrediction(Encoder(round_.encoder), classes, final_dim=chosen.final_dim,
+                            temperature=chosen.temperature, head=chosen.head, predict_at=chosen.predict_at,
+                            masked_weight=chosen.masked_weight, unmasked_weight=chosen.unmasked_weight,
+                            feature_penalty=chosen.feature_penalty, tied_projections=chosen.tied_projections)
+
+
+def contrastive_prediction(round_: Round) -> ContrastivePrediction:
+    """Encoder and quantiser of a round without a teacher; the weights are still to be drawn."""
+    chosen, special = round_.objective, round_.objective.contrastive
+    return ContrastivePrediction(Encoder(round_.encoder), groups=special.groups, entries=special.entries,
+                                 code_dim=special.code_dim, final_dim=chosen.final_dim, temperature=chosen.temperature,
+                                 diversity_weight=special.diversity_weight, feature_penalty=chosen.feature_penalty,
+                                 feature_dropout=special.feature_dropout)
+
+
+def head_state(model: MaskedPrediction | ContrastivePrediction) -> dict[str, torch.Tensor]:
+    """Weights of the prediction heads or the quantiser: what belongs to the objective and not to the encoder."""
     return {k: v for k, v in model.state_dict().items() if not k.startswith("encoder.")}
+
+
+def _noise(mixing: Mixing) -> AudioCache | None:
+    """The recordings that are mixed in as noise, if there are any."""
+    source = _noise_source(mixing)
+    if source is None:
+        return None
+    return AudioCache(import_folder(source, None) if source.is_dir() else Manifest.load(source))
+
+
+def _noise_source(mixing: Mixing) -> Path | None:
+    if not mixing.share or not mixing.noise_share:
+        return None
+    source = Path(mixing.noise)
+    if not source.exists():
+        raise UsageError(f"mixing.noise={source}: no such manifest or folder of audio")
+    return source
 
 
 def _source(teacher: TeacherRecipe, before: RoundResult | None, device: torch.device) -> Source:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from upstream.audio.mixing import Mixing
 from upstream.errors import RecipeError
 from upstream.model.config import EncoderConfig
 from upstream.model.masking import SpanMask
-from upstream.recipe import refine
+from upstream.model.quantiser import GumbelSchedule
+from upstream.recipe import as_settings, refine
 from upstream.training.loop import TrainingRecipe
 
 SHIPPED = Path(__file__).with_name("recipes")
@@ -33,15 +35,60 @@ class TeacherRecipe:
 
 
 @dataclass(frozen=True)
-class ObjectiveRecipe:
-    """The masked-prediction loss (HuBERT paper, section II-B)."""
+class ContrastiveRecipe:
+    """What only wav2vec 2.0 has (Baevski et al. 2020, section 3); defaults are BASE's."""
 
-    head: Literal["cosine", "linear"] = "cosine"  # `linear`: plain linear layer and cross-entropy, as MelHuBERT
+    groups: int = 2  # codebooks
+    entries: int = 320  # of each
+    code_dim: int = 256
+    negatives: int = 100  # other masked frames of the utterance, for each masked frame
+    gumbel: GumbelSchedule = field(default_factory=GumbelSchedule)
+    diversity_weight: float = 0.1
+    feature_dropout: float = 0.1  # on what the quantiser reads
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or self.entries < 2 or self.code_dim < 1 or self.code_dim % self.groups:
+            raise ValueError(f"objective.contrastive: groups={self.groups} must be at least 1, entries={self.entries} "
+                             f"at least 2, and code_dim={self.code_dim} a multiple of groups")
+        if self.negatives < 1 or self.diversity_weight < 0 or not 0 <= self.feature_dropout < 1:
+            raise ValueError(f"objective.contrastive: negatives={self.negatives} must be at least 1, diversity_weight="
+                             f"{self.diversity_weight} at least 0, feature_dropout={self.feature_dropout} in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ObjectiveRecipe:
+    """What is learnt: `hubert`, the masked prediction of units (HuBERT paper, section II-B), or `wav2vec2`, telling
+    quantised frames apart, which needs no teacher."""
+
+    kind: Literal["hubert", "wav2vec2"] = "hubert"
     final_dim: int = 256
     temperature: float = 0.1
-    predict_at: tuple[int, ...] = ()  # layers that predict; () is the last one alone
-    unmasked_weight: float = 0.0
     feature_penalty: float = 10.0  # times the mean square of the conv features; nothing for filterbanks
+    # hubert
+    head: Literal["cosine", "linear"] = "cosine"  # `linear`: plain linear layer and cross-entropy, as MelHuBERT
+    predict_at: tuple[int, ...] = ()  # layers that predict; () is the last one alone
+    masked_weight: float = 1.0
+    unmasked_weight: float = 0.0
+    tied_projections: bool = False  # one projection for all streams of labels
+    # wav2vec2
+    contrastive: ContrastiveRecipe = field(default_factory=ContrastiveRecipe)
+
+    def __post_init__(self) -> None:
+        if self.final_dim < 1 or self.temperature <= 0 or self.feature_penalty < 0:
+            raise ValueError(f"objective: final_dim={self.final_dim} must be at least 1, temperature="
+                             f"{self.temperature} above 0, feature_penalty={self.feature_penalty} at least 0")
+        if min(self.masked_weight, self.unmasked_weight) < 0 or self.masked_weight + self.unmasked_weight == 0:
+            raise ValueError(f"objective: masked_weight={self.masked_weight} and unmasked_weight="
+                             f"{self.unmasked_weight} must be at least 0, and one of them above it")
+        if self.tied_projections and self.head == "linear":
+            raise ValueError("objective.tied_projections=true needs head=cosine: a linear head has no projections")
+        unset = _OF_HUBERT if self.kind == "wav2vec2" else ("contrastive",)
+        for name, default in _defaults(ObjectiveRecipe).items():
+            if name in unset and getattr(self, name) != default:
+                raise ValueError(f"objective.{name} plays no part in objective.kind={self.kind}; leave it out")
+
+
+_OF_HUBERT = ("head", "predict_at", "masked_weight", "unmasked_weight", "tied_projections")
 
 
 @dataclass(frozen=True)
@@ -57,12 +104,13 @@ class ProbeRecipe:
 
 @dataclass(frozen=True)
 class RoundRecipe:
-    """One round: its teacher, and what differs from the recipe's encoder, training, mask and objective."""
+    """One round: its teacher, and what differs from the recipe's encoder, objective, mask, mixing and training."""
 
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     encoder: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
     mask: dict[str, Any] = field(default_factory=dict)
+    mixing: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
 
@@ -76,6 +124,7 @@ class PretrainRecipe:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     mask: SpanMask = field(default_factory=SpanMask)
+    mixing: Mixing = field(default_factory=Mixing)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     probe: ProbeRecipe = field(default_factory=ProbeRecipe)
     rounds: list[RoundRecipe] = field(default_factory=lambda: [RoundRecipe()])
@@ -98,20 +147,69 @@ class Round:
     encoder: EncoderConfig
     objective: ObjectiveRecipe
     mask: SpanMask
+    mixing: Mixing
     training: TrainingRecipe
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there is something to predict that must be made first; `teacher` says nothing otherwise."""
+        return self.objective.kind == "hubert"
 
 
 def rounds_of(recipe: PretrainRecipe) -> list[Round]:
     """The rounds, each checked before anything runs. Raises RecipeError naming the round and the key."""
-    found = []
+    found: list[Round] = []
     for number, r in enumerate(recipe.rounds, 1):
         where = f"round {number}"
         found.append(Round(number, r.teacher, refine(recipe.encoder, r.encoder, f"{where}, encoder"),
                            refine(recipe.objective, r.objective, f"{where}, objective"),
                            refine(recipe.mask, r.mask, f"{where}, mask"),
+                           refine(recipe.mixing, r.mixing, f"{where}, mixing"),
                            refine(recipe.training, r.training, f"{where}, training")))
+        if not found[-1].has_teacher:
+            _check_without_teacher(found[-1])
         _check_layers(recipe, found)
     return found
+
+
+def weights_of(round_: Round) -> dict[str, Any]:
+    """What of a round, its training apart, the weights depend on: the settings of its encoder's stage.
+
+    What plays no part is left out, and so are options that came later, at their defaults: what was trained before
+    there were any is not stale.
+    """
+    encoder, objective = as_settings(round_.encoder), as_settings(round_.objective)
+    for name, default in _defaults(EncoderConfig).items():
+        if name in _LATER_IN_ENCODER and encoder[name] == default:
+            del encoder[name]
+    if not round_.has_teacher:
+        objective = {k: v for k, v in objective.items() if k not in _OF_HUBERT}
+    else:
+        del objective["kind"], objective["contrastive"]
+        for name, default in (("masked_weight", 1.0), ("tied_projections", False)):
+            # With a weight on unmasked frames, what the sum of both is divided by has changed as well.
+            if objective[name] == default and not (name == "masked_weight" and objective["unmasked_weight"]):
+                del objective[name]
+    settings = {"encoder": encoder, "objective": objective, "mask": as_settings(round_.mask)}
+    if round_.mixing.share:
+        settings["mixing"] = {"share": round_.mixing.share, "noise_share": round_.mixing.noise_share}
+    return settings
+
+
+_LATER_IN_ENCODER = ("family", "positional_depth", "relative_buckets", "relative_distance")
+
+
+def _defaults(schema: type) -> dict[str, Any]:
+    return {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(schema)}
+
+
+def _check_without_teacher(round_: Round) -> None:
+    where = f"round {round_.number}: objective.kind={round_.objective.kind}"
+    if round_.number > 1:
+        raise RecipeError(f"{where} learns without a teacher, so nothing of the round before would reach it; make it "
+                          "the first round, or a run of its own")
+    if round_.teacher != TeacherRecipe():
+        raise RecipeError(f"{where} has no teacher; leave rounds.{round_.number - 1}.teacher out")
 
 
 def _check_layers(recipe: PretrainRecipe, rounds: list[Round]) -> None:
@@ -119,7 +217,7 @@ def _check_layers(recipe: PretrainRecipe, rounds: list[Round]) -> None:
     now, where = rounds[-1], f"round {rounds[-1].number}"
     asked = {f"{where}: objective.predict_at": (1, now.objective.predict_at, now.encoder.layers),
              f"{where}: probe.layers": (0, recipe.probe.layers, now.encoder.layers)}
-    if now.teacher.features == "layer":
+    if now.has_teacher and now.teacher.features == "layer":
         asked[f"{where}: teacher.layer"] = (1, (now.teacher.layer,), rounds[-2].encoder.layers)
     for name, (first, layers, last) in asked.items():
         wrong = [layer for layer in layers if not first <= layer <= last]

@@ -1,0 +1,160 @@
+"""Pretraining with other objectives, end to end: wav2vec 2.0, several predicting layers, mixed utterances."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from upstream.errors import Interrupted, UsageError
+from upstream.model import load_encoder, read_tensors
+from upstream.pretrain import contrastive_prediction, masked_prediction, pretrain
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
+from upstream.recipe import load_recipe
+from upstream.training import loop
+from upstream.training.monitor import read_metrics
+
+TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
+        "training.crop_seconds=1", "training.micro_batch_seconds=4", "training.batch_seconds=8", "valid_share=0.2",
+        "training.least_seconds=0.5", "training.updates=6", "training.log_every=1", "training.precision=float32"]
+WAV2VEC = ["encoder.conv_dim=16", "objective.final_dim=16", "objective.contrastive.entries=8",
+           "objective.contrastive.code_dim=16", "objective.contrastive.negatives=10"]
+HUBERT = ["rounds.0.teacher.clusters=8", "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1"]
+
+
+def recipe(name, data, *words):
+    own = WAV2VEC if name.startswith("wav2vec2") else HUBERT
+    return load_recipe(PretrainRecipe, name, [*TINY, *own, f"data={data}", *words], SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    for i in range(10):
+        rng = np.random.default_rng(i)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
+        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
+    return folder
+
+
+def quiet(line):
+    pass
+
+
+def said(run):
+    lines = []
+    run(lines.append)
+    return lines
+
+
+@pytest.mark.parametrize("frontend", ["conv", "fbank"])
+def test_wav2vec2_trains_without_teacher_or_units(recordings, tmp_path, frontend):
+    chosen = recipe("wav2vec2-tiny", recordings, f"encoder.frontend={frontend}")
+    [result] = pretrain(chosen, tmp_path, quiet)
+    assert sorted(p.name for p in (tmp_path / "round1").iterdir()) == ["encoder"]
+    assert (result.units, result.teacher_result, result.units_result) == (None, {}, {})
+    assert load_encoder(result.encoder).config.frontend == frontend
+    train, [*_, valid] = read_metrics(result.encoder, "train"), read_metrics(result.encoder, "valid")
+    for record in (*train, valid):
+        assert {"loss", "contrastive_accuracy", "code_perplexity", "diversity"} <= set(record)
+    assert [r["update"] for r in train] == [1, 2, 3, 4, 5, 6]
+    assert result.encoder_result["loss"] == valid["loss"]
+    again = said(lambda say: pretrain(chosen, tmp_path, say))
+    assert len(again) == 2
+    assert all("done before, skipped" in line for line in again)
+
+
+def test_the_quantiser_travels_with_the_encoder(recordings, tmp_path):
+    chosen = recipe("wav2vec2-tiny", recordings)
+    [result] = pretrain(chosen, tmp_path, quiet)
+    head = read_tensors(result.encoder / "head.safetensors")
+    assert set(head) == {"quantizer.codevectors", "quantizer.weight_proj.weight", "quantizer.weight_proj.bias",
+                         "project_q.weight", "project_q.bias", "project_hid.weight", "project_hid.bias"}
+    model = contrastive_prediction(rounds_of(chosen)[0])
+    model.encoder.load_state_dict(load_encoder(result.encoder).state_dict())
+    missing = model.load_state_dict(head, strict=False)
+    assert not missing.unexpected_keys
+    assert all(name.startswith("encoder.") for name in missing.missing_keys)
+    described = json.loads((result.encoder / "hubertkit.json").read_text())
+    assert described["objective"]["kind"] == "wav2vec2"
+    assert described["units"] is None
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-tiny", "hubert-tiny"])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(recordings, tmp_path, name, monkeypatch):
+    """Dropout, Gumbel noise, negatives and mixtures are what they would have been."""
+    words = ["encoder.dropout=0.1", "mixing.share=0.5"]
+    [*_, straight] = pretrain(recipe(name, recordings, *words), tmp_path / "straight", quiet, until_round=1)
+    accumulate, calls = loop._accumulate, []
+
+    def stop_after_three(*arguments, **keywords):
+        calls.append(0)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return accumulate(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_accumulate", stop_after_three)
+        with pytest.raises(Interrupted):
+            pretrain(recipe(name, recordings, *words), tmp_path / "stopped", quiet, until_round=1)
+    [*_, resumed] = pretrain(recipe(name, recordings, *words), tmp_path / "stopped", quiet, until_round=1)
+    assert resumed.encoder_result == straight.encoder_result
+    ends = [read_tensors(r.encoder / "head.safetensors") for r in (straight, resumed)]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_a_changed_objective_trains_again_and_a_changed_log_does_not(recordings, tmp_path):
+    pretrain(recipe("wav2vec2-tiny", recordings), tmp_path, quiet)
+    looked = said(lambda say: pretrain(recipe("wav2vec2-tiny", recordings, "training.log_every=2"), tmp_path, say))
+    assert all("done before, skipped" in line for line in looked)
+    changed = recipe("wav2vec2-tiny", recordings, "objective.contrastive.negatives=11")
+    lines = said(lambda say: pretrain(changed, tmp_path, say))
+    assert [line.split(":")[0] for line in lines if "stale" in line] == ["round1/encoder"]
+
+
+def test_hubert_follows_on_wav2vec2(recordings, tmp_path):
+    """The teacher of round 2 reads a layer of what wav2vec 2.0 learnt."""
+    words = ["encoder.frontend=conv", "encoder.conv_dim=16", "objective.head=cosine", "training.updates=2",
+             "rounds.0.teacher={clusters: 100, sample_frames: 1000000}", "rounds.0.objective.kind=wav2vec2"]
+    chosen = recipe("hubert-tiny", recordings, *words)
+    first, second = pretrain(chosen, tmp_path, quiet)
+    assert first.units is None
+    assert second.units is not None
+    teacher = json.loads((tmp_path / "round2" / "teacher" / "stage.json").read_text())
+    assert teacher["inputs"]["encoder"] == first.encoder_result["hash"]
+
+
+def test_several_layers_predict(recordings, tmp_path):
+    chosen = recipe("hubert-tiny", recordings, "objective.predict_at=[1,2]")
+    [result] = pretrain(chosen, tmp_path, quiet, until_round=1)
+    head = read_tensors(result.encoder / "head.safetensors")
+    assert {"projections.1.0.weight", "tables.0.weight"} <= set(head)  # the middle layer's norm, and the shared table
+    model = masked_prediction(rounds_of(chosen)[0], (8,)).initialise(0)
+    before = model.projections["1"][0].weight.detach().clone()
+    assert not torch.equal(head["projections.1.0.weight"], before)
+    alone = pretrain(recipe("hubert-tiny", recordings), tmp_path / "alone", quiet, until_round=1)[0]
+    assert alone.encoder_result["hash"] != result.encoder_result["hash"]
+
+
+def test_mixing_changes_the_encoder_and_noise_is_an_input(recordings, tmp_path):
+    plain = pretrain(recipe("hubert-tiny", recordings), tmp_path / "plain", quiet, until_round=1)[0]
+    noise = tmp_path / "noise"
+    noise.mkdir()
+    soundfile.write(noise / "hum.wav", 0.1 * np.sin(np.arange(16_000) / 10), 16_000)
+    words = ["mixing.share=0.8", "mixing.noise_share=0.5", f"mixing.noise={noise}"]
+    mixed = pretrain(recipe("hubert-tiny", recordings, *words), tmp_path / "mixed", quiet, until_round=1)[0]
+    assert mixed.units_result["hash"] == plain.units_result["hash"]
+    assert mixed.encoder_result["hash"] != plain.encoder_result["hash"]
+    soundfile.write(noise / "hiss.wav", 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
+    chosen = recipe("hubert-tiny", recordings, *words)
+    lines = said(lambda say: pretrain(chosen, tmp_path / "mixed", say, until_round=1))
+    assert [line.split(":")[0] for line in lines if "stale" in line] == ["round1/encoder"]
+
+
+def test_noise_that_is_not_there_is_told_before_anything_runs(recordings, tmp_path):
+    words = ["mixing.share=0.2", "mixing.noise_share=0.5", "mixing.noise=nowhere"]
+    with pytest.raises(UsageError, match=r"mixing\.noise=nowhere"):
+        pretrain(recipe("hubert-tiny", recordings, *words), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()

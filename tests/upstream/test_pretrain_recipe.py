@@ -1,0 +1,102 @@
+"""What a pretraining recipe may say: objectives, what plays a part in them, and what a stage's key holds of it."""
+
+import dataclasses
+
+import pytest
+
+from upstream.errors import RecipeError
+from upstream.pretrain_recipe import SHIPPED, ObjectiveRecipe, PretrainRecipe, rounds_of, weights_of
+from upstream.recipe import load_recipe
+
+
+def rounds(name, *words):
+    return rounds_of(load_recipe(PretrainRecipe, name, ["data=x", *words], SHIPPED))
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+def test_every_recipe_that_ships_can_be_read(name):
+    found = rounds(name)
+    assert [r.has_teacher for r in found] == ([False] if name.startswith("wav2vec2") else [True, True])
+
+
+def test_options_that_came_later_leave_the_settings_of_an_older_recipe_as_they_were():
+    """Word for word what stood in a stage's key before there were other objectives: nobody trains again for them."""
+    [first, _] = rounds("hubert-tiny")
+    assert weights_of(first) == {
+        "encoder": {"frontend": "fbank", "conv_dim": 512, "conv_bias": False, "conv_norm": "group",
+                    "fbank_norm": "utterance", "normalize": False, "width": 256, "layers": 6, "heads": 4, "ffn": 1024,
+                    "pre_norm": True, "positional_kernel": 31, "positional_groups": 16, "dropout": 0.0,
+                    "attention_dropout": 0.0, "activation_dropout": 0.0, "input_dropout": 0.0, "layerdrop": 0.0,
+                    "feature_grad_mult": 0.1},
+        "objective": {"head": "linear", "final_dim": 256, "temperature": 0.1, "predict_at": (), "unmasked_weight": 0.0,
+                      "feature_penalty": 10.0},
+        "mask": {"share": 0.75, "span": 5, "min_spans": 2},
+    }
+
+
+@pytest.mark.parametrize(("name", "word"), [
+    ("hubert-tiny", "objective.predict_at=[2,6]"), ("hubert-tiny", "objective.unmasked_weight=0.5"),
+    ("hubert-tiny", "objective.masked_weight=0.5"), ("hubert-base", "objective.tied_projections=true"),
+    ("hubert-tiny", "mixing.share=0.2"), ("wav2vec2-tiny", "mixing.share=0.2"),
+    ("wav2vec2-tiny", "objective.contrastive.negatives=10"), ("wav2vec2-tiny", "objective.contrastive.gumbel.end=0.1"),
+    ("wav2vec2-tiny", "objective.temperature=0.2"), ("wav2vec2-tiny", "mask.share=0.5"),
+])
+def test_what_the_weights_depend_on_is_in_the_settings(name, word):
+    assert weights_of(rounds(name, word)[0]) != weights_of(rounds(name)[0])
+
+
+def test_a_weight_on_unmasked_frames_is_never_mistaken_for_what_it_meant_before():
+    """The sums were divided by two numbers once, and are now by one, as in fairseq."""
+    settings = weights_of(rounds("hubert-tiny", "objective.unmasked_weight=0.5")[0])
+    assert settings["objective"]["masked_weight"] == 1.0
+
+
+def test_where_noise_lies_is_no_setting():
+    words = ["mixing.share=0.2", "mixing.noise_share=0.1"]
+    one, other = (weights_of(rounds("hubert-tiny", *words, f"mixing.noise={n}")[0]) for n in ("a", "b"))
+    assert one == other
+    assert one["mixing"] == {"share": 0.2, "noise_share": 0.1}
+
+
+def test_a_round_may_change_what_the_recipe_says():
+    first, second = rounds("hubert-tiny", "mixing.share=0.2", "rounds.1.mixing.share=0.0",
+                           "rounds.1.objective.predict_at=[2,6]")
+    assert (first.mixing.share, second.mixing.share) == (0.2, 0.0)
+    assert (first.objective.predict_at, second.objective.predict_at) == ((), (2, 6))
+
+
+def test_hubert_may_follow_on_wav2vec2():
+    """Its teacher reads a layer of the encoder that wav2vec 2.0 trained."""
+    first, second = rounds("hubert-base", "rounds.0.objective.kind=wav2vec2")
+    assert [first.has_teacher, second.has_teacher] == [False, True]
+    assert second.teacher.layer == 6
+
+
+@pytest.mark.parametrize(("name", "words", "named"), [
+    ("wav2vec2-tiny", ["objective.head=linear"], "objective.head plays no part in objective.kind=wav2vec2"),
+    ("wav2vec2-tiny", ["objective.predict_at=[6]"], "objective.predict_at plays no part"),
+    ("hubert-tiny", ["objective.contrastive.groups=4"], "objective.contrastive plays no part in objective.kind=hubert"),
+    ("wav2vec2-tiny", ["objective.contrastive.groups=3"], "code_dim=256 a multiple of groups"),
+    ("wav2vec2-tiny", ["objective.contrastive.negatives=0"], "negatives=0 must be at least 1"),
+    ("wav2vec2-tiny", ["objective.contrastive.gumbel.end=3"], "gumbel: end=3"),
+    ("wav2vec2-tiny", ["objective.contrastive.negative=5"], "did you mean negatives"),
+    ("wav2vec2-tiny", ["objective.kind=wav2vec"], "kind"),
+    ("wav2vec2-tiny", ["rounds.0.teacher.clusters=50"], "has no teacher; leave rounds.0.teacher out"),
+    ("hubert-base", ["rounds.1.objective.kind=wav2vec2"], "round 2: objective.kind=wav2vec2 learns without a teacher"),
+    ("hubert-tiny", ["objective.masked_weight=0"], "masked_weight=0"),
+    ("hubert-tiny", ["objective.tied_projections=true"], "tied_projections"),
+    ("hubert-base", ["objective.temperature=0"], "temperature=0"),
+    ("hubert-tiny", ["mixing.share=1.5"], "mixing: share=1.5"),
+    ("hubert-tiny", ["mixing.share=0.2", "mixing.noise_share=0.1"], "needs mixing.noise"),
+    ("hubert-tiny", ["mixing.shares=0.2"], "did you mean share"),
+])
+def test_what_cannot_be_is_told_with_its_key(name, words, named):
+    with pytest.raises(RecipeError, match=named):
+        rounds(name, *words)
+
+
+def test_every_option_of_an_objective_belongs_to_one_kind_or_to_both():
+    """A new option must say which: this list and the recipe's checks change together."""
+    both = {"kind", "final_dim", "temperature", "feature_penalty"}
+    hubert = {"head", "predict_at", "masked_weight", "unmasked_weight", "tied_projections"}
+    assert {f.name for f in dataclasses.fields(ObjectiveRecipe)} == both | hubert | {"contrastive"}
