@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from upstream.audio.mixing import Mixing
 from upstream.audio.reading import AudioCache
 from upstream.errors import InputError
 from upstream.model.encoder import Encoder
-from upstream.model.masked_prediction import MaskedPrediction, PredictionLoss
+from upstream.model.masked_prediction import MaskedPrediction, PredictionLoss, perplexity
 from upstream.model.masking import SpanMask
 from upstream.pretrain_crops import CropReader, Crops
 from upstream.teacher.units import Units
@@ -83,18 +84,31 @@ class PretrainTask:
         return Loss(out.total, self._sums(out))
 
     def validate(self) -> dict[str, Any]:
-        """Loss in nats and accuracies on held-out speakers, on the same crops and masks every time."""
+        """Loss in nats and accuracies on held-out speakers, on the same crops and masks every time.
+
+        `code_perplexity` is the number of classes that predictions use, averaged over streams; `label_entropy` what the
+        loss would be of one who knows how common each class is and hears nothing.
+        """
         self.model.eval()
-        pool = Pool()
+        pool, usages = Pool(), []
         for batch in self._valid_batches:
             with torch.inference_mode(), autocast(self._device, self._precision):
                 out = self.model(batch.waveforms, None, batch.mask, batch.labels, measure=True)
             unmasked = (out.unmasked_correct.sum(), self._streams * out.unmasked_count)
             pool.add({**self._sums(out), "unmasked_accuracy": unmasked})
+            usages.append(out.usage)
         values: dict[str, Any] = pool.take()
+        if usages:
+            of_streams = [torch.stack(batches).sum(0) for batches in zip(*usages)]
+            values["code_perplexity"] = sum(perplexity(usage) for usage in of_streams) / self._streams
+            values["label_entropy"] = self._label_entropy()
         if self._probe is not None:
             values |= self._probe(self.model.encoder)
         return values
+
+    def _label_entropy(self) -> float:
+        masked = torch.cat([batch.labels[batch.mask] for batch in self._valid_batches])  # (N, streams)
+        return sum(math.log(perplexity(torch.bincount(labels))) for labels in masked.unbind(1))
 
     def _sums(self, out: PredictionLoss) -> dict[str, tuple[Tensor | float, Tensor | float]]:
         return {"loss": (out.masked_loss * out.masked_count, out.masked_count),
