@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from upstream.errors import UsageError
 from upstream.features.fbank import MEL_BINS, log_mel
 from upstream.features.mfcc import MFCC_DIM, mfcc
 from upstream.features.streaming import Lengths, Read, ahead, checked, in_order, plan_batches, read_ahead
-from upstream.frames import CONV_GRID, SAMPLE_RATE
+from upstream.frames import CONV_GRID, SAMPLE_RATE, STACKED_GRID
 
 if TYPE_CHECKING:
     from upstream.model.encoder import Encoder
@@ -51,16 +52,27 @@ class MfccSource:
 
 
 class FbankSource:
-    """80 log-mel energies, of the same windows."""
+    """80 log-mel energies, of the same windows; stacked, those of both windows of a frame (`STACKED_GRID`): 160."""
 
     device = torch.device("cpu")
 
+    def __init__(self, stacked: bool = False) -> None:
+        self._stacked = stacked
+
     def describe(self) -> dict[str, Any]:
+        if self._stacked:
+            return {"name": "fbank", "dim": 2 * MEL_BINS, "rate": CONV_GRID.rate, "stacked": 2}
         return {"name": "fbank", "dim": MEL_BINS, "rate": CONV_GRID.rate}
 
     def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Tensor]]:
         for index, wave in read_ahead(manifest, indices, read):
-            yield index, log_mel(torch.from_numpy(wave)[None])[0, ::2]
+            waveform = torch.from_numpy(wave)[None]
+            if not self._stacked:
+                yield index, log_mel(waveform)[0, ::2]
+                continue
+            frames = STACKED_GRID.frames(len(wave))
+            mels = log_mel(F.pad(waveform, (0, STACKED_GRID.padding)))[0, : 2 * frames]
+            yield index, mels.reshape(frames, 2 * MEL_BINS)
 
 
 class LayerSource:

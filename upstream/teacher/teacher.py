@@ -1,112 +1,159 @@
-"""The teacher: centroids, and what frames they were fitted on. It turns recordings into units.
+"""The teacher: codebooks, and what frames they were fitted on. It turns recordings into units.
 
 A folder holds `teacher.json` (features read, clusters, sample, seed, inertia, content hash; written last) and
-`centroids.npy` (k, d) float32.
+`centroids.npy` (k, d) float32; of a teacher with several streams `centroids0.npy`, `centroids1.npy`, ...; and `pca.npy`
+where a linear map (PCA, whitening, random projection) comes first: its mean, then its rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
-from upstream.keyed import keyed
 from upstream.stage import disk_errors, read_json, write_json, writing
-from upstream.teacher.kmeans import assign, default_engine, fit
+from upstream.teacher.kmeans import default_engine
+from upstream.teacher.projection import Projection
+from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia
+from upstream.teacher.sampling import Progress, Recordings, draw_sample
 from upstream.teacher.units import Units, UnitsWriter
 
 FORMAT = "hubertkit teacher"
 VERSION = 1
 SAMPLE_FRAMES = 1_000_000
 
-Progress = Callable[[float, float], None]
-
-
-class Recordings(Protocol):
-    """What a teacher asks of a manifest."""
-
-    @property
-    def ids(self) -> list[str]: ...
-    @property
-    def lengths(self) -> np.ndarray: ...
-    @property
-    def hash(self) -> str: ...
-    def __len__(self) -> int: ...
+__all__ = ["Recordings", "Teacher", "draw_sample"]
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Centroids of frames.
+    """Codebooks of frames.
 
     Attributes:
-        centroids: (k, d) float32 on the host.
+        quantiser: the codebooks, on the host.
         features: what the frames are: `Source.describe()`.
-        inertia: mean squared distance of a frame of the sample to its centroid.
+        inertia: mean squared distance of a frame of the sample to what its labels stand for (`total_inertia`); None
+            where nothing was fitted, or nobody knows.
         fitted: how it was fitted: sample size, seed, iterations, engine, manifest hash.
     """
 
-    centroids: Tensor
+    quantiser: Quantiser
     features: dict[str, Any]
-    inertia: float
+    inertia: float | None
     fitted: dict[str, Any]
 
     @staticmethod
-    def fit(source: Source, manifest: Recordings, clusters: int, *, seed: int, read: Read,
+    def fit(source: Source, manifest: Recordings, clusters: int | Sequence[int], *, seed: int, read: Read,
             sample_frames: int = SAMPLE_FRAMES, indices: Sequence[int] | np.ndarray | None = None,
-            iterations: int = 30, restarts: int = 1, progress: Progress | None = None) -> Teacher:
+            iterations: int = 30, restarts: int = 1, progress: Progress | None = None, kind: Kind | None = None,
+            pca: int = 0, whiten: bool = False) -> Teacher:
         """Fit k-means on a random sample of frames (Hsu et al. 2021, section IV-B).
 
         Args:
             source: what to cluster; plain features, as in the paper.
             manifest: recordings; `indices` are those of it to sample from, None for all.
+            clusters: one number, or one for each stream.
             read: gives the waveform of an index, e.g. `AudioCache(manifest).wave`.
             sample_frames: at most so many frames are kept in memory (4 bytes x dimensions each).
             progress: called with (utterances read, utterances to read).
+            kind: see `quantiser`; None is `single` for one number of clusters and `ensemble` for several.
+            pca: cluster so many principal components of the frames; 0 for the frames themselves.
+            whiten: give the components unit variance; all of them unless `pca` says how many.
 
         Raises:
+            UsageError: a kind and clusters that do not go together.
             InputError: too few frames for so many clusters.
         """
+        numbers = (clusters,) if isinstance(clusters, int) else tuple(clusters)
+        kind = kind or ("single" if len(numbers) == 1 else "ensemble")
+        if kind == "random":
+            return Teacher.random(source, numbers, seed=seed)
+        check_clusters(numbers, kind)
         chosen = np.arange(len(manifest)) if indices is None else np.asarray(indices, np.int64)
         sample = draw_sample(source, manifest, chosen, sample_frames, seed, read, progress)
         engine = default_engine(source.device)
-        centroids, inertia = fit(sample.to(source.device), clusters, seed, iterations, restarts, engine)
-        fitted = {"clusters": clusters, "sample_frames": len(sample), "utterances": len(chosen), "seed": seed,
-                  "iterations": iterations, "restarts": restarts, "engine": engine, "manifest_hash": manifest.hash}
-        return Teacher(centroids.cpu(), source.describe(), inertia, fitted)
+        quantiser, inertias = fit_quantiser(sample.to(source.device), numbers, kind, seed, iterations, restarts, engine,
+                                            pca, whiten)
+        fitted: dict[str, Any] = {
+            "clusters": clusters if isinstance(clusters, int) else list(numbers), "sample_frames": len(sample),
+            "utterances": len(chosen), "seed": seed, "iterations": iterations, "restarts": restarts,
+            "engine": engine, "manifest_hash": manifest.hash}
+        if len(numbers) > 1:
+            fitted["inertias"] = list(inertias)
+        if quantiser.projection is not None:
+            fitted |= {"pca": len(quantiser.projection.matrix), "whiten": whiten}
+        return Teacher(quantiser, source.describe(), total_inertia(kind, inertias), fitted)
+
+    @staticmethod
+    def random(source: Source, clusters: int | Sequence[int], *, seed: int) -> Teacher:
+        """The teacher of BEST-RQ: random projections to 16 dimensions and random codes, drawn from the seed alone."""
+        numbers = (clusters,) if isinstance(clusters, int) else tuple(clusters)
+        described = source.describe()
+        return Teacher(random_quantiser(described["dim"], numbers, seed), described, None,
+                       {"clusters": list(numbers), "seed": seed})
+
+    @property
+    def kind(self) -> Kind:
+        """How its codebooks share a frame."""
+        return self.quantiser.kind
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """K of each stream."""
+        return self.quantiser.classes
+
+    @property
+    def centroids(self) -> Tensor:
+        """(k, d) float32 of the first stream."""
+        return self.quantiser.codebooks[0]
 
     @property
     def clusters(self) -> int:
-        """k."""
-        return len(self.centroids)
+        """k of the first stream."""
+        return self.classes[0]
 
     @property
     def hash(self) -> str:
-        """Content hash of the centroids and of the features that they are centroids of."""
+        """Content hash of the codebooks and of the features that they are codebooks of."""
         digest = hashlib.sha256(json.dumps(self.features, sort_keys=True).encode())
-        digest.update(str(tuple(self.centroids.shape)).encode())
-        digest.update(self.centroids.numpy().astype("<f4").tobytes())
+        for book in self.quantiser.codebooks:
+            digest.update(str(tuple(book.shape)).encode())
+            digest.update(book.numpy().astype("<f4").tobytes())
+        if self.kind != "single":
+            digest.update(self.kind.encode())
+        if self.quantiser.projection is not None:
+            digest.update(b"pca" + self.quantiser.projection.as_array().astype("<f4").tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write the teacher to a folder; each file under a temporary name first, `teacher.json` last."""
         folder = Path(folder)
+        books, projection = self.quantiser.codebooks, self.quantiser.projection
+        arrays = {name: book.numpy() for name, book in zip(_codebook_files(len(books)), books)}
+        if projection is not None:
+            arrays["pca.npy"] = projection.as_array()
+        described: dict[str, Any] = {"format": FORMAT, "version": VERSION, "features": self.features,
+                                     "inertia": self.inertia, "fitted": self.fitted, "hash": self.hash}
+        if self.kind != "single" or projection is not None:
+            described |= {"kind": self.kind, "codebooks": len(books), "pca": projection is not None}
         with disk_errors(folder):
-            with writing(folder / "centroids.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, self.centroids.numpy())
-            write_json(folder / "teacher.json", {
-                "format": FORMAT, "version": VERSION, "features": self.features, "inertia": self.inertia,
-                "fitted": self.fitted, "hash": self.hash})
+            for name, array in arrays.items():
+                with writing(folder / name) as temporary, temporary.open("wb") as file:
+                    np.save(file, array)
+            write_json(folder / "teacher.json", described)
+            for left in {folder / "pca.npy", *folder.glob("centroids*.npy")} - {folder / name for name in arrays}:
+                left.unlink(missing_ok=True)  # of a teacher that the folder held before
 
     @staticmethod
     def load(folder: Path) -> Teacher:
@@ -116,19 +163,23 @@ class Teacher:
         if not isinstance(described, dict) or (described.get("format"), described.get("version")) != (FORMAT, VERSION):
             raise FormatError(f"{folder / 'teacher.json'}: not a teacher of format version {VERSION}; fit it again")
         try:
-            centroids = np.load(folder / "centroids.npy", allow_pickle=False)
-            teacher = Teacher(torch.from_numpy(centroids), described["features"], described["inertia"],
-                              described["fitted"])
-            intact = centroids.dtype == np.float32 and teacher.hash == described["hash"]
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            names = _codebook_files(int(described.get("codebooks", 1)))
+            books = [np.load(folder / name, allow_pickle=False) for name in names]
+            projection = Projection.from_array(np.load(folder / "pca.npy", allow_pickle=False)) \
+                if described.get("pca") else None
+            quantiser = Quantiser(tuple(map(torch.from_numpy, books)), described.get("kind", "single"), projection)
+            check_clusters(quantiser.classes, quantiser.kind)
+            teacher = Teacher(quantiser, described["features"], described["inertia"], described["fitted"])
+            intact = all(b.dtype == np.float32 for b in books) and teacher.hash == described["hash"]
+        except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, UsageError) as error:
             raise FormatError(f"{folder}: the teacher cannot be read ({error}); fit it again") from error
         if not intact:
-            raise FormatError(f"{folder}: centroids.npy is not what teacher.json was written for; fit it again")
+            raise FormatError(f"{folder}: {names[0]} is not what teacher.json was written for; fit it again")
         return teacher
 
     def label(self, source: Source, manifest: Recordings, folder: Path, *, read: Read,
               progress: Progress | None = None) -> Units:
-        """The nearest centroid of every frame of every utterance of a manifest, stored in `folder`.
+        """The labels of every frame of every utterance of a manifest, a stream for each codebook, stored in `folder`.
 
         The labels of an utterance depend on nothing but its waveform. Units are stored in the manifest's order.
 
@@ -140,20 +191,25 @@ class Teacher:
         Raises:
             InputError: the source gives other features than those the teacher knows, or frames that are not finite.
         """
-        self._check(source)
+        self.check(source)
         ids, total = manifest.ids, len(manifest)
-        centroids = self.centroids.to(source.device)
-        meta = {"teacher_hash": self.hash, "manifest_hash": manifest.hash, "features": self.features}
-        with UnitsWriter(folder, (self.clusters,), meta) as writer, torch.inference_mode():
+        quantiser = self.quantiser.to(source.device)
+        with UnitsWriter(folder, self.classes, self.provenance(manifest)) as writer, torch.inference_mode():
             for done, (index, frames) in enumerate(source.stream(manifest, range(total), read), 1):
                 if not bool(torch.isfinite(frames).all()):
                     raise InputError(f"{ids[index]}: features that are not finite; the audio or the encoder is broken")
-                writer.add(ids[index], assign(frames, centroids).cpu().numpy())
+                writer.add(ids[index], *(labels.cpu().numpy() for labels in quantiser.labels(frames)))
                 if progress is not None:
                     progress(done, total)
         return Units.load(folder)
 
-    def _check(self, source: Source) -> None:
+    def provenance(self, manifest: Recordings) -> dict[str, Any]:
+        """What units of this teacher say of themselves, as JSON values."""
+        return {"teacher_hash": self.hash, "manifest_hash": manifest.hash, "features": self.features,
+                "hop": CONV_GRID.hop, "kind": self.kind}
+
+    def check(self, source: Source) -> None:
+        """Raises InputError where a source gives other features than those the teacher was fitted on."""
         found = source.describe()
         different = [k for k in sorted(found.keys() | self.features.keys()) if found.get(k) != self.features.get(k)]
         if different:
@@ -161,27 +217,5 @@ class Teacher:
             raise InputError(f"the teacher was fitted on other features: {says}; give it those, or fit a new one")
 
 
-def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frames: int, seed: int, read: Read,
-                progress: Progress | None = None) -> Tensor:
-    """(n, d) float32 on the host: a random sample of the frames of some utterances, n = frames or all there are.
-
-    Every set of so many frames is equally likely. Which they are is drawn before anything is read, from the lengths
-    alone, so only the sample is ever in memory, it does not depend on batches, and utterances without a share are not
-    read at all.
-    """
-    ends = np.cumsum([CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]], dtype=np.int64)
-    total = int(ends[-1]) if len(ends) else 0
-    wanted = min(frames, total)
-    drawn = np.sort(keyed(seed, "teacher sample").choice(total, wanted, replace=False, shuffle=False))
-    bounds = np.concatenate([[0], np.searchsorted(drawn, ends)])  # drawn[bounds[i]:bounds[i + 1]] are of utterance i
-    reading = indices[np.diff(bounds) > 0]
-    places = {int(index): place for place, index in enumerate(indices)}
-    sample = torch.empty(wanted, source.describe()["dim"])
-    for done, (index, found) in enumerate(source.stream(manifest, reading, read), 1):
-        place = places[index]
-        share = slice(bounds[place], bounds[place + 1])
-        rows = torch.from_numpy(drawn[share] - (ends[place] - len(found)))
-        sample[share] = found[rows.to(found.device)].cpu()
-        if progress is not None:
-            progress(done, len(reading))
-    return sample
+def _codebook_files(count: int) -> list[str]:
+    return ["centroids.npy"] if count == 1 else [f"centroids{i}.npy" for i in range(count)]

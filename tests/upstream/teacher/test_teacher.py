@@ -1,5 +1,6 @@
 """Teachers repeat themselves, do not care about batches, and refuse features that they were not fitted on."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -192,3 +193,10 @@ def test_progress_counts_utterances(recordings, tmp_path):
     seen.clear()
     teacher.label(MfccSource(), made, tmp_path, read=made.read, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_the_hash_of_a_single_teacher_is_that_of_features_shape_and_centroids(recordings):
+    """As the first version of the format has it, so that stages that are done stay done."""
+    _, teacher = fitted(recordings)
+    digest = hashlib.sha256(b'{"dim": 39, "name": "mfcc", "rate": 50.0}(6, 39)' + teacher.centroids.numpy().tobytes())
+    assert teacher.hash == digest.hexdigest()

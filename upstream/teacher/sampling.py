@@ -1,0 +1,55 @@
+"""A random sample of the frames of a manifest: what a teacher is fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upstream.features.source import Source
+from upstream.features.streaming import Read
+from upstream.frames import CONV_GRID
+from upstream.keyed import keyed
+
+Progress = Callable[[float, float], None]
+
+
+class Recordings(Protocol):
+    """What a teacher asks of a manifest."""
+
+    @property
+    def ids(self) -> list[str]: ...
+    @property
+    def lengths(self) -> np.ndarray: ...
+    @property
+    def hash(self) -> str: ...
+    def __len__(self) -> int: ...
+
+
+def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frames: int, seed: int, read: Read,
+                progress: Progress | None = None) -> Tensor:
+    """(n, d) float32 on the host: a random sample of the frames of some utterances, n = frames or all there are.
+
+    Every set of so many frames is equally likely. Which they are is drawn before anything is read, from the lengths
+    alone, so only the sample is ever in memory, it does not depend on batches, and utterances without a share are not
+    read at all.
+    """
+    ends = np.cumsum([CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]], dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    wanted = min(frames, total)
+    drawn = np.sort(keyed(seed, "teacher sample").choice(total, wanted, replace=False, shuffle=False))
+    bounds = np.concatenate([[0], np.searchsorted(drawn, ends)])  # drawn[bounds[i]:bounds[i + 1]] are of utterance i
+    reading = indices[np.diff(bounds) > 0]
+    places = {int(index): place for place, index in enumerate(indices)}
+    sample = torch.empty(wanted, source.describe()["dim"])
+    for done, (index, found) in enumerate(source.stream(manifest, reading, read), 1):
+        place = places[index]
+        share = slice(bounds[place], bounds[place + 1])
+        rows = torch.from_numpy(drawn[share] - (ends[place] - len(found)))
+        sample[share] = found[rows.to(found.device)].cpu()
+        if progress is not None:
+            progress(done, len(reading))
+    return sample
