@@ -95,8 +95,8 @@ def test_refine_changes_some_values_and_checks_them():
 @pytest.mark.parametrize("name", sorted(p.stem for p in SHIPPED.glob("*.yaml")))
 def test_shipped_pretraining_recipes_are_valid(name):
     rounds = rounds_of(load_recipe(PretrainRecipe, name, [], SHIPPED))
-    assert [r.number for r in rounds] == [1, 2]
-    assert rounds[1].teacher.layer <= rounds[0].encoder.layers
+    assert [r.number for r in rounds] == ([1] if name.startswith("wav2vec2") else [1, 2])
+    assert all(later.teacher.layer <= earlier.encoder.layers for earlier, later in zip(rounds, rounds[1:]))
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in FINETUNING.glob("*.yaml")))
