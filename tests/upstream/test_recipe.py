@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_refine_changes_some_values_and_checks_them():
 def test_shipped_pretraining_recipes_are_valid(name):
     rounds = rounds_of(load_recipe(PretrainRecipe, name, [], SHIPPED))
     assert [r.number for r in rounds] == ([1] if name.startswith("wav2vec2") else [1, 2])
-    assert all(later.teacher.layer <= earlier.encoder.layers for earlier, later in zip(rounds, rounds[1:]))
+    assert all(later.teacher.layer <= earlier.encoder.layers for earlier, later in pairwise(rounds))
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in FINETUNING.glob("*.yaml")))
