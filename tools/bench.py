@@ -7,16 +7,23 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
 from benchmarks.low_resource import run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
-from benchmarks.results import table
+from benchmarks.results import table, write_results
+from benchmarks.speed import plan_for
+from benchmarks.speed import run as run_speed
 from tools.launch import AUTO, RanksOption, launched
+from upstream.errors import UsageError
+from upstream.progress import say
 from upstream.recipe import load_recipe
+from upstream.training.loop import best_device
 
 app = typer.Typer(no_args_is_help=True)
+SPEED_COLUMNS = ["system", "model", "precision", "seconds", "share_of_peak", "peak_memory"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
 
@@ -40,3 +47,19 @@ def low_resource(
         results = run(loaded, data, out, command)
     Console().print(table(results["rows"], COLUMNS))
     print(out / "results.json")
+
+
+@app.command("speed")
+def speed(
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("speed.json"),
+    device: Annotated[str, typer.Option(help="cpu or cuda; the GPU if there is one.")] = "",
+    quick: Annotated[bool, typer.Option(help="A tiny model, to see that it runs; the figures say nothing.")] = False,
+) -> None:
+    """An update of pretraining beside torchaudio's and transformers', against the rate of a large matrix product."""
+    chosen = device or best_device().type
+    if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
+        raise UsageError(f"--device {chosen}: must be cpu or cuda, and a GPU must be there for cuda")
+    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_speed(plan_for(chosen, quick), say)}
+    write_results(out, results)
+    Console().print(table(results["rows"], SPEED_COLUMNS))
+    print(out)

@@ -1,0 +1,256 @@
+"""How fast is an update of pretraining, beside everything a person would use instead?
+
+    hubertkit bench speed --out speed.json          python -m benchmarks.speed --device cuda --out speed.json
+
+The systems take turns, so that all meet the same noise of the machine, and the rate of a large matrix product is
+measured in between: `share_of_peak` is the work's nominal arithmetic over the time and that rate. It needs only torch,
+torchaudio, transformers and numpy; a peer that is not installed is left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.speed_systems import SYSTEMS, Step, Work
+from upstream.frames import CONV_GRID
+
+MATMUL = 4096  # rows and columns of the product whose rate is the peak
+BASE_UPDATES, BASE_MINUTES = 400_000, 46.7  # of the paper's second iteration, audio an update
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    device: torch.device
+    models: tuple[str, ...] = ("base",)
+    precisions: tuple[str, ...] = ("bf16", "float32")
+    systems: tuple[str, ...] = ("hubertkit", "torchaudio", "transformers")
+    batch: int = 4
+    seconds: float = 8.0
+    warm_up: int = 1
+    repeats: int = 5
+    matmul: int = MATMUL
+    memory: bool = True
+
+
+def measure(plan: Plan, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """One row for each model, precision and system; `hubertkit` is ours.
+
+    Returns:
+        Rows with `system`, `model`, `device`, `precision`, `seconds` (median of an update), `spread` (its quartiles),
+        `audio_seconds` (of an update), `tflop` (nominal: forward and backward of the plain model), `share_of_peak`,
+        `peak_tflops` (of the matrix product), `peak_memory` (bytes; on CPUs above those of the process before).
+    """
+    rows = []
+    for model in plan.models:
+        for precision in plan.precisions:
+            work = Work(model, plan.batch, plan.seconds, plan.device, precision)
+            rows += list(_compare(plan, work, say))
+    return rows
+
+
+def tflop(work: Work) -> float:
+    """Nominal arithmetic of one update: the forward pass, and two products backward for each of its products.
+
+    Nobody asks for the gradient of the waveform, so the first convolution counts twice and not three times. Element-wise
+    work counts nothing. (torch's own counter multiplies the backward pass of grouped convolutions by their groups.)
+    """
+    forward = forward_flop(work)
+    return (3 * sum(forward.values()) - forward["first convolution"]) / 1e12
+
+
+def forward_flop(work: Work) -> dict[str, int]:
+    """Operations of the matrix products and convolutions of a forward pass, part by part; a multiply-add is two."""
+    shape, frames, crops = work.shape, work.frames, work.batch
+    width, dim = shape["width"], shape["conv_dim"]
+    samples, convolutions = work.samples, []
+    for i, (kernel, stride) in enumerate(zip(CONV_GRID.kernels, CONV_GRID.strides)):
+        samples = (samples - kernel) // stride + 1
+        convolutions.append(2 * crops * samples * dim * (dim if i else 1) * kernel)
+    every, masked = frames * crops, int(work.mask().sum())
+    return {
+        "first convolution": convolutions[0],
+        "convolutions": sum(convolutions[1:]),
+        "projection": 2 * every * dim * width,
+        "positions": 2 * crops * (frames + 1) * width * (width // 16) * 128,
+        "linear maps": shape["layers"] * 2 * every * width * (4 * width + 2 * shape["ffn"]),
+        "attention": shape["layers"] * 4 * crops * frames**2 * width,
+        "head": 2 * masked * 256 * (width + work.classes),
+    }
+
+
+def matmul_rate(size: int, device: torch.device, precision: str) -> float:
+    """TFLOP/s of one large square matrix product."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}[precision]
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b
+    _wait(device)
+    began = time.perf_counter()
+    a @ b
+    _wait(device)
+    return 2 * size**3 / (time.perf_counter() - began) / 1e12
+
+
+def pretraining_gpu_hours(seconds: float, audio_seconds: float) -> float:
+    """Hours that BASE's 400,000 updates of 46.7 minutes take at a measured time for `audio_seconds` of audio."""
+    return BASE_UPDATES * BASE_MINUTES * 60 / audio_seconds * seconds / 3600
+
+
+def _compare(plan: Plan, work: Work, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    times: dict[str, list[float]] = {}
+    rates: list[float] = []
+    memory: dict[str, int | None] = {}
+    nominal = tflop(work)
+    if plan.device.type == "cuda":  # a quiet machine, where memory is counted: one after the other
+        for name in plan.systems:
+            torch.cuda.reset_peak_memory_stats()
+            step = _built(name, work, plan, say)
+            if step is not None:
+                times[name] = [_timed(step, plan.device) for _ in range(plan.repeats)]
+                memory[name] = torch.cuda.max_memory_allocated()
+            del step
+            gc.collect()
+            torch.cuda.empty_cache()
+        rates = [matmul_rate(2 * plan.matmul, plan.device, work.precision) for _ in range(plan.repeats)]
+    else:
+        steps = {name: step for name in plan.systems if (step := _built(name, work, plan, say)) is not None}
+        for _ in range(plan.repeats):
+            for name, step in steps.items():
+                times.setdefault(name, []).append(_timed(step, plan.device))
+            rates.append(matmul_rate(plan.matmul, plan.device, work.precision))
+        steps.clear()
+        memory = {name: _peak_memory(name, work) if plan.memory else None for name in times}
+    peak = statistics.median(rates)
+    for name, taken in times.items():
+        seconds = statistics.median(taken)
+        audio_seconds = work.batch * work.seconds
+        row: dict[str, Any] = {
+            "system": name, "model": work.model, "device": plan.device.type, "precision": work.precision,
+            "seconds": round(seconds, 5), "spread": [round(x, 5) for x in _quartiles(taken)],
+            "audio_seconds": audio_seconds, "tflop": round(nominal, 4),
+            "share_of_peak": round(nominal / seconds / peak, 4), "peak_tflops": round(peak, 3),
+            "peak_memory": memory[name]}
+        if work.model == "base" and plan.device.type == "cuda":
+            row["pretraining_gpu_hours"] = round(pretraining_gpu_hours(seconds, audio_seconds), 1)
+        say(f"{name}: {seconds:.3f} s, {100 * row['share_of_peak']:.0f}% of {peak:.2f} TFLOP/s")
+        yield row
+
+
+def _built(name: str, work: Work, plan: Plan, say: Callable[[str], None]) -> Step | None:
+    """A system's step, warmed up; None, said, where the peer is not installed or fails here."""
+    say(f"{work.model}, {work.precision}: {name}")
+    try:
+        step = SYSTEMS[name](work)
+        for _ in range(plan.warm_up):
+            step()
+    except Exception as error:  # a peer's failure is a finding, ours a defect
+        if name == "hubertkit":
+            raise
+        say(f"{name} is left out: {str(error).splitlines()[0] if str(error) else error!r}")
+        return None
+    return step
+
+
+def _timed(step: Step, device: torch.device) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    step()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak_memory(name: str, work: Work) -> int:
+    """Bytes that two updates add to a fresh process that has imported everything."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_report_memory, args=(name, work, queue))
+    process.start()
+    found = int(queue.get())
+    process.join()
+    return found
+
+
+def _report_memory(name: str, work: Work, queue: Any) -> None:
+    SYSTEMS[name](replace(work, model="tiny", batch=1, seconds=1.0))()  # imports and thread pools are not counted
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = SYSTEMS[name](work)
+    step()
+    step()
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024))
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    quartiles = statistics.quantiles(values, n=4, method="inclusive")
+    return quartiles[0], quartiles[2]
+
+
+def profile(work: Work, rows: int = 15) -> list[dict[str, Any]]:
+    """Where the time of our update goes: operator, share of the time, calls."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    step = SYSTEMS["hubertkit"](work)
+    step()
+    cuda = work.device.type == "cuda"
+    with profiler(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        step()
+    key = "self_device_time_total" if cuda else "self_cpu_time_total"
+    events = sorted(found.key_averages(), key=lambda e: -getattr(e, key))
+    whole = sum(getattr(e, key) for e in events)
+    return [{"operator": e.key, "share": round(getattr(e, key) / whole, 4), "calls": e.count} for e in events[:rows]]
+
+
+def plan_for(device: str, quick: bool) -> Plan:
+    """The standard measurement on a device; `quick` is a tiny model, to see that it runs."""
+    plan = Plan(torch.device(device))
+    if device == "cuda":
+        plan = replace(plan, models=("base", "large"), precisions=("bf16",), systems=tuple(SYSTEMS), batch=8,
+                       seconds=87.5 / 8, warm_up=5, repeats=20)
+    if quick:
+        plan = replace(plan, models=("tiny",), batch=2, seconds=1.0, repeats=2, matmul=256, memory=False)
+    return plan
+
+
+def run(plan: Plan, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Rows and the profile of our update, for a results file."""
+    began = time.monotonic()
+    work = Work(plan.models[0], plan.batch, plan.seconds, plan.device, plan.precisions[0])
+    return {"benchmark": "speed", "rows": measure(plan, say), "profile": profile(work),
+            "seconds": round(time.monotonic() - began, 1)}
+
+
+def main() -> None:
+    """Measure and write plain JSON: what `hubertkit bench speed` completes with versions and machine."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("speed.json"))
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    content = {"command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]), "torch": torch.__version__,
+               **run(plan_for(given.device, given.quick))}
+    given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
