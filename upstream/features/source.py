@@ -79,11 +79,13 @@ class LayerSource:
     """Hidden states of an encoder: what the teachers of later rounds cluster.
 
     Utterances of similar length share a batch. The encoder gives an utterance the same output in any batch, up to the
-    rounding of float32.
+    rounding of float32. Recordings of more than two minutes go through alone and in pieces, with the same output again
+    (`long_recordings`).
     """
 
     def __init__(self, encoder: Encoder, layer: int | Sequence[int], device: torch.device | str, *,
-                 precision: Literal["float32", "bfloat16"] = "float32", batch_seconds: float = 80.0) -> None:
+                 precision: Literal["float32", "bfloat16"] = "float32", batch_seconds: float = 80.0,
+                 window_seconds: float = 0.0) -> None:
         """
         Args:
             encoder: on `device` already or moved there.
@@ -91,6 +93,8 @@ class LayerSource:
                 {layer: (T, D)}, from one forward pass.
             precision: `bfloat16` runs the encoder under autocast; the stream is float32 all the same.
             batch_seconds: of audio, padding included.
+            window_seconds: cut the Transformer, too, into windows for recordings of more than two minutes, where
+                attention over all of them would take too long; frames then differ (`long_recordings`). 0 does not.
 
         Raises:
             UsageError: the encoder has no such layer.
@@ -103,14 +107,16 @@ class LayerSource:
         self._single = isinstance(layer, int)
         self._encoder = encoder.to(self.device)
         self._precision = precision
+        self._window_seconds = window_seconds
         self._batch_samples = int(batch_seconds * SAMPLE_RATE)
 
     def describe(self) -> dict[str, Any]:
         from upstream.model.saving import encoder_hash
 
-        return {"name": "layer", "layer": self.layers[0] if self._single else list(self.layers),
-                "encoder": encoder_hash(self._encoder), "normalize": self._encoder.config.normalize,
-                "precision": self._precision, "dim": self._encoder.config.width, "rate": CONV_GRID.rate}
+        described = {"name": "layer", "layer": self.layers[0] if self._single else list(self.layers),
+                     "encoder": encoder_hash(self._encoder), "normalize": self._encoder.config.normalize,
+                     "precision": self._precision, "dim": self._encoder.config.width, "rate": CONV_GRID.rate}
+        return described | ({"window_seconds": self._window_seconds} if self._window_seconds else {})
 
     def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Any]]:
         """As `Source.stream`; on the encoder's device. {layer: frames} if made for several layers."""
@@ -141,8 +147,15 @@ class LayerSource:
     @torch.inference_mode()
     def _encode(self, waves: list[np.ndarray]) -> tuple[list[int], list[Tensor]]:
         """Frame counts, and for each layer (B, T, D) float32."""
+        from upstream.features.long_recordings import encode_long, is_long
         from upstream.model.frontend import standardise
 
+        if len(waves) == 1 and is_long(len(waves[0])):
+            whole = torch.from_numpy(waves[0]).to(self.device)
+            whole = standardise(whole) if self._encoder.config.normalize else whole
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
+                states = encode_long(self._encoder, whole, self.layers, self._window_seconds)
+            return [len(states[0])], [state.float()[None] for state in states]
         lengths = torch.tensor([len(w) for w in waves])
         batch = torch.zeros(len(waves), int(lengths.max()))
         for row, wave in zip(batch, waves):

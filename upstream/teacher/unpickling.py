@@ -75,8 +75,8 @@ class _Dtype(_Kept):
         name = self.arguments[0] if self.arguments else None
         if not isinstance(name, str) or name.lstrip("<>|=") not in _NUMBERS:
             raise _Refused(f"an array of {name!r} where numbers are expected")
-        order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "="
-        return np.dtype(name).newbyteorder(order if order in ("<", ">") else "=")
+        big = isinstance(self.state, tuple) and self.state[1:2] == (">",)
+        return np.dtype((">" if big else "<") + name.lstrip("<>|="))
 
 
 class _Array(_Kept):
