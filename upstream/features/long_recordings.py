@@ -1,12 +1,14 @@
 """Layers of recordings too long for one pass: the front end window by window, attention over everything.
 
 What takes memory in a long recording is the first convolution: for a second of BASE some 20 MB with what is made of it,
-against 4 MB for the whole Transformer. So the convolutions run over windows that overlap by their receptive field, and the statistics of
-the group norm, which are those of the whole recording, are added up beforehand. Neither leaves a seam: convolutions
-without padding give every frame the samples that it would have seen anyway. Measured on a minute of read speech with BASE: 5e-6 from one pass at most, edges and seams
-included. Attention sees the whole recording; the
-fused kernel needs memory for its frames only. Time grows with the square of the length: an hour of BASE takes about
-1.2e15 operations (seconds on a GPU, hours on a CPU), of which attention has all but 3%.
+against 4 MB for the whole Transformer. So the convolutions run over windows that overlap by their receptive field, and
+the statistics of the group norm, which are those of the whole recording, are added up beforehand. Neither leaves a
+seam: convolutions without padding give every frame the samples that it would have seen anyway. Measured with untrained
+weights of BASE on a minute of read speech, no value is off by more than 6e-6 from one pass, edges and seams included.
+
+Attention sees the whole recording; the fused kernel needs memory for its frames only. Time grows with the square of the
+length: an hour of BASE takes about 1.2e15 operations (seconds on a GPU, hours on a CPU), of which attention has all but
+3%.
 
 Where that is too much, `window_seconds` cuts the Transformer into overlapping windows as well. Attention has no
 receptive field, so this does change frames: on two minutes of read speech, windows of 60 s with 20 s on each side moved
