@@ -1,0 +1,138 @@
+"""Proxies: worked by hand, equal to scikit-learn's, true to what was done to the waveform, and sane at the extremes."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from upstream.errors import InputError, UsageError
+from upstream.features.source import MfccSource
+from upstream.frames import CONV_GRID
+from upstream.teacher.proxies import Change, label_stability, runs, speaker_information, stability
+from upstream.teacher.teacher import Teacher
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array)
+
+
+def test_agreement_worked_by_hand():
+    """3 of 4 agree; (3/4 x 1/2) + (1/4 x 1/2) = 1/2 would by chance; (3/4 - 1/2) / (1 - 1/2) = 1/2."""
+    found = stability([(np.array([0, 0]), np.array([0, 1])), (np.array([0, 1]), np.array([0, 1]))], 2)
+    assert (found.agreement, found.by_chance, found.kappa, found.frames) == (0.75, 0.5, 0.5, 4)
+
+
+@given(first=LABELS, seed=st.integers(0, 99))
+def test_kappa_is_that_of_scikit_learn(first, seed):
+    metrics = pytest.importorskip("sklearn.metrics")
+    second = np.where(np.random.default_rng(seed).random(len(first)) < 0.5, first, (first * 3 + 1) % 5)
+    assume(len({*first, *second}) > 1)
+    found = stability([(first, second)], 5).kappa
+    assert found == pytest.approx(metrics.cohen_kappa_score(first, second), abs=1e-9)
+
+
+def test_runs_worked_by_hand():
+    """aab | bb: runs 2, 1, 2, never across utterances; 2 of 3 neighbours agree; shares .4 and .6."""
+    found = runs([np.array([0, 0, 1]), np.array([], int), np.array([1, 1])], 3)
+    assert (found.neighbours, found.mean, found.median, found.single) == pytest.approx((2 / 3, 5 / 3, 2, 1 / 3))
+    assert (found.by_chance, found.per_second) == pytest.approx((0.4 ** 2 + 0.6 ** 2, 30))
+
+
+@given(sequences=st.lists(LABELS, min_size=1, max_size=5))
+def test_runs_are_those_of_groupby(sequences):
+    found = runs(sequences, 5)
+    lengths = [len(list(group)) for s in sequences for _, group in itertools.groupby(s.tolist())]
+    assert found.mean == pytest.approx(np.mean(lengths))
+    assert found.single == pytest.approx(np.mean(np.array(lengths) == 1))
+
+
+def speakers_of(units):
+    ids = list(units)
+    return speaker_information(units.__getitem__, ids, [i[0] for i in ids], 4)
+
+
+def test_units_that_name_the_speaker_say_everything_and_shared_ones_nothing():
+    telling = speakers_of({f"{s}{n}": np.full(50, "ab".index(s)) for s in "ab" for n in range(20)})
+    assert telling.normalised == pytest.approx(1)
+    assert telling.by_chance < 0.2
+    shared = speakers_of({f"{s}{n}": np.arange(48) % 4 for s in "ab" for n in range(20)})
+    assert (shared.normalised, shared.by_chance, shared.excess) == pytest.approx((0, 0, 0), abs=1e-9)
+    assert (shared.speakers, shared.frames) == (2, 40 * 48)
+
+
+def test_speaker_information_worked_by_hand():
+    """a: 0 0 0 1, b: 1 1 1 1: H(S) = 1 bit; H(S|0) = 0, H(S|1) = H(1/5) = .7219 with 5/8: I = 1 - .4512."""
+    found = speakers_of({"a": np.array([0, 0, 0, 1]), "b": np.array([1, 1, 1, 1])})
+    assert found.normalised == pytest.approx(1 - 5 / 8 * 0.721928, abs=1e-5)
+
+
+def test_what_utterances_say_is_not_taken_for_their_speakers():
+    """Each utterance sticks to a unit of its own: information about speakers, all of it by chance."""
+    rng = np.random.default_rng(0)
+    found = [speakers_of({f"{s}{n}": np.full(10, rng.integers(4)) for s in "abcd" for n in range(5)})
+             for _ in range(40)]
+    assert np.mean([f.normalised for f in found]) > 0.2
+    assert abs(np.mean([f.excess for f in found])) < 0.03
+
+
+def test_one_or_no_known_speaker_gives_no_figure():
+    assert speakers_of({"a1": np.zeros(3, int), "a2": np.ones(3, int)}) is None
+    assert speaker_information(lambda i: np.zeros(3, int), ["x"], [None], 4) is None
+
+
+@given(snr=st.floats(-10, 40), seed=st.integers(0, 9))
+def test_noise_has_the_power_that_was_asked_for(snr, seed):
+    wave = np.sin(np.arange(32_000) / 7).astype(np.float32)
+    noise = Change("noise", snr).apply(wave, np.random.default_rng(seed)).astype(np.float64) - wave
+    assert 10 * np.log10(np.mean(wave.astype(np.float64) ** 2) / np.mean(noise ** 2)) == pytest.approx(snr, abs=0.15)
+
+
+@given(samples=st.integers(400, 40_000), speed=st.floats(0.5, 2))
+def test_a_changed_speed_matches_frames_by_the_time_of_their_centre(samples, speed):
+    change = Change("speed", speed)
+    before = change.frames_before(samples)
+    assert len(before) == CONV_GRID.frames(change.length(samples))
+    for frame, original in enumerate(before):
+        if 0 < original < CONV_GRID.frames(samples) - 1:
+            assert abs(CONV_GRID.centre_seconds(int(original)) - speed * CONV_GRID.centre_seconds(frame)) <= 0.01 + 1e-9
+
+
+def test_faster_is_shorter_and_higher():
+    wave = np.sin(2 * np.pi * 500 * np.arange(16_000) / 16_000).astype(np.float32)
+    fast = Change("speed", 1.25).apply(wave, np.random.default_rng(0))
+    assert len(fast) == 12_800
+    assert np.abs(np.fft.rfft(fast)).argmax() * 16_000 / 12_800 == pytest.approx(625, abs=2)
+    assert Change("speed", 1.0).frames_before(8000).tolist() == list(range(CONV_GRID.frames(8000)))
+
+
+def test_more_noise_and_more_speed_change_more_labels(recordings, tmp_path):
+    made = recordings((48_000, 300, 30_000, 400))
+    teacher = Teacher.fit(MfccSource(), made, 8, seed=0, read=made.read)
+    units = teacher.label(MfccSource(), made, tmp_path, read=made.read)
+
+    def kappa(kind, amount, **options):
+        return label_stability(units, teacher.quantiser, MfccSource(), made, Change(kind, amount), read=made.read,
+                               **options).kappa
+
+    assert kappa("noise", 200) == 1.0  # below the rounding of float32
+    assert 1 > kappa("noise", 20) > kappa("noise", 10) > kappa("noise", 0)
+    assert kappa("speed", 1.0) > 0.98
+    assert kappa("speed", 1.0) > kappa("speed", 1.05) > kappa("speed", 1.6)
+    assert kappa("noise", 0, seed=1) == kappa("noise", 0, seed=1) != kappa("noise", 0, seed=2)
+    assert kappa("noise", 0, indices=[0]) != kappa("noise", 0)
+
+
+def test_nothing_to_compare_is_said():
+    with pytest.raises(InputError, match="no frames to compare"):
+        stability([], 3)
+    with pytest.raises(InputError, match="no labels"):
+        runs([np.array([], int)], 3)
+    with pytest.raises(UsageError, match=r"0\.5 to 2"):
+        Change("speed", 3)
+
+
+def test_one_class_for_everything_gets_no_credit():
+    same = np.zeros(50, int)
+    assert stability([(same, same)], 3).kappa == 0
+    assert runs([same], 3).by_chance == 1
