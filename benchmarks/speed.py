@@ -67,7 +67,8 @@ def tflop(work: Work) -> float:
     """Nominal arithmetic of one update: the forward pass, and two products backward for each of its products.
 
     Nobody asks for the gradient of the waveform, so the first convolution counts twice and not three times.
-    Element-wise work counts nothing. (torch's own counter multiplies the backward pass of grouped convolutions by their groups.)
+    Element-wise work counts nothing. (torch's own counter multiplies the backward pass of grouped convolutions by their
+    groups.)
     """
     forward = forward_flop(work)
     return (3 * sum(forward.values()) - forward["first convolution"]) / 1e12

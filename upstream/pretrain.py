@@ -46,6 +46,7 @@ from upstream.teacher.gate import check_units
 from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
+from upstream.training.health import examine
 from upstream.training.loop import best_device, train, weights_settings
 
 
@@ -228,7 +229,7 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
             check_units(units, corpus.manifest)
         task = _task(recipe, round_, corpus, units, noise, device)
         final = train(task, round_.training, target, seed=recipe.seed, device=device,
-                      what=f"round {round_.number}: encoder")
+                      what=f"round {round_.number}: encoder", examine=examine)
         if ranks.first():
             extra = {"round": round_.number, "units": units_hash, "objective": as_settings(round_.objective),
                      "training": as_settings(round_.training)}
