@@ -28,14 +28,14 @@ _WRONG_USE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "C
 
 def build_app() -> typer.Typer:
     """The whole command line. Command groups are imported here, so that `--help` says all there is."""
-    from tools import bench, corpus, decode, demo, lm, pretrain, recognise, score, teacher
+    from tools import bench, corpus, decode, demo, lm, pretrain, recognise, score, teacher, units
 
     app = typer.Typer(name="hubertkit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                       help="From recordings to a speech encoder, a recogniser, and a word error rate to trust.")
-    for module in (demo, pretrain, recognise, decode, score):
+    for module in (demo, pretrain, recognise, decode, score, units):
         module.register(app)
     app.add_typer(corpus.app, name="corpus", help="Manifests of recordings: import, check, show.")
-    app.add_typer(teacher.app, name="teacher", help="How good are the units?")
+    app.add_typer(teacher.app, name="teacher", help="Teachers: how good are their units, which layer, import.")
     app.add_typer(lm.app, name="lm", help="N-gram language models: build, inspect, score.")
     app.add_typer(bench.app, name="bench", help="Benchmarks that write results.json.")
     return app

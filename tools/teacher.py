@@ -1,19 +1,31 @@
-"""`hubertkit teacher`: how good are the units?"""
+"""`hubertkit teacher`: how good are the units? And teachers that others have made."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from upstream.errors import UsageError
+from tools.units import load_teacher, source_of
+from upstream.audio.manifest import Manifest
+from upstream.audio.reading import AudioCache
+from upstream.errors import InputError, UsageError
+from upstream.features.source import LayerSource, Source
+from upstream.frames import SAMPLE_RATE
+from upstream.keyed import keyed
+from upstream.model import load_encoder
 from upstream.progress import progress, say
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.heat_map import plot_heat_map
+from upstream.teacher.importing import import_centroids
+from upstream.teacher.matching import named_source
+from upstream.teacher.proxies import Change, label_stability, runs, speaker_information
 from upstream.teacher.quality import Quality, quality
 from upstream.teacher.units import Units
 
@@ -22,33 +34,131 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def teacher() -> None:
-    """How good are the units?"""
+    """Teachers: how good are their units, which layer, import."""
 
 
 @app.command("quality")
 def show_quality(
     units: Annotated[Path, typer.Argument(help="Folder of units.")],
-    alignments: Annotated[Path, typer.Option(help="Folder of TextGrid or CTM files named for the utterances.")],
+    alignments: Annotated[Path | None, typer.Option(help="Folder of TextGrid or CTM files named for the "
+                                                         "utterances.")] = None,
+    proxies: Annotated[Path | None, typer.Option(help="Manifest of the units, for figures without "
+                                                      "alignments.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="With --proxies: the units' teacher, for their stability under "
+                                                      "noise and other speeds.")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="With --teacher: the encoder that it reads.")] = None,
+    snr: Annotated[float, typer.Option(help="Of the noise, in dB of each utterance's power.")] = 10.0,
+    speed: Annotated[float, typer.Option(help="0.5 to 2; above 1 is faster.")] = 1.1,
+    hours: Annotated[float, typer.Option(help="Of recordings to change, at most.")] = 1.0,
     stream: Annotated[int, typer.Option(help="Which labels, where units have several streams.")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Also write a PNG of phones against clusters here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="With --alignments: a PNG of phones against clusters.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise, and of which recordings are changed.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Phone purity, cluster purity and PNMI of units against phone alignments, with silence and without."""
+    """Phone purity, cluster purity and PNMI of units against phone alignments, or proxies without any."""
+    if alignments is None and proxies is None:
+        raise UsageError("give --alignments DIR, or --proxies MANIFEST for figures that need none")
     stored = Units.load(units)
-    if not alignments.is_dir():
+    if alignments is not None and not alignments.is_dir():
         raise UsageError(f"--alignments {alignments}: no such folder")
     if not 0 <= stream < len(stored.classes):
         raise UsageError(f"--stream {stream}: {units} has streams 0 to {len(stored.classes) - 1}")
-    with progress("reading alignments", len(stored)) as report:
-        found = quality(stored, find_alignments(alignments), stream=stream, progress=report)
-    if plot is not None:
-        plot_heat_map(found, plot)
+    result: dict[str, Any] = {}
+    found = None
+    if alignments is not None:
+        with progress("reading alignments", len(stored)) as report:
+            found = quality(stored, find_alignments(alignments), stream=stream, progress=report)
+        result |= found.as_json()
+        if plot is not None:
+            plot_heat_map(found, plot)
+    if proxies is not None:
+        changes = (Change("noise", snr), Change("speed", speed))
+        result["proxies"] = _proxies(stored, proxies, teacher, encoder, changes, hours, stream, seed)
     if as_json:
-        print(json.dumps(found.as_json(), indent=1, allow_nan=False))
+        print(json.dumps(result, indent=1, allow_nan=False))
     else:
-        _print(found)
-    if found.missing:
+        if found is not None:
+            _print(found)
+        if proxies is not None:
+            _print_proxies(result["proxies"])
+    if found is not None and found.missing:
         say(f"{found.missing} of {found.missing + found.utterances} utterances have no alignment and are left out")
+
+
+@app.command("import")
+def import_teacher(
+    centroids: Annotated[Path, typer.Argument(help=".npy, or a k-means of scikit-learn (joblib or pickle).")],
+    out: Annotated[Path, typer.Option(help="Folder of the teacher.")] = ...,  # type: ignore[assignment]
+    encoder: Annotated[Path | None, typer.Option(help="The encoder whose layer was clustered.")] = None,
+    layer: Annotated[int | None, typer.Option(help="That layer.")] = None,
+    features: Annotated[str, typer.Option(help="Without an encoder: mfcc or fbank.")] = "mfcc",
+) -> None:
+    """Make a teacher of centroids that somebody published. Nothing in the file is run."""
+    if (encoder is None) != (layer is None):
+        raise UsageError("--encoder and --layer go together")
+    if encoder is not None and layer is not None:
+        source: Source = LayerSource(load_encoder(encoder), layer, "cpu")
+    else:
+        source = named_source(features)
+    made = import_centroids(centroids, source.describe())
+    made.save(out)
+    print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
+
+
+def _proxies(stored: Units, manifest_path: Path, teacher: Path | None, encoder: Path | None,
+             changes: tuple[Change, ...], hours: float, stream: int, seed: int) -> dict[str, Any]:
+    """Runs and speakers of the stored units and, with their teacher, what changed recordings do to them."""
+    manifest = Manifest.load(manifest_path)
+    ids = [i for i in manifest.ids if i in stored]
+    if not ids:
+        raise InputError(f"{stored.folder}: no units of any utterance of {manifest_path}")
+    classes = stored.classes[stream]
+    owners = [s for i, s in zip(manifest.ids, manifest.speakers) if i in stored]
+    speakers = speaker_information(lambda i: stored.labels(i, stream), ids, owners, classes, seed)
+    found: dict[str, Any] = {"utterances": len(ids), "classes": classes,
+                             "runs": asdict(runs((stored.labels(i, stream) for i in ids), classes, stored.rate)),
+                             "speakers": asdict(speakers) if speakers else None}
+    if teacher is None:
+        return found
+    known = load_teacher(teacher)
+    if known.hash != stored.teacher_hash:
+        raise InputError(f"{stored.folder}: units of teacher {str(stored.teacher_hash)[:12]}, {teacher} is "
+                         f"{known.hash[:12]}; give the teacher that made them")
+    source = source_of(known, encoder)
+    chosen = _some(manifest.only(ids), hours, seed)
+    for change in changes:
+        with progress(f"labelling with {change.kind} {change.amount:g}", len(chosen)) as report:
+            stable = label_stability(stored, known.quantiser, source, chosen, change, read=AudioCache(chosen).wave,
+                                     seed=seed, stream=stream, progress=report)
+        found[change.kind] = {"amount": change.amount, **asdict(stable)}
+    return found
+
+
+def _some(manifest: Manifest, hours: float, seed: int) -> Manifest:
+    """Utterances drawn until they last so long; at least one."""
+    order = keyed(seed, "proxy utterances").permutation(len(manifest))
+    before = np.cumsum(manifest.lengths[order]) - manifest.lengths[order]
+    return manifest.select(np.sort(order[before < max(hours * 3600 * SAMPLE_RATE, 1)]))
+
+
+def _print_proxies(found: dict[str, Any]) -> None:
+    table = Table("without alignments", "", "by chance", "corrected")
+    for kind, unit in (("noise", "dB"), ("speed", "times")):
+        if kind in found:
+            row = found[kind]
+            table.add_row(f"same label with {kind} ({row['amount']:g} {unit})", f"{row['agreement']:.4f}",
+                          f"{row['by_chance']:.4f}", f"{row['kappa']:.4f}")
+    row = found["runs"]
+    table.add_row("neighbours agree", f"{row['neighbours']:.4f}", f"{row['by_chance']:.4f}", "-")
+    if found["speakers"]:
+        row = found["speakers"]
+        table.add_row(f"says about {row['speakers']} speakers", f"{row['normalised']:.4f}", f"{row['by_chance']:.4f}",
+                      f"{row['excess']:.4f}")
+    console = Console(highlight=False)
+    console.print(table)
+    row = found["runs"]
+    console.print(f"a unit lasts {row['mean']:.2f} frames, half of them {row['median']:g} or less, {row['single']:.0%} "
+                  f"a single one; {row['per_second']:.1f} runs a second; {found['utterances']} utterances")
 
 
 def _print(found: Quality) -> None:

@@ -1,0 +1,147 @@
+"""`hubertkit units`: files in, units out, in every form; and a teacher of something else is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import typer
+from typer.testing import CliRunner
+
+from tools import units as command
+from tools.teacher import app as teacher_app
+from upstream.audio.corpora.folder import import_folder
+from upstream.audio.reading import AudioCache
+from upstream.errors import InputError, UsageError
+from upstream.features.source import LayerSource, MfccSource
+from upstream.model import Encoder, EncoderConfig, save_encoder
+from upstream.teacher.teacher import Teacher
+from upstream.teacher.units import Units
+
+SMALL = {"conv_dim": 16, "width": 32, "layers": 2, "heads": 2, "ffn": 64, "positional_kernel": 16,
+         "positional_groups": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three files, two encoders, a teacher of MFCCs and one of layer 1 of the first encoder."""
+    folder = tmp_path_factory.mktemp("units")
+    (folder / "audio").mkdir()
+    rng = np.random.default_rng(0)
+    for name, seconds in (("a", 2), ("b", 3), ("c", 1)):
+        t = np.arange(seconds * 16_000) / 16_000
+        wave = 0.2 * np.sin(2 * np.pi * (200 + 150 * np.sin(5 * t)) * t) + rng.normal(0, 0.02, len(t))
+        soundfile.write(folder / "audio" / f"{name}.wav", wave, 16_000)
+    for seed in (0, 1):
+        save_encoder(Encoder(EncoderConfig(**SMALL)).initialise(seed), folder / f"encoder{seed}", extra={})
+    manifest = import_folder(folder / "audio")
+    manifest.save(folder / "manifest.arrow")
+    read = AudioCache(manifest).wave
+    Teacher.fit(MfccSource(), manifest, (5, 9), seed=0, read=read).save(folder / "mfcc")
+    source = LayerSource(Encoder(EncoderConfig(**SMALL)).initialise(0).eval(), 1, "cpu")
+    Teacher.fit(source, manifest, 6, seed=0, read=read).save(folder / "layer")
+    return folder
+
+
+def call(*arguments, app=None):
+    if app is None:
+        app = typer.Typer()
+        command.register(app)
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=True)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_files_become_jsonl_with_a_bit_rate(data, tmp_path):
+    result = call(data / "audio" / "a.wav", data / "audio" / "c.wav", "--teacher", data / "layer", "--encoder",
+                  data / "encoder0", "--layer", 1, "--out", tmp_path / "new" / "u.jsonl", "--collapse")
+    head, first, _ = [json.loads(line) for line in (tmp_path / "new" / "u.jsonl").read_text().splitlines()]
+    assert (first["id"], sum(first["durations"])) == ("a.wav", 99)
+    assert (head["layer"], head["classes"], head["rate"]) == (1, [6], 50)
+    assert head["teacher_hash"] == Teacher.load(data / "layer").hash
+    assert head["encoder_hash"] == Teacher.load(data / "layer").features["encoder"]
+    rate = head["bit_rate"][0]
+    assert f"{rate['entropy_rate']:.1f}" in result.stdout
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["u.jsonl"]
+
+
+def test_a_manifest_becomes_a_store_that_trains(data, tmp_path):
+    found = json.loads(call(data / "manifest.arrow", "--teacher", data / "mfcc", "--out", tmp_path / "store",
+                            "--json").stdout)
+    units = Units.load(tmp_path / "store")
+    assert (units.ids, units.classes) == (["a", "b", "c"], (5, 9))
+    assert found["units_hash"] == units.hash
+    assert [r["uniform_rate"] for r in found["bit_rate"]] == pytest.approx([50 * np.log2(5), 50 * np.log2(9)])
+
+
+def test_all_forms_hold_the_same_units(data, tmp_path):
+    for name in ("store", "u.jsonl", "u.km"):
+        call(data / "audio", "--teacher", data / "mfcc", "--out", tmp_path / name)
+    units = Units.load(tmp_path / "store")
+    rows = [json.loads(line) for line in (tmp_path / "u.jsonl").read_text().splitlines()][1:]
+    for stream in (0, 1):
+        lines = (tmp_path / f"u.{stream}.km").read_text().splitlines()
+        for utterance_id, row, line in zip(units.ids, rows, lines):
+            labels = units.labels(utterance_id, stream).tolist()
+            assert row["id"] == utterance_id
+            assert labels == row["units"][stream] == [int(x) for x in line.split()]
+
+
+def test_a_codebook_of_another_encoder_or_layer_is_refused(data, tmp_path):
+    audio, layer = data / "audio" / "a.wav", ("--teacher", data / "layer", "--out", tmp_path / "u.jsonl")
+    with pytest.raises(InputError, match=r"fitted on encoder [0-9a-f]{12}, this one is"):
+        call(audio, *layer, "--encoder", data / "encoder1")
+    with pytest.raises(InputError, match="fitted on layer 1, not on layer 2"):
+        call(audio, *layer, "--encoder", data / "encoder0", "--layer", 2)
+    with pytest.raises(UsageError, match="name it with --encoder"):
+        call(audio, *layer)
+    with pytest.raises(UsageError, match="reads mfcc, not an encoder"):
+        call(audio, "--teacher", data / "mfcc", "--encoder", data / "encoder0", "--out", tmp_path / "u.km")
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_uses_are_told(data, tmp_path):
+    audio = data / "audio" / "a.wav"
+    with pytest.raises(UsageError, match="the units store has a label for each frame"):
+        call(audio, "--teacher", data / "mfcc", "--out", tmp_path / "store", "--collapse")
+    with pytest.raises(UsageError, match=r"name it \.jsonl or \.km"):
+        call(audio, "--teacher", data / "mfcc", "--out", tmp_path / "u.txt")
+    with pytest.raises(UsageError, match="one manifest, or one folder, or audio files only"):
+        call(audio, data / "manifest.arrow", "--teacher", data / "mfcc", "--out", tmp_path / "u.km")
+    with pytest.raises(UsageError, match="first hubertkit teacher import"):
+        call(audio, "--teacher", data / "mfcc" / "centroids0.npy", "--out", tmp_path / "u.km")
+
+
+def test_published_centroids_are_imported_and_used(data, tmp_path):
+    np.save(tmp_path / "c.npy", Teacher.load(data / "layer").centroids.numpy())
+    call("import", tmp_path / "c.npy", "--encoder", data / "encoder0", "--layer", 1, "--out", tmp_path / "teacher",
+         app=teacher_app)
+    for teacher, name in ((tmp_path / "teacher", "imported.km"), (data / "layer", "own.km")):
+        call(data / "manifest.arrow", "--teacher", teacher, "--encoder", data / "encoder0", "--out", tmp_path / name)
+    assert (tmp_path / "imported.km").read_text() == (tmp_path / "own.km").read_text()
+    with pytest.raises(UsageError, match="go together"):
+        call("import", tmp_path / "c.npy", "--layer", 1, "--out", tmp_path / "t", app=teacher_app)
+    with pytest.raises(InputError, match="32 dimensions, the features have 39"):
+        call("import", tmp_path / "c.npy", "--out", tmp_path / "t", app=teacher_app)
+
+
+def test_proxies_need_no_alignments(data, tmp_path):
+    call(data / "manifest.arrow", "--teacher", data / "layer", "--encoder", data / "encoder0", "--out",
+         tmp_path / "store")
+    with pytest.raises(UsageError, match="give --alignments DIR, or --proxies"):
+        call("quality", tmp_path / "store", app=teacher_app)
+    short = json.loads(call("quality", tmp_path / "store", "--proxies", data / "manifest.arrow", "--json",
+                            app=teacher_app).stdout)["proxies"]
+    assert short["speakers"] is None  # nobody has said who speaks
+    assert "noise" not in short
+    whole = ("quality", tmp_path / "store", "--proxies", data / "manifest.arrow", "--teacher", data / "layer",
+             "--encoder", data / "encoder0", "--snr", 0)
+    found = json.loads(call(*whole, "--json", app=teacher_app).stdout)["proxies"]
+    assert found["runs"] == short["runs"]
+    assert (found["noise"]["amount"], found["speed"]["amount"]) == (0, 1.1)
+    assert found["noise"]["kappa"] < found["noise"]["agreement"] <= 1
+    assert "same label with noise (0 dB)" in call(*whole, app=teacher_app).stdout
+    with pytest.raises(InputError, match="give the teacher that made them"):
+        call(*whole[:5], data / "mfcc", app=teacher_app)
