@@ -7,18 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from tools.sweep import sweep_layers
 from tools.units import load_teacher, source_of
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
 from upstream.errors import InputError, UsageError
 from upstream.features.source import LayerSource, Source
-from upstream.frames import SAMPLE_RATE
-from upstream.keyed import keyed
+from upstream.features.streaming import draw_hours
 from upstream.model import load_encoder
 from upstream.progress import progress, say
 from upstream.teacher.alignments import find_alignments
@@ -30,6 +29,7 @@ from upstream.teacher.quality import Quality, quality
 from upstream.teacher.units import Units
 
 app = typer.Typer(no_args_is_help=True)
+app.command("sweep")(sweep_layers)
 
 
 @app.callback()
@@ -125,20 +125,14 @@ def _proxies(stored: Units, manifest_path: Path, teacher: Path | None, encoder: 
         raise InputError(f"{stored.folder}: units of teacher {str(stored.teacher_hash)[:12]}, {teacher} is "
                          f"{known.hash[:12]}; give the teacher that made them")
     source = source_of(known, encoder)
-    chosen = _some(manifest.only(ids), hours, seed)
+    chosen = manifest.only(ids)
+    chosen = chosen.select(draw_hours(chosen.lengths, hours, seed))
     for change in changes:
         with progress(f"labelling with {change.kind} {change.amount:g}", len(chosen)) as report:
             stable = label_stability(stored, known.quantiser, source, chosen, change, read=AudioCache(chosen).wave,
                                      seed=seed, stream=stream, progress=report)
         found[change.kind] = {"amount": change.amount, **asdict(stable)}
     return found
-
-
-def _some(manifest: Manifest, hours: float, seed: int) -> Manifest:
-    """Utterances drawn until they last so long; at least one."""
-    order = keyed(seed, "proxy utterances").permutation(len(manifest))
-    before = np.cumsum(manifest.lengths[order]) - manifest.lengths[order]
-    return manifest.select(np.sort(order[before < max(hours * 3600 * SAMPLE_RATE, 1)]))
 
 
 def _print_proxies(found: dict[str, Any]) -> None:

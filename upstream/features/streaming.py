@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from upstream.errors import InputError
+from upstream.frames import SAMPLE_RATE
+from upstream.keyed import keyed
 
 _STRETCH = 16  # batches
 
@@ -49,6 +51,13 @@ def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Res
             pending = upcoming
         if pending is not None:
             yield pending.result()
+
+
+def draw_hours(lengths: np.ndarray, hours: float, seed: int) -> np.ndarray:
+    """Indices, sorted, of utterances drawn until they last so long; at least one of `lengths (N,)` samples, if any."""
+    order = keyed(seed, "hours").permutation(len(lengths))
+    before = np.cumsum(lengths[order]) - lengths[order]
+    return np.sort(order[before < max(hours * 3600 * SAMPLE_RATE, 1)])
 
 
 def plan_batches(indices: np.ndarray, lengths: np.ndarray, samples: int) -> list[np.ndarray]:

@@ -1,0 +1,154 @@
+"""Sweeps: one forward pass for each utterance, figures of every frame, and a pick that the figures justify."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from upstream.audio.corpora.folder import import_folder
+from upstream.audio.manifest import Manifest
+from upstream.audio.reading import AudioCache
+from upstream.errors import InputError, UsageError
+from upstream.features.source import LayerSource
+from upstream.frames import CONV_GRID
+from upstream.model import Encoder, EncoderConfig
+from upstream.teacher.alignments import find_alignments, frame_phones
+from upstream.teacher.quality import quality_of_utterances
+from upstream.teacher.sweep import sweep
+from upstream.teacher.sweep_plot import plot_sweep
+
+SMALL = {"frontend": "fbank", "width": 32, "layers": 2, "heads": 2, "ffn": 64, "positional_kernel": 16,
+         "positional_groups": 4}
+TONES = {"A": 300, "B": 900, "C": 2500}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight utterances of two speakers: phones are tones of 120 ms, a little higher with the second speaker."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "audio").mkdir()
+    rng = np.random.default_rng(0)
+    table = ["path\tspeaker\tid"]
+    for number in range(8):
+        speaker = "st"[number % 2]
+        phones = rng.choice(list(TONES), 30)
+        t = np.arange(len(phones) * 1920) / 16_000
+        pitch = np.repeat([TONES[p] * (1.1 if speaker == "t" else 1) for p in phones], 1920)
+        wave = 0.2 * np.sin(np.cumsum(2 * np.pi * pitch / 16_000)) + rng.normal(0, 0.01, len(t))
+        soundfile.write(folder / "audio" / f"u{number}.wav", wave, 16_000)
+        table.append(f"u{number}.wav\t{speaker}\tu{number}")
+        (folder / f"u{number}.ctm").write_text(
+            "".join(f"u 1 {0.12 * i:.2f} 0.12 {p}\n" for i, p in enumerate(phones)))
+    (folder / "audio" / "table.tsv").write_text("\n".join(table) + "\n")
+    manifest = import_folder(folder / "audio", folder / "audio" / "table.tsv")
+    manifest.save(folder / "manifest.arrow")
+    return manifest, find_alignments(folder), Encoder(EncoderConfig(**SMALL)).initialise(0).eval()
+
+
+def swept(data, clusters=(3, 6), **options):
+    manifest, alignments, encoder = data
+    options = {"alignments": alignments, "read": AudioCache(manifest).wave, "fit_frames": 300} | options
+    return sweep(encoder, manifest, clusters, **options)
+
+
+def test_each_utterance_goes_through_once_and_every_frame_is_judged(data):
+    manifest, _, encoder = data
+    seconds = []
+    hook = encoder.register_forward_hook(lambda _, x, y: seconds.append(y.lengths.sum().item()))
+    found = swept(data)
+    frames = sum(CONV_GRID.frames(int(n)) for n in manifest.lengths)
+    assert sum(seconds) == frames == found.frames
+    seconds.clear()
+    swept(data, alignments=None)
+    hook.remove()
+    assert sum(seconds) == 2 * frames  # with its noisy copy
+    assert 300 <= found.fit_frames < 300 + 180
+    assert [(r.layer, r.clusters) for r in found.rows] == [(i, k) for i in range(3) for k in (3, 6)]
+
+
+def test_figures_are_those_of_the_labels_of_the_picked_teacher(data, tmp_path):
+    """Independent way: label everything with the saved teacher, in another order and batch, and compare with phones."""
+    manifest, alignments, encoder = data
+    found = swept(data)
+    source = LayerSource(encoder, found.layer, "cpu", batch_seconds=1)
+    units = found.teacher.label(source, manifest, tmp_path, read=AudioCache(manifest).wave)
+    phones = [frame_phones(alignments[u.id], u.length) for u in manifest]
+    expected = quality_of_utterances(phones, [np.asarray(units.labels(i)) for i in manifest.ids], 6)
+    row = next(r for r in found.rows if (r.layer, r.clusters) == (found.layer, 6))
+    assert row.pnmi == pytest.approx(expected.pnmi, abs=0.01)
+    assert row.phone_purity == pytest.approx(expected.phone_purity, abs=0.01)
+    assert row.pnmi > 0.5  # tones are told apart even by chance weights
+
+
+def test_the_pick_has_the_highest_measure(data):
+    for options in ({}, {"alignments": None}):
+        found = swept(data, **options)
+        means = {i: np.mean([getattr(r, found.measure) for r in found.rows if r.layer == i]) for i in range(3)}
+        assert found.layer == max(means, key=means.get)
+        for k, layer in found.best.items():
+            values = {r.layer: getattr(r, found.measure) for r in found.rows if r.clusters == k}
+            assert values[layer] == max(values.values())
+        assert found.teacher.classes == (6,)
+        json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_without_alignments_there_is_stability_and_no_phone(data):
+    found = swept(data, alignments=None, snr=200.0)
+    assert found.measure == "stability"
+    assert found.abx == {}
+    for row in found.rows:
+        assert row.pnmi is None
+        assert row.stability > 0.99  # that noise is below rounding
+    noisy = swept(data, alignments=None, snr=0.0)
+    assert all(a.stability < b.stability for a, b in zip(noisy.rows, found.rows))
+    # noisy copies are neither clustered nor counted
+    assert noisy.fit_frames == found.fit_frames
+    assert [r.neighbours for r in noisy.rows] == pytest.approx([r.neighbours for r in found.rows], abs=1e-9)
+
+
+def test_abx_is_measured_on_all_layers_alike(data):
+    found = swept(data)
+    assert set(found.abx) == {0, 1, 2}
+    assert len({(e.within_triplets, e.across_triplets) for e in found.abx.values()}) == 1
+    assert all(0 <= e.within < 35 for e in found.abx.values())
+    assert swept(data, measure_abx=False).abx == {}
+
+
+def test_a_sweep_repeats_itself(data):
+    assert swept(data).as_json() == swept(data).as_json()
+    assert swept(data, layers=[2]).rows == tuple(r for r in swept(data).rows if r.layer == 2)
+
+
+def test_few_recordings_are_all_clustered(data):
+    found = swept(data, fit_frames=10 ** 9)
+    assert found.fit_frames == found.frames
+
+
+def test_what_cannot_be_swept_is_refused(data):
+    with pytest.raises(UsageError, match="layer=3: this encoder has layers 0 to 2"):
+        swept(data, layers=[3])
+    with pytest.raises(UsageError, match="clusters="):
+        swept(data, clusters=())
+    with pytest.raises(InputError, match="none of the alignments"):
+        swept(data, alignments={"x": None})
+    with pytest.raises(InputError, match="no recordings"):
+        sweep(data[2], Manifest.of([], "nothing"), (3,), read=None)
+    with pytest.raises(InputError, match="frames for 60000 clusters"):
+        swept(data, clusters=(60_000,))
+
+
+def test_the_picture_is_one(data, tmp_path):
+    for name, options in (("a.png", {}), ("b.png", {"alignments": None})):
+        plot_sweep(swept(data, **options), tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_encoder_is_left_as_it_was(data):
+    encoder = data[2].train()
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    swept(data, clusters=(3,))
+    assert encoder.training
+    encoder.eval()
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())

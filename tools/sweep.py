@@ -1,0 +1,100 @@
+"""`hubertkit teacher sweep`: which layer of an encoder to cluster?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from upstream.audio.manifest import Manifest
+from upstream.audio.reading import AudioCache
+from upstream.errors import UsageError
+from upstream.features.streaming import draw_hours
+from upstream.model import load_encoder
+from upstream.progress import progress
+from upstream.stage import disk_errors, write_json
+from upstream.teacher.alignments import find_alignments
+from upstream.teacher.sweep import FIT_FRAMES, Sweep, sweep
+from upstream.teacher.sweep_plot import plot_sweep
+from upstream.training.loop import best_device
+
+
+def sweep_layers(
+    encoder: Annotated[Path, typer.Argument(help="Folder of an encoder.")],
+    manifest: Annotated[Path, typer.Argument(help="Recordings to try it on; an hour is plenty.")],
+    clusters: Annotated[str, typer.Option(help="Numbers of clusters, e.g. 50,100.")] = "100",
+    alignments: Annotated[Path | None, typer.Option(help="Folder of TextGrid or CTM files named for the utterances; "
+                                                         "without it the measure is stability in noise.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of sweep.json, sweep.png and the picked teacher.")] = ...,  # type: ignore[assignment]
+    layers: Annotated[str | None, typer.Option(help="Only these, e.g. 0,6,12.")] = None,
+    hours: Annotated[float, typer.Option(help="Of recordings at most, drawn at random.")] = 1.0,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to cluster, about; all layers of them are in "
+                                                    "memory.")] = FIT_FRAMES,
+    with_abx: Annotated[bool, typer.Option("--abx/--no-abx", help="With alignments, also ABX errors.")] = True,
+    snr: Annotated[float, typer.Option(help="Of the noise in dB, without alignments.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Of whatever is drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """Judge every layer of an encoder as a teacher, with one forward pass for each utterance."""
+    numbers = _numbers("--clusters", clusters)
+    chosen = _numbers("--layers", layers) if layers is not None else None
+    if alignments is not None and not alignments.is_dir():
+        raise UsageError(f"--alignments {alignments}: no such folder")
+    paths = find_alignments(alignments) if alignments is not None else None
+    recordings = Manifest.load(manifest)
+    if paths is not None:
+        recordings = recordings.only([i for i in recordings.ids if i in paths])
+    recordings = recordings.select(draw_hours(recordings.lengths, hours, seed))
+    device = best_device()
+    with progress("sweeping", len(recordings)) as report:
+        found = sweep(load_encoder(encoder, device), recordings, numbers, read=AudioCache(recordings).wave, seed=seed,
+                      alignments=paths, layers=chosen, device=device, fit_frames=frames, measure_abx=with_abx, snr=snr,
+                      progress=report)
+    result = {**found.as_json(), "manifest": recordings.hash, "hours": recordings.seconds / 3600, "seed": seed,
+              "snr": snr if paths is None else None}
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "sweep.json", result)
+    plot_sweep(found, out / "sweep.png")
+    found.teacher.save(out / "teacher")
+    if as_json:
+        print(json.dumps(result, indent=1, allow_nan=False))
+    else:
+        _print(found, out)
+
+
+def _numbers(option: str, words: str) -> list[int]:
+    try:
+        return [int(word) for word in words.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{option} {words}: expected whole numbers with commas between, e.g. 50,100") from error
+
+
+def _print(found: Sweep, out: Path) -> None:
+    known = found.measure == "pnmi"
+    table = Table("layer", "clusters", *(("PNMI", "without silence", "phone purity", "cluster purity") if known
+                                         else ("stable in noise",)), "neighbours", "speakers",
+                  *(("ABX within %", "ABX across %") if found.abx else ()))
+    for row in found.rows:
+        values = (row.pnmi, row.pnmi_speech, row.phone_purity, row.cluster_purity) if known else (row.stability,)
+        errors = found.abx.get(row.layer)
+        table.add_row(str(row.layer), str(row.clusters), *map(_three, (*values, row.neighbours, row.speakers)),
+                      *(map(_two, (errors.within, errors.across)) if errors else ()))
+    console = Console(highlight=False)
+    console.print(table)
+    best = ", ".join(f"layer {layer} with {k} clusters" for k, layer in found.best.items())
+    console.print(f"best {'PNMI' if known else 'stability'}: {best}; pick: layer {found.layer}. "
+                  f"{found.utterances} utterances, {found.frames} frames, {found.fit_frames} of them clustered")
+    console.print(f"{out}: sweep.json, sweep.png, teacher ({found.teacher.clusters} clusters of layer {found.layer})")
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _two(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
