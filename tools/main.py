@@ -35,7 +35,7 @@ def build_app() -> typer.Typer:
     for module in (demo, pretrain, recognise, decode, score, units):
         module.register(app)
     app.add_typer(corpus.app, name="corpus", help="Manifests of recordings: import, check, show.")
-    app.add_typer(teacher.app, name="teacher", help="Teachers: how good are their units, which layer, import.")
+    app.add_typer(teacher.app, name="teacher", help="Teachers: fit, import, how good are their units, which layer.")
     app.add_typer(lm.app, name="lm", help="N-gram language models: build, inspect, score.")
     app.add_typer(bench.app, name="bench", help="Benchmarks that write results.json.")
     return app
@@ -44,7 +44,11 @@ def build_app() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(run(arguments))
+    try:
+        code = run(arguments)
+    finally:
+        ranks.leave()  # its threads would abort an interpreter that ends under them
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -82,7 +86,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _failed(line: str, code: int) -> int:
     if os.environ.get("HUBERTKIT_DEBUG"):
         raise
-    print(f"hubertkit: {line}", file=sys.stderr)
+    print(f"hubertkit{'' if ranks.first() else f' (rank {ranks.rank()})'}: {line}", file=sys.stderr)
     return code
 
 

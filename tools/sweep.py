@@ -40,8 +40,8 @@ def sweep_layers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Judge every layer of an encoder as a teacher, with one forward pass for each utterance."""
-    numbers = _numbers("--clusters", clusters)
-    chosen = _numbers("--layers", layers) if layers is not None else None
+    numbers = whole_numbers("--clusters", clusters)
+    chosen = whole_numbers("--layers", layers) if layers is not None else None
     if alignments is not None and not alignments.is_dir():
         raise UsageError(f"--alignments {alignments}: no such folder")
     paths = find_alignments(alignments) if alignments is not None else None
@@ -67,7 +67,8 @@ def sweep_layers(
         _print(found, out)
 
 
-def _numbers(option: str, words: str) -> list[int]:
+def whole_numbers(option: str, words: str) -> list[int]:
+    """`50,100` as numbers. Raises UsageError for anything else."""
     try:
         return [int(word) for word in words.split(",")]
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`hubertkit teacher`: how good are the units? And teachers that others have made."""
+"""`hubertkit teacher`: fit teachers, import those of others, and say how good their units are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tools.sweep import sweep_layers
+from tools.sweep import sweep_layers, whole_numbers
 from tools.units import load_teacher, source_of
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
@@ -26,7 +26,10 @@ from upstream.teacher.importing import import_centroids
 from upstream.teacher.matching import named_source
 from upstream.teacher.proxies import Change, label_stability, runs, speaker_information
 from upstream.teacher.quality import Quality, quality
+from upstream.teacher.quantiser import kind_of
+from upstream.teacher.teacher import SAMPLE_FRAMES, Teacher
 from upstream.teacher.units import Units
+from upstream.training.loop import best_device
 
 app = typer.Typer(no_args_is_help=True)
 app.command("sweep")(sweep_layers)
@@ -34,7 +37,7 @@ app.command("sweep")(sweep_layers)
 
 @app.callback()
 def teacher() -> None:
-    """Teachers: how good are their units, which layer, import."""
+    """Teachers: fit, import, how good are their units, which layer."""
 
 
 @app.command("quality")
@@ -85,6 +88,36 @@ def show_quality(
         say(f"{found.missing} of {found.missing + found.utterances} utterances have no alignment and are left out")
 
 
+@app.command("fit")
+def fit_teacher(
+    manifest: Annotated[Path, typer.Argument(help="Recordings.")],
+    clusters: Annotated[str, typer.Option(help="Clusters; one number for each stream, e.g. 50,100,500.")],
+    out: Annotated[Path, typer.Option(help="Folder of the teacher.")],
+    kind: Annotated[str | None, typer.Option(help="single, ensemble, product, residual or random; by default single "
+                                                  "for one number and ensemble for several.")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="Cluster a layer of this encoder.")] = None,
+    layer: Annotated[int | None, typer.Option(help="That layer.")] = None,
+    features: Annotated[str, typer.Option(help="Without an encoder: mfcc or fbank.")] = "mfcc",
+    stacked: Annotated[bool, typer.Option("--stacked", help="fbank: both windows of a frame.")] = False,
+    pca: Annotated[int, typer.Option(min=0, help="Cluster so many principal components; 0 for the frames "
+                                                 "themselves.")] = 0,
+    whiten: Annotated[bool, typer.Option("--whiten", help="Give the components unit variance.")] = False,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to cluster, drawn at random.")] = SAMPLE_FRAMES,
+    seed: Annotated[int, typer.Option(help="Of the draw and the starts.")] = 0,
+) -> None:
+    """Fit a teacher of any kind on recordings."""
+    source = _source(encoder, layer, features, stacked)
+    recordings = Manifest.load(manifest)
+    numbers = whole_numbers("--clusters", clusters)
+    with progress("reading frames", len(recordings)) as report:
+        made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers, seed=seed,
+                           read=AudioCache(recordings).wave, sample_frames=frames, kind=kind_of(kind), pca=pca,
+                           whiten=whiten, progress=report)
+    made.save(out)
+    print(f"{out}: {made.kind} teacher of {'+'.join(map(str, made.classes))} classes, "
+          + (f"inertia {made.inertia:.4g}, " if made.inertia is not None else "") + f"hash {made.hash[:12]}")
+
+
 @app.command("import")
 def import_teacher(
     centroids: Annotated[Path, typer.Argument(help=".npy, or a k-means of scikit-learn (joblib or pickle).")],
@@ -94,15 +127,19 @@ def import_teacher(
     features: Annotated[str, typer.Option(help="Without an encoder: mfcc or fbank.")] = "mfcc",
 ) -> None:
     """Make a teacher of centroids that somebody published. Nothing in the file is run."""
-    if (encoder is None) != (layer is None):
-        raise UsageError("--encoder and --layer go together")
-    if encoder is not None and layer is not None:
-        source: Source = LayerSource(load_encoder(encoder), layer, "cpu")
-    else:
-        source = named_source(features)
-    made = import_centroids(centroids, source.describe())
+    made = import_centroids(centroids, _source(encoder, layer, features).describe())
     made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
+
+
+def _source(encoder: Path | None, layer: int | None, features: str, stacked: bool = False) -> Source:
+    """A layer of an encoder where one is named, else features."""
+    if (encoder is None) != (layer is None):
+        raise UsageError("--encoder and --layer go together")
+    if encoder is None or layer is None:
+        return named_source(features, stacked)
+    device = best_device()
+    return LayerSource(load_encoder(encoder, device), layer, device)
 
 
 def _proxies(stored: Units, manifest_path: Path, teacher: Path | None, encoder: Path | None,

@@ -145,3 +145,21 @@ def test_proxies_need_no_alignments(data, tmp_path):
     assert "same label with noise (0 dB)" in call(*whole, app=teacher_app).stdout
     with pytest.raises(InputError, match="give the teacher that made them"):
         call(*whole[:5], data / "mfcc", app=teacher_app)
+
+
+def test_teachers_of_every_kind_are_fitted(data, tmp_path):
+    manifest = data / "manifest.arrow"
+    for name, classes, words in (
+            ("product", (5, 5, 5), ["--clusters", "5,5,5", "--kind", "product"]),
+            ("random", (16,), ["--clusters", 16, "--kind", "random", "--features", "fbank", "--stacked"]),
+            ("ensemble", (5, 9), ["--clusters", "5,9"]),
+            ("single", (6,), ["--clusters", 6, "--encoder", data / "encoder0", "--layer", 1]),
+            ("residual", (4, 4), ["--clusters", "4,4", "--kind", "residual", "--pca", 10, "--whiten"])):
+        printed = call("fit", manifest, *words, "--out", tmp_path / name, app=teacher_app).stdout
+        assert f"{name} teacher of {'+'.join(map(str, classes))} classes" in printed
+        assert Teacher.load(tmp_path / name).classes == classes
+    assert Teacher.load(tmp_path / "ensemble").hash == Teacher.load(data / "mfcc").hash
+    assert Teacher.load(tmp_path / "single").hash == Teacher.load(data / "layer").hash
+    call(manifest, "--teacher", tmp_path / "random", "--out", tmp_path / "u.km")
+    with pytest.raises(UsageError, match="kind 'triple': expected one of single"):
+        call("fit", manifest, "--clusters", 4, "--kind", "triple", "--out", tmp_path / "x", app=teacher_app)

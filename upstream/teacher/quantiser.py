@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -134,13 +134,19 @@ def total_inertia(kind: Kind, inertias: Sequence[float]) -> float:
 
 def check_clusters(clusters: Sequence[int], kind: Kind) -> None:
     """Raises UsageError for a kind that there is not, or a number of codebooks that it cannot have."""
-    if kind not in KINDS:
-        raise UsageError(f"teacher kind {kind!r}: expected one of {', '.join(KINDS)}")
+    kind_of(kind)
     if not clusters or (kind == "single" and len(clusters) != 1):
         raise UsageError(f"clusters={list(clusters)} for a {kind} teacher: expected "
                          f"{'one number' if kind == 'single' else 'a number for each stream'}")
     if not all(1 <= k <= MOST_CLUSTERS for k in clusters):
         raise UsageError(f"clusters={list(clusters)}: each at least 1 and at most {MOST_CLUSTERS}")
+
+
+def kind_of(name: str | None) -> Kind | None:
+    """A kind by its name; None stays None. Raises UsageError for one that there is not."""
+    if name is not None and name not in KINDS:
+        raise UsageError(f"teacher kind {name!r}: expected one of {', '.join(KINDS)}")
+    return cast("Kind | None", name)
 
 
 def slices(frames: Tensor, count: int) -> list[Tensor]:
