@@ -29,8 +29,9 @@ from upstream.keyed import keyed, keyed_torch
 from upstream.model import prepared
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
+from upstream.model.loading import load_encoder
 from upstream.model.masking import SpanMask, span_mask
-from upstream.model.saving import encoder_hash, load_encoder
+from upstream.model.saving import encoder_hash
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
 from upstream.stage import run_stage
@@ -118,7 +119,7 @@ def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recognis
         config = refine(recipe.architecture, recipe.changes, "changes")
         encoder = Encoder(config).initialise(recipe.seed)
     else:
-        pretrained = load_encoder(Path(recipe.encoder))
+        pretrained = load_encoder(recipe.encoder)
         encoder = with_config(pretrained, refine(pretrained.config, recipe.changes, "changes"))
     recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout)
     return recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
@@ -283,4 +284,4 @@ def _up_to(manifest: Manifest, seconds: float) -> Manifest:
 
 
 def _source_hash(recipe: FinetuneRecipe) -> str:
-    return SCRATCH if recipe.encoder == SCRATCH else encoder_hash(Path(recipe.encoder))
+    return SCRATCH if recipe.encoder == SCRATCH else encoder_hash(load_encoder(recipe.encoder))

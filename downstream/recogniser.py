@@ -17,8 +17,10 @@ from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
 from upstream.errors import FormatError, UsageError
 from upstream.frames import SAMPLE_RATE, FrameGrid
-from upstream.model import prepared
-from upstream.model.saving import encoder_hash, load_encoder, read_tensors, save_encoder
+from upstream.model import Encoder, prepared, read_description
+from upstream.model.formats import CtcHead
+from upstream.model.formats.tensors import as_saved
+from upstream.model.saving import encoder_hash, read_checkpoint_folder, save_encoder
 from upstream.progress import progress, say
 from upstream.stage import content_hash
 from upstream.training.loop import best_device
@@ -26,32 +28,46 @@ from upstream.training.precision import autocast
 
 
 def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, extra: dict[str, Any]) -> None:
-    """Write a recogniser: the encoder's files, `head.safetensors` (`weight (V, D)`, `bias (V,)`) and `vocab.json`."""
-    vocabulary.save(folder / "vocab.json")
-    save_encoder(model.encoder, folder, extra={"head": "ctc", **extra}, head=dict(model.head.state_dict()))
+    """Write a recogniser: the encoder's files with the head, and `vocab.json`.
+
+    With the conv front end the head stands in model.safetensors, and `transformers.AutoModelForCTC` and `AutoProcessor`
+    load the folder; otherwise it is head.safetensors (`weight (V, D)`, `bias (V,)`).
+    """
+    head = CtcHead(as_saved(model.head.weight), as_saved(model.head.bias), vocabulary.symbols, vocabulary.blank)
+    save_encoder(model.encoder, Path(folder), extra={"head": "ctc", **extra}, ctc=head)
 
 
 def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:
-    """Read a recogniser, in evaluation mode.
+    """Read a recogniser that `save_recogniser` wrote, in evaluation mode.
 
     Raises:
         UsageError: no such folder, or an encoder without a recogniser's head.
         FormatError: the head and the vocabulary do not fit each other.
     """
     folder = Path(folder)
-    encoder = load_encoder(folder)
     if not (folder / "vocab.json").is_file():
+        read_description(folder)
         raise UsageError(f"{folder}: an encoder without vocab.json is no recogniser; fine-tune it first "
                          f"(hubertkit finetune RECIPE encoder={folder} ...)")
+    found = read_checkpoint_folder(folder)
     vocabulary = Vocabulary.load(folder / "vocab.json")
-    model = Recogniser(encoder, len(vocabulary.symbols))
-    head = read_tensors(folder / "head.safetensors")
-    expected = {k: tuple(v.shape) for k, v in model.head.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in head.items()}
-    if found != expected:
-        raise FormatError(f"{folder}/head.safetensors: {found}; vocab.json and the encoder want {expected}")
-    model.head.load_state_dict(head)
-    return model.eval(), vocabulary
+    head = found.ctc
+    wanted = (len(vocabulary.symbols), found.config.width)
+    if head is None:
+        raise FormatError(f"{folder}: vocab.json wants a head of shape {wanted}, and neither model.safetensors nor "
+                          "head.safetensors has one")
+    if tuple(head.weight.shape) != wanted or tuple(head.bias.shape) != wanted[:1]:
+        name = "model.safetensors" if found.config.frontend == "conv" else "head.safetensors"
+        raise FormatError(f"{folder / name}: a head with weight {tuple(head.weight.shape)} and bias "
+                          f"{tuple(head.bias.shape)}; vocab.json and the encoder want {wanted} and {wanted[:1]}")
+    return recogniser_of(found.encoder(), head), vocabulary
+
+
+def recogniser_of(encoder: Encoder, head: CtcHead) -> Recogniser:
+    """An encoder under a given head, in evaluation mode."""
+    model = Recogniser(encoder, len(head.weight))
+    model.head.load_state_dict({"weight": head.weight, "bias": head.bias})
+    return model.eval()
 
 
 def compute_emissions(folder: Path, manifest: Manifest, out: Path) -> str:

@@ -34,7 +34,7 @@ from upstream.keyed import keyed
 from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction
-from upstream.model.saving import encoder_hash, load_encoder, save_encoder
+from upstream.model.saving import encoder_hash, read_encoder, save_encoder
 from upstream.pretrain_recipe import PretrainRecipe, Round, TeacherRecipe, rounds_of, weights_of
 from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
@@ -301,7 +301,7 @@ def _source(teacher: TeacherRecipe, before: RoundResult | None, device: torch.de
     if teacher.features == "fbank":
         return FbankSource()
     assert before is not None  # the recipe's own check: a first round reads no layer
-    return LayerSource(load_encoder(before.encoder, device), teacher.layer, device)
+    return LayerSource(read_encoder(before.encoder, device), teacher.layer, device)
 
 
 def _encoder_input(teacher: TeacherRecipe, before: RoundResult | None) -> dict[str, str]:

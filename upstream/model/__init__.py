@@ -2,10 +2,12 @@
 
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder, EncoderOutput
+from upstream.model.formats.tensors import read_tensors
 from upstream.model.frontend import prepared, standardise
+from upstream.model.loading import load_encoder, load_prediction
 from upstream.model.masked_prediction import MaskedPrediction, PredictionLoss, perplexity
 from upstream.model.masking import SpanMask, batch_masks, span_mask
-from upstream.model.saving import encoder_hash, load_encoder, read_description, read_tensors, save_encoder
+from upstream.model.saving import encoder_hash, read_description, read_encoder, save_encoder
 
 __all__ = [
     "Encoder",
@@ -17,9 +19,11 @@ __all__ = [
     "batch_masks",
     "encoder_hash",
     "load_encoder",
+    "load_prediction",
     "perplexity",
     "prepared",
     "read_description",
+    "read_encoder",
     "read_tensors",
     "save_encoder",
     "span_mask",

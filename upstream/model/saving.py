@@ -1,9 +1,12 @@
 """Encoders on disk: a folder that `transformers` can load when the front end is convolutional.
 
-    config.json          what `transformers.HubertConfig` reads
-    model.safetensors    float32 weights under the names of `transformers.HubertModel`
-    head.safetensors     weights that are not the encoder's (prediction heads), if any
-    hubertkit.json       the encoder's configuration, versions, and whatever the caller records; written last
+    config.json              what `transformers` reads: the model's sizes
+    model.safetensors        float32 weights under its names; with the head of a recogniser in front of one
+    preprocessor_config.json whether waveforms are standardised
+    head.safetensors         weights that are neither (heads of the objective), if any
+    hubertkit.json           the encoder's configuration, versions, and whatever the caller records; written last
+
+A recogniser's folder also holds `vocab.json` and what `transformers.AutoProcessor` wants beside it.
 """
 
 from __future__ import annotations
@@ -14,85 +17,95 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from upstream.errors import FormatError, UsageError
-from upstream.frames import CONV_GRID
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
-from upstream.stage import write_json, writing
+from upstream.model.formats import huggingface
+from upstream.model.formats.checkpoint import (
+    Checkpoint,
+    CtcHead,
+    Prediction,
+    new_weight_norm,
+    of_shape,
+    old_weight_norm,
+    refuse_rest,
+    shapes,
+    take,
+)
+from upstream.model.formats.tensors import as_saved, read_tensors, write_tensors
+from upstream.stage import write_json
 
 FORMAT_VERSION = 1
-
-# The positional convolution's weight norm: our plain parameters, and torch's parametrisation as transformers saves it.
-_CONV = "encoder.pos_conv_embed.conv."
-_RENAMED = {
-    _CONV + "weight_g": _CONV + "parametrizations.weight.original0",
-    _CONV + "weight_v": _CONV + "parametrizations.weight.original1",
-}
+WRITTEN_HERE = ("format", "encoder", "transformers_loads_it", "transformers_lacks", "hash", "has_head", "versions")
 
 
 def save_encoder(
-    encoder: Encoder, folder: Path, extra: dict[str, Any], head: dict[str, Tensor] | None = None
+    encoder: Encoder,
+    folder: Path,
+    extra: dict[str, Any],
+    head: dict[str, Tensor] | None = None,
+    ctc: CtcHead | None = None,
 ) -> None:
     """Write an encoder to `folder`, each file under a temporary name first.
+
+    With the conv front end `transformers.AutoModel` loads the folder, and `AutoModelForCTC` if there is `ctc`.
 
     Args:
         extra: what else belongs to it, JSON values (recipe, round, label classes); keys of its own in hubertkit.json.
         head: tensors of a head, to head.safetensors.
+        ctc: head and symbols of a recogniser.
 
     Raises:
         UsageError: `extra` uses a key that is ours.
     """
-    conv = encoder.config.frontend == "conv"
-    described = {
-        "format": FORMAT_VERSION,
-        "encoder": encoder.config.to_dict(),
-        "transformers_loads_it": conv,
-        "hash": encoder_hash(encoder),
-        "has_head": head is not None,
-        "versions": {"torch": torch.__version__},
-    }
-    taken = sorted(set(described) & set(extra))
-    if taken:
-        raise UsageError(f"{folder}: the key {taken[0]!r} of hubertkit.json is written by hubertkit itself")
-    folder = Path(folder)
-    _write_tensors(folder / "model.safetensors", _named_for_saving(encoder))
-    if head is not None:
-        _write_tensors(folder / "head.safetensors", head)
-    else:
-        (folder / "head.safetensors").unlink(missing_ok=True)
-    write_json(folder / "config.json", _transformers_config(encoder.config))
-    write_json(folder / "hubertkit.json", {**described, **extra})
+    tensors = {name: as_saved(tensor) for name, tensor in encoder.state_dict().items()}
+    _write(Checkpoint(folder, encoder.config, tensors, ctc=ctc, others=head or {}, extra=extra), Path(folder))
 
 
-def load_encoder(folder: Path, device: str | torch.device | None = None) -> Encoder:
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write whatever a checkpoint of any format holds to `folder`, as `save_encoder` does."""
+    others, extra = dict(checkpoint.others), dict(checkpoint.extra)
+    if checkpoint.prediction is not None:
+        others |= prediction_tensors(checkpoint.prediction, checkpoint.config.layers)
+        extra |= _prediction_keys(checkpoint.prediction, extra.get("objective") or {})
+    if checkpoint.quantiser is not None:
+        others |= checkpoint.quantiser
+        extra.setdefault("objective", {"kind": "wav2vec2"})
+    if checkpoint.ctc is not None:
+        extra.setdefault("head", "ctc")
+    _write(Checkpoint(checkpoint.source, checkpoint.config, checkpoint.tensors, ctc=checkpoint.ctc, others=others,
+                      extra=extra), Path(folder))
+
+
+def read_encoder(folder: Path, device: str | torch.device | None = None) -> Encoder:
     """Read an encoder that `save_encoder` wrote, in evaluation mode.
 
     Raises:
         UsageError: no such encoder.
         FormatError: a broken file, another format version, or weights that do not fit the configuration.
     """
+    return _read_encoder(Path(folder), read_description(folder)).encoder().to(device or "cpu")
+
+
+def read_checkpoint_folder(folder: Path) -> Checkpoint:
+    """Read a folder of ours with all that is in it. Raises as `read_encoder`."""
     folder = Path(folder)
     described = read_description(folder)
-    try:
-        config = EncoderConfig.from_dict(described["encoder"])
-    except (KeyError, TypeError, UsageError) as error:
-        raise FormatError(f"{folder / 'hubertkit.json'}: {error}") from error
-    with torch.device("meta"):
-        encoder = Encoder(config)
-    names = {saved: ours for ours, saved in _RENAMED.items()}
-    tensors = {names.get(name, name): tensor for name, tensor in read_tensors(folder / "model.safetensors").items()}
-    try:
-        encoder.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise FormatError(f"{folder / 'model.safetensors'}: does not fit hubertkit.json beside it: {reason}") from error
-    for parameter in encoder.parameters():
-        parameter.requires_grad_(True)
-    return encoder.to(device or "cpu").eval()
+    found = _read_encoder(folder, described)
+    head_file = folder / "head.safetensors"
+    others = read_tensors(head_file) if head_file.is_file() and described.get("has_head", True) else {}
+    ctc = found.ctc
+    if ctc is None and described.get("head") == "ctc" and set(others) == {"weight", "bias"}:
+        ctc = CtcHead(others.pop("weight"), others.pop("bias"), None)
+    if ctc is not None:
+        symbols, blank = huggingface.read_vocabulary(folder, len(ctc.weight))
+        ctc = CtcHead(ctc.weight, ctc.bias, symbols, blank)
+    prediction = _take_prediction(others, described, found.config, head_file)
+    quantiser = {key: others.pop(key) for key in huggingface.QUANTISER} if _has_quantiser(others) else None
+    extra = {key: value for key, value in described.items() if key not in WRITTEN_HERE}
+    return Checkpoint(folder, found.config, found.tensors, prediction, quantiser, ctc, others, extra)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -115,27 +128,22 @@ def read_description(folder: Path) -> dict[str, Any]:
     return described
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the host.
-
-    Raises:
-        UsageError: no such file.
-        FormatError: a broken file.
-    """
-    if not Path(path).is_file():
-        raise UsageError(f"{path}: no such file")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise FormatError(f"{path}: not a safetensors file, or cut short ({error})") from error
+def prediction_tensors(prediction: Prediction, layers: int) -> dict[str, Tensor]:
+    """The heads under the names of `MaskedPrediction`."""
+    return {f"projections.{layers}.0.weight": prediction.weight, f"projections.{layers}.0.bias": prediction.bias,
+            **{f"tables.{i}.embeddings": table for i, table in enumerate(prediction.tables)}}
 
 
 def encoder_hash(encoder: Encoder | Path) -> str:
     """sha256 (hex) over the names, shapes and float32 values of an encoder's weights, or of a saved encoder's."""
     if isinstance(encoder, Encoder):
-        tensors = _named_for_saving(encoder)
+        tensors = {new_weight_norm(name): as_saved(tensor) for name, tensor in encoder.state_dict().items()}
     else:
-        tensors = read_tensors(Path(encoder) / "model.safetensors")
+        tensors = huggingface.split_head(read_tensors(Path(encoder) / "model.safetensors"))[0]
+    return _hash(tensors)
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -144,55 +152,79 @@ def encoder_hash(encoder: Encoder | Path) -> str:
     return digest.hexdigest()
 
 
-def _named_for_saving(encoder: Encoder) -> dict[str, Tensor]:
-    return {_RENAMED.get(name, name): _plain(tensor) for name, tensor in encoder.state_dict().items()}
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32).contiguous()
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    with writing(path) as temporary:
-        save_file({name: _plain(tensor) for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
-
-
-def _transformers_config(config: EncoderConfig) -> dict[str, Any]:
-    """Fields of `transformers.HubertConfig`; a front end that it does not know gets a `model_type` that it refuses."""
-    if config.frontend != "conv":
-        return {"model_type": f"hubertkit-{config.frontend}", **config.to_dict()}
-    layers = len(CONV_GRID.kernels)
-    return {
-        "architectures": ["HubertModel"],
-        "model_type": "hubert",
-        "dtype": "float32",
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.ffn,
-        "hidden_act": "gelu",
-        "hidden_dropout": config.dropout,
-        "activation_dropout": config.activation_dropout,
-        "attention_dropout": config.attention_dropout,
-        "feat_proj_layer_norm": True,
-        "feat_proj_dropout": config.input_dropout,
-        "layerdrop": config.layerdrop,
-        "layer_norm_eps": 1e-5,
-        "feat_extract_norm": config.conv_norm,
-        "feat_extract_activation": "gelu",
-        "conv_dim": [config.conv_dim] * layers,
-        "conv_kernel": list(CONV_GRID.kernels),
-        "conv_stride": list(CONV_GRID.strides),
-        "num_feat_extract_layers": layers,
-        "conv_bias": config.conv_bias,
-        "num_conv_pos_embeddings": config.positional_kernel,
-        "num_conv_pos_embedding_groups": config.positional_groups,
-        "do_stable_layer_norm": config.pre_norm,
-        "initializer_range": 0.02,
-        "apply_spec_augment": True,
-        "mask_time_prob": 0.05,
-        "mask_time_length": 10,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+def _write(checkpoint: Checkpoint, folder: Path) -> None:
+    config, ctc, head = checkpoint.config, checkpoint.ctc, dict(checkpoint.others)
+    conv = config.frontend == "conv"
+    described = {
+        "format": FORMAT_VERSION,
+        "encoder": config.to_dict(),
+        "transformers_loads_it": conv,
+        "transformers_lacks": [] if conv else [f"the {config.frontend} front end"],
+        "hash": _hash({new_weight_norm(name): as_saved(tensor) for name, tensor in checkpoint.tensors.items()}),
+        "versions": {"torch": torch.__version__},
     }
+    if ctc is not None and not conv:  # transformers cannot load it anyway
+        head |= {"weight": ctc.weight, "bias": ctc.bias}
+    described["has_head"] = bool(head)
+    taken = sorted(set(described) & set(checkpoint.extra))
+    if taken:
+        raise UsageError(f"{folder}: the key {taken[0]!r} of hubertkit.json is written by hubertkit itself")
+    write_tensors(folder / "model.safetensors", huggingface.named(checkpoint, ctc if conv else None))
+    if head:
+        write_tensors(folder / "head.safetensors", head)
+    else:
+        (folder / "head.safetensors").unlink(missing_ok=True)
+    for name, content in huggingface.json_files(config, ctc).items():
+        write_json(folder / name, content)
+    write_json(folder / "hubertkit.json", {**described, **checkpoint.extra})
+
+
+def _read_encoder(folder: Path, described: dict[str, Any]) -> Checkpoint:
+    """Configuration, encoder and, where it stands in the same file, the head of a recogniser without its symbols."""
+    try:
+        config = EncoderConfig.from_dict(described["encoder"])
+    except (KeyError, TypeError, UsageError) as error:
+        raise FormatError(f"{folder / 'hubertkit.json'}: {error}") from error
+    where = folder / "model.safetensors"
+    found, heads = huggingface.split_head(read_tensors(where))
+    found = old_weight_norm(found)
+    tensors = take(shapes(config), found, lambda name: name, where)
+    refuse_rest(found, where)
+    ctc = None
+    if "lm_head.weight" in heads and "lm_head.bias" in heads:
+        ctc = CtcHead(heads.pop("lm_head.weight"), heads.pop("lm_head.bias"), None)
+    refuse_rest(heads, where)
+    return Checkpoint(folder, config, tensors, ctc=ctc)
+
+
+def _prediction_keys(prediction: Prediction, objective: dict[str, Any]) -> dict[str, Any]:
+    keys: dict[str, Any] = {"objective": {**objective, "kind": "hubert", "head": "cosine",
+                                          "final_dim": prediction.final_dim, "temperature": prediction.temperature,
+                                          "tied_projections": prediction.tied}}
+    if prediction.special_rows:
+        keys["special_rows"] = prediction.special_rows
+    if prediction.labels is not None:
+        keys["labels"] = [list(names) for names in prediction.labels]
+    return keys
+
+
+def _take_prediction(head: dict[str, Tensor], described: dict[str, Any], config: EncoderConfig, where: Path
+                     ) -> Prediction | None:
+    """Heads of masked prediction at the last layer, taken out of `head`; None if they are others, or none."""
+    count = sum(key.startswith("tables.") and key.endswith(".embeddings") for key in head)
+    names = [f"projections.{config.layers}.0.weight", f"projections.{config.layers}.0.bias",
+             *(f"tables.{i}.embeddings" for i in range(count))]
+    if not count or set(head) != set(names):
+        return None
+    weight, bias, *tables = (head.pop(name) for name in names)
+    objective = described.get("objective") or {}
+    dim = tables[0].shape[1]
+    of_shape(weight, (dim if len(weight) == dim else dim * count, config.width), names[0], where)
+    labels = described.get("labels")
+    return Prediction(weight, bias, tuple(tables), float(objective.get("temperature", 0.1)),
+                      int(described.get("special_rows", 0)),
+                      None if labels is None else tuple(tuple(names) for names in labels))
+
+
+def _has_quantiser(head: dict[str, Tensor]) -> bool:
+    return all(key in head for key in huggingface.QUANTISER)

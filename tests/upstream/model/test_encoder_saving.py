@@ -52,7 +52,8 @@ def test_the_hash_is_of_the_weights_wherever_they_are(tiny, tmp_path):
 def test_saving_again_without_a_head_removes_the_old_one(tiny, tmp_path):
     save_encoder(tiny(), tmp_path, {}, {"x": torch.ones(1)})
     save_encoder(tiny(), tmp_path, {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "hubertkit.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json", "hubertkit.json", "model.safetensors", "preprocessor_config.json"]
 
 
 def test_transformers_refuses_an_fbank_encoder(tiny, tmp_path):

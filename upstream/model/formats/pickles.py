@@ -1,0 +1,126 @@
+"""Torch files of others, read without running anything of their pickles.
+
+A pickle names functions and classes and has them called. torch's own restricted unpickler knows tensors and plain
+containers; here it is given stand-ins for the few further classes that fairseq's files name. They keep what they are
+given and do nothing. Every other name is refused, before anything is called.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upstream.errors import FormatError, UsageError
+
+
+class Dictionary:
+    """Stands for `fairseq.data.dictionary.Dictionary`: `symbols` in the order of their ids."""
+
+    symbols: list[str]
+
+
+class _Kept:
+    """Stands for a class or function of which nothing is needed: keeps its state."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Kept:
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class _Namespace(_Kept):
+    """Stands for `argparse.Namespace`."""
+
+
+class _Container(_Kept):
+    """Stands for omegaconf's dictionaries and lists: `_content` holds nodes."""
+
+
+class _Node(_Kept):
+    """Stands for omegaconf's leaves: `_val` holds the value."""
+
+
+_ALLOWED: dict[str, type] = {
+    "fairseq.data.dictionary.Dictionary": Dictionary,
+    "argparse.Namespace": _Namespace,
+    "omegaconf.dictconfig.DictConfig": _Container,
+    "omegaconf.listconfig.ListConfig": _Container,
+    **{f"omegaconf.nodes.{kind}Node": _Node for kind in ("Any", "String", "Integer", "Float", "Boolean", "Enum")},
+    **{f"omegaconf.base.{name}": _Kept for name in ("ContainerMetadata", "Metadata", "SCMode")},
+    **{f"fairseq.meters.{kind}Meter": _Kept for kind in ("Average", "Time", "Stopwatch")},
+    **{f"numpy.{core}.multiarray.scalar": _Kept for core in ("core", "_core")},
+    "numpy.dtype": _Kept,
+    "typing.Any": _Kept,
+}
+
+
+def read_torch_file(path: Path) -> Any:
+    """The contents of a file that `torch.save` wrote: tensors on the host, containers, and the stand-ins.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: not such a file, cut short, or a pickle that names a class outside the allow-list, which the
+            message names; nothing of it is run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        return _load(path)
+    except pickle.UnpicklingError:
+        pass  # a name that torch itself does not know: try again with the stand-ins
+    except Exception as error:  # a broken file fails in any way that there is
+        raise _broken(path, error) from error
+    try:
+        with torch.serialization.safe_globals([(kept, name) for name, kept in _ALLOWED.items()]):
+            return _load(path)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if name is None:
+            raise _broken(path, error) from error
+        raise FormatError(f"{path}: its pickle asks for {_full_name(name[1])}, which no checkpoint needs; nothing of "
+                          "it was run. If you trust the file, load it where it was made and save its tensors alone"
+                          ) from error
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
+def plain(value: Any) -> Any:
+    """Nested settings as JSON has them: namespaces and omegaconf's containers become dictionaries and lists, whatever
+    else there is becomes text."""
+    if isinstance(value, _Container):
+        return plain(vars(value).get("_content"))
+    if isinstance(value, _Node):
+        return plain(vars(value).get("_val"))
+    if isinstance(value, _Namespace | Namespace):
+        return {key: plain(item) for key, item in vars(value).items()}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    known = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if known else str(value)
+
+
+def _load(path: Path) -> Any:
+    # Mapped files are read where tensors are used, so optimizer states, twice the weights, are not. Copies are made
+    # of what is kept (`checkpoint.of_shape`).
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _full_name(name: str) -> str:
+    """torch leaves `builtins.` out of what it refuses."""
+    return name if "." in name else f"builtins.{name}"
+
+
+def _broken(path: Path, error: Exception) -> FormatError:
+    reason = " ".join(str(error).split())[:200]
+    return FormatError(f"{path}: not a file of torch.save, or cut short ({reason or type(error).__name__})")
