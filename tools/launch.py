@@ -39,6 +39,8 @@ def join_from_environment() -> None:
         ranks.join(rank, count)
     else:
         ranks.join(rank, count, dist.TCPStore(HOST, int(port), count, False), torch.get_num_threads())
+    if rank:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # results are printed once
 
 
 @contextlib.contextmanager
@@ -105,7 +107,7 @@ def _start(rank: int, count: int, threads: int, port: int) -> subprocess.Popen[b
     environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
                    "HUBERTKIT_STORE": str(port), "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen([sys.executable, "-m", "tools.main", *sys.argv[1:]], env=environment,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                            stdin=subprocess.DEVNULL)
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -105,3 +105,13 @@ def test_ranks_divide_the_micro_batches_of_every_training():
 def test_a_number_of_ranks_that_is_none_is_refused(wanted):
     with pytest.raises(UsageError, match="must be a number from 1, or auto"), launched(wanted, [4]):
         pass
+
+
+def test_torchrun_starts_the_ranks_as_well(recordings, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tools.main",
+               "pretrain", *SMALL, f"data={recordings}", "training.updates=3", "--out", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("round 2:") == 1
+    assert len(train_losses(tmp_path)) == 3
