@@ -82,7 +82,11 @@ def _histogram(units: Units, stream: int) -> np.ndarray:
         raise InputError(f"{owner}: label {labels[beyond]} at frame {beyond} of {where}, which has {classes} classes"
                          f"{_and_others(int(counts[classes:].sum()), 'labels')}; make the units again")
     unused = np.flatnonzero(counts == 0)
-    if len(unused):
+    fitted = bool(units.meta.get("fitted", True))  # nobody promises that random or imported codes are all of use
+    if not fitted and classes - len(unused) < 2:
+        raise InputError(f"{where}: {classes - len(unused)} of {classes} classes in use; predicting one teaches "
+                         "nothing: are these the features that the centroids were made of?")
+    if fitted and len(unused):
         raise InputError(f"{where}: class {unused[0]} of {classes} never occurs{_and_others(len(unused), 'classes')}; "
                          "fit the teacher again on these recordings or with fewer clusters")
     return counts

@@ -207,7 +207,8 @@ class Teacher:
         """What units of this teacher say of themselves, as JSON values."""
         return {"teacher_hash": self.hash, "manifest_hash": manifest.hash, "features": self.features,
                 "encoder_hash": self.features.get("encoder"), "layer": self.features.get("layer"),
-                "normalize": bool(self.features.get("normalize")), "hop": CONV_GRID.hop, "kind": self.kind}
+                "normalize": bool(self.features.get("normalize")), "hop": CONV_GRID.hop, "kind": self.kind,
+                "fitted": self.inertia is not None}
 
     def check(self, source: Source) -> None:
         """Raises InputError where a source gives other features than those the teacher was fitted on."""

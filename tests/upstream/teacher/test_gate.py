@@ -105,3 +105,13 @@ def test_the_stacked_filterbank_grid_accepts_the_same_units(tmp_path):
     units = units_of(tmp_path, [cycling(CONV_GRID.frames(n)) for n in lengths])
     stacked, conv = (check_units(units, manifest(lengths), grid) for grid in (STACKED_GRID, CONV_GRID))
     np.testing.assert_array_equal(stacked, conv)
+
+
+def test_codes_that_nobody_fitted_may_go_unused_but_not_all_but_one(tmp_path):
+    recordings = manifest([16_000])
+    units = units_of(tmp_path / "a", [cycling(49, 2)], classes=(9,), meta={"fitted": False})
+    assert check_units(units, recordings)[0].tolist() == [25, 24, 0, 0, 0, 0, 0, 0, 0]
+    with pytest.raises(InputError, match="class 2 of 9 never occurs"):
+        check_units(units_of(tmp_path / "b", [cycling(49, 2)], classes=(9,), meta={"fitted": True}), recordings)
+    with pytest.raises(InputError, match="1 of 9 classes in use"):
+        check_units(units_of(tmp_path / "c", [np.zeros(49, int)], classes=(9,), meta={"fitted": False}), recordings)

@@ -184,8 +184,8 @@ def test_every_kind_labels_stores_and_comes_back(recordings, tmp_path, clusters,
     units = loaded.label(MfccSource(), made, tmp_path / "units", read=made.read)
     assert units.classes == teacher.classes == ((clusters,) if isinstance(clusters, int) else clusters)
     assert units.meta["hop"] == 320
-    if teacher.kind != "random":
-        check_units(units, made)
+    check_units(units, made)
+    assert units.meta["fitted"] == (teacher.kind != "random")
     for index, frames in MfccSource().stream(made, range(len(made)), made.read):
         for stream, labels in enumerate(teacher.quantiser.labels(frames)):
             np.testing.assert_array_equal(Units.load(tmp_path / "units").labels(made.ids[index], stream), labels)
