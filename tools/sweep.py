@@ -77,16 +77,17 @@ def whole_numbers(option: str, words: str) -> list[int]:
 
 def _print(found: Sweep, out: Path) -> None:
     known = found.measure == "pnmi"
-    table = Table("layer", "clusters", *(("PNMI", "without silence", "phone purity", "cluster purity") if known
-                                         else ("stable in noise",)), "neighbours", "speakers",
-                  *(("ABX within %", "ABX across %") if found.abx else ()))
+    table = Table("layer", "clusters", *(("PNMI", "purity") if known else ("stable in noise",)), "neighbours",
+                  "speakers", *(("within", "across") if found.abx else ()))
     for row in found.rows:
-        values = (row.pnmi, row.pnmi_speech, row.phone_purity, row.cluster_purity) if known else (row.stability,)
+        values = (row.pnmi, row.phone_purity) if known else (row.stability,)
         errors = found.abx.get(row.layer)
         table.add_row(str(row.layer), str(row.clusters), *map(_three, (*values, row.neighbours, row.speakers)),
                       *(map(_two, (errors.within, errors.across)) if errors else ()))
     console = Console(highlight=False)
     console.print(table)
+    if found.abx:
+        console.print("within, across: ABX errors in % within and across speakers")
     best = ", ".join(f"layer {layer} with {k} clusters" for k, layer in found.best.items())
     console.print(f"best {'PNMI' if known else 'stability'}: {best}; pick: layer {found.layer}. "
                   f"{found.utterances} utterances, {found.frames} frames, {found.fit_frames} of them clustered")
