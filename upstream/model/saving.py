@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,14 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     if checkpoint.prediction is not None:
         others |= prediction_tensors(checkpoint.prediction, checkpoint.config.layers)
         extra |= _prediction_keys(checkpoint.prediction, extra.get("objective") or {})
+    quantiser = checkpoint.quantiser if huggingface.has_pretraining(checkpoint) else None
     if checkpoint.quantiser is not None:
-        others |= checkpoint.quantiser
         extra.setdefault("objective", {"kind": "wav2vec2"})
+        others |= {} if quantiser else checkpoint.quantiser
     if checkpoint.ctc is not None:
         extra.setdefault("head", "ctc")
-    _write(Checkpoint(checkpoint.source, checkpoint.config, checkpoint.tensors, ctc=checkpoint.ctc, others=others,
-                      extra=extra), Path(folder))
+    _write(Checkpoint(checkpoint.source, checkpoint.config, checkpoint.tensors, quantiser=quantiser,
+                      ctc=checkpoint.ctc, others=others, extra=extra), Path(folder))
 
 
 def read_encoder(folder: Path, device: str | torch.device | None = None) -> Encoder:
@@ -103,7 +105,7 @@ def read_checkpoint_folder(folder: Path) -> Checkpoint:
         symbols, blank = huggingface.read_vocabulary(folder, len(ctc.weight))
         ctc = CtcHead(ctc.weight, ctc.bias, symbols, blank)
     prediction = _take_prediction(others, described, found.config, head_file)
-    quantiser = {key: others.pop(key) for key in huggingface.QUANTISER} if _has_quantiser(others) else None
+    quantiser = found.quantiser or huggingface.take_quantiser(others)
     extra = {key: value for key, value in described.items() if key not in WRITTEN_HERE}
     return Checkpoint(folder, found.config, found.tensors, prediction, quantiser, ctc, others, extra)
 
@@ -154,6 +156,7 @@ def _hash(tensors: dict[str, Tensor]) -> str:
 
 def _write(checkpoint: Checkpoint, folder: Path) -> None:
     config, ctc, head = checkpoint.config, checkpoint.ctc, dict(checkpoint.others)
+    files = huggingface.json_files(checkpoint)
     conv = config.frontend == "conv"
     described = {
         "format": FORMAT_VERSION,
@@ -165,16 +168,17 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
     }
     if ctc is not None and not conv:  # transformers cannot load it anyway
         head |= {"weight": ctc.weight, "bias": ctc.bias}
+        checkpoint = replace(checkpoint, ctc=None)
     described["has_head"] = bool(head)
     taken = sorted(set(described) & set(checkpoint.extra))
     if taken:
         raise UsageError(f"{folder}: the key {taken[0]!r} of hubertkit.json is written by hubertkit itself")
-    write_tensors(folder / "model.safetensors", huggingface.named(checkpoint, ctc if conv else None))
+    write_tensors(folder / "model.safetensors", huggingface.named(checkpoint))
     if head:
         write_tensors(folder / "head.safetensors", head)
     else:
         (folder / "head.safetensors").unlink(missing_ok=True)
-    for name, content in huggingface.json_files(config, ctc).items():
+    for name, content in files.items():
         write_json(folder / name, content)
     write_json(folder / "hubertkit.json", {**described, **checkpoint.extra})
 
@@ -193,8 +197,9 @@ def _read_encoder(folder: Path, described: dict[str, Any]) -> Checkpoint:
     ctc = None
     if "lm_head.weight" in heads and "lm_head.bias" in heads:
         ctc = CtcHead(heads.pop("lm_head.weight"), heads.pop("lm_head.bias"), None)
+    quantiser = huggingface.take_quantiser(heads)
     refuse_rest(heads, where)
-    return Checkpoint(folder, config, tensors, ctc=ctc)
+    return Checkpoint(folder, config, tensors, quantiser=quantiser, ctc=ctc)
 
 
 def _prediction_keys(prediction: Prediction, objective: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +229,3 @@ def _take_prediction(head: dict[str, Tensor], described: dict[str, Any], config:
     return Prediction(weight, bias, tuple(tables), float(objective.get("temperature", 0.1)),
                       int(described.get("special_rows", 0)),
                       None if labels is None else tuple(tuple(names) for names in labels))
-
-
-def _has_quantiser(head: dict[str, Tensor]) -> bool:
-    return all(key in head for key in huggingface.QUANTISER)

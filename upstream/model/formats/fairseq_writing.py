@@ -29,7 +29,7 @@ _CTC = {"hubert": "hubert_ctc", "wav2vec2": "wav2vec_ctc"}
 
 
 def write(checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Write a `.pt` file; gives what it could not hold, in whole sentences.
+    """Write a `.pt` file; gives what it cannot hold, a line each.
 
     Raises:
         UsageError: a model that fairseq has no name for.
@@ -52,7 +52,7 @@ def write(checkpoint: Checkpoint, path: Path) -> list[str]:
         elif checkpoint.quantiser is not None:
             tensors |= {theirs: checkpoint.quantiser[ours] for ours, theirs in QUANTISER.items()}
         else:
-            lost.append("there is no pretraining head, which fairseq's model has: load it there with strict=False")
+            lost.append("a pretraining head, which the source does not have: load the model there with strict=False")
     _save({"args": None, "cfg": groups, "model": OrderedDict(tensors), "criterion": None,
            "optimizer_history": [{"criterion_name": "", "optimizer_name": "FairseqAdam",
                                   "lr_scheduler_state": {"best": None}, "num_updates": 0}],
@@ -75,7 +75,7 @@ def _lost(checkpoint: Checkpoint) -> list[str]:
     lost = []
     others = sorted(set(checkpoint.others) - {"label_embs_concat"})
     if others:
-        lost.append(f"heads that fairseq does not have stay behind: {', '.join(others[:4])}")
+        lost.append(f"heads that fairseq does not have: {', '.join(others[:4])}")
     if family_of(checkpoint.config) == "wavlm" and (checkpoint.ctc or checkpoint.prediction or checkpoint.quantiser):
         raise UsageError(f"{checkpoint.source}: WavLM was published as an encoder alone, and fairseq has no model for "
                          "it with a head; write it as huggingface")
@@ -94,7 +94,7 @@ def _recogniser(checkpoint: Checkpoint, encoder: dict[str, Tensor], lost: list[s
         tensors[f"{BODY}label_embs_concat"] = checkpoint.others["label_embs_concat"]
     tensors |= {"w2v_encoder.proj.weight": head.weight, "w2v_encoder.proj.bias": head.bias}
     if checkpoint.prediction is not None or checkpoint.quantiser is not None:
-        lost.append("the pretraining head stays behind: fairseq takes it out of a fine-tuned model")
+        lost.append("the pretraining head: fairseq takes it out of a fine-tuned model")
     before = checkpoint.extra.get("fairseq") or {}
     name = _CTC[family_of(checkpoint.config)]
     model = {"w2v_path": "", "no_pretrained_weights": False, "final_dropout": 0.0, "apply_mask": True,
@@ -119,8 +119,8 @@ def _ctc_rows(ctc: CtcHead, lost: list[str]) -> tuple[CtcHead, list[str] | None]
     index = {symbol: i for i, symbol in enumerate(ctc.symbols)}
     width, filled = ctc.weight.shape[1], [name for name in ours[1:] if name not in index]
     if filled:
-        lost.append(f"fairseq's dictionaries have rows for <pad>, </s> and <unk>: {len(filled)} were added with a bias "
-                    f"of {FILLER_BIAS:g}, which no frame chooses")
+        lost.append(f"the size of the head: fairseq's dictionaries have rows for <pad>, </s> and <unk>, so {len(filled)} "
+                    f"were added with a bias of {FILLER_BIAS:g}, which no frame chooses")
     weight, bias = torch.zeros(4 + len(rest), width), torch.full((4 + len(rest),), FILLER_BIAS)
     for row, symbol in enumerate(ours + rest):
         if symbol in index:
@@ -176,8 +176,8 @@ def _prediction(prediction: Prediction, lost: list[str]) -> dict[str, Tensor]:
     tables = list(prediction.tables)
     if not prediction.special_rows:
         tables = [torch.cat([table.new_zeros(len(SPECIALS), table.shape[1]), table]) for table in tables]
-        lost.append("fairseq's tables start with rows for <s>, <pad>, </s> and <unk>: 4 rows of zeros were added, "
-                    "whose logits are 0; they compete with the units in fairseq's softmax")
+        lost.append("the size of the tables: fairseq's start with rows for <s>, <pad>, </s> and <unk>, so 4 rows of zeros "
+                    "were added, whose logits are 0; they compete with the units in fairseq's softmax")
     return {"label_embs_concat": torch.cat(tables), "final_proj.weight": prediction.weight,
             "final_proj.bias": prediction.bias}
 

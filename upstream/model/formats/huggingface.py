@@ -97,7 +97,7 @@ def read(folder: Path) -> Checkpoint:
     encoder = take(expected, found, lambda name: name, where)
     refuse_rest((prefix + key for key in found), where)
     ctc = _ctc(heads, folder, config.width, where)
-    quantiser = _quantiser(heads)
+    quantiser = take_quantiser(heads)
     if heads:
         more += (f"{where.name}: left out what belongs to other heads: {', '.join(sorted(heads)[:4])}",)
     return Checkpoint(folder, config, encoder, quantiser=quantiser, ctc=ctc, notes=notes + more)
@@ -279,7 +279,8 @@ def _symbols(path: Path, rows: int) -> tuple[str, ...] | None:
     return tuple(sorted(content, key=lambda symbol: int(content[symbol])))
 
 
-def _quantiser(heads: dict[str, Tensor]) -> dict[str, Tensor] | None:
+def take_quantiser(heads: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Weights of wav2vec 2.0's quantiser and projections, taken out of `heads`; None if they are not all there."""
     if any(key not in heads for key in QUANTISER):
         return None
     return {key: heads.pop(key).float() for key in QUANTISER}
@@ -301,23 +302,29 @@ def split_head(tensors: dict[str, Tensor], prefix: str | None = None
     return inside, {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
 
 
-def named(checkpoint: Checkpoint, ctc: CtcHead | None) -> dict[str, Tensor]:
+def named(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors of model.safetensors: the encoder's alone, or behind the prefix beside a head."""
     tensors = {new_weight_norm(name): tensor for name, tensor in checkpoint.tensors.items()}
-    if ctc is None:
-        return tensors
-    prefix = PREFIXES[model_type(checkpoint.config)]
-    return {**{prefix + name: tensor for name, tensor in tensors.items()},
-            "lm_head.weight": ctc.weight, "lm_head.bias": ctc.bias}
+    heads = dict(checkpoint.quantiser or {})
+    if checkpoint.ctc is not None:
+        heads = {"lm_head.weight": checkpoint.ctc.weight, "lm_head.bias": checkpoint.ctc.bias}
+    prefix = PREFIXES[model_type(checkpoint.config)] if heads else ""
+    return {**{prefix + name: tensor for name, tensor in tensors.items()}, **heads}
 
 
-def json_files(config: EncoderConfig, ctc: CtcHead | None = None) -> dict[str, dict[str, Any]]:
+def has_pretraining(checkpoint: Checkpoint) -> bool:
+    """Whether `transformers` has a model for the pretraining heads: the quantiser of wav2vec 2.0."""
+    conv = checkpoint.config.frontend == "conv" and model_type(checkpoint.config) == "wav2vec2"
+    return conv and checkpoint.quantiser is not None and checkpoint.ctc is None
+
+
+def json_files(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     """The JSON files beside the weights, by their names."""
-    files = {}
+    config, ctc, files = checkpoint.config, checkpoint.ctc, {}
     if config.frontend != "conv":  # a model_type that transformers refuses
         files["config.json"] = {"model_type": f"hubertkit-{config.frontend}", **config.to_dict()}
     else:
-        files["config.json"] = _config_json(config, ctc)
+        files["config.json"] = {**_config_json(config, ctc), **_pretraining_json(checkpoint)}
         files["preprocessor_config.json"] = _preprocessor_json(config, ctc)
     if ctc is not None and ctc.symbols is not None:
         files["vocab.json"] = {symbol: index for index, symbol in enumerate(ctc.symbols)}
@@ -399,3 +406,16 @@ def _config_json(config: EncoderConfig, ctc: CtcHead | None) -> dict[str, Any]:
         content |= {"vocab_size": len(ctc.weight), "pad_token_id": ctc.blank, "final_dropout": 0.0,
                     "ctc_loss_reduction": "sum", "ctc_zero_infinity": True}
     return content
+
+
+def _pretraining_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    if not has_pretraining(checkpoint):
+        return {}
+    assert checkpoint.quantiser is not None
+    vectors, projected = checkpoint.quantiser["quantizer.codevectors"], checkpoint.quantiser["project_q.weight"]
+    groups = projected.shape[1] // vectors.shape[2]
+    objective = checkpoint.extra.get("objective") or {}
+    return {"architectures": ["Wav2Vec2ForPreTraining"], "num_codevector_groups": groups,
+            "num_codevectors_per_group": vectors.shape[1] // groups, "codevector_dim": projected.shape[1],
+            "proj_codevector_dim": projected.shape[0],
+            "contrastive_logits_temperature": objective.get("temperature", 0.1)}

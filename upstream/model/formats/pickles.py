@@ -12,6 +12,7 @@ import pickle
 import re
 import zipfile
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ class _Node(_Kept):
     """Stands for omegaconf's leaves: `_val` holds the value."""
 
 
-_ALLOWED: dict[str, type] = {
+def _empty(*_: Any) -> dict[Any, Any]:
+    """Stands for `collections.defaultdict`."""
+    return {}
+
+
+_ALLOWED: dict[str, Callable[..., Any]] = {
     "fairseq.data.dictionary.Dictionary": Dictionary,
     "argparse.Namespace": _Namespace,
     "omegaconf.dictconfig.DictConfig": _Container,
@@ -59,6 +65,8 @@ _ALLOWED: dict[str, type] = {
     **{f"numpy.{core}.multiarray.scalar": _Kept for core in ("core", "_core")},
     "numpy.dtype": _Kept,
     "typing.Any": _Kept,
+    "collections.defaultdict": _empty,
+    **{f"builtins.{name}": _Kept for name in ("dict", "list", "str", "int", "float", "bool")},  # types in its metadata
 }
 
 

@@ -109,7 +109,7 @@ def read_bundle(name: str) -> Checkpoint:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Write a state dict and its JSON file; gives what they cannot hold, in whole sentences.
+    """Write a state dict and its JSON file; gives what they cannot hold, a line each.
 
     Raises:
         UsageError: an architecture that torchaudio does not have.
@@ -130,15 +130,17 @@ def write(checkpoint: Checkpoint, path: Path) -> list[str]:
         tensors |= {"aux.weight": checkpoint.ctc.weight, "aux.bias": checkpoint.ctc.bias}
         arguments["aux_num_out"] = len(checkpoint.ctc.weight)
         described |= {"symbols": checkpoint.ctc.symbols, "blank": checkpoint.ctc.blank}
-        lost.append(f"the state dict names no symbols; they are in {sidecar(path).name}")
+        lost.append(f"the names of the symbols, which are in {sidecar(path).name}")
     if _takes_head(checkpoint):
         assert checkpoint.prediction is not None
-        head = _first_stream(checkpoint.prediction)
+        head, multiplier = _first_stream(checkpoint.prediction), config.feature_grad_mult
+        if not 0 < multiplier <= 1:
+            lost.append(f"feature_grad_mult={multiplier}: torchaudio's lies between 0 and 1")
         described |= {"factory": "hubert_pretrain_model", "special_rows": head.special_rows,
                       "labels": None if head.labels is None else head.labels[0]}
         del arguments["aux_num_out"]
         arguments |= {**_PRETRAINING, "num_classes": len(head.tables[0]), "final_dim": head.final_dim,
-                      "feature_grad_mult": config.feature_grad_mult}
+                      "feature_grad_mult": multiplier if 0 < multiplier < 1 else None}
         tensors = {**{f"wav2vec2.{name}": tensor for name, tensor in tensors.items()},
                    "mask_generator.mask_embedding": mask, "logit_generator.label_embeddings": head.tables[0],
                    "logit_generator.final_proj.weight": head.weight, "logit_generator.final_proj.bias": head.bias}
@@ -164,8 +166,8 @@ def _left_behind(checkpoint: Checkpoint) -> list[str]:
         if head.temperature != 0.1:
             lost.append(f"the temperature {head.temperature}: torchaudio's is 0.1")
         if head.special_rows:
-            lost.append(f"nothing of the class table, whose first {head.special_rows} rows are fairseq's specials: "
-                        f"unit c is class c + {head.special_rows} (--special-rows drop leaves them out)")
+            lost.append(f"which classes are units: the first {head.special_rows} rows of the table are fairseq's "
+                        f"specials, so unit c is class c + {head.special_rows} (--special-rows drop leaves them out)")
     return lost
 
 

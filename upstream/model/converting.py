@@ -1,0 +1,50 @@
+"""Checkpoints from one format into another, saying what the other cannot hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from upstream.errors import UsageError
+from upstream.model.formats import fairseq_writing, torchaudio
+from upstream.model.formats.checkpoint import Checkpoint
+from upstream.model.saving import save_checkpoint
+
+Format = Literal["huggingface", "fairseq", "torchaudio"]
+_FILE_ENDINGS = (".pt", ".pth")
+
+
+def write_as(checkpoint: Checkpoint, target: Path, to: Format) -> list[str]:
+    """Write a checkpoint in another format; gives what that cannot hold, a line each.
+
+    Args:
+        target: a folder for huggingface, which is one of ours as well; a file ending in .pt or .pth for the others.
+
+    Raises:
+        UsageError: something stands at `target`, or the format has no such model.
+    """
+    target = Path(target)
+    if to not in get_args(Format):
+        raise UsageError(f"{to!r} is not a format to write; known are {', '.join(get_args(Format))}")
+    if checkpoint.config.frontend != "conv":
+        raise UsageError(f"{checkpoint.source}: the {checkpoint.config.frontend} front end is hubertkit's own; {to} "
+                         "has convolutions only, so nothing was written")
+    if target.exists() and (target.is_file() or any(target.iterdir())):
+        raise UsageError(f"{target}: already there; give a name that is free")
+    if to == "huggingface":
+        save_checkpoint(checkpoint, target)
+        return _unread_by_transformers(checkpoint)
+    if target.suffix not in _FILE_ENDINGS:
+        raise UsageError(f"{target}: {to} keeps a model in one file; give a name that ends in {_FILE_ENDINGS[0]}")
+    return fairseq_writing.write(checkpoint, target) if to == "fairseq" else torchaudio.write(checkpoint, target)
+
+
+def _unread_by_transformers(checkpoint: Checkpoint) -> list[str]:
+    """What is in a folder beside what transformers reads."""
+    unread = []
+    if checkpoint.prediction is not None or checkpoint.others:
+        unread.append("the pretraining heads, for transformers: they are in head.safetensors, which it does not "
+                      "read")
+    if checkpoint.ctc is not None and checkpoint.ctc.symbols is None:
+        unread.append("a vocab.json, as nothing says what the rows of the head stand for; give --vocabulary")
+    return unread
