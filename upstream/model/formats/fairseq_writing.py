@@ -119,8 +119,8 @@ def _ctc_rows(ctc: CtcHead, lost: list[str]) -> tuple[CtcHead, list[str] | None]
     index = {symbol: i for i, symbol in enumerate(ctc.symbols)}
     width, filled = ctc.weight.shape[1], [name for name in ours[1:] if name not in index]
     if filled:
-        lost.append(f"the size of the head: fairseq's dictionaries have rows for <pad>, </s> and <unk>, so {len(filled)} "
-                    f"were added with a bias of {FILLER_BIAS:g}, which no frame chooses")
+        lost.append("the size of the head: fairseq's dictionaries have rows for <pad>, </s> and <unk>, so "
+                    f"{len(filled)} were added with a bias of {FILLER_BIAS:g}, which no frame chooses")
     weight, bias = torch.zeros(4 + len(rest), width), torch.full((4 + len(rest),), FILLER_BIAS)
     for row, symbol in enumerate(ours + rest):
         if symbol in index:
@@ -176,8 +176,8 @@ def _prediction(prediction: Prediction, lost: list[str]) -> dict[str, Tensor]:
     tables = list(prediction.tables)
     if not prediction.special_rows:
         tables = [torch.cat([table.new_zeros(len(SPECIALS), table.shape[1]), table]) for table in tables]
-        lost.append("the size of the tables: fairseq's start with rows for <s>, <pad>, </s> and <unk>, so 4 rows of zeros "
-                    "were added, whose logits are 0; they compete with the units in fairseq's softmax")
+        lost.append("the size of the tables: fairseq's start with rows for <s>, <pad>, </s> and <unk>, so 4 rows of "
+                    "zeros were added, whose logits are 0; they compete with the units in fairseq's softmax")
     return {"label_embs_concat": torch.cat(tables), "final_proj.weight": prediction.weight,
             "final_proj.bias": prediction.bias}
 
