@@ -29,7 +29,6 @@ from upstream.audio.mixing import Mixing
 from upstream.audio.reading import AudioCache
 from upstream.contrastive_task import ContrastiveTask
 from upstream.errors import UsageError
-from upstream.features.source import FbankSource, LayerSource, MfccSource, Source
 from upstream.keyed import keyed
 from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.encoder import Encoder
@@ -40,9 +39,11 @@ from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
+from upstream.round_teacher import make_teacher, teacher_key
 from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_units
+from upstream.teacher.matching import matching_source
 from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
@@ -162,23 +163,19 @@ def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, 
 
 def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
                    device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
-    settings = as_settings(round_.teacher) | {"seed": recipe.seed}
-    if round_.teacher.features != "layer":
-        del settings["layer"]
+    settings, files = teacher_key(round_.teacher, recipe.probe)
 
     def work(folder: Path) -> dict[str, Any]:
-        source = _source(round_.teacher, before, device)
         with progress(f"round {round_.number}: teacher", 1) as report:
-            teacher = Teacher.fit(source, corpus.manifest, round_.teacher.clusters, seed=recipe.seed,
-                                  sample_frames=round_.teacher.sample_frames, indices=corpus.train,
-                                  iterations=round_.teacher.iterations, restarts=round_.teacher.restarts,
-                                  read=AudioCache(corpus.manifest).wave, progress=report)
+            teacher = make_teacher(round_.teacher, _encoder(round_.teacher, before, device), corpus.manifest,
+                                   corpus.train, recipe.probe, seed=recipe.seed, device=device, progress=report)
         teacher.save(folder)
-        return {"hash": teacher.hash, "inertia": teacher.inertia}
+        return {"hash": teacher.hash, "inertia": teacher.inertia, "layer": teacher.features.get("layer")}
 
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
-    inputs |= _encoder_input(round_.teacher, before)
-    return run_stage(folder, "teacher", version=1, settings=settings, inputs=inputs, work=work, say=say)
+    inputs |= files | _encoder_input(round_.teacher, before)
+    return run_stage(folder, "teacher", version=1, settings=settings | {"seed": recipe.seed}, inputs=inputs, work=work,
+                     say=say)
 
 
 def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
@@ -186,8 +183,9 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
     def work(target: Path) -> dict[str, Any]:
         teacher = Teacher.load(folder / "teacher")
         with progress(f"round {round_.number}: units", len(corpus.manifest)) as report:
-            units = teacher.label(_source(round_.teacher, before, device), corpus.manifest, target,
-                                  read=AudioCache(corpus.manifest).wave, progress=report)
+            source = matching_source(teacher, _encoder(round_.teacher, before, device), device=device)
+            units = teacher.label(source, corpus.manifest, target, read=AudioCache(corpus.manifest).wave,
+                                  progress=report)
         histograms = check_units(units, corpus.manifest)
         return {"hash": units.hash, "classes": list(units.classes), "histogram": [h.tolist() for h in histograms]}
 
@@ -295,13 +293,9 @@ def _noise_source(mixing: Mixing) -> Path | None:
     return source
 
 
-def _source(teacher: TeacherRecipe, before: RoundResult | None, device: torch.device) -> Source:
-    if teacher.features == "mfcc":
-        return MfccSource()
-    if teacher.features == "fbank":
-        return FbankSource()
-    assert before is not None  # the recipe's own check: a first round reads no layer
-    return LayerSource(read_encoder(before.encoder, device), teacher.layer, device)
+def _encoder(teacher: TeacherRecipe, before: RoundResult | None, device: torch.device) -> Encoder | None:
+    """The encoder that a teacher reads, if it reads one."""
+    return read_encoder(before.encoder, device) if teacher.features == "layer" and before is not None else None
 
 
 def _encoder_input(teacher: TeacherRecipe, before: RoundResult | None) -> dict[str, str]:

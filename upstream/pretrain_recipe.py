@@ -19,19 +19,41 @@ SHIPPED = Path(__file__).with_name("recipes")
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """What is clustered, into how many classes."""
+    """What is clustered, into how many classes, and how (`upstream.teacher.quantiser` says what the kinds are)."""
 
     features: Literal["mfcc", "fbank", "layer"] = "mfcc"  # `layer`: of the encoder of the round before
-    layer: int = 6  # 1 is the output of the first block
-    clusters: int = 100
+    layer: int | str = 6  # 1 is the output of the first block; `best`: what a sweep picks
+    clusters: Any = 100  # a number, or a list: one for each stream of labels
     sample_frames: int = 1_000_000  # frames that k-means is fitted on, at most
     iterations: int = 30
     restarts: int = 1
+    kind: Literal["auto", "single", "ensemble", "product", "residual", "random"] = "auto"  # auto: single or ensemble
+    pca: int = 0  # cluster so many principal components; 0: the frames themselves
+    whiten: bool = False  # give components unit variance
+    stacked: bool = False  # fbank: two frames side by side, what the filterbank front end reads
+    imported: str | None = None  # a file of centroids made elsewhere (.npy, scikit-learn's joblib)
 
     def __post_init__(self) -> None:
-        if self.clusters < 2 or self.sample_frames < self.clusters:
-            raise ValueError(f"teacher: clusters={self.clusters} must be at least 2, and sample_frames="
-                             f"{self.sample_frames} at least as many")
+        if not self.numbers or not all(type(k) is int and k >= 2 for k in self.numbers):
+            raise ValueError(f"teacher: clusters={self.clusters} must be at least 2, or a list of such numbers")
+        if self.sample_frames < max(self.numbers):
+            raise ValueError(f"teacher: sample_frames={self.sample_frames} must be at least as many as clusters="
+                             f"{self.clusters}")
+        if isinstance(self.layer, str) and self.layer != "best":
+            raise ValueError(f"teacher: layer={self.layer!r} must be a number or best")
+        if self.kind == "single" and len(self.numbers) > 1:
+            raise ValueError(f"teacher: kind=single has one stream; clusters={self.clusters}")
+        if self.pca < 0:
+            raise ValueError(f"teacher: pca={self.pca}, must be at least 0")
+        if self.stacked and self.features != "fbank":
+            raise ValueError(f"teacher: stacked=true is for features=fbank, not {self.features}")
+        if self.imported is not None and (self.kind != "auto" or self.pca or self.whiten):
+            raise ValueError("teacher: imported centroids are used as they are; leave out kind, pca and whiten")
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Clusters of each stream."""
+        return tuple(self.clusters) if isinstance(self.clusters, list | tuple) else (self.clusters,)
 
 
 @dataclass(frozen=True)
@@ -218,7 +240,8 @@ def _check_layers(recipe: PretrainRecipe, rounds: list[Round]) -> None:
     asked = {f"{where}: objective.predict_at": (1, now.objective.predict_at, now.encoder.layers),
              f"{where}: probe.layers": (0, recipe.probe.layers, now.encoder.layers)}
     if now.has_teacher and now.teacher.features == "layer":
-        asked[f"{where}: teacher.layer"] = (1, (now.teacher.layer,), rounds[-2].encoder.layers)
+        layer = now.teacher.layer
+        asked[f"{where}: teacher.layer"] = (1, (layer,) if isinstance(layer, int) else (), rounds[-2].encoder.layers)
     for name, (first, layers, last) in asked.items():
         wrong = [layer for layer in layers if not first <= layer <= last]
         if wrong:

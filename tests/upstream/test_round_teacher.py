@@ -1,0 +1,80 @@
+"""Every kind of teacher in a round, and what makes a teacher's stage stale."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from upstream.errors import RecipeError
+from upstream.pretrain import pretrain
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, TeacherRecipe
+from upstream.recipe import load_recipe
+from upstream.round_teacher import teacher_key
+from upstream.teacher.teacher import Teacher
+from upstream.teacher.units import Units
+
+TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=2",
+        "encoder.positional_groups=2", "training.crop_seconds=1", "training.micro_batch_seconds=4",
+        "training.batch_seconds=4", "training.least_seconds=0.5", "rounds.0.teacher.clusters=8",
+        "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1", "valid_share=0.2"]
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    for i in range(8):
+        rng = np.random.default_rng(i)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
+        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
+    return folder
+
+
+def rounds(recordings, out, *words):
+    recipe = load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={recordings}", *words], SHIPPED)
+    return pretrain(recipe, out, lambda line: None)
+
+
+@pytest.mark.parametrize(("words", "classes"), [
+    (["clusters=[8,12]"], (8, 12)),
+    (["clusters=[8,8,8]", "kind=product"], (8, 8, 8)),
+    (["clusters=[8,8]", "kind=residual", "pca=10"], (8, 8)),
+    (["clusters=[8,16]", "kind=random", "features=fbank", "stacked=true"], (8, 16)),
+    (["clusters=8", "whiten=true"], (8,)),
+], ids=["ensemble", "product", "residual of PCA", "random", "whitened"])
+def test_a_round_trains_on_every_stream_of_its_teacher(recordings, tmp_path, words, classes):
+    first, second = rounds(recordings, tmp_path, *(f"rounds.0.teacher.{word}" for word in words))
+    assert Units.load(first.units).classes == classes
+    assert Units.load(second.units).classes == (8,)
+    assert first.encoder_result["loss"] > 0
+
+
+def test_centroids_made_elsewhere_are_used_as_they_are(recordings, tmp_path):
+    centroids = np.random.default_rng(0).normal(size=(6, 39)).astype(np.float32) * 10
+    np.save(tmp_path / "centroids.npy", centroids)
+    rounds(recordings, tmp_path / "run", f"rounds.0.teacher.imported={tmp_path / 'centroids.npy'}")
+    assert np.array_equal(Teacher.load(tmp_path / "run/round1/teacher").centroids.numpy(), centroids)
+
+
+def test_the_best_layer_is_what_a_sweep_picks(recordings, tmp_path):
+    _, second = rounds(recordings, tmp_path, "rounds.1.teacher.layer=best")
+    teacher = Teacher.load(tmp_path / "round2/teacher")
+    assert second.teacher_result["layer"] == teacher.features["layer"]
+    assert teacher.features["layer"] in (1, 2)
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("clusters=1", "at least 2"), ("clusters=[8,x]", "at least 2"), ("clusters=[]", "at least 2"),
+    ("layer=last", "a number or best"), ("kind=many", "kind"), ("pca=-1", "pca=-1"),
+    ("stacked=true", "stacked=true is for features=fbank"), ("sample_frames=5", "at least as many"),
+])
+def test_a_teacher_that_cannot_be_is_refused_by_name(recordings, tmp_path, word, says):
+    with pytest.raises(RecipeError, match=says):
+        rounds(recordings, tmp_path, f"rounds.0.teacher.{word}")
+
+
+def test_options_at_their_defaults_leave_an_older_stage_fresh():
+    settings, inputs = teacher_key(TeacherRecipe(), ProbeRecipe())
+    assert settings == {"features": "mfcc", "clusters": 100, "sample_frames": 1_000_000, "iterations": 30,
+                        "restarts": 1}
+    assert inputs == {}
+    assert teacher_key(TeacherRecipe(pca=20), ProbeRecipe())[0]["pca"] == 20
+    assert teacher_key(TeacherRecipe(features="layer"), ProbeRecipe())[0]["layer"] == 6

@@ -1,0 +1,99 @@
+"""The teacher of a round: what its recipe asks for, made from the recordings and the encoder of the round before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from upstream.audio.manifest import Manifest
+from upstream.audio.reading import AudioCache
+from upstream.features.source import LayerSource, Source
+from upstream.model.encoder import Encoder
+from upstream.pretrain_recipe import ProbeRecipe, TeacherRecipe
+from upstream.progress import Report
+from upstream.recipe import as_settings
+from upstream.stage import content_hash, file_hash
+from upstream.teacher.alignments import find_alignments
+from upstream.teacher.importing import import_centroids
+from upstream.teacher.matching import named_source
+from upstream.teacher.sweep import sweep
+from upstream.teacher.teacher import Teacher
+
+BEST = "best"
+
+
+def make_teacher(recipe: TeacherRecipe, encoder: Encoder | None, manifest: Manifest, train: np.ndarray,
+                 probe: ProbeRecipe, *, seed: int, device: torch.device, progress: Report) -> Teacher:
+    """Fit, draw or import a teacher.
+
+    Args:
+        encoder: of the round before; None in the first round.
+        train: indices of the recordings to fit on.
+        probe: alignments for `layer: best`, which goes by the stability of labels in noise where there are none.
+
+    Raises:
+        InputError: too few frames, or centroids of other features.
+    """
+    layer = recipe.layer
+    if recipe.features == "layer" and layer == BEST:
+        assert encoder is not None  # the recipe's own check
+        layer = _best_layer(recipe, encoder, manifest, train, probe, seed, device, progress)
+    source = _source(recipe, encoder, layer, device)
+    if recipe.imported is not None:
+        return import_centroids(Path(recipe.imported), source.describe())
+    return Teacher.fit(source, manifest, recipe.numbers if len(recipe.numbers) > 1 else recipe.numbers[0], seed=seed,
+                       sample_frames=recipe.sample_frames, indices=train, iterations=recipe.iterations,
+                       restarts=recipe.restarts, read=AudioCache(manifest).wave, progress=progress,
+                       kind=None if recipe.kind == "auto" else recipe.kind, pca=recipe.pca, whiten=recipe.whiten)
+
+
+def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings and inputs that a teacher depends on besides the recordings and the encoder.
+
+    Options that came later are left out at their defaults: a teacher that was made before there were any is not stale.
+    """
+    settings, plain = as_settings(recipe), as_settings(TeacherRecipe())
+    settings = {k: v for k, v in settings.items() if k not in _LATER or v != plain[k]}
+    inputs: dict[str, str] = {}
+    if recipe.features != "layer":
+        del settings["layer"]
+    elif recipe.layer == BEST and probe.alignments is not None:
+        found = find_alignments(Path(probe.alignments))
+        inputs["alignments"] = content_hash({i: file_hash(p) for i, p in found.items()})
+    if recipe.imported is not None:
+        inputs["imported"] = file_hash(Path(recipe.imported))
+        settings = {k: settings[k] for k in ("features", "layer") if k in settings}
+    return settings, inputs
+
+
+_LATER = ("kind", "pca", "whiten", "stacked", "imported")
+
+
+def _source(recipe: TeacherRecipe, encoder: Encoder | None, layer: int | str, device: torch.device) -> Source:
+    if recipe.features != "layer":
+        return named_source(recipe.features, recipe.stacked)
+    assert encoder is not None  # the recipe's own check: a first round reads no layer
+    return LayerSource(encoder, int(layer), device)
+
+
+def _best_layer(recipe: TeacherRecipe, encoder: Encoder, manifest: Manifest, train: np.ndarray, probe: ProbeRecipe,
+                seed: int, device: torch.device, progress: Report) -> int:
+    """The layer that a sweep picks: on the aligned recordings if there are any, else on those of the training."""
+    heard, alignments = manifest.select([int(i) for i in train]), None
+    if probe.alignments is not None:
+        alignments = find_alignments(Path(probe.alignments))
+        heard = manifest if probe.manifest is None else Manifest.load(Path(probe.manifest))
+    layers = range(1, encoder.config.layers + 1)
+    found = sweep(encoder, _at_most(heard, probe.seconds), [max(recipe.numbers)], seed=seed, alignments=alignments,
+                  read=AudioCache(_at_most(heard, probe.seconds)).wave, layers=list(layers), device=device,
+                  measure_abx=False, progress=progress)
+    return found.layer
+
+
+def _at_most(manifest: Manifest, seconds: float) -> Manifest:
+    """Evenly spread utterances of about so much audio."""
+    step = max(1.0, manifest.seconds / seconds)
+    return manifest.select(sorted({int(i) for i in np.arange(0, len(manifest), step)}))
