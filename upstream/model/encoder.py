@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,12 @@ class Encoder(nn.Module):
         """Draw all weights as the reference does, from a generator for each parameter's name; returns itself."""
         initialise(self, seed)
         return self
+
+    def save(self, folder: str | Path, **extra: Any) -> None:
+        """Write a folder as `save_encoder` does, `extra` into its hubertkit.json; `load_encoder` reads it."""
+        from upstream.model.saving import save_encoder  # which imports this module
+
+        save_encoder(self, Path(folder), extra)
 
     def forward(
         self,

@@ -6,9 +6,17 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from upstream.errors import FormatError, UsageError
-from upstream.model import encoder_hash, load_encoder, read_description, read_tensors, save_encoder
+from upstream.model import (
+    encoder_hash,
+    load_encoder,
+    read_description,
+    read_encoder,
+    read_tensors,
+    save_encoder,
+)
 
 WAVES = torch.randn(1, 3000, generator=torch.Generator().manual_seed(0))
 STYLES = [
@@ -36,6 +44,23 @@ def test_a_saved_encoder_comes_back_to_the_last_bit(tiny, tmp_path, settings):
     assert described["round"] == 2
     assert described["transformers_loads_it"] is (encoder.config.frontend == "conv")
     assert torch.equal(read_tensors(tmp_path / "head.safetensors")["tables.0.embeddings"], head["tables.0.embeddings"])
+
+
+def test_an_encoder_saves_itself(tiny, tmp_path):
+    encoder = tiny()
+    encoder.save(tmp_path / "a", round=3)
+    assert read_description(tmp_path / "a")["round"] == 3
+    assert encoder_hash(tmp_path / "a") == encoder_hash(load_encoder(tmp_path / "a")) == encoder_hash(encoder)
+    assert read_encoder(tmp_path / "a").config == encoder.config
+
+
+def test_what_transformers_lacks_is_said(tiny, tmp_path):
+    tiny(frontend="fbank").save(tmp_path / "a")
+    described = read_description(tmp_path / "a")
+    assert not described["transformers_loads_it"]
+    assert described["transformers_lacks"] == ["the fbank front end"]
+    tiny().save(tmp_path / "b")
+    assert read_description(tmp_path / "b")["transformers_lacks"] == []
 
 
 def test_the_hash_is_of_the_weights_wherever_they_are(tiny, tmp_path):
@@ -93,6 +118,20 @@ def test_another_format_version_is_refused(saved):
 def test_a_description_that_is_no_json_is_refused(saved):
     (saved / "hubertkit.json").write_text("{")
     with pytest.raises(FormatError, match=r"hubertkit\.json"):
+        load_encoder(saved)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda t: t.pop("encoder.layer_norm.bias"), r"no tensor 'encoder\.layer_norm\.bias', of shape \(24,\)"),
+    (lambda t: t.update({"x": torch.ones(1)}), "1 tensor that this architecture has no place for: x"),
+    (lambda t: t.update({"masked_spec_embed": torch.ones(3)}),
+     r"'masked_spec_embed' has shape \(3,\); the configuration wants \(24,\)"),
+])
+def test_a_tensor_that_does_not_fit_is_named_with_its_shape(saved, spoil, message):
+    tensors = read_tensors(saved / "model.safetensors")
+    spoil(tensors)
+    save_file(tensors, saved / "model.safetensors")
+    with pytest.raises(FormatError, match=rf"model\.safetensors: .*{message}"):
         load_encoder(saved)
 
 

@@ -1,0 +1,106 @@
+"""`hubertkit convert` from the outside: what it writes, says and exits with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from downstream.text.vocabulary import Vocabulary
+from tools.main import run
+from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
+from upstream.model.formats.pickles import read_torch_file
+from upstream.model.loading import read_checkpoint
+
+CHECKPOINTS = Path(__file__).parents[1] / "oracles/hubert/checkpoints"
+PRETRAINED, CTC = CHECKPOINTS / "pretrain_large.pt", CHECKPOINTS / "ctc_base.pt"
+
+
+def _convert(*words: Any) -> int:
+    return run(["convert", *map(str, words)])
+
+
+def test_a_checkpoint_goes_round_through_every_format(tmp_path, capsys):
+    steps = [(PRETRAINED, tmp_path / "hf", "huggingface"), (tmp_path / "hf", tmp_path / "fairseq.pt", "fairseq"),
+             (tmp_path / "fairseq.pt", tmp_path / "torchaudio.pt", "torchaudio"),
+             (tmp_path / "torchaudio.pt", tmp_path / "end", "huggingface")]
+    heads = ("final_proj", "label_embs")
+    theirs = read_torch_file(PRETRAINED)["model"]
+    parameters = sum(tensor.numel() for name, tensor in theirs.items() if not name.startswith(heads))
+    for source, target, to in steps:
+        assert _convert(source, target, "--to", to) == 0
+        said = capsys.readouterr()
+        assert said.out == f"{target}: {to}, an encoder of {parameters:,} parameters, with masked prediction\n"
+        if to == "torchaudio":
+            assert "not in torchaudio: all but the first of 2 streams of labels" in said.err
+    start, end = load_encoder(PRETRAINED), load_encoder(tmp_path / "end")
+    assert start.config == end.config
+    assert all(torch.equal(tensor, end.state_dict()[name]) for name, tensor in start.state_dict().items())
+
+
+def test_special_rows_are_dropped_on_request(tmp_path):
+    assert _convert(PRETRAINED, tmp_path / "a", "--to", "huggingface", "--special-rows", "drop") == 0
+    assert [len(table) for table in read_checkpoint(tmp_path / "a").prediction.tables] == [25, 40]
+
+
+def test_a_recogniser_takes_the_architecture_of_what_it_started_from(tmp_path, capsys):
+    assert _convert(CTC, tmp_path / "a", "--to", "huggingface") == 1
+    assert "--pretrained FILE" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    before = CHECKPOINTS / "pretrain_base_legacy_args.pt"
+    assert _convert(CTC, tmp_path / "a", "--to", "huggingface", "--pretrained", before) == 0
+    assert capsys.readouterr().out.endswith("with a CTC head\n")
+    assert Vocabulary.load(tmp_path / "a/vocab.json").symbols[4:] == ("|", *"ABCDEFGH")
+
+
+def test_a_vocabulary_names_the_rows_of_a_head(tmp_path, capsys):
+    before = CHECKPOINTS / "pretrain_base_legacy_args.pt"
+    assert _convert(CTC, tmp_path / "x.pt", "--to", "torchaudio", "--pretrained", before) == 0
+    (tmp_path / "x.pt.json").write_text((tmp_path / "x.pt.json").read_text().replace('"symbols"', '"letters"'))
+    assert _convert(tmp_path / "x.pt", tmp_path / "a", "--to", "huggingface") == 0
+    said = capsys.readouterr().err
+    assert "note: torchaudio keeps no mask vector" in said
+    assert "not in huggingface: a vocab.json" in said
+    Vocabulary(("<pad>", *"abc", "|", *"ABCDEFGH")).save(tmp_path / "vocab.json")
+    assert _convert(tmp_path / "x.pt", tmp_path / "b", "--to", "huggingface", "--vocabulary",
+                    tmp_path / "vocab.json") == 0
+    assert Vocabulary.load(tmp_path / "b/vocab.json").symbols[1:4] == ("a", "b", "c")
+
+
+def test_what_hubertkit_alone_has_is_refused_as_a_wrong_use(tmp_path, capsys):
+    config = EncoderConfig(frontend="fbank", width=24, layers=1, heads=4, ffn=8, positional_kernel=8,
+                           positional_groups=4)
+    save_encoder(Encoder(config).initialise(0), tmp_path / "ours", {})
+    assert _convert(tmp_path / "ours", tmp_path / "a", "--to", "huggingface") == 2
+    assert capsys.readouterr().err == (f"hubertkit: {tmp_path / 'ours'}: the fbank front end is hubertkit's own; "
+                                       "huggingface has convolutions only, so nothing was written\n")
+
+
+@pytest.mark.parametrize(("source", "code", "message"), [
+    ("nowhere.pt", 2, "no such file or folder. Known are"),
+    ("cut.pt", 1, "cut.pt: not a file of torch.save, or cut short"),
+    ("evil.pt", 1, "evil.pt: its pickle asks for posix.system"),
+    ("empty", 2, "hubertkit.json is missing, and there is no config.json"),
+])
+def test_bad_sources_are_one_line_and_an_exit_code(tmp_path, capsys, source, code, message):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    (tmp_path / "cut.pt").write_bytes(PRETRAINED.read_bytes()[:100_000])
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "empty").mkdir()
+    assert _convert(tmp_path / source, tmp_path / "a", "--to", "huggingface") == code
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_unknown_format_is_a_wrong_use(tmp_path):
+    assert _convert(PRETRAINED, tmp_path / "a", "--to", "onnx") == 2
