@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.encoder import Encoder
 from upstream.model.initialisation import initialise
 from upstream.model.masked_prediction import COSINE_EPSILON, mean_square, split_frames
+from upstream.model.padding import Padding
 from upstream.model.quantiser import Quantiser
 
 
@@ -111,7 +111,7 @@ class ContrastivePrediction(nn.Module):
         mask: Tensor,
         negatives: Tensor,
         gumbel_temperature: float = 2.0,
-        padding: Literal["exact", "fairseq", "transformers"] = "exact",
+        padding: Padding = "exact",
     ) -> ContrastiveLoss:
         """The loss of a batch.
 
@@ -126,8 +126,7 @@ class ContrastivePrediction(nn.Module):
             InputError: nothing masked.
             UsageError: shapes that do not fit each other.
         """
-        asked: dict[str, Any] = {} if padding == "exact" else {"padding": padding}
-        output = self.encoder(waveforms, lengths, mask, **asked)
+        output = self.encoder(waveforms, lengths, mask, padding=padding)
         masked, _ = split_frames(mask, output.lengths)
         self._check(masked, negatives)
         device = output.last.device

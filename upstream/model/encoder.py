@@ -13,6 +13,7 @@ from upstream.errors import InputError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.model.frontend import frame_counts, make_frontend, valid
 from upstream.model.initialisation import initialise
+from upstream.model.padding import PADDINGS, Padding, fairseq_counts
 from upstream.model.transformer import NORM_EPSILON, Transformer
 
 
@@ -25,7 +26,7 @@ class EncoderOutput:
             output of block k.
         lengths: (B,) int64 on the host: frames of each utterance. What lies past them means nothing.
         layers: the input of the first block, then the raw output of each block, each (B, T, D); empty unless asked for.
-        features: (B, T, C) output of the front end before its layer norm, zero at padded frames.
+        features: (B, T, C) output of the front end before its layer norm, zero at padded frames (but see `padding`).
     """
 
     last: Tensor
@@ -68,6 +69,7 @@ class Encoder(nn.Module):
         layers: bool = False,
         stop_at: int | None = None,
         channel_mask: Tensor | None = None,
+        padding: Padding = "exact",
     ) -> EncoderOutput:
         """Encode a batch.
 
@@ -81,22 +83,29 @@ class Encoder(nn.Module):
             stop_at: run this many blocks only (0 to all); for reading features from a middle layer.
             channel_mask: (B, D) bool; true where a channel of the projected features is zero for the whole utterance
                 (fine-tuning's SpecAugment; fairseq mask_channel_prob).
+            padding: how padded rows are treated (`upstream.model.padding`). With "fairseq", `lengths` of the output are
+                fairseq's and `features` are not cleared at padded frames, which its penalty counts.
 
         Raises:
             InputError: an utterance too short for one frame.
-            UsageError: `lengths`, `mask` or `stop_at` does not fit the batch or the model.
+            UsageError: `lengths`, `mask`, `stop_at` or `padding` does not fit the batch or the model.
         """
         lengths = self._checked_lengths(waveforms, lengths)
         counts = frame_counts(self.config.grid, lengths)
-        self._check(waveforms, counts, mask, stop_at)
+        self._check(counts, stop_at, padding)
         padded = bool((lengths != waveforms.shape[1]).any())
         if padded:
             waveforms = waveforms.masked_fill(~valid(lengths, waveforms.shape[1], waveforms.device), 0)
-        features = self.feature_extractor(waveforms, lengths if padded else None)  # (B, T, C)
+        features = self.feature_extractor(waveforms, lengths if padded and padding == "exact" else None)  # (B, T, C)
 
         frames = features.shape[1]
+        if mask is not None and tuple(mask.shape) != (len(waveforms), frames):
+            raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {(len(waveforms), frames)}, one value for "
+                             "each frame")
+        if padding == "fairseq":
+            counts = fairseq_counts(lengths, waveforms.shape[1], frames)
         inside = valid(counts, frames, features.device) if bool((counts != frames).any()) else None
-        if inside is not None:
+        if inside is not None and padding != "fairseq":
             features = features.masked_fill(~inside[..., None], 0)
         x = self.feature_projection(features)
         if mask is not None:
@@ -119,14 +128,13 @@ class Encoder(nn.Module):
             raise UsageError(f"lengths {lengths.tolist()} do not fit waveforms of shape {tuple(waveforms.shape)}")
         return lengths
 
-    def _check(self, waveforms: Tensor, counts: Tensor, mask: Tensor | None, stop_at: int | None) -> None:
+    def _check(self, counts: Tensor, stop_at: int | None, padding: str) -> None:
         grid = self.config.grid
         if int(counts.min()) < 1:
             row = int(counts.argmin())
             raise InputError(f"row {row} of the batch is too short for a frame: at least {grid.least_samples} samples")
-        expected = (len(waveforms), grid.frames(waveforms.shape[1]))
-        if mask is not None and tuple(mask.shape) != expected:
-            raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {expected}, one value for each frame")
+        if padding not in PADDINGS:
+            raise UsageError(f"padding={padding!r}: expected one of {', '.join(PADDINGS)}")
         if stop_at is not None and not 0 <= stop_at <= self.config.layers:
             raise UsageError(f"stop_at={stop_at}: this encoder has layers 0 to {self.config.layers}")
 

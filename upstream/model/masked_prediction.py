@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.encoder import Encoder, EncoderOutput
 from upstream.model.initialisation import initialise
+from upstream.model.padding import Padding
 
 COSINE_EPSILON = 1e-8  # on each norm, as torch.cosine_similarity
 
@@ -145,7 +146,7 @@ class MaskedPrediction(nn.Module):
         mask: Tensor,
         labels: Tensor,
         measure: bool = False,
-        padding: Literal["exact", "fairseq", "transformers"] = "exact",
+        padding: Padding = "exact",
     ) -> PredictionLoss:
         """The loss of a batch.
 
@@ -160,8 +161,7 @@ class MaskedPrediction(nn.Module):
             UsageError: shapes that do not fit each other.
         """
         every = len(self.predict_at) > 1 or self.predict_at[0] < self.encoder.config.layers
-        asked: dict[str, Any] = {} if padding == "exact" else {"padding": padding}
-        output = self.encoder(waveforms, lengths, mask, layers=every, **asked)
+        output = self.encoder(waveforms, lengths, mask, layers=every, padding=padding)
         masked, unmasked = split_frames(mask, output.lengths)
         if not len(masked):
             raise InputError("no frame of the batch is masked: there is nothing to predict")

@@ -7,7 +7,6 @@ gives is compared in `test_encoder_against_fairseq`.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,6 @@ CASES = {style: json.loads((ORACLES / style / "criterion_cases.json").read_text(
 DUPLICATES = "untied_duplicate_rows_5_9_and_20_21"
 CLOSE = 1e-5  # relative
 
-pytestmark = pytest.mark.skipif("padding" not in inspect.signature(Encoder.forward).parameters,
-                                reason="the encoder knows no padding but its own yet")
 
 
 def compared(*leave_out: str) -> Any:

@@ -1,0 +1,39 @@
+"""How padded batches are treated: our own way, or as fairseq and transformers do.
+
+    exact         an utterance gets what it gets alone, whatever it is batched with
+    fairseq       statistics of the group norm over the padded row; frames cut out of samples by equal chunks
+    transformers  statistics of the group norm over the padded row; frames as the convolutions give them
+
+The other two are there to reproduce numbers made elsewhere. Models with layer norms in their front end differ only by
+fairseq's frames, for there is no statistic over time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Padding = Literal["exact", "fairseq", "transformers"]
+PADDINGS: tuple[str, ...] = ("exact", "fairseq", "transformers")
+
+
+def fairseq_counts(lengths: Tensor, samples: int, frames: int) -> Tensor:
+    """Frames that fairseq takes for real in a padded batch (`HubertModel.forward_padding_mask`).
+
+    The last `samples mod frames` samples are dropped, the others cut into `frames` chunks, and a frame is padding only
+    if its whole chunk is. A chunk is longer than the hop, so a row often has one frame more than its own convolutions
+    give.
+
+    Args:
+        lengths: (B,) int64 samples of each utterance, on the host.
+        samples: of the padded rows.
+        frames: of the padded rows.
+
+    Returns:
+        (B,) int64. Of 16,000 samples and 49 frames a chunk has 326 samples; 9,876 of them fill 30.3 chunks: 31 frames.
+    """
+    chunk = samples // frames
+    kept = lengths.clamp(max=chunk * frames)
+    return torch.div(kept + chunk - 1, chunk, rounding_mode="floor")
