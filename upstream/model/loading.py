@@ -83,7 +83,11 @@ def load_prediction(source: str | Path, pretrained: Path | None = None, special_
 
 def read_checkpoint(source: str | Path, pretrained: Path | None = None, special_rows: bool = True) -> Checkpoint:
     """All that a source holds. Arguments and errors as `load_encoder` and `load_prediction`."""
-    found = _read(source, pretrained)
+    try:
+        found = _read(source, pretrained)
+    except (TypeError, ValueError, AttributeError) as error:  # a list where a number belongs, and the like
+        raise FormatError(f"{source}: a value in its configuration is of another kind than it should be "
+                          f"({' '.join(str(error).split())[:200]})") from error
     if found.prediction is not None and not special_rows:
         found = replace(found, prediction=found.prediction.without_special_rows(),
                         extra={key: value for key, value in found.extra.items() if key != "special_rows"})

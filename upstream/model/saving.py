@@ -23,7 +23,7 @@ from torch import Tensor
 from upstream.errors import FormatError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
-from upstream.model.formats import huggingface
+from upstream.model.formats import huggingface, huggingface_files
 from upstream.model.formats.checkpoint import (
     Checkpoint,
     CtcHead,
@@ -71,7 +71,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     if checkpoint.prediction is not None:
         others |= prediction_tensors(checkpoint.prediction, checkpoint.config.layers)
         extra |= _prediction_keys(checkpoint.prediction, extra.get("objective") or {})
-    quantiser = checkpoint.quantiser if huggingface.has_pretraining(checkpoint) else None
+    quantiser = checkpoint.quantiser if huggingface_files.has_pretraining(checkpoint) else None
     if checkpoint.quantiser is not None:
         extra.setdefault("objective", {"kind": "wav2vec2"})
         others |= {} if quantiser else checkpoint.quantiser
@@ -119,7 +119,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "hubertkit.json"
     if not path.is_file():
-        raise UsageError(f"{folder} holds no encoder: hubertkit.json is missing")
+        raise UsageError(f"{folder} holds no encoder: hubertkit.json is missing (`hubertkit convert` makes a folder "
+                         "with one of other formats)")
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         version = described["format"]
@@ -156,7 +157,7 @@ def _hash(tensors: dict[str, Tensor]) -> str:
 
 def _write(checkpoint: Checkpoint, folder: Path) -> None:
     config, ctc, head = checkpoint.config, checkpoint.ctc, dict(checkpoint.others)
-    files = huggingface.json_files(checkpoint)
+    files = huggingface_files.json_files(checkpoint)
     conv = config.frontend == "conv"
     described = {
         "format": FORMAT_VERSION,
@@ -173,7 +174,7 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
     taken = sorted(set(described) & set(checkpoint.extra))
     if taken:
         raise UsageError(f"{folder}: the key {taken[0]!r} of hubertkit.json is written by hubertkit itself")
-    write_tensors(folder / "model.safetensors", huggingface.named(checkpoint))
+    write_tensors(folder / "model.safetensors", huggingface_files.named(checkpoint))
     if head:
         write_tensors(folder / "head.safetensors", head)
     else:

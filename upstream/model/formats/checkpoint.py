@@ -195,17 +195,20 @@ def check_conv_norm(said: str, layer_norms: bool, where: Source) -> None:
                           f"{found} norm: there is {'a' if layer_norms else 'no'} norm after the second convolution")
 
 
-def check_convolutions(layers: list[tuple[int, int, int]], where: Source) -> int:
-    """The width of the convolutions, of which every layer is (channels, kernel, stride).
+def check_convolutions(found: Any, where: Source) -> int:
+    """The width of the convolutions, from lists of channels, kernels and strides.
 
     Raises:
-        FormatError: kernels or strides that are not wav2vec 2.0's, or widths that differ.
+        FormatError: kernels or strides that are not wav2vec 2.0's, widths that differ, or no such lists.
     """
-    expected = list(zip(CONV_GRID.kernels, CONV_GRID.strides))
-    if [(kernel, stride) for _, kernel, stride in layers] != expected or len({c for c, _, _ in layers}) != 1:
-        raise FormatError(f"{where}: convolutions (channels, kernel, stride) {layers}; hubertkit has those of wav2vec "
-                          f"2.0 only, of one width: (kernel, stride) {expected}")
-    return layers[0][0]
+    expected = [list(CONV_GRID.kernels), list(CONV_GRID.strides)]
+    lists = [list(part) if isinstance(part, list | tuple) else part for part in found]
+    channels = lists[0]
+    one = isinstance(channels, list) and len(channels) == len(expected[0]) and channels == channels[:1] * len(channels)
+    if lists[1:] != expected or not one:
+        raise FormatError(f"{where}: convolutions with channels, kernels and strides {lists}; hubertkit has those of "
+                          f"wav2vec 2.0 only, of one width: kernels and strides {expected}")
+    return channels[0]
 
 
 def without_zero_biases(config: dict[str, Any], found: dict[str, Tensor], prefix: str) -> tuple[str, ...]:

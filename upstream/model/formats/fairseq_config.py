@@ -78,7 +78,7 @@ def settings_of(groups: dict[str, dict[str, Any]], where: Source) -> dict[str, A
     if settings["conv_norm"] not in _NORMS:
         raise FormatError(f"{where}: extractor_mode={settings['conv_norm']!r}, must be default or layer_norm")
     settings["conv_norm"] = _NORMS[settings["conv_norm"]]
-    settings["conv_dim"] = check_convolutions(_convolutions(model.get("conv_feature_layers"), where), where)
+    settings["conv_dim"] = check_convolutions(list(zip(*_convolutions(model.get("conv_feature_layers"), where))), where)
     settings["normalize"] = bool(task.get("normalize", False))
     settings["family"] = "wavlm" if wavlm else _FAMILIES.get(name or "hubert", "hubert")
     if wavlm:

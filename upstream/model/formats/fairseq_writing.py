@@ -26,6 +26,13 @@ from upstream.stage import writing
 
 _MODELS = {"hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec": "data2vec_audio"}
 _CTC = {"hubert": "hubert_ctc", "wav2vec2": "wav2vec_ctc"}
+_CRITERIA: dict[str, dict[str, Any]] = {
+    "hubert": {"_name": "hubert", "pred_masked_weight": 1.0, "pred_nomask_weight": 0.0, "loss_weights": [10.0],
+               "log_keys": []},
+    "wav2vec2": {"_name": "wav2vec", "infonce": True, "loss_weights": [0.1, 10.0],
+                 "log_keys": ["prob_perplexity", "code_perplexity", "temp"]},
+    "data2vec": {"_name": "model", "loss_weights": {}, "log_keys": ["ema_decay", "target_var", "pred_var"]},
+}
 
 
 def write(checkpoint: Checkpoint, path: Path) -> list[str]:
@@ -102,9 +109,7 @@ def _recogniser(checkpoint: Checkpoint, encoder: dict[str, Tensor], lost: list[s
              **ctc_overrides(checkpoint.config), "normalize": checkpoint.config.normalize, "data": "",
              "w2v_args": _pretraining(checkpoint)}
     model.setdefault("layerdrop", checkpoint.config.layerdrop)
-    task = {**_task(checkpoint.config, ["ltr"]), "fine_tuning": True,
-            "single_target": True, "pad_audio": True, "random_crop": False, **_of(before, "task"),
-            "normalize": checkpoint.config.normalize}
+    task = {**_fine_tuning_task(checkpoint.config), **_of(before, "task"), "normalize": checkpoint.config.normalize}
     criterion = _of(before, "criterion") or {"_name": "ctc", "zero_infinity": True, "sentence_avg": True,
                                              "post_process": "letter"}
     return tensors, {**before, "model": model, "task": task, "criterion": criterion}, symbols
@@ -149,12 +154,12 @@ def _pretraining(checkpoint: Checkpoint) -> dict[str, Any]:
     streams = 1 if prediction is None else len(prediction.tables)
     task = {**_task(config, [f"km{i}" if i else "km" for i in range(streams)]), **_of(before, "task"),
             "normalize": config.normalize, "sample_rate": SAMPLE_RATE}
-    if prediction is not None and len(task.get("labels") or []) != streams:
+    if prediction is not None and len(task.get("labels") or []) != streams:  # or another number than was read
         task["labels"] = [f"km{i}" if i else "km" for i in range(streams)]
-    criterion = _of(before, "criterion") or {"_name": "hubert", "pred_masked_weight": 1.0, "pred_nomask_weight": 0.0,
-                                             "loss_weights": [10.0], "log_keys": []}
-    model.setdefault("label_rate", 50.0)
+    if family_of(config) == "hubert":
+        model.setdefault("label_rate", 50.0)
     model.setdefault("required_seq_len_multiple", 2)
+    criterion = _of(before, "criterion") or _CRITERIA[family_of(config)]
     return {"_name": None, **before, "model": model, "task": task, "criterion": criterion}
 
 
@@ -165,6 +170,13 @@ def _task(config: EncoderConfig, labels: list[str]) -> dict[str, Any]:
             "label_rate": 50.0, "sample_rate": SAMPLE_RATE, "enable_padding": False, "max_keep_size": None,
             "max_sample_size": None, "min_sample_size": None, "single_target": False, "random_crop": True,
             "pad_audio": False}
+
+
+def _fine_tuning_task(config: EncoderConfig) -> dict[str, Any]:
+    if family_of(config) != "hubert":
+        return {**_task(config, []), "_name": "audio_finetuning", "labels": "ltr"}
+    return {**_task(config, ["ltr"]), "fine_tuning": True, "single_target": True, "pad_audio": True,
+            "random_crop": False}
 
 
 def _of(groups: Any, name: str) -> dict[str, Any]:

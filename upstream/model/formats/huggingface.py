@@ -18,7 +18,6 @@ from torch import Tensor
 
 from upstream.errors import FormatError, UsageError
 from upstream.frames import CONV_GRID, SAMPLE_RATE
-from upstream.model.config import EncoderConfig
 from upstream.model.formats.checkpoint import (
     Checkpoint,
     CtcHead,
@@ -26,8 +25,6 @@ from upstream.model.formats.checkpoint import (
     check_conv_norm,
     check_convolutions,
     config_from,
-    family_of,
-    new_weight_norm,
     of_shape,
     old_weight_norm,
     refuse_rest,
@@ -40,8 +37,7 @@ from upstream.model.formats.tensors import read_tensors
 from upstream.stage import read_json
 
 PREFIXES = {"hubert": "hubert.", "wav2vec2": "wav2vec2.", "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio."}
-_FAMILIES = {"hubert": "hubert", "wav2vec2": "wav2vec2", "wavlm": "wavlm", "data2vec-audio": "data2vec"}
-_MODELS = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "wavlm": "WavLM", "data2vec-audio": "Data2VecAudio"}
+FAMILIES = {"hubert": "hubert", "wav2vec2": "wav2vec2", "wavlm": "wavlm", "data2vec-audio": "data2vec"}
 QUANTISER = ("quantizer.codevectors", "quantizer.weight_proj.weight", "quantizer.weight_proj.bias",
              "project_q.weight", "project_q.bias", "project_hid.weight", "project_hid.bias")
 _BLANKS = ("<pad>", "[PAD]", "<blank>", "-")
@@ -163,8 +159,8 @@ def _settings(described: dict[str, Any], folder: Path) -> dict[str, Any]:
     if get("feat_extract_norm") not in ("group", "layer"):
         raise FormatError(f"{path}: feat_extract_norm={get('feat_extract_norm')!r}, must be group or layer")
     settings = {
-        "family": _FAMILIES[kind],
-        "conv_dim": check_convolutions(list(zip(get("conv_dim"), get("conv_kernel"), get("conv_stride"))), path),
+        "family": FAMILIES[kind],
+        "conv_dim": check_convolutions([get("conv_dim"), get("conv_kernel"), get("conv_stride")], path),
         "conv_bias": bool(get("conv_bias")),
         "conv_norm": get("feat_extract_norm"),
         "width": get("hidden_size"),
@@ -213,7 +209,7 @@ def _refuse_strange(described: dict[str, Any], path: Path) -> None:
 
 def _masks(described: dict[str, Any]) -> bool:
     """Whether transformers gives the model a mask vector."""
-    return described.get("mask_time_prob", 0.05) > 0 or described.get("mask_feature_prob", 0.0) > 0
+    return bool(described.get("mask_time_prob", 0.05) or described.get("mask_feature_prob", 0.0))
 
 
 def _normalize(folder: Path, conv_norm: str) -> tuple[bool, tuple[str, ...]]:
@@ -259,12 +255,15 @@ def read_vocabulary(folder: Path, rows: int) -> tuple[tuple[str, ...] | None, in
     symbols = _symbols(folder / "vocab.json", rows)
     path = folder / "config.json"
     described = read_json(path) if path.is_file() else {}
-    blank = described.get("pad_token_id")
+    blank = described.get("pad_token_id", 0)
+    named = [i for i, symbol in enumerate(symbols or ()) if symbol in _BLANKS]
+    if named and "vocab_size" not in described:  # no configuration of a recogniser, which says so
+        blank = named[0]
+    if not isinstance(blank, int) or not 0 <= blank < rows:
+        raise FormatError(f"{path}: pad_token_id={blank!r}, which is the CTC blank, must be one of the {rows} rows of "
+                          "the head")
     if symbols is None:
-        return None, blank or 0
-    named = [i for i, symbol in enumerate(symbols) if symbol in _BLANKS]
-    if blank is None or "vocab_size" not in described:  # not a recogniser's configuration of transformers
-        blank = named[0] if named else 0
+        return None, blank
     if symbols[blank] not in _BLANKS:
         swapped = {**dict.fromkeys(named[:1], symbols[blank]), blank: _BLANKS[0]}
         symbols = tuple(swapped.get(i, symbol) for i, symbol in enumerate(symbols))
@@ -286,11 +285,6 @@ def take_quantiser(heads: dict[str, Tensor]) -> dict[str, Tensor] | None:
     return {key: heads.pop(key).float() for key in QUANTISER}
 
 
-def model_type(config: EncoderConfig) -> str:
-    """The family's name in config.json."""
-    return next(kind for kind, family in _FAMILIES.items() if family == family_of(config))
-
-
 def split_head(tensors: dict[str, Tensor], prefix: str | None = None
                ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The encoder's tensors under their bare names, and those of a head: none if there is no prefix."""
@@ -300,122 +294,3 @@ def split_head(tensors: dict[str, Tensor], prefix: str | None = None
         return dict(tensors), {}
     inside = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     return inside, {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
-
-
-def named(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The tensors of model.safetensors: the encoder's alone, or behind the prefix beside a head."""
-    tensors = {new_weight_norm(name): tensor for name, tensor in checkpoint.tensors.items()}
-    heads = dict(checkpoint.quantiser or {})
-    if checkpoint.ctc is not None:
-        heads = {"lm_head.weight": checkpoint.ctc.weight, "lm_head.bias": checkpoint.ctc.bias}
-    prefix = PREFIXES[model_type(checkpoint.config)] if heads else ""
-    return {**{prefix + name: tensor for name, tensor in tensors.items()}, **heads}
-
-
-def has_pretraining(checkpoint: Checkpoint) -> bool:
-    """Whether `transformers` has a model for the pretraining heads: the quantiser of wav2vec 2.0."""
-    conv = checkpoint.config.frontend == "conv" and model_type(checkpoint.config) == "wav2vec2"
-    return conv and checkpoint.quantiser is not None and checkpoint.ctc is None
-
-
-def json_files(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
-    """The JSON files beside the weights, by their names."""
-    config, ctc, files = checkpoint.config, checkpoint.ctc, {}
-    if config.frontend != "conv":  # a model_type that transformers refuses
-        files["config.json"] = {"model_type": f"hubertkit-{config.frontend}", **config.to_dict()}
-    else:
-        files["config.json"] = {**_config_json(config, ctc), **_pretraining_json(checkpoint)}
-        files["preprocessor_config.json"] = _preprocessor_json(config, ctc)
-    if ctc is not None and ctc.symbols is not None:
-        files["vocab.json"] = {symbol: index for index, symbol in enumerate(ctc.symbols)}
-    if ctc is not None and ctc.symbols is not None and config.frontend == "conv":
-        names = _special_names(ctc)
-        files["special_tokens_map.json"] = {key: name for key, name in names.items() if name is not None}
-        files["tokenizer_config.json"] = {
-            "tokenizer_class": "Wav2Vec2CTCTokenizer", "processor_class": "Wav2Vec2Processor", "do_lower_case": False,
-            "word_delimiter_token": "|", "replace_word_delimiter_char": " ", **names,
-        }
-    return files
-
-
-def _special_names(ctc: CtcHead) -> dict[str, str | None]:
-    """The tokenizer's special tokens; those that are no rows of the head would be added behind it, so they are null."""
-    assert ctc.symbols is not None
-    given = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return {"pad_token": ctc.symbols[ctc.blank],
-            **{key: name if name in ctc.symbols else None for key, name in given.items()}}
-
-
-def _preprocessor_json(config: EncoderConfig, ctc: CtcHead | None) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": SAMPLE_RATE,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "do_normalize": config.normalize,
-        "return_attention_mask": config.conv_norm == "layer",  # with group norm the padding is heard either way
-    }
-    return content if ctc is None else {**content, "processor_class": "Wav2Vec2Processor"}
-
-
-def _config_json(config: EncoderConfig, ctc: CtcHead | None) -> dict[str, Any]:
-    kind = model_type(config)
-    layers = len(CONV_GRID.kernels)
-    content: dict[str, Any] = {
-        "architectures": [_MODELS[kind] + ("Model" if ctc is None else "ForCTC")],
-        "model_type": kind,
-        "dtype": "float32",
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.ffn,
-        "hidden_act": "gelu",
-        "hidden_dropout": config.dropout,
-        "activation_dropout": config.activation_dropout,
-        "attention_dropout": config.attention_dropout,
-        "feat_proj_layer_norm": True,
-        "feat_proj_dropout": config.input_dropout,
-        "layerdrop": config.layerdrop,
-        "layer_norm_eps": 1e-5,
-        "feat_extract_norm": config.conv_norm,
-        "feat_extract_activation": "gelu",
-        "conv_dim": [config.conv_dim] * layers,
-        "conv_kernel": list(CONV_GRID.kernels),
-        "conv_stride": list(CONV_GRID.strides),
-        "num_feat_extract_layers": layers,
-        "conv_bias": config.conv_bias,
-        "num_conv_pos_embeddings": config.positional_kernel,
-        "num_conv_pos_embedding_groups": config.positional_groups,
-        "do_stable_layer_norm": config.pre_norm,
-        "initializer_range": 0.02,
-        "apply_spec_augment": True,
-        "mask_time_prob": 0.05,
-        "mask_time_length": 10,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    sizes = config.to_dict()
-    if kind == "wavlm":
-        content |= {"num_buckets": sizes["relative_buckets"], "max_bucket_distance": sizes["relative_distance"]}
-    if kind == "data2vec-audio":
-        content |= {"num_conv_pos_embeddings": sizes["positional_depth"],
-                    "conv_pos_kernel_size": sizes["positional_kernel"]}
-    if ctc is not None:
-        content |= {"vocab_size": len(ctc.weight), "pad_token_id": ctc.blank, "final_dropout": 0.0,
-                    "ctc_loss_reduction": "sum", "ctc_zero_infinity": True}
-    return content
-
-
-def _pretraining_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    if not has_pretraining(checkpoint):
-        return {}
-    assert checkpoint.quantiser is not None
-    vectors, projected = checkpoint.quantiser["quantizer.codevectors"], checkpoint.quantiser["project_q.weight"]
-    groups = projected.shape[1] // vectors.shape[2]
-    objective = checkpoint.extra.get("objective") or {}
-    return {"architectures": ["Wav2Vec2ForPreTraining"], "num_codevector_groups": groups,
-            "num_codevectors_per_group": vectors.shape[1] // groups, "codevector_dim": projected.shape[1],
-            "proj_codevector_dim": projected.shape[0],
-            "contrastive_logits_temperature": objective.get("temperature", 0.1)}

@@ -251,9 +251,11 @@ def _described(described: dict[str, Any], where: Source) -> EncoderConfig:
     settings = {ours: arguments[theirs] for theirs, ours in wanted.items()}
     conv = arguments.get("extractor_conv_layer_config") or [
         (512, kernel, stride) for kernel, stride in zip(CONV_GRID.kernels, CONV_GRID.strides)]
+    if not isinstance(conv, list | tuple) or not all(isinstance(layer, list | tuple) for layer in conv):
+        raise FormatError(f"{where}: extractor_conv_layer_config={conv!r} is not a list of layers")
     norm = _NORMS[arguments["extractor_mode"]]
     settings |= {"family": family, "conv_norm": norm, "feature_grad_mult": _or(arguments.get("feature_grad_mult"), 1.0),
-                 "conv_dim": check_convolutions([tuple(layer) for layer in conv], where),
+                 "conv_dim": check_convolutions(list(zip(*conv)), where),
                  "normalize": bool(described.get("normalize", norm == "layer"))}
     return config_from(settings, where)
 
