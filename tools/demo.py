@@ -71,6 +71,8 @@ def demo(
         speech_stage(size, seed, out / "speech")
         results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
     show(results, Console())
+    if quick:
+        print("--quick only shows that every stage runs: with so few updates the rates mean nothing")
     print(f"{time.monotonic() - began:.0f} s; everything is in {out}, the numbers in {out / 'results.json'}")
 
 

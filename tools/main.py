@@ -57,8 +57,6 @@ def run(arguments: list[str] | None = None) -> int:
         join_from_environment()
         command: Any = typer.main.get_command(build_app())
         return int(command.main(args=arguments, prog_name="hubertkit", standalone_mode=False) or 0)
-    except typer.Abort:
-        return INTERRUPTED
     except typer.Exit as request:
         return request.exit_code
     except _WRONG_USE as error:
@@ -68,7 +66,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _failed(str(error), error.exit_code) if ranks.first() else error.exit_code
     except HubertkitError as error:
         return _failed(str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
         return _failed("interrupted; the same command goes on where it stopped", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()

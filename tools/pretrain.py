@@ -26,7 +26,8 @@ def register(app: typer.Typer) -> None:
 
 
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A recipe that ships (hubert-tiny, wav2vec2-tiny) or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe that ships (hubert-tiny, hubert-base, wav2vec2-tiny, ...) or "
+                                               "a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data=recordings/ seed=1")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on there.")] = ...,  # type: ignore[assignment]
     ranks: RanksOption = AUTO,

@@ -42,7 +42,7 @@ def finetune(
     refuse_own_encoder(loaded, out)  # before the lock, which is a file in the folder
     with launched(ranks, [loaded.training.accumulate]), locked(out):
         result = run_finetuning(loaded, out)
-    print(f"{out}: " + " ".join(f"{k}={v}" for k, v in result.items() if k != "hash"))
+    print(f"{out}: encoder={loaded.encoder} " + " ".join(f"{k}={v}" for k, v in result.items() if k != "hash"))
 
 
 def emit(

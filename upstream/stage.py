@@ -156,8 +156,13 @@ def writing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
     The file is flushed to disk before the rename, so a reader sees the old file or the whole new one, never a part.
+
+    Raises:
+        UsageError: `path` is a folder, a device or a pipe.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of a device or fail on a folder
+        raise UsageError(f"{path}: no ordinary file; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -193,6 +198,7 @@ def disk_reason(error: OSError, where: Path | None = None) -> str | None:
     """What is wrong with the disk and what to do, in a line; None for errors that say something else."""
     advice = {errno.ENOSPC: "the disk is full; free some space and run the same command again",
               errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+              errno.ENOENT: "there is no such folder, and none can be made there; give another",
               errno.EROFS: "the file system is read-only; give another folder",
               errno.EACCES: "no permission; give another file or folder",
               errno.ENOTDIR: "a file stands where a folder is needed; give another folder",

@@ -1,13 +1,25 @@
 import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
-from upstream.stage import changes, content_hash, disk_errors, locked, read_stage, run_stage, write_json, writing
+from upstream.stage import (
+    changes,
+    content_hash,
+    disk_errors,
+    disk_reason,
+    locked,
+    read_stage,
+    run_stage,
+    write_json,
+    writing,
+)
 
 
 def stage(folder, calls, settings=None, inputs=None, version=1):
@@ -173,3 +185,21 @@ def test_nan_never_reaches_json(tmp_path):
 def test_content_hash_ignores_the_order_of_keys():
     assert content_hash({"a": 1, "b": [2]}) == content_hash({"b": [2], "a": 1}) != content_hash({"a": 1, "b": [3]})
     assert json.loads(json.dumps({"a": 1})) == {"a": 1}
+
+
+@pytest.mark.parametrize("kind", ["device", "folder", "pipe"])
+def test_nothing_but_an_ordinary_file_is_replaced(tmp_path, kind):
+    """Found by a user: as root, `--out /dev/full` put a file in the place of the device."""
+    path = Path("/dev/null") if kind == "device" else tmp_path / "there"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(UsageError, match="no ordinary file"), writing(path):
+        raise AssertionError("nothing may be written")
+    assert not path.is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    error = OSError(errno.ENOENT, "No such file or directory", "/proc/w")
+    assert disk_reason(error) == "/proc/w: there is no such folder, and none can be made there; give another"

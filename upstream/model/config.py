@@ -25,6 +25,7 @@ class EncoderConfig:
         RecipeError: a size below 1, a probability outside [0, 1), a width that heads or groups do not divide.
     """
 
+    family: Literal["hubert", "wav2vec2"] = "hubert"  # whose checkpoint files it is written as; the body is the same
     frontend: Literal["conv", "fbank"] = "conv"
     conv_dim: int = 512  # channels of every convolution of the front end
     conv_bias: bool = False
@@ -48,6 +49,7 @@ class EncoderConfig:
     feature_grad_mult: float = 0.1  # scales the gradient that reaches the conv front end; 0 freezes it
 
     def __post_init__(self) -> None:
+        _choice("family", self.family, ("hubert", "wav2vec2"))
         _choice("frontend", self.frontend, ("conv", "fbank"))
         _choice("conv_norm", self.conv_norm, ("group", "layer"))
         _choice("fbank_norm", self.fbank_norm, ("utterance", "global", "none"))

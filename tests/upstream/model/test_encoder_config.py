@@ -9,7 +9,7 @@ import torch
 
 from upstream.errors import RecipeError
 from upstream.frames import CONV_GRID, STACKED_GRID
-from upstream.model import Encoder, EncoderConfig, MaskedPrediction
+from upstream.model import Encoder, EncoderConfig, MaskedPrediction, load_encoder
 
 BASE = EncoderConfig()
 LARGE = EncoderConfig(conv_norm="layer", pre_norm=True, width=1024, layers=24, heads=16, ffn=4096)
@@ -69,3 +69,18 @@ def test_configurations_survive_json():
 def test_an_unknown_setting_is_refused():
     with pytest.raises(RecipeError, match="widht"):
         EncoderConfig.from_dict({"widht": 1})
+
+
+def test_an_encoder_of_the_wav2vec2_family_loads_as_one_in_transformers(tiny, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    encoder = tiny(family="wav2vec2")
+    encoder.save(tmp_path)
+    theirs, report = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(theirs).__name__ == "Wav2Vec2Model"
+    assert {name: list(keys) for name, keys in report.items() if keys} == {}
+    assert load_encoder(tmp_path).config.family == "wav2vec2"
+
+
+def test_a_family_that_there_is_not_is_refused():
+    with pytest.raises(RecipeError, match="family='wavlm', must be one of hubert, wav2vec2"):
+        EncoderConfig(family="wavlm")
