@@ -11,7 +11,7 @@ from typing import Any
 from upstream.errors import FormatError
 from upstream.frames import CONV_GRID, SAMPLE_RATE
 from upstream.model.config import EncoderConfig
-from upstream.model.formats.checkpoint import Source, check_convolutions, family_of
+from upstream.model.formats.checkpoint import Source, check_convolutions
 from upstream.model.formats.pickles import plain
 
 _FAMILIES = {"hubert": "hubert", "hubert_ctc": "hubert", "hubert_pretraining": "hubert", "wav2vec2": "wav2vec2",
@@ -105,12 +105,12 @@ def model_group(config: EncoderConfig) -> dict[str, Any]:
     group = {theirs: getattr(config, ours) for theirs, ours in _WANTED.items()}
     group |= {theirs: getattr(config, ours) for theirs, (ours, _) in _OPTIONAL.items()}
     group |= {"extractor_mode": modes[config.conv_norm], "conv_feature_layers": str(conv), "activation_fn": "gelu",
-              "mask_prob": 0.8 if family_of(config) == "hubert" else 0.65, "mask_length": 10}
+              "mask_prob": 0.8 if config.family == "hubert" else 0.65, "mask_length": 10}
     sizes = config.to_dict()
-    if family_of(config) == "wavlm":
+    if config.family == "wavlm":
         group |= {"relative_position_embedding": True, "num_buckets": sizes["relative_buckets"],
                   "max_distance": sizes["relative_distance"], "gru_rel_pos": True, "normalize": config.normalize}
-    if family_of(config) == "data2vec":
+    if config.family == "data2vec":
         group |= {"pos_conv_depth": sizes["positional_depth"],
                   "conv_pos": sizes["positional_depth"] * sizes["positional_kernel"]}
     return group

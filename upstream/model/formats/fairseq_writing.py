@@ -18,7 +18,7 @@ from torch import Tensor
 from upstream.errors import FormatError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.model.config import EncoderConfig
-from upstream.model.formats.checkpoint import Checkpoint, CtcHead, Prediction, family_of
+from upstream.model.formats.checkpoint import Checkpoint, CtcHead, Prediction
 from upstream.model.formats.fairseq import BODY, FILLER_BIAS, QUANTISER, SPECIALS, their_name
 from upstream.model.formats.fairseq_config import as_groups, ctc_overrides, model_group
 from upstream.model.formats.pickles import Dictionary
@@ -44,7 +44,7 @@ def write(checkpoint: Checkpoint, path: Path) -> list[str]:
     """
     config = checkpoint.config
     tensors, lost = _encoder(checkpoint), _lost(checkpoint)
-    if family_of(config) == "wavlm":
+    if config.family == "wavlm":
         _save({"cfg": model_group(config), "model": OrderedDict(tensors)}, path)
         return lost
     state: dict[str, Any] = {}
@@ -83,10 +83,10 @@ def _lost(checkpoint: Checkpoint) -> list[str]:
     others = sorted(set(checkpoint.others) - {"label_embs_concat"})
     if others:
         lost.append(f"heads that fairseq does not have: {', '.join(others[:4])}")
-    if family_of(checkpoint.config) == "wavlm" and (checkpoint.ctc or checkpoint.prediction or checkpoint.quantiser):
+    if checkpoint.config.family == "wavlm" and (checkpoint.ctc or checkpoint.prediction or checkpoint.quantiser):
         raise UsageError(f"{checkpoint.source}: WavLM was published as an encoder alone, and fairseq has no model for "
                          "it with a head; write it as huggingface")
-    if family_of(checkpoint.config) == "data2vec" and checkpoint.ctc:
+    if checkpoint.config.family == "data2vec" and checkpoint.ctc:
         raise UsageError(f"{checkpoint.source}: a recogniser on data2vec cannot be written for fairseq without its "
                          "averaged teacher's settings; write it as huggingface")
     return lost
@@ -103,7 +103,7 @@ def _recogniser(checkpoint: Checkpoint, encoder: dict[str, Tensor], lost: list[s
     if checkpoint.prediction is not None or checkpoint.quantiser is not None:
         lost.append("the pretraining head: fairseq takes it out of a fine-tuned model")
     before = checkpoint.extra.get("fairseq") or {}
-    name = _CTC[family_of(checkpoint.config)]
+    name = _CTC[checkpoint.config.family]
     model = {"w2v_path": "", "no_pretrained_weights": False, "final_dropout": 0.0, "apply_mask": True,
              "freeze_finetune_updates": 0, "mask_prob": 0.65, "mask_length": 10, **_of(before, "model"), "_name": name,
              **ctc_overrides(checkpoint.config), "normalize": checkpoint.config.normalize, "data": "",
@@ -141,7 +141,7 @@ def _pretraining(checkpoint: Checkpoint) -> dict[str, Any]:
         inner = _of(before, "model").get("w2v_args")
         before = as_groups(inner) if isinstance(inner, dict) and inner else {}
     config, prediction = checkpoint.config, checkpoint.prediction
-    model: dict[str, Any] = {"_name": _MODELS[family_of(config)], **_of(before, "model"), **model_group(config)}
+    model: dict[str, Any] = {"_name": _MODELS[config.family], **_of(before, "model"), **model_group(config)}
     if prediction is not None:
         model |= {"final_dim": prediction.final_dim, "untie_final_proj": not prediction.tied,
                   "logit_temp": prediction.temperature}
@@ -156,15 +156,15 @@ def _pretraining(checkpoint: Checkpoint) -> dict[str, Any]:
             "normalize": config.normalize, "sample_rate": SAMPLE_RATE}
     if prediction is not None and len(task.get("labels") or []) != streams:  # or another number than was read
         task["labels"] = [f"km{i}" if i else "km" for i in range(streams)]
-    if family_of(config) == "hubert":
+    if config.family == "hubert":
         model.setdefault("label_rate", 50.0)
     model.setdefault("required_seq_len_multiple", 2)
-    criterion = _of(before, "criterion") or _CRITERIA[family_of(config)]
+    criterion = _of(before, "criterion") or _CRITERIA[config.family]
     return {"_name": None, **before, "model": model, "task": task, "criterion": criterion}
 
 
 def _task(config: EncoderConfig, labels: list[str]) -> dict[str, Any]:
-    if family_of(config) != "hubert":
+    if config.family != "hubert":
         return {"_name": "audio_pretraining", "data": "", "labels": None, "sample_rate": SAMPLE_RATE}
     return {"_name": "hubert_pretraining", "data": "", "fine_tuning": False, "labels": labels, "label_dir": None,
             "label_rate": 50.0, "sample_rate": SAMPLE_RATE, "enable_padding": False, "max_keep_size": None,
@@ -173,7 +173,7 @@ def _task(config: EncoderConfig, labels: list[str]) -> dict[str, Any]:
 
 
 def _fine_tuning_task(config: EncoderConfig) -> dict[str, Any]:
-    if family_of(config) != "hubert":
+    if config.family != "hubert":
         return {**_task(config, []), "_name": "audio_finetuning", "labels": "ltr"}
     return {**_task(config, ["ltr"]), "fine_tuning": True, "single_target": True, "pad_audio": True,
             "random_crop": False}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from upstream.frames import CONV_GRID, SAMPLE_RATE
 from upstream.model.config import EncoderConfig
-from upstream.model.formats.checkpoint import Checkpoint, CtcHead, family_of, new_weight_norm
+from upstream.model.formats.checkpoint import Checkpoint, CtcHead, new_weight_norm
 from upstream.model.formats.huggingface import FAMILIES, PREFIXES
 
 _MODELS = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "wavlm": "WavLM", "data2vec-audio": "Data2VecAudio"}
@@ -26,7 +26,7 @@ def named(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def model_type(config: EncoderConfig) -> str:
     """The family's name in config.json."""
-    return next(kind for kind, family in FAMILIES.items() if family == family_of(config))
+    return next(kind for kind, family in FAMILIES.items() if family == config.family)
 
 
 def has_pretraining(checkpoint: Checkpoint) -> bool:

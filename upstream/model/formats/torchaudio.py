@@ -23,7 +23,6 @@ from upstream.model.formats.checkpoint import (
     check_conv_norm,
     check_convolutions,
     config_from,
-    family_of,
     new_weight_norm,
     of_shape,
     old_weight_norm,
@@ -115,16 +114,16 @@ def write(checkpoint: Checkpoint, path: Path) -> list[str]:
         UsageError: an architecture that torchaudio does not have.
     """
     config, lost = checkpoint.config, []
-    if family_of(config) == "data2vec":
+    if config.family == "data2vec":
         raise UsageError(f"{checkpoint.source}: torchaudio has no data2vec; write it as huggingface")
     body, mask = dict(checkpoint.tensors), checkpoint.tensors["masked_spec_embed"]
     del body["masked_spec_embed"]
     tensors = {_their_name(new_weight_norm(name)): tensor for name, tensor in body.items()}
-    if family_of(config) == "wavlm":
+    if config.family == "wavlm":
         tensors = _packed(tensors, config.layers)
     arguments = _arguments(config)
-    described: dict[str, Any] = {"factory": "wavlm_model" if family_of(config) == "wavlm" else "wav2vec2_model",
-                                 "arguments": arguments, "family": family_of(config), "normalize": config.normalize}
+    described: dict[str, Any] = {"factory": "wavlm_model" if config.family == "wavlm" else "wav2vec2_model",
+                                 "arguments": arguments, "family": config.family, "normalize": config.normalize}
     lost += _left_behind(checkpoint)
     if checkpoint.ctc is not None:
         tensors |= {"aux.weight": checkpoint.ctc.weight, "aux.bias": checkpoint.ctc.bias}
@@ -172,7 +171,7 @@ def _left_behind(checkpoint: Checkpoint) -> list[str]:
 
 
 def _takes_head(checkpoint: Checkpoint) -> bool:
-    return checkpoint.prediction is not None and checkpoint.ctc is None and family_of(checkpoint.config) == "hubert"
+    return checkpoint.prediction is not None and checkpoint.ctc is None and checkpoint.config.family == "hubert"
 
 
 def _first_stream(head: Prediction) -> Prediction:
@@ -264,7 +263,7 @@ def _arguments(config: EncoderConfig) -> dict[str, Any]:
     """Arguments of `torchaudio.models.wav2vec2_model` or `wavlm_model`."""
     modes = {ours: theirs for theirs, ours in _NORMS.items()}
     conv = [[config.conv_dim, kernel, stride] for kernel, stride in zip(CONV_GRID.kernels, CONV_GRID.strides)]
-    wanted = {**_ARGUMENTS, **(_WAVLM if family_of(config) == "wavlm" else {})}
+    wanted = {**_ARGUMENTS, **(_WAVLM if config.family == "wavlm" else {})}
     return {"extractor_mode": modes[config.conv_norm], "extractor_conv_layer_config": conv,
             **{theirs: getattr(config, ours) for theirs, ours in wanted.items()}, "aux_num_out": None}
 
