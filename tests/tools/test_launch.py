@@ -108,8 +108,8 @@ def test_a_number_of_ranks_that_is_none_is_refused(wanted):
 
 
 def test_torchrun_starts_the_ranks_as_well(recordings, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tools.main",
-               "pretrain", *SMALL, f"data={recordings}", "training.updates=3", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+               "tools.main", "pretrain", *SMALL, f"data={recordings}", "training.updates=3", "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
