@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.lm.arpa import ngram_counts, write_arpa
-from downstream.lm.kneser_ney import FALLBACK, NGramModel, Options, estimate
+from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
+from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
 from upstream.errors import InputError, UsageError
@@ -41,19 +42,33 @@ def build(
     vocab_pad: Annotated[int, typer.Option(min=0, help="Take the vocabulary to be at least so large.")] = 0,
     skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Treat <s>, </s>, <unk> in the text as "
                                                                       "spaces.")] = False,
+    memory: Annotated[str | None, typer.Option(help="Take at most so much, e.g. 2G: n-grams are sorted in files. "
+                                                    "Without it all is done in memory.")] = None,
+    temporary: Annotated[Path | None, typer.Option(help="Folder for these files instead of that of --out.")] = None,
 ) -> None:
     """Estimate an interpolated modified Kneser-Ney model, as KenLM's lmplz does."""
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the ARPA file to write")
+    if temporary is not None and not temporary.is_dir():
+        raise UsageError(f"--temporary {temporary}: no such folder")
+    if temporary is not None and memory is None:
+        raise UsageError("--temporary needs --memory: without a limit there are no temporary files")
     options = Options(prune=_thresholds(prune), fallback=FALLBACK if discount_fallback else None,
                       interpolate_unigrams=interpolate_unigrams, vocab=_words(vocab), vocab_pad=vocab_pad,
                       skip_symbols=skip_symbols)
-    with progress("estimating", order + 1) as report:
-        model = estimate(texts, order, options, report, normalised if normalise else None)
-    with progress("writing", sum(map(len, model.orders))) as report:
-        write_arpa(model, out, report)
+    change = normalised if normalise else None
+    if memory is not None:
+        with progress("estimating", 1) as report:
+            statistics = estimate_to_file(texts, order, out, _bytes(memory), temporary=temporary, options=options,
+                                          progress=report, normalise=change, say=say)
+    else:
+        with progress("estimating", order + 1) as report:
+            model = estimate(texts, order, options, report, change)
+        with progress("writing", sum(map(len, model.orders))) as report:
+            write_arpa(model, out, report)
+        statistics = model.statistics
     say(f"written: {out}")
-    Console().print(_table(model))
+    Console().print(_table(statistics))
 
 
 @app.command()
@@ -121,8 +136,22 @@ def _lines(path: Path) -> Iterator[str]:
         raise InputError(f"{path}: cannot be read as text ({error})") from error
 
 
-def _table(model: NGramModel) -> Table:
+def _table(statistics: Sequence[Statistics]) -> Table:
     table = Table("order", "n-grams", "seen", "D1", "D2", "D3+")
-    for number, s in enumerate(model.statistics, 1):
+    for number, s in enumerate(statistics, 1):
         table.add_row(str(number), str(s.kept), str(s.total), *(f"{d:.4f}" for d in s.discounts))
     return table
+
+
+def _bytes(text: str) -> int:
+    """`2G`, `500M`, `1.5G` or a number of bytes; decimal, so that what is asked for is never exceeded."""
+    units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    number = text.upper().removesuffix("B")
+    unit = units.get(number[-1:], 1)
+    try:
+        found = int(float(number.rstrip("KMGT")) * unit)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"--memory {text}: expected a size, for instance 2G or 500M") from error
+    if found <= 0:
+        raise UsageError(f"--memory {text}: must be above 0")
+    return found

@@ -9,7 +9,8 @@ import contextlib
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,11 +22,25 @@ from downstream.lm.kneser_ney import NGramModel
 from upstream.errors import FormatError, UsageError
 from upstream.stage import writing
 
-_ROWS = 500_000  # lines formatted at a time
+_ROWS = 200_000  # lines formatted at a time
 
 Progress = Callable[[float, float], None]
 Table = dict[tuple[str, ...], tuple[float, float]]
 Lines = Iterator[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some n-grams of one order.
+
+    Attributes:
+        ids: (n, k) rows of the words.
+        logprob, backoff: (n,) float32, base 10; no back-off at the highest order.
+    """
+
+    ids: np.ndarray
+    logprob: np.ndarray
+    backoff: np.ndarray | None
 
 
 def write_arpa(model: NGramModel, path: Path, progress: Progress | None = None) -> None:
@@ -34,24 +49,25 @@ def write_arpa(model: NGramModel, path: Path, progress: Progress | None = None) 
     Numbers are the shortest that give the same float32 again, as lmplz writes them. The highest order has no back-off
     column. `progress` is told the n-grams written and how many there are.
     """
+    write_blocks(path, model.words, [len(grams) for grams in model.orders], _blocks_of(model), progress)
+
+
+def write_blocks(path: Path, words: Sequence[str], sizes: Sequence[int], orders: Iterable[Iterable[Block]],
+                 progress: Progress | None = None) -> None:
+    """The same from n-grams that come some at a time; `sizes` says how many of each order will."""
     path = Path(path)
-    sizes = [len(grams) for grams in model.orders]
+    done = 0
     with writing(path) as temporary, _create(temporary, path.suffix == ".gz") as file:
         header = "".join(f"ngram {k}={size}\n" for k, size in enumerate(sizes, 1))
         file.write(f"\\data\\\n{header}".encode())
-        words = texts = pa.array(model.words, pa.large_string())
-        for k, grams in enumerate(model.orders, 1):
+        known = pa.array(words, pa.large_string())
+        for k, blocks in enumerate(orders, 1):
             file.write(f"\n\\{k}-grams:\n".encode())
-            if k > 1:
-                texts = _joined(" ", texts.take(pa.array(grams.prefix)), words.take(pa.array(grams.word)))
-            for first in range(0, sizes[k - 1], _ROWS):
-                part = slice(first, first + _ROWS)
-                columns = [_numbers(grams.logprob[part]), texts[part]]
-                if k < len(sizes):
-                    columns.append(_numbers(grams.backoff[part]))
-                file.write(_block(columns))
+            for block in blocks:
+                file.write(_text(known, block))
+                done += len(block.ids)
                 if progress is not None:
-                    progress(sum(sizes[:k - 1]) + min(part.stop, sizes[k - 1]), sum(sizes))
+                    progress(done, sum(sizes))
         file.write(b"\n\\end\\\n")
 
 
@@ -103,19 +119,44 @@ def read_unigrams(path: Path) -> list[str]:
     return [word for word in words if word not in ("<unk>", "<s>", "</s>")]
 
 
+def _blocks_of(model: NGramModel) -> Iterator[Iterator[Block]]:
+    """The n-grams of a model, whose words are found by going from order to order."""
+    for k, grams in enumerate(model.orders):
+        starts = range(0, len(grams), _ROWS)
+        parts = (slice(first, first + _ROWS) for first in starts)
+        yield (Block(_ids(model, k, part), grams.logprob[part],
+                     None if k + 1 == len(model.orders) else grams.backoff[part]) for part in parts)
+
+
+def _ids(model: NGramModel, k: int, part: slice) -> np.ndarray:
+    """(n, k + 1) words of some n-grams of order k + 1."""
+    grams = model.orders[k]
+    if k == 0:
+        return grams.word[part, None]
+    columns, rows = [grams.word[part]], grams.prefix[part]
+    for below in model.orders[k - 1::-1]:
+        columns.append(below.word[rows])
+        rows = below.prefix[rows]
+    return np.stack(columns[::-1], 1)
+
+
+def _text(words: pa.Array, block: Block) -> bytes:
+    """N-grams as lines: with a newline in each, their text lies as a whole in the array's buffer."""
+    text = _joined(" ", *(words.take(pa.array(ids)) for ids in block.ids.T))
+    columns = [_numbers(block.logprob), text]
+    if block.backoff is not None:
+        columns.append(_numbers(block.backoff))
+    lines = _joined("\n", _joined("\t", *columns), pa.scalar("", pa.large_string()))
+    offsets = np.frombuffer(lines.buffers()[1], np.int64)[lines.offset:lines.offset + len(lines) + 1]
+    return lines.buffers()[2][int(offsets[0]):int(offsets[-1])]
+
+
 def _joined(separator: str, *columns: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(*columns, pa.scalar(separator, pa.large_string()))
 
 
 def _numbers(values: np.ndarray) -> pa.Array:
     return pc.cast(pa.array(values), pa.large_string())
-
-
-def _block(columns: list[pa.Array]) -> bytes:
-    """Columns as lines: with a newline in each, their text lies as a whole in the array's buffer."""
-    lines = _joined("\n", _joined("\t", *columns), pa.scalar("", pa.large_string()))
-    offsets = np.frombuffer(lines.buffers()[1], np.int64)[lines.offset:lines.offset + len(lines) + 1]
-    return lines.buffers()[2][int(offsets[0]):int(offsets[-1])]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from downstream.lm.counts import BOS, EOS, SPECIALS, UNK, Order, Progress, Text, count, last_in_suffix_order, read_text
+from downstream.lm.counts import Order, Progress, count, last_in_suffix_order
+from downstream.lm.reading import BOS, EOS, SPECIALS, UNK, Text, read_text
 from upstream.errors import InputError, UsageError
 
 Discounts = tuple[float, float, float]  # of adjusted counts 1, 2, and 3 and more
@@ -79,7 +80,7 @@ class Options:
         interpolate_unigrams: spread the unigrams' discounted mass over all words, or give it all to `<unk>`.
         vocab: words that the model may hold; None for all.
         vocab_pad: take the vocabulary to be at least so large.
-        skip_symbols: see `counts.read_text`.
+        skip_symbols: see `reading.read_text`.
     """
 
     prune: tuple[int, ...] = (0,)
@@ -106,15 +107,15 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None, 
         InputError: a text that cannot be used, or whose counts give no discounts (with advice).
     """
     options = options or Options()
-    thresholds = _thresholds(options, order)
+    thresholds = thresholds_of(options, order)
     report = progress or (lambda done, total: None)
     # reading takes about as long as counting one order, and so does the end
     text = read_text(texts, options.skip_symbols, normalise, lambda done, total: report(done / total, order + 1))
     orders = count(text, order, lambda done, _: report(done, order + 1))
     adjusted = _adjusted(orders)
     counts_of_counts = _counts_of_counts(text, orders, adjusted)
-    discounts = [_discounts(k, n, options.fallback) for k, n in enumerate(counts_of_counts, 1)]
-    kept = _kept(text, orders, thresholds, options.vocab)
+    discounts = [discounts_of(k, n, options.fallback) for k, n in enumerate(counts_of_counts, 1)]
+    kept = kept_ngrams(text, orders, thresholds, options.vocab)
     grams = _packed(orders, kept, *_interpolated(orders, adjusted, discounts, kept, options))
     statistics = [Statistics(len(g), len(o), tuple(n.tolist()), d)
                   for g, o, n, d in zip(grams, orders, counts_of_counts, discounts)]
@@ -123,7 +124,8 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None, 
     return NGramModel(words, tuple(grams), tuple(statistics))
 
 
-def _thresholds(options: Options, order: int) -> list[int]:
+def thresholds_of(options: Options, order: int) -> list[int]:
+    """Pruning threshold of every order. Raises UsageError where options do not fit."""
     prune = options.prune or (0,)
     if order < 1:
         raise UsageError(f"--order {order}: must be at least 1")
@@ -178,7 +180,7 @@ def _row(orders: list[Order], words: list[int]) -> int:
     return row
 
 
-def _discounts(order: int, n: np.ndarray, fallback: Discounts | None) -> Discounts:
+def discounts_of(order: int, n: np.ndarray, fallback: Discounts | None) -> Discounts:
     """The three discounts of an order from its counts of counts, or the fallback where these give none."""
     reason, values = "", fallback
     missing = np.flatnonzero(n[1:4] == 0) + 1
@@ -205,7 +207,8 @@ def _modified(n: np.ndarray) -> Discounts:
     return one, two, three
 
 
-def _kept(text: Text, orders: list[Order], thresholds: list[int], vocab: frozenset[str] | None) -> list[np.ndarray]:
+def kept_ngrams(text: Text, orders: list[Order], thresholds: list[int],
+                vocab: frozenset[str] | None) -> list[np.ndarray]:
     """Which n-grams stay, by their occurrences and their words. `<unk>`, `<s>` and `</s>` always do."""
     allowed = np.ones(len(text.words), bool)
     if vocab is not None:
@@ -228,22 +231,29 @@ def _interpolated(orders: list[Order], adjusted: list[np.ndarray], discounts: li
     gammas: list[np.ndarray] = []  # gammas[k]: of contexts of k words
     for k, (grams, counts) in enumerate(zip(orders, adjusted)):
         contexts = 1 if k == 0 else len(orders[k - 1])
-        table = np.array([0.0, *discounts[k]])
-        discount = table[np.minimum(counts, 3)]
-        total = np.bincount(grams.prefix, counts, contexts)
-        lost = np.bincount(grams.prefix, np.where(kept[k], discount, counts), contexts)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            gamma = np.where(total > 0, lost / total, 1.0)
-            alone = np.where(kept[k], counts - discount, 0.0) / total[grams.prefix]
+        alone, gamma = discounted(grams.prefix, contexts, counts, kept[k], discounts[k])
         if k == 0:
-            probabilities.append(_unigrams(alone, float(gamma[0]), kept[0], options))
+            probabilities.append(unigrams(alone, float(gamma[0]), kept[0], options))
         else:
             probabilities.append(alone + gamma[grams.prefix] * probabilities[k - 1][grams.suffix])
         gammas.append(gamma)
     return probabilities, gammas[1:]
 
 
-def _unigrams(alone: np.ndarray, gamma: float, kept: np.ndarray, options: Options) -> np.ndarray:
+def discounted(prefix: np.ndarray, contexts: int, counts: np.ndarray, kept: np.ndarray,
+               discounts: Discounts) -> tuple[np.ndarray, np.ndarray]:
+    """(a(c w) - D) / sum_x a(c x) of all n-grams of an order, 0 for those pruned, and gamma of its contexts."""
+    table = np.array([0.0, *discounts])
+    discount = table[np.minimum(counts, 3)]
+    total = np.bincount(prefix, counts, contexts)
+    lost = np.bincount(prefix, np.where(kept, discount, counts), contexts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gamma = np.where(total > 0, lost / total, 1.0)
+        alone = np.where(kept, counts - discount, 0.0) / total[prefix]
+    return alone, gamma
+
+
+def unigrams(alone: np.ndarray, gamma: float, kept: np.ndarray, options: Options) -> np.ndarray:
     """p(w) of all words; `<s>` is never predicted, and ARPA files of lmplz give it a probability of 1."""
     found = alone.copy()
     if options.interpolate_unigrams:
@@ -262,11 +272,11 @@ def _packed(orders: list[Order], kept: list[np.ndarray], probabilities: list[np.
     for k, (grams, p, stays) in enumerate(zip(orders, probabilities, kept)):
         prefix = grams.prefix[stays] if k == 0 else (np.cumsum(kept[k - 1]) - 1)[grams.prefix[stays]]
         word = (np.cumsum(kept[0]) - 1)[grams.word[stays]]
-        backoff = _log10(gammas[k][stays]) if k < len(gammas) else np.zeros(int(stays.sum()), np.float32)
-        packed.append(Grams(prefix, word, _log10(p[stays]), backoff))
+        backoff = log10_or_99(gammas[k][stays]) if k < len(gammas) else np.zeros(int(stays.sum()), np.float32)
+        packed.append(Grams(prefix, word, log10_or_99(p[stays]), backoff))
     return packed
 
 
-def _log10(p: np.ndarray) -> np.ndarray:
+def log10_or_99(p: np.ndarray) -> np.ndarray:
     """float32; -99 for 0, the custom of ARPA files. lmplz writes -inf, which KenLM does not read as a back-off."""
     return np.log10(np.maximum(p, 1e-99)).astype(np.float32)

@@ -1,0 +1,174 @@
+"""Texts as word ids: by first appearance after `<unk>` 0, `<s>` 1, `</s>` 2, as in KenLM."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from upstream.errors import InputError, UsageError
+
+UNK, BOS, EOS = 0, 1, 2
+SPECIALS = ("<unk>", "<s>", "</s>")
+_SPACES = bytes.maketrans(b"\t\r\0", b"   ")
+_READ = 1 << 20  # bytes at a time
+_TOKENS = 1 << 20  # handed on at a time
+_LINES = 10_000  # between reports of progress
+
+Progress = Callable[[float, float], None]
+Ids = defaultdict[bytes, int]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as word ids, `<s>` before and `</s>` after every sentence.
+
+    Attributes:
+        words: word of every id.
+        tokens: (n,) int32.
+    """
+
+    words: list[str]
+    tokens: np.ndarray
+
+
+def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Callable[[str], str] | None = None,
+              progress: Progress | None = None) -> Text:
+    """Read plain or gzipped texts, one sentence a line, as one text.
+
+    Words are split at spaces, tabs, carriage returns and NUL; nothing else is normalised. A blank line is a sentence of
+    no words; a last line without a newline gets no `</s>` (all as lmplz does).
+
+    Args:
+        skip_symbols: treat `<s>`, `</s>` and `<unk>` in the text as white space instead of refusing them.
+        normalise: applied to every line first, for instance `downstream.text.normalise.normalise`.
+        progress: told the bytes read (compressed ones of gzipped files) and those there are.
+
+    Raises:
+        UsageError: a file that is not there.
+        InputError: a special word in the text, a file that is not UTF-8, a broken gzip file, or no word at all.
+    """
+    ids = _specials()
+    tokens = np.concatenate(list(_tokens(paths, ids, skip_symbols, normalise, progress)))
+    return Text([_decoded(word, paths) for word in ids], tokens)
+
+
+def read_text_to_file(paths: Sequence[Path], file: BinaryIO, skip_symbols: bool = False,
+                      normalise: Callable[[str], str] | None = None, progress: Progress | None = None) -> list[str]:
+    """The same, but the tokens go into a file (int32); gives the words alone. For texts larger than the memory."""
+    ids = _specials()
+    for tokens in _tokens(paths, ids, skip_symbols, normalise, progress):
+        file.write(tokens.data)
+    return [_decoded(word, paths) for word in ids]
+
+
+def _specials() -> Ids:
+    """Ids of words; a new word gets the next id when it is looked up."""
+    ids: Ids = defaultdict()
+    ids.default_factory = ids.__len__
+    for special in SPECIALS:
+        ids[special.encode()]
+    return ids
+
+
+def _tokens(paths: Sequence[Path], ids: Ids, skip_symbols: bool, normalise: Callable[[str], str] | None,
+            progress: Progress | None) -> Iterator[np.ndarray]:
+    """Ids of a text, some at a time, int32."""
+    sizes = [_size(path) for path in paths]
+    held, found = array("i"), False
+    for index, path in enumerate(paths):
+        for line in _lines(Path(path)):
+            if progress is not None and line.number % _LINES == 0:
+                progress(sum(sizes[:index]) + line.position, sum(sizes))
+            words = _words(line.content if normalise is None else _normalised(line.content, normalise, path))
+            if b"<" in line.content:
+                words = _without_specials(words, path, line.number, skip_symbols)
+            held.append(BOS)
+            held.extend([ids[w] for w in words])
+            if line.ended:
+                held.append(EOS)
+            found = found or bool(words) or line.ended
+            if len(held) >= _TOKENS:
+                yield np.array(held, np.int32)
+                held = array("i")
+    if not found:
+        raise InputError(f"{', '.join(map(str, paths))}: no text to estimate a language model from")
+    yield np.array(held, np.int32)
+
+
+class _Line(NamedTuple):
+    """Of a text file.
+
+    Attributes:
+        number: from 1.
+        content: bytes, white space made spaces.
+        ended: by a newline.
+        position: bytes of the file read so far.
+    """
+
+    number: int
+    content: bytes
+    ended: bool
+    position: int
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    rest, number, position = b"", 0, 0
+    try:
+        with open(path, "rb") as raw, _plain(raw, path) as file:
+            while block := file.read(_READ):
+                position = raw.tell()
+                *whole, rest = (rest + block.translate(_SPACES)).split(b"\n")
+                for content in whole:
+                    number += 1
+                    yield _Line(number, content, True, position)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); is it a whole gzip file?") from error
+    if rest:
+        yield _Line(number + 1, rest, False, position)
+
+
+def _plain(raw: BufferedReader, path: Path) -> BinaryIO | gzip.GzipFile:
+    """Unpacked while reading, if it is gzipped: by its name or its first bytes."""
+    return gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" or raw.peek(2)[:2] == b"\x1f\x8b" else raw
+
+
+def _size(path: Path) -> int:
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: no such file")
+    return Path(path).stat().st_size
+
+
+def _words(line: bytes) -> list[bytes]:
+    """Split at spaces alone: `bytes.split()` would take form feeds, which lmplz leaves in words."""
+    words = line.split(b" ")
+    return [w for w in words if w] if b"" in words else words
+
+
+def _normalised(line: bytes, normalise: Callable[[str], str], path: Path) -> bytes:
+    return normalise(_decoded(line, [path])).encode()
+
+
+def _decoded(content: bytes, paths: Sequence[Path]) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad = content[max(0, error.start - 10):error.end + 10]
+        raise InputError(f"{', '.join(map(str, paths))}: not UTF-8 text: {bad!r}; convert it first, for instance with "
+                         "iconv") from error
+
+
+def _without_specials(words: list[bytes], path: Path, number: int, skip: bool) -> list[bytes]:
+    bad = [w for w in words if w in (b"<s>", b"</s>", b"<unk>")]
+    if bad and not skip:
+        raise InputError(f"{path}, line {number}: {bad[0].decode()} is a special word of language models; take it "
+                         "out of the text or give --skip-symbols")
+    return [w for w in words if w not in bad]
