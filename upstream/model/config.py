@@ -12,7 +12,8 @@ MEL_BINS = 80
 STACKED_MELS = MEL_BINS * STACKED_GRID.kernels[1]  # two frames side by side: 160 numbers every 20 ms
 
 _PROBABILITIES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop")
-_SIZES = ("conv_dim", "width", "layers", "heads", "ffn", "positional_kernel", "positional_groups")
+_SIZES = ("conv_dim", "width", "layers", "heads", "ffn", "positional_kernel", "positional_groups", "positional_depth")
+_FAMILIES = ("hubert", "wav2vec2", "wavlm", "data2vec")
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,12 @@ class EncoderConfig:
     fairseq's names of the same settings stand behind the fields where they differ.
 
     Raises:
-        RecipeError: a size below 1, a probability outside [0, 1), a width that heads or groups do not divide.
+        RecipeError: a size below 1, a probability outside [0, 1), a width that heads or groups do not divide, a body
+            that is not its family's.
     """
 
-    family: Literal["hubert", "wav2vec2"] = "hubert"  # whose checkpoint files it is written as; the body is the same
+    # Whose checkpoint files it is written as. HuBERT and wav2vec 2.0 have one body, the others settings of their own.
+    family: Literal["hubert", "wav2vec2", "wavlm", "data2vec"] = "hubert"
     frontend: Literal["conv", "fbank"] = "conv"
     conv_dim: int = 512  # channels of every convolution of the front end
     conv_bias: bool = False
@@ -40,6 +43,9 @@ class EncoderConfig:
     pre_norm: bool = False  # layer_norm_first
     positional_kernel: int = 128  # conv_pos, in frames
     positional_groups: int = 16  # conv_pos_groups
+    positional_depth: int = 1  # pos_conv_depth; data2vec: 5 convolutions, each of positional_kernel (19) frames
+    relative_buckets: int = 0  # num_buckets; wavlm: 320 learned biases of attention by offset, 0 is none
+    relative_distance: int = 800  # max_distance, in frames: offsets from here on share a bucket
 
     dropout: float = 0.1  # after the positional convolution, attention and feed-forward
     attention_dropout: float = 0.1  # on the attention weights
@@ -49,7 +55,7 @@ class EncoderConfig:
     feature_grad_mult: float = 0.1  # scales the gradient that reaches the conv front end; 0 freezes it
 
     def __post_init__(self) -> None:
-        _choice("family", self.family, ("hubert", "wav2vec2"))
+        _choice("family", self.family, _FAMILIES)
         _choice("frontend", self.frontend, ("conv", "fbank"))
         _choice("conv_norm", self.conv_norm, ("group", "layer"))
         _choice("fbank_norm", self.fbank_norm, ("utterance", "global", "none"))
@@ -64,6 +70,21 @@ class EncoderConfig:
                 raise RecipeError(f"encoder: width={self.width} is not a multiple of {name}={getattr(self, name)}")
         if self.feature_grad_mult < 0:
             raise RecipeError(f"encoder: feature_grad_mult={self.feature_grad_mult}, must be at least 0")
+        self._check_body()
+
+    def _check_body(self) -> None:
+        """What tells the families' bodies apart; transformers has no model for other combinations."""
+        if (self.relative_buckets != 0) != (self.family == "wavlm"):
+            raise RecipeError(f"encoder: relative_buckets={self.relative_buckets} with family={self.family!r}; wavlm "
+                              "has some (320), the others have 0")
+        if self.relative_buckets and not 4 <= self.relative_buckets < 4 * self.relative_distance:
+            raise RecipeError(f"encoder: relative_buckets={self.relative_buckets}, must be at least 4 and below 4 * "
+                              f"relative_distance={4 * self.relative_distance}")
+        if (self.positional_depth > 1) != (self.family == "data2vec"):
+            raise RecipeError(f"encoder: positional_depth={self.positional_depth} with family={self.family!r}; "
+                              "data2vec has several convolutions (5), the others have 1")
+        if self.family == "data2vec" and (self.pre_norm or self.conv_norm != "layer"):
+            raise RecipeError("encoder: family='data2vec' has pre_norm=false and conv_norm='layer' only")
 
     @property
     def grid(self) -> FrameGrid:

@@ -13,7 +13,7 @@ from upstream.errors import InputError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.model.frontend import frame_counts, make_frontend, valid
 from upstream.model.initialisation import initialise
-from upstream.model.padding import PADDINGS, Padding, fairseq_counts
+from upstream.model.padding import CUTS_CHUNKS, PADDINGS, Padding, fairseq_counts
 from upstream.model.transformer import NORM_EPSILON, Transformer
 
 
@@ -36,7 +36,8 @@ class EncoderOutput:
 
 
 class Encoder(nn.Module):
-    """HuBERT's encoder (Hsu et al. 2021, section III; fairseq `HubertModel` up to its heads).
+    """HuBERT's encoder (Hsu et al. 2021, section III; fairseq `HubertModel` up to its heads), and its relatives':
+    wav2vec 2.0, WavLM and data2vec-audio (`EncoderConfig.family`).
 
     Weights are undefined until `initialise` or a checkpoint fills them. Parameters have the names `transformers` gives
     them, the positional convolution's `weight_g` and `weight_v` excepted (`saving` renames those).
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
         if mask is not None and tuple(mask.shape) != (len(waveforms), frames):
             raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {(len(waveforms), frames)}, one value for "
                              "each frame")
-        if padding == "fairseq":
+        if padding == "fairseq" and self.config.family in CUTS_CHUNKS:
             counts = fairseq_counts(lengths, waveforms.shape[1], frames)
         inside = valid(counts, frames, features.device) if bool((counts != frames).any()) else None
         if inside is not None and padding != "fairseq":
@@ -114,7 +115,7 @@ class Encoder(nn.Module):
             x = x.masked_fill(channel_mask.to(x.device)[:, None], 0)
         if inside is not None:
             x = x.masked_fill(~inside[..., None], 0)
-        last, states = self.encoder(x, inside, stop_at)
+        last, states = self.encoder(x, inside, stop_at, clear=padding == "exact")
         return EncoderOutput(last, counts, tuple(states) if layers else (), features)
 
     def _checked_lengths(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:

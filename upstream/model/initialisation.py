@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from upstream.keyed import keyed_torch
-from upstream.model.transformer import PositionalConvolution, Transformer
+from upstream.model.transformer import Attention, PositionalConvolution, Transformer
 
 BLOCK_STD = 0.02  # of every linear map inside the Transformer, as in BERT
 
@@ -23,9 +23,10 @@ def initialise(model: nn.Module, seed: int, prefix: str = "") -> None:
     """Fill every parameter of `model` in place.
 
     Convolutions: Kaiming normal over the fan-in (bias as torch). Positional convolution: normal with
-    std sqrt(4 / (kernel * width)), bias 0. Linear maps inside a Transformer: normal with std 0.02, bias 0; outside:
-    torch's default, uniform within 1 / sqrt(fan-in). Norms: 1 and 0. Bare parameters and embeddings (mask vector, label
-    tables): uniform on [0, 1). `prefix` goes before the parameters' names.
+    std sqrt(4 / (kernel * width)), bias 0; the several ones of data2vec: torch's default. Linear maps and embeddings
+    inside a Transformer: normal with std 0.02, bias 0; linear maps outside: torch's default, uniform within
+    1 / sqrt(fan-in). Norms: 1 and 0; what scales WavLM's gates: 1. Other bare parameters and embeddings (mask vector,
+    label tables): uniform on [0, 1). `prefix` goes before the parameters' names.
     """
     inside = {id(part) for module in model.modules() if isinstance(module, Transformer) for part in module.modules()}
     for path, module in model.named_modules():
@@ -38,13 +39,15 @@ def initialise(model: nn.Module, seed: int, prefix: str = "") -> None:
 def _fill(module: nn.Module, name: str, parameter: Tensor, in_transformer: bool, generator: torch.Generator) -> None:
     if isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
         drawn = torch.full(parameter.shape, float(name == "weight"))
-    elif isinstance(module, nn.Conv1d) and name == "weight":
+    elif isinstance(module, nn.Conv1d) and name == "weight" and not in_transformer:
         drawn = _normal(parameter, math.sqrt(2 / _fan_in(module)), generator)
     elif isinstance(module, PositionalConvolution):
         width, _, kernel = module.weight_v.shape
         std = math.sqrt(4 / (kernel * width)) if name == "weight_v" else 0.0  # weight_g follows from weight_v
         drawn = _normal(parameter, std, generator)
-    elif isinstance(module, nn.Linear) and in_transformer:
+    elif isinstance(module, Attention):
+        drawn = torch.ones(parameter.shape)
+    elif isinstance(module, (nn.Linear, nn.Embedding)) and in_transformer:
         drawn = _normal(parameter, BLOCK_STD if name == "weight" else 0.0, generator)
     elif isinstance(module, (nn.Linear, nn.Conv1d)):
         bound = 1 / math.sqrt(_fan_in(module))

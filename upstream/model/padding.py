@@ -1,11 +1,13 @@
 """How padded batches are treated: our own way, or as fairseq and transformers do.
 
     exact         an utterance gets what it gets alone, whatever it is batched with
-    fairseq       statistics of the group norm over the padded row; frames cut out of samples by equal chunks
+    fairseq       statistics of the group norm over the padded row; frames of HuBERT and WavLM cut out of samples by
+                  equal chunks, those of wav2vec 2.0 and data2vec as the convolutions give them
     transformers  statistics of the group norm over the padded row; frames as the convolutions give them
 
 The other two are there to reproduce numbers made elsewhere. Models with layer norms in their front end differ only by
-fairseq's frames, for there is no statistic over time.
+fairseq's frames, for there is no statistic over time; and in data2vec by its convolutions over positions, the second
+and later of which read what the one before has put into padded frames.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 
 Padding = Literal["exact", "fairseq", "transformers"]
 PADDINGS: tuple[str, ...] = ("exact", "fairseq", "transformers")
+CUTS_CHUNKS = ("hubert", "wavlm")  # families that fairseq's `forward_padding_mask` cuts; WavLM's own code is a copy
 
 
 def fairseq_counts(lengths: Tensor, samples: int, frames: int) -> Tensor:
