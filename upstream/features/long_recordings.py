@@ -20,16 +20,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from upstream.frames import CONV_GRID, SAMPLE_RATE
 from upstream.model.encoder import Encoder
-from upstream.model.frontend import ConvFrontend
+from upstream.model.frontend import ConvFrontend, WindowMoments, moments_of, window_sums
 
 LONG_SECONDS = 120.0  # up to here a recording goes through in one piece
 _PIECE_FRAMES = 1000  # 20 s: 400 MB for the first convolution of BASE
-_FIRST_KERNEL, _FIRST_HOP = CONV_GRID.kernels[0], CONV_GRID.strides[0]
 
 
 def encode_long(encoder: Encoder, waveform: Tensor, layers: Sequence[int], window_seconds: float = 0.0,
@@ -69,47 +67,26 @@ def _frontend(encoder: Encoder, waveform: Tensor) -> Iterator[Tensor]:
     if not isinstance(frontend, ConvFrontend):  # filterbanks: 32 kB a second
         yield frontend(waveform[None], None)
         return
-    moments = _moments(frontend, waveform) if isinstance(frontend.conv_layers[0].layer_norm, nn.GroupNorm) else None
+    moments = _moments(waveform) if frontend.normalises_time else None
     total = CONV_GRID.frames(len(waveform))
     for start in range(0, total, _PIECE_FRAMES):
         frames = min(_PIECE_FRAMES, total - start)
         first = CONV_GRID.crop_start(start)
-        yield _convolved(frontend, waveform[first:first + CONV_GRID.samples(frames)], moments)
+        yield frontend(waveform[None, first:first + CONV_GRID.samples(frames)], None, moments)
 
 
-def _convolved(frontend: ConvFrontend, piece: Tensor, moments: tuple[Tensor, Tensor] | None) -> Tensor:
-    """(1, frames, C) of a piece, normalised by the mean and variance of the whole."""
-    features = piece[None, None]
-    for layer in frontend.conv_layers:
-        if moments is not None and isinstance(layer.layer_norm, nn.GroupNorm):
-            norm, (mean, variance) = layer.layer_norm, moments
-            values = layer.conv(features)  # type: ignore[operator]
-            scale = torch.rsqrt(variance + norm.eps) * norm.weight
-            normed = (values.float() - mean[:, None]) * scale[:, None] + norm.bias[:, None]
-            features = F.gelu(normed.to(values.dtype))
-        else:
-            features = layer(features, None)
-    return features.transpose(1, 2)
-
-
-def _moments(frontend: ConvFrontend, waveform: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (C,) float32 of the first convolution's output over the whole recording."""
-    frames = (len(waveform) - _FIRST_KERNEL) // _FIRST_HOP + 1
-    step = _PIECE_FRAMES * CONV_GRID.hop // _FIRST_HOP
-    convolution = frontend.conv_layers[0].conv
-    assert isinstance(convolution, nn.Conv1d)
-    count, channels = 0, convolution.out_channels
-    mean = torch.zeros(channels, dtype=torch.float64, device=waveform.device)
-    spread = torch.zeros_like(mean)
+def _moments(waveform: Tensor) -> WindowMoments:
+    """Statistics of the first convolution's windows over the whole recording."""
+    kernel, hop = CONV_GRID.kernels[0], CONV_GRID.strides[0]
+    frames = (len(waveform) - kernel) // hop + 1
+    step = _PIECE_FRAMES * CONV_GRID.hop // hop
+    sums = products = torch.zeros((), dtype=torch.float64, device=waveform.device)
     for start in range(0, frames, step):
         last = min(frames, start + step)
-        piece = waveform[start * _FIRST_HOP:(last - 1) * _FIRST_HOP + _FIRST_KERNEL]
-        variance, centre = torch.var_mean(convolution(piece[None, None])[0].float(), 1, correction=0)
-        variance, centre, own = variance.double(), centre.double(), last - start
-        shift = centre - mean  # Chan, Golub and LeVeque 1979: moments of a union
-        spread = spread + variance * own + shift.square() * (count * own / (count + own))
-        mean, count = mean + shift * (own / (count + own)), count + own
-    return mean.float(), (spread / count).float()
+        piece = waveform[None, start * hop:(last - 1) * hop + kernel]
+        more, outer = window_sums(piece.unfold(1, kernel, hop).double())
+        sums, products = sums + more, products + outer
+    return moments_of(sums, products, frames)
 
 
 def is_long(samples: int) -> bool:

@@ -132,12 +132,13 @@ class ContrastivePrediction(nn.Module):
         device = output.last.device
         masked, negatives = masked.to(device, non_blocking=True), negatives.to(device, non_blocking=True)
         with torch.autocast(device.type, enabled=False):  # cosines / 0.1 need more digits than bfloat16 has
-            features = output.features.flatten(0, 1).index_select(0, masked).float()
+            kind = self.project_hid.weight.dtype
+            features = output.features.flatten(0, 1).index_select(0, masked).to(kind)
             features = F.dropout(
                 self.encoder.feature_projection.layer_norm(features), self.feature_dropout, self.training
             )
             quantised = self.quantizer(features, gumbel_temperature)
-            states = self.project_hid(output.last.flatten(0, 1).index_select(0, masked).float())
+            states = self.project_hid(output.last.flatten(0, 1).index_select(0, masked).to(kind))
             logits = self._logits(states, self.project_q(quantised.vectors), quantised.codes, negatives)  # (N, 1 + K)
             contrastive = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
         entries = self.quantizer.groups * self.quantizer.entries

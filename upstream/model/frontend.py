@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from upstream.frames import CONV_GRID, STACKED_GRID, FrameGrid
 from upstream.model.config import MEL_BINS, EncoderConfig
+from upstream.model.convolution import convolve
 
 NORM_EPSILON = 1e-5
 
@@ -45,6 +48,9 @@ class ConvFrontend(nn.Module):
 
     `conv_norm="group"`: GroupNorm over time, one group per channel, after the first convolution only.
     `conv_norm="layer"`: LayerNorm over channels after each.
+
+    Everything is computed on rows of channels (`upstream.model.convolution`). The group norm is folded into the first
+    convolution: the mean and variance of its output follow from those of the ten samples that it reads.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -52,21 +58,47 @@ class ConvFrontend(nn.Module):
         self.conv_layers = nn.ModuleList(_ConvLayer(config, index) for index in range(len(CONV_GRID.kernels)))
         self.gradient_scale = config.feature_grad_mult
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+    @property
+    def normalises_time(self) -> bool:
+        """Whether there is a group norm, and so statistics over an utterance."""
+        return isinstance(self.conv_layers[0].layer_norm, nn.GroupNorm)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None, moments: WindowMoments | None = None) -> Tensor:
         """Features (B, T, C).
 
         Args:
             waveforms: (B, S) float32.
             lengths: (B,) int64 on the host, samples of each row; None if every row is S long. The statistics of the
                 group norm are those of each utterance alone. Frames past an utterance's own are not cleared here.
+            moments: statistics for the group norm of rows that are pieces of something longer.
         """
         frozen = self.gradient_scale == 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            features = waveforms[:, None]
-            for index, layer in enumerate(self.conv_layers):
-                counts = lengths if lengths is None else _conv_frames(lengths, index + 1)
-                features = layer(features, counts)
-        return _ScaleGradient.apply(features.transpose(1, 2), self.gradient_scale)
+            if self.normalises_time and moments is None:
+                moments = window_moments(waveforms, None if lengths is None else _first_frames(lengths))
+            rows = self._first(waveforms, moments)
+            for layer in list(self.conv_layers)[1:]:
+                rows = layer(rows)
+        features = rows.view(len(waveforms), -1, rows.shape[-1])[:, : CONV_GRID.frames(waveforms.shape[1])]
+        return _ScaleGradient.apply(features, self.gradient_scale)
+
+    def _first(self, waveforms: Tensor, moments: WindowMoments | None) -> Tensor:
+        """The first layer's output (B * R, C): for each utterance as many rows as the later strides divide, and enough
+        that no window of a frame reaches into the next utterance."""
+        batch, samples = waveforms.shape
+        kernel, stride = CONV_GRID.kernels[0], CONV_GRID.strides[0]
+        later = FrameGrid(CONV_GRID.kernels[1:], CONV_GRID.strides[1:])
+        rows = -(-later.samples(CONV_GRID.frames(samples)) // later.hop) * later.hop
+        padded = F.pad(waveforms, (0, (rows - 1) * stride + kernel - samples))  # or cut: the last samples may be unused
+        windows = padded.unfold(1, kernel, stride).to(_working_dtype(waveforms))  # (B, R, k)
+        layer = self.conv_layers[0]
+        assert isinstance(layer, _ConvLayer)
+        if moments is None:
+            matrix = layer.conv.weight[:, 0].t().to(windows.dtype)
+            return layer.activated(windows.reshape(batch * rows, kernel) @ matrix)
+        matrices, shifts = layer.folded(moments)
+        values = torch.baddbmm(shifts[:, None].to(windows.dtype), windows, matrices.to(windows.dtype))
+        return F.gelu(values).flatten(0, 1)
 
 
 class _ConvLayer(nn.Module):
@@ -75,39 +107,79 @@ class _ConvLayer(nn.Module):
         channels = 1 if index == 0 else config.conv_dim
         kernel, stride = CONV_GRID.kernels[index], CONV_GRID.strides[index]
         self.conv = nn.Conv1d(channels, config.conv_dim, kernel, stride, bias=config.conv_bias)
+        self.layer_norm: nn.Module | None = None
         if config.conv_norm == "layer":
-            self.layer_norm: nn.Module | None = _ChannelNorm(config.conv_dim, eps=NORM_EPSILON)
-        else:
-            self.layer_norm = _TimeNorm(config.conv_dim, config.conv_dim, eps=NORM_EPSILON) if index == 0 else None
+            self.layer_norm = nn.LayerNorm(config.conv_dim, eps=NORM_EPSILON)
+        elif index == 0:
+            self.layer_norm = nn.GroupNorm(config.conv_dim, config.conv_dim, eps=NORM_EPSILON)
 
-    def forward(self, features: Tensor, counts: Tensor | None) -> Tensor:
-        features = self.conv(features)  # (B, C, frames of this layer)
+    def forward(self, rows: Tensor) -> Tensor:
+        """(N * stride, C) to (N, C)."""
+        return self.activated(convolve(rows.to(_working_dtype(rows)), self.conv.weight, self.conv.stride[0]))
+
+    def activated(self, values: Tensor) -> Tensor:
+        """Bias, the norm over channels in float32 (fairseq `Fp32LayerNorm`), and GELU."""
+        if self.conv.bias is not None:
+            values = values + self.conv.bias.to(values.dtype)
         if self.layer_norm is not None:
-            features = self.layer_norm(features, counts)
-        return F.gelu(features)
+            values = self.layer_norm(values.to(self.conv.weight.dtype)).to(values.dtype)
+        return F.gelu(values)
+
+    def folded(self, moments: WindowMoments) -> tuple[Tensor, Tensor]:
+        """The group norm and the convolution before it as one linear map for each utterance: (B, k, C) and (B, C).
+
+        Of windows x with mean m and covariance S a channel w'x + b has mean w'm + b and variance w'Sw, so normalised it
+        is (w'x - w'm) / sqrt(w'Sw + epsilon), whatever b is. In float64, as neighbouring samples are nearly the same
+        and most channels look at their differences.
+        """
+        norm = self.layer_norm
+        assert isinstance(norm, nn.GroupNorm)
+        w = self.conv.weight[:, 0].double()  # (C, k)
+        variance = ((w @ moments.covariance) * w).sum(-1)  # (B, C)
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
+        shift = norm.bias - scale * (moments.mean @ w.t())
+        if self.conv.bias is not None:
+            shift = shift + 0 * self.conv.bias  # which so has its gradient: zero
+        kind = self.conv.weight.dtype
+        return (w.t() * scale[:, None]).to(kind), shift.to(kind)
 
 
-class _ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, T), in float32 (fairseq `Fp32LayerNorm` between two transposes)."""
+@dataclass(frozen=True)
+class WindowMoments:
+    """Statistics of the windows that the first convolution reads.
 
-    def forward(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
-        normed = super().forward(features.transpose(1, 2).float())
-        return normed.to(features.dtype).transpose(1, 2)
+    Attributes:
+        mean: (B, k) float64.
+        covariance: (B, k, k) float64, over the number of windows.
+    """
+
+    mean: Tensor
+    covariance: Tensor
 
 
-class _TimeNorm(nn.GroupNorm):
-    """GroupNorm of (B, C, T) with one group per channel, in float32, over the valid frames of each row only."""
+def window_moments(waveforms: Tensor, counts: Tensor | None = None) -> WindowMoments:
+    """Of the first `counts (B,)` int64 windows of each row of `waveforms (B, S)`; None for all."""
+    windows = waveforms.unfold(1, CONV_GRID.kernels[0], CONV_GRID.strides[0]).double()
+    if counts is None:
+        return moments_of(*window_sums(windows), windows.shape[1])
+    inside = valid(counts, windows.shape[1], windows.device)[..., None]
+    return moments_of(*window_sums(windows * inside), counts.to(windows.device)[:, None, None])
 
-    def forward(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
-        if counts is None:
-            return super().forward(features.float()).to(features.dtype)
-        inside = valid(counts, features.shape[-1], features.device)[:, None]  # (B, 1, T)
-        n = counts.to(features.device, torch.float32)[:, None, None]
-        values = features.float()
-        centred = (values - (values * inside).sum(-1, keepdim=True) / n) * inside
-        variance = centred.square().sum(-1, keepdim=True) / n
-        normed = centred * torch.rsqrt(variance + self.eps)
-        return (normed * self.weight[:, None] + self.bias[:, None]).to(features.dtype)
+
+def window_sums(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over time of windows (B, n, k) and of their outer products: (B, 1, k) and (B, k, k)."""
+    return windows.sum(1, keepdim=True), windows.transpose(1, 2) @ windows
+
+
+def moments_of(sums: Tensor, products: Tensor, count: Tensor | int) -> WindowMoments:
+    """From what `window_sums` gives, added up over pieces."""
+    mean = sums / count
+    return WindowMoments(mean[:, 0], products / count - mean.transpose(1, 2) * mean)
+
+
+def _working_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class FbankFrontend(nn.Module):
@@ -158,9 +230,9 @@ def frame_counts(grid: FrameGrid, lengths: Tensor) -> Tensor:
     return torch.tensor([grid.frames(samples) for samples in lengths.tolist()], dtype=torch.int64)
 
 
-def _conv_frames(lengths: Tensor, layers: int) -> Tensor:
-    """Frames after the first `layers` convolutions."""
-    return frame_counts(FrameGrid(CONV_GRID.kernels[:layers], CONV_GRID.strides[:layers]), lengths)
+def _first_frames(lengths: Tensor) -> Tensor:
+    """Frames after the first convolution."""
+    return frame_counts(FrameGrid(CONV_GRID.kernels[:1], CONV_GRID.strides[:1]), lengths)
 
 
 class _ScaleGradient(torch.autograd.Function):

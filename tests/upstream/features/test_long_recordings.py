@@ -62,7 +62,7 @@ def test_memory_is_that_of_a_piece(monkeypatch):
     """The first convolution never sees more than a piece and what the receptive field adds to it."""
     encoder = Encoder(EncoderConfig(**SMALL)).initialise(0).eval()
     seen = []
-    encoder.feature_extractor.conv_layers[0].conv.register_forward_hook(lambda _, x, y: seen.append(x[0].shape[-1]))
+    encoder.feature_extractor.register_forward_hook(lambda _, x, y: seen.append(x[0].shape[-1]))
     monkeypatch.setattr(long_recordings, "_PIECE_FRAMES", 50)
     with torch.no_grad():
         encode_long(encoder, torch.from_numpy(wave(20 * 16_000)), [0])

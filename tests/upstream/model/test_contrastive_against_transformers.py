@@ -47,10 +47,17 @@ def problems(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=25, deadline=None)
 @given(problem=problems())
 def test_losses_and_gradients_equal_transformers(training, problem):
+    """In float32; gradients of biases in float64, where sums over all frames that cancel are no rounding."""
+    compare(problem, training, torch.float32)
+    compare(problem, training, torch.float64)
+
+
+def compare(problem: dict[str, Any], training: bool, kind: torch.dtype) -> None:
     ours, theirs = models(problem)
-    ours.train(training), theirs.train(training)
+    ours.to(kind).train(training), theirs.to(kind).train(training)
     theirs.quantizer.temperature = problem["gumbel"]
     waveforms, lengths, mask, negatives = batch(problem)
+    waveforms = waveforms.to(kind)
     shape = (mask.numel(), problem["groups"], problem["entries"])
     uniform = torch.rand(shape, generator=torch.Generator().manual_seed(problem["seed"]))
     noise = -torch.log(-torch.log(uniform.clamp(1e-6, 1 - 1e-6)))
@@ -77,10 +84,10 @@ def test_losses_and_gradients_equal_transformers(training, problem):
             continue
         gradient = ours.get_parameter(our_name(name)).grad
         assert (gradient is None) == (parameter.grad is None), name
-        if gradient is not None:
+        if gradient is not None and (kind == torch.float64 or parameter.dim() > 1):
             close(gradient, parameter.grad, name)
             compared += 1
-    assert compared > 20
+    assert compared > 10
 
 
 def test_the_code_perplexity_of_evaluation_is_transformers(tiny):
