@@ -7,7 +7,7 @@ missing, left over or of another shape is an error, never a tensor at random.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +108,10 @@ class Checkpoint:
         return encoder.eval()
 
 
-_LATER = {"positional_depth": 1, "relative_buckets": 0, "relative_distance": 800}  # bodies that are still to come
-
-
 def config_from(settings: dict[str, Any], where: Source) -> EncoderConfig:
     """The EncoderConfig of settings that a file gave. Raises FormatError naming the file if they do not make one."""
-    known = {entry.name for entry in fields(EncoderConfig)}
-    for name in sorted(set(settings) - known):
-        if settings[name] != _LATER.get(name):
-            raise FormatError(f"{where}: {name}={settings[name]!r} is an architecture that hubertkit does not have yet")
     try:
-        return EncoderConfig(**{name: value for name, value in settings.items() if name in known})
+        return EncoderConfig(**settings)
     except (TypeError, ValueError, RecipeError) as error:
         raise FormatError(f"{where}: {error}") from error
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
 from conversions import CLOSE, WAVES, difference, outputs, same, same_model
 
-from upstream.errors import FormatError, UsageError
+from upstream.errors import UsageError
 from upstream.frames import CONV_GRID
-from upstream.model import EncoderConfig, load_encoder
 from upstream.model.converting import write_as
 from upstream.model.formats import torchaudio as ours
 from upstream.model.formats.checkpoint import new_weight_norm, old_weight_norm
@@ -21,9 +19,6 @@ from upstream.model.loading import read_checkpoint
 
 transformers = pytest.importorskip("transformers")
 models = pytest.importorskip("torchaudio.models")
-KNOWN = {field.name for field in fields(EncoderConfig)}
-needs_wavlm = pytest.mark.skipif("relative_buckets" not in KNOWN, reason="the encoder has no relative positions yet")
-needs_data2vec = pytest.mark.skipif("positional_depth" not in KNOWN, reason="the encoder has one convolution there")
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
          "conv_dim": [16] * 7, "num_conv_pos_embedding_groups": 4}
 WAVLM = {**SIZES, "num_conv_pos_embeddings": 8, "num_buckets": 20, "max_bucket_distance": 30}
@@ -80,14 +75,6 @@ def test_names_in_fairseq_and_in_wavlms_own_files(name, theirs):
     assert their_name(name, "layer") == theirs
 
 
-@pytest.mark.skipif("relative_buckets" in KNOWN, reason="the encoder has relative positions")
-def test_an_architecture_that_is_still_to_come_is_refused(tmp_path):
-    _filled(transformers.WavLMModel(transformers.WavLMConfig(**WAVLM))).save_pretrained(tmp_path)
-    with pytest.raises(FormatError, match="relative_buckets=20 is an architecture that hubertkit does not have"):
-        load_encoder(tmp_path)
-
-
-@needs_wavlm
 @pytest.mark.parametrize("settings", [{}, LARGE])
 @pytest.mark.parametrize("head", ["Model", "ForCTC"])
 def test_wavlm_goes_through_every_format(tmp_path, settings, head):
@@ -113,7 +100,6 @@ def test_wavlm_goes_through_every_format(tmp_path, settings, head):
     assert same_model(read_checkpoint(tmp_path / "f.pt"), found)
 
 
-@needs_data2vec
 def test_data2vec_goes_through_transformers_and_fairseq(tmp_path):
     config = transformers.Data2VecAudioConfig(**SIZES, num_conv_pos_embeddings=3, conv_pos_kernel_size=5)
     theirs = _filled(transformers.Data2VecAudioModel(config))
