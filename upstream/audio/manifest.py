@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from upstream.audio.manifest_file import COLUMNS, file_bytes, read_table, table_hash, write_table
+from upstream.audio.manifest_file import ALL_COLUMNS, OFFSET, file_bytes, read_table, table_hash, write_table
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 
@@ -38,6 +38,8 @@ class Utterance:
         channels: of the file; they are mixed down when the utterance is read.
         speaker: who speaks, if known.
         text: the transcript as the corpus writes it, if there is one.
+        offset, size: in bytes, where the audio file lies inside of `audio` (a tar, a Parquet file); None where `audio`
+            is the audio file itself.
     """
 
     id: str
@@ -48,6 +50,8 @@ class Utterance:
     channels: int
     speaker: str | None = None
     text: str | None = None
+    offset: int | None = None
+    size: int | None = None
 
     @property
     def length(self) -> int:
@@ -90,7 +94,9 @@ class Manifest:
         batches = []
         while rows := list(islice(remaining, ROWS_AT_ONCE)):
             batches.append(_batch(rows))
-        table = pa.Table.from_batches(batches, COLUMNS).unify_dictionaries().combine_chunks()
+        table = pa.Table.from_batches(batches, ALL_COLUMNS).unify_dictionaries().combine_chunks()
+        if table[OFFSET.name].null_count == len(table):
+            table = table.drop_columns(OFFSET.name)
         manifest = Manifest(table, "/", source)
         manifest._refuse_repeated_ids()
         return manifest
@@ -199,7 +205,9 @@ class Manifest:
                              "ids must be unique")
 
     def _utterance(self, row: dict[str, Any]) -> Utterance:
-        del row["bytes"]
+        size = row.pop("bytes")
+        if row.get(OFFSET.name) is not None:
+            row["size"] = size
         row["audio"] = Path(self._root, row["audio"])  # an absolute path stays as it is
         return Utterance(**row)
 
@@ -244,14 +252,16 @@ def _batch(rows: list[Utterance]) -> pa.RecordBatch:
     for row in rows:
         _check(row)
     audio = [os.path.abspath(row.audio) for row in rows]
-    sizes = {path: file_bytes(path) for path in set(audio)}
+    sizes = {path: file_bytes(path) for path in {a for a, row in zip(audio, rows) if row.offset is None}}
     columns = {
         "id": [row.id for row in rows], "audio": audio, "start": [row.start for row in rows],
         "samples": [row.samples for row in rows], "rate": [row.rate for row in rows],
         "channels": [row.channels for row in rows], "speaker": [row.speaker for row in rows],
-        "text": [row.text for row in rows], "bytes": [sizes[path] for path in audio],
+        "text": [row.text for row in rows],
+        "bytes": [row.size if row.offset is not None else sizes[path] for path, row in zip(audio, rows)],
+        OFFSET.name: [row.offset for row in rows],
     }
-    return pa.record_batch([pa.array(columns[field.name], field.type) for field in COLUMNS], schema=COLUMNS)
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in ALL_COLUMNS], schema=ALL_COLUMNS)
 
 
 def _check(u: Utterance) -> None:
@@ -260,6 +270,8 @@ def _check(u: Utterance) -> None:
     if u.start < 0 or u.samples < 0 or u.rate < 1 or u.channels < 1:
         raise InputError(f"{u.id}: samples {u.start}+{u.samples} at {u.rate} Hz in {u.channels} channels of {u.audio} "
                          "cannot be; correct the table that says so")
+    if (u.offset is None) != (u.size is None) or min(u.offset or 0, u.size or 0) < 0:
+        raise InputError(f"{u.id}: {u.size} bytes at byte {u.offset} of {u.audio} cannot be; both or none are needed")
     try:
         os.fspath(u.audio).encode()
     except UnicodeEncodeError as error:

@@ -32,6 +32,11 @@ COLUMNS = pa.schema([
 ])
 OPTIONAL = ("speaker", "text", "bytes")
 
+# Only where some audio files lie inside others; `bytes` is the size of the inner file then. Where a file lies is no
+# part of the content hash, so a corpus keeps its hash when it is packed or unpacked.
+OFFSET = pa.field("offset", pa.int64())
+ALL_COLUMNS = COLUMNS.append(OFFSET)
+
 
 def write_table(path: Path, table: pa.Table, root: str, source: str, digest: str) -> None:
     """Write a table whose audio paths are relative to `root`; Parquet where the name ends in `.parquet`."""
@@ -113,15 +118,19 @@ def _checked(path: Path, table: pa.Table, foreign: bool) -> pa.Table:
     missing = [name for name in COLUMNS.names if name not in OPTIONAL and name not in table.column_names]
     if missing:
         raise FormatError(f"{path}: no column {', '.join(missing)}; a manifest has {', '.join(COLUMNS.names)}")
+    inside = OFFSET.name in table.column_names
+    if inside and "bytes" not in table.column_names:
+        raise FormatError(f"{path}: a column {OFFSET.name} and none of bytes: the sizes of the inner files are missing")
     columns = []
-    for field in COLUMNS:
+    schema = ALL_COLUMNS if inside else COLUMNS
+    for field in schema:
         if field.name in table.column_names:
             columns.append(_cast(path, table[field.name], field))
         elif field.name == "bytes":
             columns.append(_sizes(columns[COLUMNS.get_field_index("audio")], path.parent))
         else:
             columns.append(pa.nulls(len(table), field.type))
-    checked = pa.table(columns, schema=COLUMNS).combine_chunks()
+    checked = pa.table(columns, schema=schema).combine_chunks()
     if foreign:
         _check_foreign(path, checked)
     return checked
@@ -147,10 +156,17 @@ def _check_foreign(path: Path, table: pa.Table) -> None:
     if len(twice):
         raise FormatError(f"{path}: the id {twice[0]['values'].as_py()} occurs {twice[0]['counts'].as_py()} times, "
                           f"and {len(twice) - 1} more ids more than once; ids must be unique")
-    for name, least in (("start", 0), ("samples", 0), ("rate", 1), ("channels", 1)):
+    for name, least in (("start", 0), ("samples", 0), ("rate", 1), ("channels", 1), (OFFSET.name, 0), ("bytes", 0)):
+        if name not in table.column_names:
+            continue
         lowest = pc.min(table[name]).as_py()
         if lowest is not None and lowest < least:
             raise FormatError(f"{path}: column {name} holds {lowest}; at least {least} is expected")
+    if OFFSET.name in table.column_names:
+        unknown = pc.and_(pc.is_valid(table[OFFSET.name]), pc.is_null(table["bytes"]))
+        if pc.any(unknown).as_py():
+            raise FormatError(f"{path}: {table['id'][pc.index(unknown, True).as_py()]} has an offset and no bytes; the "
+                              "size of the inner file is needed")
 
 
 def _sizes(audio: pa.ChunkedArray, folder: Path) -> pa.Array:

@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from upstream.audio.containers import open_audio, place, reason
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
@@ -76,7 +77,7 @@ class AudioCache:
 def _decode(utterance: Utterance) -> np.ndarray:
     """The span as (samples, channels) float32, at the file's rate."""
     try:
-        with soundfile.SoundFile(utterance.audio) as file:
+        with open_audio(utterance.audio, utterance.offset, utterance.size) as file:
             _compare(utterance, file)
             warm_up = int(WARM_UP_SECONDS * file.samplerate) if file.format in LOSSY_FORMATS else 0
             first = max(0, utterance.start - warm_up)
@@ -89,7 +90,8 @@ def _decode(utterance: Utterance) -> np.ndarray:
         if not utterance.audio.is_file():
             raise InputError(f"{utterance.id}: {utterance.audio} is not there; was the corpus moved? "
                              "Import it again") from error
-        raise InputError(f"{utterance.id}: {utterance.audio} cannot be read as audio ({error}); "
+        where = place(utterance.audio, utterance.offset, utterance.size)
+        raise InputError(f"{utterance.id}: {where} cannot be read as audio ({reason(error)}); "
                          "replace the file or leave the utterance out") from error
     return found[utterance.start - first:]
 
