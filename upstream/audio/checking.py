@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from upstream.audio.corpora.probing import Problem
+from upstream.audio.containers import open_audio
+from upstream.audio.corpora.probing import Problem, cut_short
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.audio.reading import read
 from upstream.errors import InputError
@@ -24,9 +25,9 @@ THREADS = min(8, os.cpu_count() or 1)  # decoding releases the interpreter's loc
 def check(manifest: Manifest) -> list[Problem]:
     """Read every utterance, and list what is wrong in the order of the manifest.
 
-    Utterances that cannot be used: missing or unreadable files, another length or rate than the manifest says, NaN,
-    no samples, only zeros, too short for one encoder frame. Remarks on others (`usable`): clipping, another rate than
-    16 kHz, several channels. An utterance with a fault gets no remarks.
+    Utterances that cannot be used: missing, unreadable or cut files, another length or rate than the manifest says,
+    NaN, no samples, only zeros, too short for one encoder frame. Remarks on others (`usable`): clipping, another rate
+    than 16 kHz, several channels. An utterance with a fault gets no remarks.
     """
     found: list[Problem] = []
     with progress("checking", len(manifest)) as report:
@@ -50,8 +51,12 @@ def _fault(utterance: Utterance) -> str | np.ndarray:
         return "has no samples"
     try:
         wave = read(utterance)
+        with open_audio(utterance.audio, utterance.offset, utterance.size) as file:
+            cut = cut_short(file)
     except InputError as error:
         return str(error).removeprefix(f"{utterance.id}: ")
+    if cut is not None:
+        return cut
     if not wave.any():
         return "is silent: every sample is zero"
     if CONV_GRID.frames(len(wave)) == 0:

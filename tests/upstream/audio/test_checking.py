@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import soundfile
 
-from upstream.audio import Manifest, Utterance, check
+from upstream.audio import Manifest, Utterance, check, import_folder
+from upstream.errors import InputError
 
 
 def written(path, wave, rate=16000, subtype="FLOAT"):
@@ -59,3 +61,39 @@ def test_one_sample_at_full_scale_is_no_clipping(tmp_path):
     wave = speechlike(4000)
     wave[100] = 1
     assert check(Manifest.of([written(tmp_path / "a.wav", wave)], "a test")) == []
+
+
+@pytest.mark.parametrize(("suffix", "options"), [
+    ("wav", {}), ("wav", {"format": "RF64"}), ("wav", {"format": "WAVEX"}), ("aiff", {}), ("au", {}), ("w64", {}),
+    ("flac", {}), ("ogg", {}), ("opus", {"format": "OGG", "subtype": "OPUS"}), ("mp3", {}), ("caf", {})])
+def test_a_file_that_was_cut_is_noticed_whatever_its_format(tmp_path, suffix, options):
+    path = tmp_path / f"cut.{suffix}"
+    soundfile.write(path, speechlike(48_000), 16_000, **options)
+    whole = Utterance("cut", path, 0, 48_000, 16_000, 1)
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 2])
+    assert [p.usable for p in check(Manifest.of([whole], "made before it was cut"))] == [False]
+    try:
+        there = soundfile.info(str(path)).frames
+    except soundfile.SoundFileError:
+        return
+    if suffix not in ("mp3", "ogg", "opus", "flac"):  # their headers say nothing, or decoding fails
+        [problem] = check(Manifest.of([replace(whole, samples=there)], "made after it was cut"))
+        assert "is cut short: its header promises" in problem.what
+        assert not problem.usable
+
+
+def test_a_header_that_a_pipe_could_not_complete_is_no_fault(tmp_path):
+    soundfile.write(tmp_path / "a.wav", speechlike(4000), 16_000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    for size in (0xFFFF_FFFF, 0x7FFF_F000):  # ffmpeg, sox
+        content[40:44] = size.to_bytes(4, "little")
+        (tmp_path / "a.wav").write_bytes(content)
+        assert check(Manifest.of([Utterance("a", tmp_path / "a.wav", 0, 4000, 16_000, 1)], "a test")) == []
+
+
+def test_an_import_notices_a_cut_file(tmp_path):
+    soundfile.write(tmp_path / "a.wav", speechlike(4000), 16_000)
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:4044])
+    with pytest.raises(InputError, match=r"a\.wav: is cut short: its header promises 8000 bytes, 4000 are there"):
+        import_folder(tmp_path)

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, utterances
+from upstream.audio.corpora.lines import path_id
+from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
 
@@ -43,12 +44,7 @@ def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None
         where = table if table is not None else src
         raise InputError(f"{where}: no recordings; looked for files ending in {', '.join(sorted(AUDIO_SUFFIXES))}"
                          if table is None else f"{where}: the table has no rows")
-    bad.refuse()
-    manifest = Manifest.of(utterances(entries, bad), str(src))
-    bad.refuse()
-    if not len(manifest):
-        raise InputError(f"{src}: none of {len(bad)} recordings can be used")
-    return manifest
+    return manifest_of(entries, bad, src)
 
 
 def _found(src: Path, bad: BadFiles) -> Iterator[Entry]:
@@ -63,7 +59,7 @@ def _found(src: Path, bad: BadFiles) -> Iterator[Entry]:
                 bad.add(stem, texts[stem], "a transcript, but no audio of the same name beside it")
         for path in audio:
             text = _read_text(path.stem, texts[path.stem], bad) if path.stem in texts else None
-            yield Entry(_id_of(src, path), path, None, text)
+            yield Entry(path_id(src, path), path, None, text)
 
 
 def _read_text(stem: str, path: Path, bad: BadFiles) -> str | None:
@@ -114,9 +110,4 @@ def _entry(src: Path, where: str, row: dict[str | None, str | None], path_column
         raise InputError(f"{where}: the column {path_column} is empty")
     path = src / cells[path_column]
     text = " ".join(cells.get("text", "").split())
-    return Entry(cells.get("id") or _id_of(src, path), path, cells.get("speaker") or None, text or None)
-
-
-def _id_of(src: Path, path: Path) -> str:
-    inside = path.relative_to(src) if path.is_relative_to(src) else Path(path.name)
-    return "_".join("-".join(inside.with_suffix("").parts).split())
+    return Entry(cells.get("id") or path_id(src, path), path, cells.get("speaker") or None, text or None)

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, utterances
+from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
 
 TRANSCRIPTS = ".trans.txt"
 
 
-def import_librispeech(src: Path, ids: list[str] | None = None, skip: Skip | None = None) -> Manifest:
+def import_librispeech(src: Path, ids: list[str] | None = None, skip: Skip | None = None,
+                       folders: Sequence[Path] | None = None) -> Manifest:
     """A manifest of a LibriSpeech folder, sorted by speaker, chapter and number.
 
     Args:
         src: the corpus, one subset, or a folder of several.
         ids: only these utterances; all if None.
         skip: called with each file that cannot be used, which is left out then; without it the first is an error.
+        folders: look only below these.
 
     Raises:
         UsageError: `src` is no folder.
@@ -35,22 +37,18 @@ def import_librispeech(src: Path, ids: list[str] | None = None, skip: Skip | Non
     if not src.is_dir():
         raise UsageError(f"{src}: no such folder; give the folder that holds the LibriSpeech subsets")
     bad = BadFiles(skip)
-    entries = sorted(_entries(src, set(ids) if ids is not None else None, bad), key=lambda e: _natural(e.id))
+    wanted = set(ids) if ids is not None else None
+    entries = sorted(_entries(src, folders or [src], wanted, bad), key=lambda e: _natural(e.id))
     if not entries and not len(bad):
         raise InputError(f"{src}: no transcripts (*{TRANSCRIPTS}) with audio beside them; "
                          "for another layout use `hubertkit corpus import folder`")
-    bad.refuse()
-    manifest = Manifest.of(utterances(entries, bad), str(src))
-    bad.refuse()
-    if not len(manifest):
-        raise InputError(f"{src}: none of {len(bad)} utterances can be used")
-    return manifest
+    return manifest_of(entries, bad, src)
 
 
-def _entries(src: Path, ids: set[str] | None, bad: BadFiles) -> Iterator[Entry]:
+def _entries(src: Path, folders: Sequence[Path], ids: set[str] | None, bad: BadFiles) -> Iterator[Entry]:
     """The utterances that have both a transcript and audio; reports the others."""
     found: set[str] = set()
-    for folder, _, names in os.walk(src, followlinks=True):
+    for folder, _, names in (step for top in folders for step in os.walk(top, followlinks=True)):
         audio = {os.path.splitext(n)[0]: Path(folder, n) for n in names
                  if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES}
         files = [Path(folder, n) for n in names if n.endswith(TRANSCRIPTS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,13 +11,22 @@ from pathlib import Path
 
 import soundfile
 
-from upstream.audio.manifest import Utterance
+from upstream.audio.containers import open_audio, reason
+from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError
 from upstream.progress import progress
 
 # Formats that the bundled libsndfile decodes; found by suffix, because opening every file of a folder would be slow.
 AUDIO_SUFFIXES = frozenset({".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"})
 FILES_AT_ONCE = 1024
+TOLERANCE_SECONDS = 0.02  # one frame: corpora round the times that they write, and may so go beyond the end
+
+# libsndfile takes what is there of a file that was cut, and only its log says so: bytes that the header promises.
+_PROMISED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+_PROMISED_W64 = re.compile(r"^riff\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+_PROMISED_RF64 = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
+# What programs that write into a pipe put there, since they do not know the size yet: 2 or 4 GiB, less some header.
+_UNKNOWN_SIZES = (range(0x7FFF_E000, 0x8000_0000), range(0xFFFF_E000, 0x1_0000_0000))
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,23 @@ class Problem:
 
 @dataclass(frozen=True)
 class Entry:
-    """A recording as the corpus describes it, before its file was looked at."""
+    """A recording, or a part of one, as the corpus describes it, before its file was looked at.
+
+    Attributes:
+        start_seconds, end_seconds: the part; None is the end of the file.
+        samples: how many the corpus says the file has, where it does: another number is a fault.
+        offset, size: see `Utterance`.
+    """
 
     id: str
     audio: Path
-    speaker: str | None
-    text: str | None
+    speaker: str | None = None
+    text: str | None = None
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+    samples: int | None = None
+    offset: int | None = None
+    size: int | None = None
 
 
 Skip = Callable[[Problem], None]
@@ -74,35 +95,79 @@ class BadFiles:
             raise InputError(f"{first.path}: {first.what}{others}; mend them, or leave them out with --skip-bad")
 
 
+def manifest_of(entries: Sequence[Entry], bad: BadFiles, source: Path) -> Manifest:
+    """The manifest of what a corpus describes; files that cannot be used go to `bad`. Raises InputError if none can."""
+    bad.refuse()
+    manifest = Manifest.of(utterances(entries, bad), str(source))
+    bad.refuse()
+    if not len(manifest):
+        raise InputError(f"{source}: none of {len(bad)} utterances can be used" if len(bad) else
+                         f"{source}: no utterances")
+    return manifest
+
+
 def utterances(entries: Sequence[Entry], bad: BadFiles) -> Iterator[Utterance]:
     """An utterance of each recording whose header can be read; the others go to `bad`."""
     with progress("reading headers", len(entries)) as report:
-        for done, (entry, info) in enumerate(zip(entries, probe(e.audio for e in entries)), 1):
-            if isinstance(info, str):
-                bad.add(entry.id, entry.audio, info)
+        for done, (entry, info) in enumerate(zip(entries, probe(entries)), 1):
+            span = info if isinstance(info, str) else _span(entry, info)
+            if isinstance(info, str) or isinstance(span, str):
+                bad.add(entry.id, entry.audio, str(span))
             else:
-                yield Utterance(entry.id, entry.audio, 0, info.frames, info.samplerate, info.channels, entry.speaker,
-                                entry.text)
+                yield Utterance(entry.id, entry.audio, *span, info.samplerate, info.channels, entry.speaker,
+                                entry.text, entry.offset, entry.size)
             report(done)
 
 
-def probe(files: Iterable[Path]) -> Iterator[soundfile._SoundFileInfo | str]:
-    """For each file in order what its header says (frames, samplerate, channels), or why it cannot be used."""
-    remaining = iter(files)
+def probe(entries: Iterable[Entry]) -> Iterator[soundfile.SoundFile | str]:
+    """For each entry in order its file, closed (frames, samplerate, channels), or why it cannot be used."""
+    remaining = iter(entries)
     with ThreadPoolExecutor(max_workers=8) as pool:  # opening a file is waiting, mostly
         while chunk := list(islice(remaining, FILES_AT_ONCE)):
             yield from pool.map(_probe, chunk)
 
 
-def _probe(path: Path) -> soundfile._SoundFileInfo | str:
+def cut_short(file: soundfile.SoundFile) -> str | None:
+    """That the header of an open file promises more than there is, in words; None where it does not, or cannot say.
+
+    WAV, AIFF, AU, W64 and RF64. A cut FLAC or CAF file cannot be decoded; the headers of Ogg and MP3 promise nothing,
+    so of those only a manifest that was made before knows.
+    """
+    log = file.extra_info
+    for pattern in (_PROMISED, *([_PROMISED_W64] if file.format == "W64" else [])):
+        for promised, there in (map(int, found) for found in pattern.findall(log)):
+            if promised > there and not any(promised in sizes for sizes in _UNKNOWN_SIZES):
+                return f"is cut short: its header promises {promised} bytes, {there} are there"
+    for there, promised in (map(int, found) for found in _PROMISED_RF64.findall(log)):
+        if promised > there:
+            return f"is cut short: its header promises {promised} samples, {there} are there"
+    return None
+
+
+def _probe(entry: Entry) -> soundfile.SoundFile | str:
     try:
-        info = soundfile.info(str(path))
+        with open_audio(entry.audio, entry.offset, entry.size) as file:
+            fault = cut_short(file)
+            return fault or (file if file.frames > 0 else "has no samples")
     except (soundfile.SoundFileError, OSError) as error:
-        if not path.is_file():
+        if not entry.audio.is_file():
             return "there is no such file"
-        return "an empty file" if path.stat().st_size == 0 else f"cannot be read as audio ({_reason(error)})"
-    return info if info.frames > 0 else "has no samples"
+        size = entry.size if entry.offset is not None else entry.audio.stat().st_size
+        return "an empty file" if size == 0 else f"cannot be read as audio ({reason(error)})"
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).rstrip(".")
+def _span(entry: Entry, info: soundfile.SoundFile) -> tuple[int, int] | str:
+    """Start and samples of a part of a file, or why it cannot be."""
+    rate, frames = info.samplerate, info.frames
+    if entry.samples is not None and entry.samples != frames:
+        return f"{frames} samples, the corpus says {entry.samples}"
+    if entry.start_seconds == 0 and entry.end_seconds is None:
+        return 0, frames
+    start = round(entry.start_seconds * rate)
+    end = frames if entry.end_seconds is None else round(entry.end_seconds * rate)
+    if start < 0 or end <= start:
+        return f"from {entry.start_seconds:g} s to {end / rate:g} s is no part of a recording"
+    if end > frames + TOLERANCE_SECONDS * rate:
+        return f"ends after {frames / rate:.3f} s, before the {end / rate:.3f} s that the corpus says"
+    end = min(end, frames)
+    return (start, end - start) if end > start else f"has no samples after {entry.start_seconds:g} s"
