@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from downstream.lm.arpa_lines import Lines, arpa_lines, end, header, section, too_few
 from downstream.lm.kneser_ney import NGramModel
-from upstream.errors import FormatError, UsageError
+from upstream.errors import FormatError
 from upstream.stage import writing
 
 _ROWS = 200_000  # lines formatted at a time
 
 Progress = Callable[[float, float], None]
 Table = dict[tuple[str, ...], tuple[float, float]]
-Lines = Iterator[tuple[int, str]]
 
 
 @dataclass(frozen=True)
@@ -79,13 +77,12 @@ def read_arpa(path: Path) -> list[Table]:
         FormatError: naming the line: no ARPA file, cut short, counts that differ from the header's, an n-gram twice.
     """
     tables: list[Table] = []
-    with _lines(path) as lines:
-        for order, size in enumerate(_header(path, lines), 1):
-            entries = (_entry(path, number, line, order) for number, line in _section(path, lines, order, size))
-            tables.append(dict(entries))
+    with arpa_lines(path) as lines:
+        for order, size in enumerate(header(lines), 1):
+            tables.append(dict(_entry(lines, line, order) for line in _section(lines, order, size)))
             if len(tables[-1]) != size:
                 raise FormatError(f"{path}: {size - len(tables[-1])} of the {order}-grams stand there twice")
-        _end(path, lines)
+        end(lines)
     return tables
 
 
@@ -97,13 +94,13 @@ def ngram_counts(path: Path, progress: Progress | None = None) -> list[int]:
     Raises:
         UsageError, FormatError: as `read_arpa`, but the n-grams themselves are not looked at.
     """
-    with _lines(path) as lines:
-        sizes = _header(path, lines)
+    with arpa_lines(path) as lines:
+        sizes = header(lines)
         for order, size in enumerate(sizes, 1):
-            for found, _ in enumerate(_section(path, lines, order, size)):
+            for found, _ in enumerate(_section(lines, order, size)):
                 if progress is not None and found % _ROWS == 0:
                     progress(sum(sizes[:order - 1]) + found, sum(sizes))
-        _end(path, lines)
+        end(lines)
     return sizes
 
 
@@ -113,9 +110,9 @@ def read_unigrams(path: Path) -> list[str]:
     Raises:
         UsageError, FormatError: as `read_arpa`; what follows the unigrams is not looked at.
     """
-    with _lines(path) as lines:
-        size = _header(path, lines)[0]
-        words = [_entry(path, number, line, 1)[0][0] for number, line in _section(path, lines, 1, size)]
+    with arpa_lines(path) as lines:
+        size = header(lines)[0]
+        words = [_entry(lines, line, 1)[0][0] for line in _section(lines, 1, size)]
     return [word for word in words if word not in ("<unk>", "<s>", "</s>")]
 
 
@@ -159,54 +156,17 @@ def _numbers(values: np.ndarray) -> pa.Array:
     return pc.cast(pa.array(values), pa.large_string())
 
 
-@contextlib.contextmanager
-def _lines(path: Path) -> Iterator[Lines]:
-    """Numbered lines of a file, plain or gzipped; whatever is wrong with reading them names the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-            with io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if zipped else raw, "utf-8", newline="\n") as file:
-                yield enumerate((line.rstrip("\r\n") for line in file), 1)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise FormatError(f"{path}: cannot be read as an ARPA file ({error}); is it whole?") from error
-
-
-def _header(path: Path, lines: Lines) -> list[int]:
-    """n-grams of each order, as the header says."""
-    number, line = _filled(path, lines)
-    if line != "\\data\\":
-        raise FormatError(f"{path}, line {number}: not an ARPA file: expected \\data\\, found {line[:40]!r}")
-    sizes: list[int] = []
-    number, line = _next(path, lines)
-    while line.strip():
-        order, equals, size = line.removeprefix("ngram ").partition("=")
-        if not (line.startswith("ngram ") and equals and size.strip().isdigit()
-                and order.strip() == str(len(sizes) + 1)):
-            raise FormatError(f"{path}, line {number}: {line[:40]!r}, expected ngram {len(sizes) + 1}=COUNT")
-        sizes.append(int(size))
-        number, line = _next(path, lines)
-    if not sizes:
-        raise FormatError(f"{path}, line {number}: no counts of n-grams after \\data\\")
-    return sizes
-
-
-def _section(path: Path, lines: Lines, order: int, size: int) -> Iterator[tuple[int, str]]:
-    """The numbered lines of an order, as many as the header says."""
-    number, line = _filled(path, lines)
-    if line != f"\\{order}-grams:":
-        raise FormatError(f"{path}, line {number}: expected \\{order}-grams:, found {line[:40]!r}; does the header say "
-                          "how many n-grams there are?")
+def _section(lines: Lines, order: int, size: int) -> Iterator[str]:
+    """The lines of an order, as many as the header says."""
+    section(lines, order)
     for found in range(size):
-        number, line = _next(path, lines)
+        line = lines.next()
         if not line or line.startswith("\\"):
-            raise FormatError(f"{path}, line {number}: {found} {order}-grams, the header says {size}; cut short?")
-        yield number, line
+            raise too_few(lines, order, found, size)
+        yield line
 
 
-def _entry(path: Path, number: int, line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
+def _entry(lines: Lines, line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
     """Words, and log10 probability and back-off; columns are parted by tabs, or by spaces in others' files."""
     fields = line.replace("\t", " ").split(" ")
     words = tuple(fields[1:order + 1])
@@ -215,28 +175,8 @@ def _entry(path: Path, number: int, line: str, order: int) -> tuple[tuple[str, .
     except ValueError:
         words, values = (), (0.0, 0.0)
     if len(words) != order or len(fields) > order + 2:
-        raise FormatError(f"{path}, line {number}: {line[:60]!r} is no {order}-gram")
+        raise lines.fault(f"{line[:60]!r} is no {order}-gram")
     return words, values
-
-
-def _end(path: Path, lines: Lines) -> None:
-    number, line = _filled(path, lines)
-    if line != "\\end\\":
-        raise FormatError(f"{path}, line {number}: expected \\end\\, found {line[:40]!r}; the file is cut short")
-
-
-def _next(path: Path, lines: Lines) -> tuple[int, str]:
-    for found in lines:
-        return found
-    raise FormatError(f"{path}: ends before \\end\\; the file is cut short")
-
-
-def _filled(path: Path, lines: Lines) -> tuple[int, str]:
-    """The next line that is not blank."""
-    number, line = _next(path, lines)
-    while not line.strip():
-        number, line = _next(path, lines)
-    return number, line.strip()
 
 
 @contextlib.contextmanager

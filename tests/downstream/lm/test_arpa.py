@@ -24,7 +24,7 @@ def test_plain_and_compressed_files_hold_the_same(tmp_path):
 @pytest.mark.parametrize(("damage", "says"), [
     (lambda t: t[:90], "cut short"), (lambda t: t.replace("ngram 1=3", "ngram 1=4"), "the header says 4"),
     (lambda t: t.replace("-0.5\tA", "half\tA"), "is no 1-gram"), (lambda t: "words", "not an ARPA file|cut short"),
-    (lambda t: t.replace("\\2-grams:", "\\3-grams:"), r"expected .2-grams"), (lambda t: "", "cut short"),
+    (lambda t: t.replace("\\2-grams:", "\\3-grams:"), r"expected .2-grams"), (lambda t: "", "an empty file"),
     (lambda t: t.replace("ngram 2=1", "ngram 3=1"), "expected ngram 2"),
     (lambda t: t.replace("ngram 1=3", "ngram 1=2"), "line 8: expected .2-grams"),
     (lambda t: t.replace("ngram 1=3\nngram 2=1\n", ""), "no counts"),

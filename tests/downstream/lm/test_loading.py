@@ -1,0 +1,111 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_arpa import GOOD
+
+from downstream.lm.arpa import read_arpa, write_arpa
+from downstream.lm.kneser_ney import FALLBACK, Options, estimate
+from downstream.lm.loading import load_arpa, rows_of
+from upstream.errors import FormatError, UsageError
+
+ORACLES = Path(__file__).parents[2] / "oracles/kenlm"
+
+
+@pytest.mark.parametrize(("name", "rows"), [("small.o1", 200_000), ("tiny.o3.fb", 1), ("small.o4.prune01", 7),
+                                            ("small.o4.prune01", 200_000)])
+def test_a_model_is_read_as_the_tables_are(tmp_path, monkeypatch, name, rows):
+    monkeypatch.setattr("downstream.lm.loading._ROWS", rows)
+    path = ORACLES / f"arpa/{name}.arpa.gz"
+    told: list[float] = []
+    model = load_arpa(path, lambda done, total: told.append(done / total))
+    write_arpa(model, tmp_path / "again.arpa")
+    assert read_arpa(tmp_path / "again.arpa") == read_arpa(path)
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+
+def test_an_estimated_model_is_read_as_it_was(tmp_path):
+    model = estimate([ORACLES / "text/tiny.txt"], 4, Options(fallback=FALLBACK))
+    write_arpa(model, tmp_path / "lm.arpa")
+    found = load_arpa(tmp_path / "lm.arpa")
+    assert found.words == model.words
+    for ours, theirs in zip(found.orders, model.orders, strict=True):
+        assert (ours.prefix == theirs.prefix).all()
+        assert (ours.word == theirs.word).all()
+        assert (ours.logprob == theirs.logprob).all()
+        assert (ours.backoff == theirs.backoff).all()
+
+
+ARPA = GOOD.replace("ngram 1=3", "ngram 1=4").replace("-0.5\tA\t0", "-0.4\t</s>\n-0.5\tA\t0")
+
+
+@pytest.mark.parametrize(("damage", "says"), [
+    (lambda t: t.replace("ngram 1=4", "ngram 1=5"), "line 10: 4 1-grams, the header says 5"),
+    (lambda t: t.replace("ngram 2=1", "ngram 2=2"), "line 13: 1 2-grams, the header says 2"),
+    (lambda t: t[:t.index("\\end")].strip().replace("ngram 2=1", "ngram 2=2"), "line 12: 1 2-grams, .* says 2"),
+    (lambda t: t.replace("ngram 1=4", "ngram 1=3"), "line 9: expected .2-grams"),
+    (lambda t: t.replace("-0.5\tA", "half\tA"), "line 9: 'half' is no number"),
+    (lambda t: t.replace("-0.5\tA", "nan\tA"), "line 9: 'nan' is no number"),
+    (lambda t: t.replace("-0.5\tA", "0.5\tA"), "line 9: log10 probability of 0.5"),
+    (lambda t: t.replace("A\t0", "A\tA\tA\t0"), "line 9: .* is no 1-gram"),
+    (lambda t: t.replace("<s> A", "<s>"), "line 12: .* is no 2-gram"),
+    (lambda t: t.replace("<s> A", "<s> B"), "line 12: 'B' is none of the 1-grams"),
+    (lambda t: t.replace("<unk>", "A"), "line 9: a second 'A'"), (lambda t: t.replace("</s>", "B"), "no </s>"),
+    (lambda t: t.replace("2=1", "2=2").replace("<s> A", "<s> A\n-.1\t<s> A"), "line 13: this 2-gram stands there tw"),
+    (lambda t: t.replace("2=1\n", "2=1\nngram 3=1\n").replace("\\end", "\\3-grams:\n-1\tA A A\n\n\\end"),
+     "line 16: the first 2 words of this 3-gram are no 2-gram"),
+    (lambda t: t.replace("\\end\\", ""), "cut short"), (lambda t: "words", "line 1: not an ARPA file"),
+    (lambda t: t.encode().replace(b"A", b"\xff"), "line 9: cannot be read"), (lambda t: "", "an empty file"),
+    (lambda t: gzip.compress(t.encode())[:-12], "is it whole"),
+    (lambda t: (ORACLES / "arpa/small.o3.arpa.gz").read_bytes()[:60_000], r"line \d{4,}: .*is it whole"),
+    (lambda t: gzip.compress(b""), "cut short"),
+])
+def test_a_damaged_file_is_named_with_its_line(tmp_path, damage, says):
+    path, damaged = tmp_path / "bad.arpa", damage(ARPA)
+    path.write_bytes(damaged.encode() if isinstance(damaged, str) else damaged)
+    with pytest.raises(FormatError, match=says) as caught:
+        load_arpa(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.arpa: no such"):
+        load_arpa(tmp_path / "none.arpa")
+
+
+def test_columns_may_be_parted_by_spaces_and_lines_by_two_characters(tmp_path):
+    (tmp_path / "other.arpa").write_bytes(ARPA.replace("\t", "  ").replace("\n\n", "\n").replace("\n", " \r\n").replace(
+        "=1 \r\n", "=1\r\n\r\n").replace("=4 ", "=4").encode())
+    (tmp_path / "good.arpa").write_text(ARPA)
+    found, expected = load_arpa(tmp_path / "other.arpa"), load_arpa(tmp_path / "good.arpa")
+    assert found.words == expected.words == ["<unk>", "<s>", "</s>", "A"]
+    assert all((a.logprob == b.logprob).all() and (a.backoff == b.backoff).all()
+               for a, b in zip(found.orders, expected.orders))
+
+
+def test_a_model_without_unk_gets_that_of_kenlm_and_it_is_said(tmp_path):
+    (tmp_path / "lm.arpa").write_text(ARPA.replace("-1\t<unk>\t0\n", "").replace("1=4", "1=3"))
+    said: list[str] = []
+    model = load_arpa(tmp_path / "lm.arpa", say=said.append)
+    assert model.words == ["<unk>", "<s>", "</s>", "A"]
+    assert model.orders[0].logprob.tolist() == [-100.0, 0.0, np.float32(-0.4), -0.5]
+    assert len(said) == 1
+    assert "lm.arpa, lines 6 to 8: no <unk>" in said[0]
+
+
+def test_minus_infinity_is_minus_99(tmp_path):
+    (tmp_path / "lm.arpa").write_text(ARPA.replace("-0.3", "-inf"))
+    assert load_arpa(tmp_path / "lm.arpa").orders[0].backoff[1] == -99
+
+
+def test_rows_of_ngrams_are_found_and_missed():
+    bigrams = load_arpa(ORACLES / "arpa/small.o2.arpa.gz").orders[1]
+    size = 1675
+    rows, there = rows_of(bigrams, bigrams.prefix[5:9], bigrams.word[5:9], size)
+    assert rows.tolist() == [5, 6, 7, 8]
+    assert there.all()
+    there = rows_of(bigrams, np.array([2, -1, size - 1]), np.array([2, size - 1, size - 1]), size)[1]
+    assert there.tolist() == [False, False, False]
