@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.lm.arpa import ngram_counts, write_arpa
+from downstream.lm.arrays import pack as pack_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
 from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.scoring import perplexity_of, score_words
@@ -69,6 +70,17 @@ def build(
         statistics = model.statistics
     say(f"written: {out}")
     Console().print(_table(statistics))
+
+
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped.")],
+    out: Annotated[Path, typer.Option(help="File to write, for instance lm.ngrams.")] = ...,  # type: ignore[assignment]
+) -> None:
+    """Write the arrays from which `batched` decodes; processes share them in memory."""
+    with progress("reading", 1) as report:
+        new = pack_arpa(model, out, report, say)
+    say(f"{'written' if new else 'as it was, of the same model'}: {out}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from downstream.lm.arpa import read_arpa
+from downstream.lm.arrays import NgramArrays
 from tools.main import run
 
 ORACLES = Path(__file__).parents[1] / "oracles/kenlm"
@@ -54,6 +55,15 @@ def test_building_tells_the_counts_and_leaves_standard_error_to_the_rest(tmp_pat
     assert "0.8396" in said.out  # D1 of order 2
     assert "lm.arpa" not in said.out
     assert "lm.arpa" in said.err.replace("\n", "")
+
+
+def test_packing_writes_arrays_and_leaves_those_of_the_same_model(tmp_path, capsys):
+    out = tmp_path / "lm.ngrams"
+    for says in ("written", "as it was"):
+        assert run(["lm", "pack", str(ORACLES / "arpa/small.o3.arpa.gz"), "--out", str(out)]) == 0
+        assert says in capsys.readouterr().err
+    arrays = NgramArrays.load(out)
+    assert (arrays.order, arrays.vocabulary_size, len(arrays.after)) == (3, 1675, 1 + 1675 + 5197 + 6386)
 
 
 def test_info_counts(capsys):

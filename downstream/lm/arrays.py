@@ -1,0 +1,228 @@
+"""N-gram models as arrays for decoding: many words after many contexts scored at once, on the CPU or a GPU.
+
+All n-grams of all orders are the nodes of one tree: node 0 is the empty n-gram, then come the unigrams, the bigrams and
+so on, each order sorted by (node of the first words, last word). So the key `first words' node * V + last word` rises
+from node to node, and one binary search over all keys finds any n-gram. A state is the node of the longest n-gram that
+ends the words so far and can still matter.
+
+The back-off weights that lie between a state and the n-gram that is found are those of the state and its suffixes,
+less those of the n-gram's own context and its suffixes: of both the sums are stored, the latter taken off the
+probability. So a score is one sum of two numbers, whatever was backed off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from downstream.lm.array_file import map_arrays, write_arrays
+from downstream.lm.kneser_ney import NGramModel
+from downstream.lm.loading import load_arpa
+from downstream.lm.reading import BOS, EOS, UNK
+from upstream.errors import FormatError, HubertkitError
+from upstream.stage import file_hash
+
+LN10 = math.log(10.0)
+
+Progress = Callable[[float, float], None]
+
+
+class Words:
+    """The vocabulary of a model: `<unk>` 0, `<s>` 1, `</s>` 2, and the others."""
+
+    unk = UNK
+
+    def __init__(self, text: np.ndarray) -> None:
+        """`text`: the bytes of all words, a newline after each."""
+        self._text = text
+
+    def __len__(self) -> int:
+        return len(self.list)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids
+
+    def index(self, word: str) -> int:
+        """Id of a word; that of `<unk>` where the model does not know it."""
+        return self._ids.get(word, UNK)
+
+    @cached_property
+    def list(self) -> list[str]:
+        """The words by id."""
+        return self._text.tobytes().decode().split("\n")[:-1]
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: id for id, word in enumerate(self.list)}
+
+
+@dataclass(frozen=True, eq=False)
+class NgramArrays:
+    """A model in memory that processes share: forked ones, and those that are sent it, which map the file again.
+
+    Attributes:
+        path: the file it was loaded from.
+        words: the vocabulary.
+        order: words of the longest n-grams.
+        vocabulary_size: V, `<unk>`, `<s>` and `</s>` included.
+        begin, empty: the state after `<s>`, and that of no context.
+        eos: id of `</s>`.
+        arpa_sha256: of the ARPA file's bytes; empty where it was made of none.
+        unigrams: (V,) float32, natural-log probabilities without a context. That of `<s>` has no meaning.
+        keys: (nodes + 1,) int64, rising; the last is above all.
+        relative: (nodes,) float64, natural-log probability less all back-off weights of the context.
+        after: (nodes,) int32, the state after an n-gram.
+        link: (contexts,) int32, the longest suffix of a state that can matter. States are nodes below `contexts`.
+        total: (contexts,) float64, back-off weights of a state and of all its suffixes, natural logarithms.
+    """
+
+    path: Path
+    words: Words
+    order: int
+    vocabulary_size: int
+    begin: int
+    arpa_sha256: str
+    unigrams: Tensor
+    keys: Tensor
+    relative: Tensor
+    after: Tensor
+    link: Tensor
+    total: Tensor
+    empty: int = 0
+    eos: int = EOS
+
+    @staticmethod
+    def load(path: Path) -> NgramArrays:
+        """Map a file that `pack` wrote into memory.
+
+        Raises:
+            UsageError: no such file.
+            FormatError: another kind or version of file, or one that was cut short.
+        """
+        about, arrays = map_arrays(path)
+        if about.get("kind") != "ngrams":
+            raise FormatError(f"{path}: arrays of another kind; `hubertkit lm pack` makes n-gram arrays")
+        tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items() if name != "words"}
+        return NgramArrays(Path(path), Words(arrays["words"]), about["order"], about["vocabulary_size"],
+                           about["begin"], about["arpa_sha256"], **tensors)
+
+    def to(self, device: torch.device | str) -> NgramArrays:
+        """The same with its tensors on a device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)
+                 if isinstance(getattr(self, f.name), Tensor)}
+        return dataclasses.replace(self, **moved)
+
+    def score(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Words after contexts, each row by itself. Also takes and then gives numpy arrays.
+
+        Args:
+            states: (n,) int64, `begin`, `empty`, or what this gave.
+            words: (n,) int64 in [0, V).
+
+        Returns:
+            (n,) float32 natural-log probabilities, equal to KenLM's within 1e-5, and (n,) int64 states after the words.
+        """
+        if isinstance(states, np.ndarray):
+            logprobs, after = self.score(torch.from_numpy(states), torch.from_numpy(words))
+            return logprobs.numpy(), after.numpy()  # type: ignore[return-value]
+        nodes = words + 1
+        if self.order > 1:
+            contexts = [states]
+            while len(contexts) < self.order - 1:
+                contexts.append(self.link[contexts[-1]].long())
+            wanted = torch.stack(contexts) * self.vocabulary_size + words  # (order - 1, n), longest context first
+            found = torch.searchsorted(self.keys, wanted)
+            there = self.keys[found] == wanted
+            for level in range(self.order - 2, -1, -1):
+                nodes = torch.where(there[level], found[level], nodes)
+        return (self.total[states] + self.relative[nodes]).float(), self.after[nodes].long()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (self.path, str(self.keys.device))
+
+
+def pack(arpa: Path, out: Path, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> bool:
+    """Write the arrays of an ARPA file, plain or gzipped, unless they are there already.
+
+    Args:
+        progress: told how much is done, of how much.
+        say: told what is odd about the model.
+
+    Returns:
+        Whether they had to be written: not where `out` holds the arrays of a file with the same bytes.
+
+    Raises:
+        UsageError, FormatError: as `load_arpa`.
+        HubertkitError: the disk is full or cannot be written.
+    """
+    digest = file_hash(arpa) if Path(arpa).is_file() else ""
+    if digest and Path(out).is_file():
+        try:
+            if NgramArrays.load(out).arpa_sha256 == digest:
+                return False
+        except HubertkitError:  # of an older version, or no arrays at all
+            pass
+    write_model(load_arpa(arpa, progress, say), out, digest)
+    return True
+
+
+def write_model(model: NGramModel, out: Path, arpa_sha256: str = "") -> None:
+    """Write the arrays of a model, straight from the estimator for instance. Raises HubertkitError on a full disk."""
+    arrays = _arrays_of(model)
+    about = {"kind": "ngrams", "order": len(model.orders), "vocabulary_size": len(model.words),
+             "begin": int(arrays["after"][1 + BOS]), "arpa_sha256": arpa_sha256}
+    text = "".join(f"{word}\n" for word in model.words).encode()
+    write_arrays(out, about, {"words": np.frombuffer(text, np.uint8), **arrays})
+
+
+def _arrays_of(model: NGramModel) -> dict[str, np.ndarray]:
+    size = len(model.words)
+    starts = np.cumsum([0, 1, *(len(grams) for grams in model.orders)])  # starts[k]: first node of order k
+    prefix = np.concatenate([[0], *(grams.prefix + start for start, grams in zip(starts, model.orders))])
+    word = np.concatenate([[0], *(grams.word for grams in model.orders)])
+    keys = np.append(prefix * size + word, np.iinfo(np.int64).max)
+    keys[0] = -1
+    logprob = np.concatenate([[0.0], *(grams.logprob.astype(float) * LN10 for grams in model.orders)])
+    backoff = np.concatenate([[0.0], *(grams.backoff.astype(float) * LN10 for grams in model.orders[:-1])])
+    contexts = int(starts[-2])
+    extended = np.bincount(prefix[1:], minlength=contexts) > 0
+    link, after, total = np.zeros(contexts, np.int32), np.zeros(len(word), np.int32), np.zeros(contexts)
+    for k in range(1, len(model.orders) + 1):
+        nodes = slice(int(starts[k]), int(starts[k + 1]))
+        suffix = _suffixes(keys, link, prefix[nodes], word[nodes], size) if k > 1 else np.zeros(size, np.int64)
+        if k == len(model.orders):
+            after[nodes] = after[suffix]
+            break
+        total[nodes] = backoff[nodes] + total[suffix]
+        matters = extended[nodes] | (backoff[nodes] != 0)
+        after[nodes] = np.where(matters, np.arange(nodes.start, nodes.stop), after[suffix])
+        link[nodes] = after[suffix]
+    return {"unigrams": logprob[1:size + 1].astype(np.float32), "keys": keys, "relative": logprob - total[prefix],
+            "after": after, "link": link, "total": total}
+
+
+def _suffixes(keys: np.ndarray, link: np.ndarray, prefix: np.ndarray, word: np.ndarray, size: int) -> np.ndarray:
+    """Nodes of the longest suffixes that are n-grams themselves; pruning may have taken some."""
+    found = 1 + word
+    context, left = prefix, np.arange(len(word))
+    while len(left):
+        context = link[context].astype(np.int64)
+        wanted = context * size + word[left]
+        nodes = np.searchsorted(keys, wanted)
+        there = keys[nodes] == wanted
+        found[left[there]] = nodes[there]
+        context, left = context[~there], left[~there]
+    return found
+
+
+def _loaded(path: Path, device: str) -> NgramArrays:
+    return NgramArrays.load(path).to(device)
