@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from upstream.errors import InputError
 from upstream.frames import CONV_GRID, KALDI_GRID, STACKED_GRID
-from upstream.teacher.gate import check_units
+from upstream.teacher.gate import GateRules, check_same_teacher, check_units
 from upstream.teacher.units import Units, UnitsWriter
 
 
@@ -115,3 +115,75 @@ def test_codes_that_nobody_fitted_may_go_unused_but_not_all_but_one(tmp_path):
         check_units(units_of(tmp_path / "b", [cycling(49, 2)], classes=(9,), meta={"fitted": True}), recordings)
     with pytest.raises(InputError, match="1 of 9 classes in use"):
         check_units(units_of(tmp_path / "c", [np.zeros(49, int)], classes=(9,), meta={"fitted": False}), recordings)
+
+
+def test_a_class_with_nearly_everything_is_refused_and_the_rule_can_be_moved(tmp_path):
+    """41 of 49 frames are 83.7 %, above the 80 % that are allowed."""
+    labels = np.zeros(49, int)
+    labels[:8] = [1, 2] * 4
+    units, recordings = units_of(tmp_path, [labels]), manifest([16_000])
+    with pytest.raises(InputError, match=r"class 0 has 83\.7% of the frames, at most 80% .*gate check `share`, and "
+                                         r"gate\.overrule=\[share\]"):
+        check_units(units, recordings)
+    assert check_units(units, recordings, rules=GateRules(most_share=0.84))[0].tolist() == [41, 4, 4]
+    assert check_units(units, recordings, rules=GateRules(overrule=("share",)))[0].tolist() == [41, 4, 4]
+
+
+def test_what_is_overruled_is_passed_over_and_nothing_else(tmp_path):
+    units, recordings = units_of(tmp_path, [cycling(49)], classes=(5,)), manifest([16_000])
+    with pytest.raises(InputError, match=r"gate check `unused`, and gate\.overrule=\[unused\] trains all the same"):
+        check_units(units, recordings, rules=GateRules(overrule=("share", "teacher")))
+    assert check_units(units, recordings, rules=GateRules(overrule=("unused",)))[0].tolist() == [17, 16, 16, 0, 0]
+    with pytest.raises(InputError, match=r"gate check `counts`, which cannot be overruled"):
+        check_units(units, manifest([16_320]), rules=GateRules(overrule=("unused",)))
+
+
+@pytest.mark.parametrize("rules", [{"overrule": ("counts",)}, {"most_share": 0}, {"most_share": 1.1}])
+def test_rules_that_cannot_be_are_refused(rules):
+    with pytest.raises(ValueError, match=r"gate: (overrule=counts, must be one of|most_share=)"):
+        GateRules(**rules)
+
+
+def test_units_of_another_teacher_than_the_expected_are_refused(tmp_path):
+    units = units_of(tmp_path, [cycling(49)], meta={"teacher_hash": "a" * 64})
+    assert check_units(units, manifest([16_000]), teacher_hash="a" * 64)
+    with pytest.raises(InputError, match=r"units of teacher aaaaaaaaaaaa, expected those of teacher bbbbbbbbbbbb; .*"
+                                         r"gate\.overrule=\[teacher\]"):
+        check_units(units, manifest([16_000]), teacher_hash="b" * 64)
+
+
+def test_train_and_valid_must_be_of_one_teacher(tmp_path):
+    a, b, other, unknown, wide = (
+        units_of(tmp_path / name, [cycling(49)], meta=meta, classes=classes) for name, meta, classes in (
+            ("a", {"teacher_hash": "a" * 64}, (3,)), ("b", {"teacher_hash": "a" * 64}, (3,)),
+            ("other", {"teacher_hash": "c" * 64}, (3,)), ("unknown", {}, (3,)), ("wide", {}, (4,))))
+    check_same_teacher(a, b)
+    for wrong, said in ((other, "units of teacher cccccccccccc, those of .* are of teacher aaaaaaaaaaaa"),
+                        (unknown, "units of an unknown teacher")):
+        with pytest.raises(InputError, match=said):
+            check_same_teacher(a, wrong)
+        check_same_teacher(a, wrong, GateRules(overrule=("teacher",)))
+    with pytest.raises(InputError, match="an unknown teacher"):
+        check_same_teacher(unknown, unknown)
+    with pytest.raises(InputError, match=r"\[4\] classes at 50 Hz, .* has \[3\]"):
+        check_same_teacher(a, wide, GateRules(overrule=("teacher",)))
+
+
+def test_units_of_another_manifest_are_told_as_such(tmp_path):
+    units = units_of(tmp_path, [cycling(49), cycling(48)], meta={"manifest_hash": "d" * 64})
+    recordings = manifest([16_000] * 2)
+    recordings.hash = "e" * 64
+    with pytest.raises(InputError, match=r"u1: 48 labels .*other audio, which were made of manifest dddddddddddd and "
+                                         "not of this one, eeeeeeeeeeee"):
+        check_units(units, recordings)
+
+
+def test_counting_in_blocks_gives_the_same_and_finds_the_same_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("upstream.teacher.gate.LABELS_AT_ONCE", 7)
+    units = units_of(tmp_path, [cycling(49), cycling(49)])
+    assert check_units(units, manifest([16_000] * 2))[0].tolist() == [34, 32, 32]
+    stored = np.load(tmp_path / "stream0.npy")
+    stored[50] = 9
+    np.save(tmp_path / "stream0.npy", stored)
+    with pytest.raises(InputError, match=r"^u1: label 9 at frame 50 "):
+        check_units(Units.load(tmp_path), manifest([16_000] * 2))
