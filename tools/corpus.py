@@ -1,70 +1,57 @@
-"""`hubertkit corpus`: make a manifest of a corpus, check its audio, show what it holds."""
+"""`hubertkit corpus`: make a manifest of a corpus, check its audio, show what it holds, cut it, split it."""
 
 from __future__ import annotations
 
+import enum
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from downstream.text.normalise import normalise as normalise_text
+from tools import corpus_export, corpus_import
+from tools.corpus_import import LISTED, refuse_folder
 from upstream.audio.checking import check as check_manifest
-from upstream.audio.corpora.folder import import_folder
-from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.corpora.probing import Problem
 from upstream.audio.manifest import Manifest
+from upstream.audio.segmenting import Pieces
+from upstream.audio.segmenting import segment as segment_manifest
+from upstream.audio.splitting import parse_amounts
+from upstream.audio.splitting import split as split_manifest
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.progress import say
 
-LISTED = 20  # problems that are printed one by one
+MANIFESTS = (".arrow", ".parquet")
 HISTOGRAM_WIDTH = 40
 
 app = typer.Typer(no_args_is_help=True)
-import_app = typer.Typer(no_args_is_help=True)
-app.add_typer(import_app, name="import", help="Make a manifest of a corpus on disk.")
+app.add_typer(corpus_import.app, name="import", help="Make a manifest of a corpus on disk.")
+app.add_typer(corpus_export.app, name="export", help="A manifest, and units, for other programs.")
 
-Source = Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the corpus.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Manifest to write: .arrow, or .parquet.",
                                    show_default=False)]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be used, and count them.")]
-Normalise = Annotated[bool, typer.Option("--normalise", help=(
-    "Transcripts in upper case, A to Z and the apostrophe only: what recognisers are trained on."))]
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@import_app.command("librispeech")
-def librispeech(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False,
-                ids: Annotated[Path | None, typer.Option(metavar="LIST", help="Only these: a file with an id a line.",
-                                                         show_default=False)] = None) -> None:
-    """SPEAKER/CHAPTER/*.flac (or .opus, ...) with SPEAKER-CHAPTER.trans.txt beside them, below any subset folders."""
-    _refuse_folder(out)
-    wanted = _read_ids(ids) if ids is not None else None
-    skipped: list[Problem] = []
-    manifest = import_librispeech(src, wanted, skipped.append if skip_bad else None)
-    _written(_normalised(manifest) if normalise else manifest, out, skipped)
+class Group(str, enum.Enum):
+    """What `split` keeps together."""
 
-
-@import_app.command("folder")
-def folder(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False,
-           table: Annotated[Path | None, typer.Option(metavar="FILE", show_default=False, help=(
-               "Transcripts: .tsv or .csv with the columns path (or file), text and, if you like, speaker and id."
-           ))] = None) -> None:
-    """Any audio; transcripts in a .txt beside each recording, in one table, or none."""
-    _refuse_folder(out)
-    skipped: list[Problem] = []
-    manifest = import_folder(src, table, skipped.append if skip_bad else None)
-    _written(_normalised(manifest) if normalise else manifest, out, skipped)
+    speaker = "speaker"
+    evenly = "evenly"
+    utterance = "utterance"
 
 
 @app.command("check")
-def check(manifest: ManifestFile, as_json: Json = False) -> None:
-    """Decode everything; name what cannot be used (exit code 1 then) and what is worth knowing."""
+def check(manifest: ManifestFile, as_json: Json = False,
+          out: Annotated[Path | None, typer.Option("--out", metavar="FILE", show_default=False, help=(
+              "Write a manifest without what cannot be used."))] = None) -> None:
+    """Decode everything; name what cannot be used (exit code 1 then, unless --out) and what is worth knowing."""
+    if out is not None:
+        refuse_folder(out)
     loaded = Manifest.load(manifest)
     problems = check_manifest(loaded)
     faults = [p for p in problems if not p.usable]
@@ -75,11 +62,63 @@ def check(manifest: ManifestFile, as_json: Json = False) -> None:
         for what, count in Counter(p.what for p in problems if p.usable).most_common():
             example = next(p for p in problems if p.usable and p.what == what)
             print(f"note: {what}: {count:,} utterances, first {example.id}")
-    if faults:
-        raise InputError(f"{manifest}: {len(faults):,} of {len(loaded):,} utterances cannot be used; "
-                         "mend the files and import the corpus again, or import it with --skip-bad")
-    if not as_json:
+    if out is not None:
+        _write_good(loaded, {p.id for p in faults}, manifest, out)
+    elif faults:
+        raise InputError(f"{manifest}: {len(faults):,} of {len(loaded):,} utterances cannot be used; mend the files "
+                         "and import the corpus again, or leave them out: hubertkit corpus check "
+                         f"{manifest} --out GOOD")
+    if not as_json and not faults:
         print(f"{len(loaded):,} utterances, {loaded.seconds / 3600:.2f} h: all can be used")
+
+
+@app.command("segment")
+def segment(manifest: ManifestFile, out: Out,
+            min_seconds: Annotated[float, typer.Option(help="Shorter pieces are left out.")] = Pieces.min_seconds,
+            max_seconds: Annotated[float, typer.Option(help="Longer recordings are cut.")] = Pieces.max_seconds,
+            edge_seconds: Annotated[float, typer.Option(
+                help="Of silence kept at each end of a piece.")] = Pieces.edge_seconds) -> None:
+    """Cut long recordings at pauses, for pretraining: a manifest of spans, no audio is copied."""
+    refuse_folder(out)
+    pieces = Pieces(min_seconds, max_seconds, edge_seconds)
+    loaded = Manifest.load(manifest)
+    found = segment_manifest(loaded, pieces)
+    if not len(found):
+        raise InputError(f"{manifest}: no piece of {min_seconds:g} s or more that is not silent")
+    found.save(out)
+    print(f"{out}: {len(found):,} utterances, {found.seconds / 3600:.2f} h of {loaded.seconds / 3600:.2f} h; the rest "
+          "is silence and scraps")
+
+
+@app.command("split")
+def split(manifest: ManifestFile,
+          hours: Annotated[str, typer.Option(metavar="HOURS", show_default=False, help=(
+              "1, 0.5h or 10min; several with commas (10min,1h,10h) lie within each other."))],
+          out: Annotated[Path, typer.Option("--out", metavar="PATH", show_default=False, help=(
+              "Manifest to write, or a folder, where each is named for its hours."))],
+          by: Annotated[Group, typer.Option(help=(
+              "speaker: one after the other, no speaker of a subset in the rest; evenly: the same time of every "
+              "speaker; utterance: whoever speaks."))] = Group.speaker,
+          seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+          rest: Annotated[Path | None, typer.Option("--rest", metavar="FILE", show_default=False, help=(
+              "Manifest of what is left beside the largest."))] = None) -> None:
+    """Subsets by hours, each within the next."""
+    amounts = parse_amounts(hours)
+    single = out.suffix in MANIFESTS
+    if single and len(amounts) > 1:
+        raise UsageError(f"{out}: one file for {len(amounts)} subsets; --out names a folder for several")
+    if rest is not None:
+        refuse_folder(rest)
+    loaded = Manifest.load(manifest)
+    found = split_manifest(loaded, [amount for _, amount in amounts], by.value, seed)
+    if rest is not None and not len(found.rest):
+        raise InputError(f"{manifest}: nothing is left beside {hours}; leave out --rest")
+    parts = [(out if single else out / f"{name}.arrow", rows) for (name, _), rows in zip(amounts, found.subsets)]
+    for path, rows in [*parts, *([(rest, found.rest)] if rest is not None else [])]:
+        part = loaded.select(rows)
+        part.save(path)
+        speakers = len({s for s in part.speakers if s is not None})
+        print(f"{path}: {len(part):,} utterances, {part.seconds / 3600:.2f} h, {speakers} speakers")
 
 
 @app.command("show")
@@ -94,11 +133,6 @@ def show(manifest: ManifestFile, as_json: Json = False) -> None:
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):<18} {_cell(value)}")
     print("\n".join(_histogram(bins)))
-
-
-def _normalised(manifest: Manifest) -> Manifest:
-    """The same recordings with normalised transcripts; one of which nothing is left counts as none."""
-    return Manifest.of((replace(u, text=normalise_text(u.text or "") or None) for u in manifest), manifest.source)
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
@@ -149,31 +183,13 @@ def _histogram(bins: list[list[float]]) -> list[str]:
     return lines
 
 
-def _read_ids(path: Path) -> list[str]:
-    try:
-        ids = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the list of ids cannot be read ({error})") from error
-    if not ids:
-        raise UsageError(f"{path}: the list of ids is empty")
-    return ids
-
-
-def _refuse_folder(out: Path) -> None:
-    if out.is_dir():
-        raise UsageError(f"{out}: a folder; --out names the manifest's file, such as {out / 'manifest.arrow'}")
-
-
-def _written(manifest: Manifest, out: Path, skipped: list[Problem]) -> None:
-    manifest.save(out)
-    if skipped:
-        say(f"{len(skipped):,} left out:")
-        for problem in skipped[:LISTED]:
-            say(f"  {problem.path}: {problem.what}")
-        if len(skipped) > LISTED:
-            say(f"  and {len(skipped) - LISTED:,} more")
-    print(f"{out}: {len(manifest):,} utterances, {manifest.seconds / 3600:.2f} h"
-          + (f", {len(skipped):,} left out" if skipped else ""))
+def _write_good(manifest: Manifest, faults: set[str], source: Path, out: Path) -> None:
+    good = [i for i, name in enumerate(manifest.ids) if name not in faults]
+    if not good:
+        raise InputError(f"{source}: none of {len(manifest):,} utterances can be used; {out} is not written")
+    kept = manifest.select(good)
+    kept.save(out)
+    say(f"{out}: {len(kept):,} utterances, {kept.seconds / 3600:.2f} h, {len(faults):,} left out")
 
 
 def _print_problems(faults: list[Problem]) -> None:

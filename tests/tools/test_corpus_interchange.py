@@ -1,0 +1,188 @@
+"""`hubertkit corpus import`, `export`, `segment` and `split` from outside: what is printed and written, exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from tools.main import run
+from upstream.audio import Manifest, import_folder
+from upstream.frames import CONV_GRID
+from upstream.teacher.units import Units, UnitsWriter
+
+
+def call(capsys, *words):
+    code = run(["corpus", *map(str, words)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Six utterances of 1 to 6 s, of two speakers, in one folder."""
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for i in range(6):
+        soundfile.write(folder / f"u{i}.wav", 0.1 * np.random.default_rng(i).standard_normal(16_000 * (i + 1)), 16_000)
+    table = "\n".join(["path,text,speaker", *(f"u{i}.wav,SOME WORDS,s{i % 2}" for i in range(6))])
+    (tmp_path / "t.csv").write_text(table + "\n")
+    import_folder(folder, tmp_path / "t.csv").save(tmp_path / "m.arrow")
+    return tmp_path / "m.arrow"
+
+
+def units_for(manifest, folder, classes=(4,), short=None):
+    loaded = Manifest.load(manifest)
+    with UnitsWriter(folder, classes, {"teacher_hash": "t" * 64, "manifest_hash": loaded.hash}) as writer:
+        for name, samples in zip(loaded.ids, loaded.lengths):
+            frames = CONV_GRID.frames(int(samples)) - (name == short)
+            writer.add(name, *(np.arange(frames) % k for k in classes))
+    return Units.load(folder)
+
+
+@pytest.mark.parametrize("form", ["fairseq", "kaldi", "nemo"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_manifest_goes_out_and_comes_back_from_the_command_line(capsys, manifest, tmp_path, form, cut):
+    out, back = tmp_path / "out", tmp_path / "back.arrow"
+    code, said, _ = call(capsys, "export", form, manifest, "--out", out, *(["--cut-audio"] if cut else []))
+    assert code == 0
+    assert "6 utterances, 0.01 h" in said
+    source = {"fairseq": out / "train.tsv", "kaldi": out, "nemo": out / "manifest.jsonl"}[form]
+    assert call(capsys, "import", form, source, "--out", back)[0] == 0
+    before, after = Manifest.load(manifest), Manifest.load(back)
+    assert (after.ids, after.texts) == (before.ids, before.texts)
+    assert after.speakers == ([None] * 6 if form == "fairseq" else before.speakers)
+    assert after.lengths.tolist() == before.lengths.tolist()
+    assert all((out / "audio" in u.audio.parents) == cut for u in after)
+
+
+@pytest.mark.parametrize("classes", [(4,), (4, 7)])
+def test_units_go_out_as_km_and_come_back_the_same(capsys, manifest, tmp_path, classes):
+    units = units_for(manifest, tmp_path / "units", classes)
+    assert call(capsys, "export", "fairseq", manifest, "--out", tmp_path / "out", "--units", tmp_path / "units")[0] == 0
+    names = ["km"] if len(classes) == 1 else ["km0", "km1"]
+    assert (tmp_path / "out" / f"dict.{names[-1]}.txt").read_text() == "".join(f"{c} 1\n" for c in range(classes[-1]))
+    files = [tmp_path / "out" / f"train.{n}" for n in names]
+    code, said, _ = call(capsys, "import", "km", *files, "--manifest", manifest, "--out", tmp_path / "back")
+    assert (code, said) == (0, f"{tmp_path / 'back'}: units of 6 utterances, {', '.join(map(str, classes))} classes\n")
+    found = Units.load(tmp_path / "back")
+    assert found.hash == units.hash
+
+
+@pytest.mark.parametrize("words", [
+    ["export", "fairseq", "M", "--out", "O", "--units", "U"], ["import", "km", "K", "--manifest", "M", "--out", "O"]])
+def test_labels_of_another_length_are_named_and_nothing_is_written(capsys, manifest, tmp_path, words):
+    units_for(manifest, tmp_path / "units", short="u2")
+    lines = [" ".join("0" * (49 + 50 * i - (i == 2))) for i in range(6)]
+    (tmp_path / "train.km").write_text("\n".join(lines) + "\n")
+    places = {"M": manifest, "O": tmp_path / "out", "U": tmp_path / "units", "K": tmp_path / "train.km"}
+    code, _, err = call(capsys, *(places.get(w, w) for w in words))
+    assert code == 1
+    assert "u2" in err
+    assert "148 labels for 48000 samples, expected 149" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_check_found_can_be_left_out_in_one_command(capsys, manifest, tmp_path):
+    soundfile.write(tmp_path / "audio" / "u3.wav", np.zeros(64_000), 16_000)
+    code, _, err = call(capsys, "check", manifest)
+    assert code == 1
+    assert f"leave them out: hubertkit corpus check {manifest} --out GOOD" in err
+    code, out, err = call(capsys, "check", manifest, "--out", tmp_path / "good.arrow")
+    assert code == 0
+    assert out.startswith("u3: ")
+    assert "5 utterances, 0.00 h, 1 left out" in err
+    assert Manifest.load(tmp_path / "good.arrow").ids == ["u0", "u1", "u2", "u4", "u5"]
+    assert call(capsys, "check", tmp_path / "good.arrow")[0] == 0
+
+
+def test_check_writes_no_empty_manifest(capsys, manifest, tmp_path):
+    for path in (tmp_path / "audio").iterdir():
+        path.unlink()
+    code, _, err = call(capsys, "check", manifest, "--out", tmp_path / "good.arrow")
+    assert code == 1
+    assert "none of 6 utterances can be used" in err
+    assert not (tmp_path / "good.arrow").exists()
+
+
+def test_split_writes_nested_subsets_and_the_rest(capsys, manifest, tmp_path):
+    code, out, _ = call(capsys, "split", manifest, "--hours", "0.12min,0.2min", "--by", "utterance", "--out",
+                        tmp_path / "parts", "--rest", tmp_path / "rest.arrow")
+    assert code == 0
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        str(tmp_path / p) for p in ("parts/0.12min.arrow", "parts/0.2min.arrow", "rest.arrow")]
+    small, large, rest = (set(Manifest.load(tmp_path / p).ids)
+                          for p in ("parts/0.12min.arrow", "parts/0.2min.arrow", "rest.arrow"))
+    assert small < large
+    assert large | rest == set(Manifest.load(manifest).ids)
+    assert not large & rest
+
+
+def test_segment_cuts_a_long_recording(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    wave = np.concatenate([np.concatenate([0.2 * rng.standard_normal(48_000), 1e-4 * rng.standard_normal(16_000)])
+                           for _ in range(8)])
+    soundfile.write(tmp_path / "long.wav", wave, 16_000)
+    (tmp_path / "m").mkdir()
+    assert call(capsys, "import", "folder", tmp_path, "--out", tmp_path / "m" / "m.arrow")[0] == 0
+    code, out, _ = call(capsys, "segment", tmp_path / "m" / "m.arrow", "--out", tmp_path / "cut.arrow",
+                        "--max-seconds", "10")
+    assert code == 0
+    found = Manifest.load(tmp_path / "cut.arrow")
+    assert found.ids == ["long-0000", "long-0001", "long-0002", "long-0003"]
+    assert f"{tmp_path / 'cut.arrow'}: 4 utterances" in out
+
+
+@pytest.mark.parametrize(("words", "code", "says"), [
+    (["import", "fairseq", "none.tsv", "--out", "m.arrow"], 2, "none.tsv: no such file"),
+    (["import", "kaldi", "audio", "--out", "m.arrow"], 2, "no wav.scp there"),
+    (["import", "nemo", "none.jsonl", "--out", "m.arrow"], 2, "none.jsonl: no such file"),
+    (["import", "common-voice", "none.tsv", "--out", "m.arrow"], 2, "none.tsv: no such table"),
+    (["import", "parquet", "none", "--out", "m.arrow"], 2, "none: no such Parquet"),
+    (["import", "tar", "audio", "--out", "m.arrow"], 2, "audio: no such tar"),
+    (["import", "libri-light", "audio", "--out", "m.arrow"], 2, "1h/0: no such folder"),
+    (["import", "libri-light", "audio", "--part", "2h", "--out", "m.arrow"], 2, "2h"),
+    (["import", "tar", "audio", "--out", "audio"], 2, "a folder; --out names"),
+    (["import", "km", "train.km", "--manifest", "M", "--out", "units"], 2, "train.km: no such file"),
+    (["import", "km", "t.csv", "--manifest", "M", "--out", "units", "--rate", "25"], 2, "50 or 100"),
+    (["import", "km", "t.csv", "--manifest", "M", "--out", "units"], 1, "t.csv, line 1 (u0): not numbers"),
+    (["export", "nemo", "M", "--out", "t.csv"], 2, "t.csv: a file"),
+    (["segment", "M", "--out", "c.arrow", "--min-seconds", "3", "--max-seconds", "5"], 2, "at least twice"),
+    (["segment", "M", "--out", "audio"], 2, "a folder; --out names"),
+    (["split", "M", "--hours", "ten", "--out", "s"], 2, "hours 'ten'"),
+    (["split", "M", "--hours", "1,1", "--out", "s"], 2, "ascend"),
+    (["split", "M", "--hours", "1", "--out", "s"], 1, "0.00583 h, 1 h are asked for"),
+    (["split", "M", "--hours", "0.1min,0.2min", "--out", "s.arrow"], 2, "one file for 2 subsets"),
+    (["split", "M", "--hours", "0.0001min", "--out", "s"], 1, "no utterance fits into"),
+])
+def test_a_mistake_is_one_line_and_writes_nothing(capsys, manifest, tmp_path, monkeypatch, words, code, says):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    found, _, err = call(capsys, *(manifest if w == "M" else w for w in words))
+    assert found == code
+    assert says in err
+    assert "Traceback" not in err
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_an_export_says_what_is_lost(capsys, manifest, tmp_path):
+    assert "no place for speakers" in call(capsys, "export", "fairseq", manifest, "--out", tmp_path / "a")[2]
+    soundfile.write(tmp_path / "audio" / "x.flac", np.zeros(800), 16_000)
+    (tmp_path / "n").mkdir()
+    assert call(capsys, "import", "folder", tmp_path / "audio", "--out", tmp_path / "n" / "m.arrow")[0] == 0
+    assert "1 utterances are not in .wav" in call(capsys, "export", "kaldi", tmp_path / "n" / "m.arrow", "--out",
+                                                  tmp_path / "b")[2]
+
+
+def test_a_parquet_import_puts_compressed_audio_beside_the_manifest(capsys, manifest, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"bytes": u.audio.read_bytes(), "path": u.audio.name} for u in Manifest.load(manifest)]
+    pq.write_table(pa.table({"audio": rows, "sentence": ["x"] * 6}), tmp_path / "a.parquet", compression="zstd")
+    assert call(capsys, "import", "parquet", tmp_path / "a.parquet", "--out", tmp_path / "p" / "train.arrow")[0] == 0
+    assert [p.name for p in (tmp_path / "p").iterdir() if p.is_dir()] == ["train-audio"]
+    (tmp_path / "p").rename(tmp_path / "q")  # manifest and audio move together
+    code, out, _ = call(capsys, "check", tmp_path / "q" / "train.arrow", "--json")
+    assert (code, json.loads(out)) == (0, [])

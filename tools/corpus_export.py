@@ -1,0 +1,89 @@
+"""`hubertkit corpus export FORMAT MANIFEST --out DIR`: a manifest, and units, for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from upstream.audio.corpora.fairseq import export_fairseq
+from upstream.audio.corpora.kaldi import export_kaldi
+from upstream.audio.corpora.nemo import export_nemo
+from upstream.audio.cutting import cut_audio, refuse_parts
+from upstream.audio.manifest import Manifest
+from upstream.errors import UsageError
+from upstream.progress import say
+from upstream.teacher.fairseq_labels import export_labels
+from upstream.teacher.gate import check_coverage
+from upstream.teacher.units import Units
+
+app = typer.Typer(no_args_is_help=True)
+
+ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", show_default=False)]
+Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.", show_default=False)]
+CutAudio = Annotated[bool, typer.Option("--cut-audio", help=(
+    "Write each utterance to DIR/audio as a file of its own (16 kHz, one channel, 16 bits)."))]
+
+
+@app.command("fairseq")
+def fairseq(manifest: ManifestFile, out: Folder,
+            units: Annotated[Path | None, typer.Option(metavar="DIR", help="Units for NAME.km and dict.km.txt.",
+                                                       show_default=False)] = None,
+            name: Annotated[str, typer.Option(help="train, valid, ...")] = "train", cut: CutAudio = False) -> None:
+    """NAME.tsv, with NAME.ltr and NAME.wrd where there are transcripts, and NAME.km of units."""
+    _refuse_file(out)
+    loaded = Manifest.load(manifest)
+    labels = Units.load(units) if units is not None else None
+    if labels is not None:
+        check_coverage(labels, loaded)
+    if cut:
+        loaded = cut_audio(loaded, out / "audio")
+    else:
+        refuse_parts(loaded)
+    written = export_labels(labels, loaded, out, name) if labels is not None else []
+    _say_lost(loaded, "fairseq's lists")
+    _print([*written, *export_fairseq(loaded, out, name)], loaded)
+
+
+@app.command("kaldi")
+def kaldi(manifest: ManifestFile, out: Folder, cut: CutAudio = False) -> None:
+    """wav.scp, utt2spk, spk2utt and, where needed, segments and text."""
+    _refuse_file(out)
+    loaded = Manifest.load(manifest)
+    if cut:
+        loaded = cut_audio(loaded, out / "audio", ".wav")
+    written = export_kaldi(loaded, out)
+    others = sum(u.audio.suffix.lower() != ".wav" for u in loaded)
+    if others:
+        say(f"note: {others:,} utterances are not in .wav files, the only ones that Kaldi's own programs read; "
+            "--cut-audio writes such")
+    _print(written, loaded)
+
+
+@app.command("nemo")
+def nemo(manifest: ManifestFile, out: Folder,
+         name: Annotated[str, typer.Option(help="Of the file, without .jsonl.")] = "manifest",
+         cut: CutAudio = False) -> None:
+    """NAME.jsonl."""
+    _refuse_file(out)
+    loaded = Manifest.load(manifest)
+    if cut:
+        loaded = cut_audio(loaded, out / "audio")
+    _print([export_nemo(loaded, out / f"{name}.jsonl")], loaded)
+
+
+def _refuse_file(out: Path) -> None:
+    if out.is_file():
+        raise UsageError(f"{out}: a file; --out names a folder")
+
+
+def _say_lost(manifest: Manifest, what: str) -> None:
+    if any(speaker is not None for speaker in manifest.speakers):
+        say(f"note: {what} have no place for speakers")
+
+
+def _print(written: list[Path], manifest: Manifest) -> None:
+    for path in written:
+        print(path)
+    print(f"{len(manifest):,} utterances, {manifest.seconds / 3600:.2f} h")

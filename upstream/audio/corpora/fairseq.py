@@ -1,0 +1,113 @@
+"""fairseq's lists: a `.tsv` whose first line is a folder and whose others are `PATH<tab>SAMPLES`, with the transcripts
+in a `.ltr` (letters) or `.wrd` (words) file of the same name beside it, one line for each file of the list.
+
+An `.ids` file beside them, a line each, is ours: fairseq does not look at it, and knows no ids.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from upstream.audio.corpora.lines import ids_of, lines_of
+from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
+from upstream.audio.manifest import Manifest
+from upstream.errors import InputError
+from upstream.stage import disk_errors, writing
+
+
+def import_fairseq(src: Path, root: Path | None = None, skip: Skip | None = None) -> Manifest:
+    """A manifest of a `.tsv`, in its order. `a.zip:OFFSET:SIZE` names a file stored in a zip, as fairseq has it.
+
+    Ids are those of the `.ids` file; without one the files' stems, or their paths where two stems are alike. Speakers
+    are unknown. `.wrd` is read where both transcripts are there.
+
+    Args:
+        src: the `.tsv`.
+        root: instead of the folder in its first line, if the audio has moved.
+        skip: called with each file that cannot be used, which is left out then; without it the first is an error.
+
+    Raises:
+        UsageError: no such file.
+        InputError: naming the line: not two columns, a file that is not there or has another number of samples, more
+            or fewer lines in the transcripts or ids than files.
+    """
+    src, bad = Path(src), BadFiles(skip)
+    lines = list(lines_of(src))
+    if not lines or "\t" in lines[0][1]:
+        raise InputError(f"{src}, line 1: expected the folder that the paths are relative to")
+    folder = Path(root if root is not None else lines[0][1].strip()).absolute()
+    rows = [_row(src, folder, number, line) for number, line in lines[1:] if line.strip()]
+    ids = _beside(src, ".ids", len(rows)) or _ids(folder, rows)
+    words, letters = _beside(src, ".wrd", len(rows)), _beside(src, ".ltr", len(rows))
+    texts: list[str] = words or [_spelt(line) for line in letters or []] or [""] * len(rows)
+    entries = [Entry(name, path, None, " ".join(text.split()) or None, samples=samples, offset=offset, size=size)
+               for name, text, (path, samples, offset, size) in zip(ids, texts, rows)]
+    return manifest_of(entries, bad, src)
+
+
+def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> list[Path]:
+    """Write `NAME.tsv`, `NAME.ids` and, where there are transcripts, `NAME.ltr` and `NAME.wrd`; the `.tsv` last.
+
+    The utterances must be whole files at 16 kHz, which is all that fairseq reads: `whole_files` sees to that.
+
+    Raises:
+        InputError: a path that a list cannot hold.
+    """
+    rows = list(manifest)
+    paths = [os.fspath(u.audio) for u in rows]
+    for u, path in zip(rows, paths):
+        if any(c in path for c in "\t\n\r"):
+            raise InputError(f"{u.id}: {path!r} holds a tab or a line break, which a .tsv cannot; rename the file")
+    root = os.path.commonpath([os.path.dirname(p) for p in paths]) if paths else "/"
+    texts = [" ".join((u.text or "").split()) for u in rows]
+    files = {".ids": [u.id for u in rows]}
+    if any(texts):
+        files |= {".wrd": texts, ".ltr": [letters_of(t) for t in texts]}
+    files[".tsv"] = [root, *(f"{os.path.relpath(p, root)}\t{u.samples}" for p, u in zip(paths, rows))]
+    return [write_lines(folder / f"{name}{suffix}", lines) for suffix, lines in files.items()]
+
+
+def letters_of(text: str) -> str:
+    """`A BAD` as `A | B A D |`."""
+    return " ".join([*"|".join(text.split()), "|"]) if text else ""
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> Path:
+    """Write lines atomically, and give the path."""
+    with disk_errors(path), writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return path
+
+
+def _spelt(letters: str) -> str:
+    return letters.replace(" ", "").replace("|", " ")
+
+
+def _row(src: Path, folder: Path, number: int, line: str) -> tuple[Path, int, int | None, int | None]:
+    """Path, samples, and where the file lies in a zip."""
+    path, _, samples = line.partition("\t")
+    if not path or not samples.strip().isdecimal():
+        raise InputError(f"{src}, line {number}: {line!r} is not `PATH<tab>SAMPLES`")
+    parts = path.rsplit(":", 2)
+    if len(parts) == 3 and parts[0].endswith(".zip") and parts[1].isdecimal() and parts[2].isdecimal():
+        return folder / parts[0], int(samples), int(parts[1]), int(parts[2])
+    return folder / path, int(samples), None, None
+
+
+def _ids(folder: Path, rows: Sequence[tuple[Path, int, int | None, int | None]]) -> list[str]:
+    names = ids_of(folder, [path for path, *_ in rows])
+    return [name if offset is None else f"{name}-{offset}" for name, (_, _, offset, _) in zip(names, rows)]
+
+
+def _beside(src: Path, suffix: str, count: int) -> list[str] | None:
+    """The lines of a file beside the list, one for each of its files; None where it is not there."""
+    path = src.with_suffix(suffix)
+    if not path.is_file():
+        return None
+    lines = [line for _, line in lines_of(path)]
+    if len(lines) != count:
+        where = f"line {count + 1} is one too many" if len(lines) > count else f"line {len(lines) + 1} is missing"
+        raise InputError(f"{path}: {len(lines)} lines for the {count} files of {src.name}: {where}")
+    return lines

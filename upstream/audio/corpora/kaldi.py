@@ -1,0 +1,128 @@
+"""Kaldi's data folders: `wav.scp`, and where they are needed `segments`, `text`, `utt2spk`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from upstream.audio.corpora.fairseq import write_lines
+from upstream.audio.corpora.lines import ids_of, keyed_lines
+from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
+from upstream.audio.manifest import Manifest, Utterance
+from upstream.errors import InputError, UsageError
+
+
+def import_kaldi(src: Path, root: Path | None = None, skip: Skip | None = None) -> Manifest:
+    """A manifest of a data folder, in the order of `segments`, or of `wav.scp` where there are no segments.
+
+    Args:
+        src: folder with `wav.scp` (`ID PATH`; commands that end in `|` are not run) and perhaps `segments`
+            (`ID RECORDING START END`, seconds; an end of -1 is that of the file), `text` and `utt2spk`.
+        root: what relative paths are relative to; the working directory if None, as in Kaldi.
+        skip: called with each file that cannot be used, which is left out then; without it the first is an error.
+
+    Raises:
+        UsageError: no such folder, or no `wav.scp` in it.
+        InputError: naming the utterance or line: a command, a segment of an unknown recording, an utterance that
+            `text` or `utt2spk` lacks or has too many.
+    """
+    src, bad = Path(src), BadFiles(skip)
+    if not (src / "wav.scp").is_file():
+        raise UsageError(f"{src}: no wav.scp there; give a Kaldi data folder")
+    recordings = {name: _path(src, name, value, root) for name, value in keyed_lines(src / "wav.scp").items()}
+    parts = list(_parts(src, recordings))
+    ids = {name for name, *_ in parts}
+    texts, speakers = (_of_utterances(src / name, ids) for name in ("text", "utt2spk"))
+    entries = []
+    for name, path, start, end in parts:
+        lacking = next((n for n, table in (("text", texts), ("utt2spk", speakers)) if table and name not in table), "")
+        if lacking:
+            bad.add(name, path, f"{name} has no line in {src / lacking}")
+            continue
+        entries.append(Entry(name, path, speakers.get(name) or None, " ".join(texts.get(name, "").split()) or None,
+                             start, end))
+    return manifest_of(entries, bad, src)
+
+
+def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
+    """Write `wav.scp`, `utt2spk`, `spk2utt` and, where needed, `segments` and `text`, sorted as Kaldi wants it.
+
+    An utterance of an unknown speaker is a speaker of its own, as in Kaldi. Whether an utterance is a whole file is
+    not looked up: there are segments if any file has several utterances or any utterance starts inside its file.
+
+    Raises:
+        InputError: a path or a speaker that Kaldi's files cannot hold, audio inside a tar or a Parquet file.
+    """
+    rows = sorted(manifest, key=lambda u: u.id.encode())
+    for u in rows:
+        _refuse(u)
+    paths = sorted({u.audio for u in rows})
+    if len(paths) == len(rows) and not any(u.start for u in rows):
+        scp, segments = [f"{u.id} {u.audio}" for u in rows], []
+    else:
+        names = dict(zip(paths, ids_of(Path("/"), paths)))
+        scp = sorted((f"{name} {path}" for path, name in names.items()), key=str.encode)
+        segments = [f"{u.id} {names[u.audio]} {u.start / u.rate:.6f} {(u.start + u.samples) / u.rate:.6f}"
+                    for u in rows]
+    speakers: dict[str, list[str]] = {}
+    for u in rows:
+        speakers.setdefault(u.speaker or u.id, []).append(u.id)
+    files = {"utt2spk": [f"{u.id} {u.speaker or u.id}" for u in rows],
+             "spk2utt": [f"{s} {' '.join(ids)}" for s, ids in sorted(speakers.items(), key=lambda x: x[0].encode())]}
+    if any(u.text for u in rows):
+        files["text"] = [f"{u.id} {' '.join((u.text or '').split())}".rstrip() for u in rows]
+    if segments:
+        files["segments"] = segments
+    written = [write_lines(folder / name, lines) for name, lines in {**files, "wav.scp": scp}.items()]
+    for name in {"text", "segments"} - files.keys():  # of an earlier export: they would be read as part of this one
+        (folder / name).unlink(missing_ok=True)
+    return written
+
+
+def _path(src: Path, name: str, value: str, root: Path | None) -> Path:
+    if value.endswith("|") or value.startswith("|"):
+        raise InputError(f"{src / 'wav.scp'}: {name} is the command `{value}`, which is not run; write its output to "
+                         "files and name them")
+    if not value:
+        raise InputError(f"{src / 'wav.scp'}: {name} names no file")
+    return (root or Path()).absolute() / value
+
+
+def _parts(src: Path, recordings: dict[str, Path]) -> Iterator[tuple[str, Path, float, float | None]]:
+    if not (src / "segments").is_file():
+        yield from ((name, path, 0.0, None) for name, path in recordings.items())
+        return
+    for name, rest in keyed_lines(src / "segments").items():
+        cells = rest.split()
+        if len(cells) != 3:
+            raise InputError(f"{src / 'segments'}: {name} has {len(cells)} columns after the id; expected RECORDING "
+                             "START END (a column that chooses a channel is not supported)")
+        if cells[0] not in recordings:
+            raise InputError(f"{src / 'segments'}: {name} is a part of {cells[0]}, which wav.scp does not name")
+        try:
+            start, end = float(cells[1]), float(cells[2])
+        except ValueError as error:
+            raise InputError(f"{src / 'segments'}: {name} has the times {cells[1]} and {cells[2]}; expected "
+                             "seconds") from error
+        yield name, recordings[cells[0]], start, None if end == -1 else end
+
+
+def _of_utterances(path: Path, ids: set[str]) -> dict[str, str]:
+    """What a file says of each utterance; nothing where there is no such file."""
+    if not path.is_file():
+        return {}
+    found = keyed_lines(path)
+    unknown = next((name for name in found if name not in ids), None)
+    if unknown is not None:
+        raise InputError(f"{path}: {unknown} is no utterance of this folder; mend it with Kaldi's fix_data_dir.sh")
+    return found
+
+
+def _refuse(u: Utterance) -> None:
+    path = str(u.audio)
+    if u.offset is not None:
+        raise InputError(f"{u.id}: lies inside {path}, which Kaldi cannot read; give --cut-audio to write it as a file")
+    if path != path.strip() or path.endswith("|") or "\n" in path:
+        raise InputError(f"{u.id}: wav.scp cannot hold the path {path!r}; rename the file")
+    if u.speaker is not None and u.speaker.split() != [u.speaker]:
+        raise InputError(f"{u.id}: the speaker {u.speaker!r} holds a space, which utt2spk cannot")

@@ -1,0 +1,116 @@
+"""Tar shards as WebDataset writes them: members of one name belong together (`KEY.flac`, `KEY.txt`, `KEY.json`).
+
+Audio is read where it lies; nothing is unpacked. A compressed tar has no places to read from, and is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
+from upstream.audio.manifest import Manifest
+from upstream.errors import InputError, UsageError
+
+TEXT_NAMES = ("text", "sentence", "transcription", "transcript")  # what corpora call it, the first that is there
+SPEAKER_NAMES = ("speaker", "speaker_id", "client_id")
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+
+
+def import_tar(src: Path, skip: Skip | None = None) -> Manifest:
+    """A manifest of a tar or of a folder of them, in the order of names and members.
+
+    An id is the key, `/` written as `-` and spaces as `_`; where a key occurs in two shards, all ids are
+    `SHARD-KEY`. A text is that of `KEY.txt`, or `text` of `KEY.json` (also `sentence`, `transcription`,
+    `transcript`); a speaker is `speaker`, `speaker_id` or `client_id` there.
+
+    Args:
+        src: `.tar`, or a folder with `.tar` files at any depth.
+        skip: called with each member that cannot be used, which is left out then; without it the first is an error.
+
+    Raises:
+        UsageError: nothing there.
+        InputError: a tar that is compressed, cut short or none, two recordings of one key, a text that is not UTF-8.
+    """
+    src, bad = Path(src), BadFiles(skip)
+    shards = sorted(src.rglob("*.tar")) if src.is_dir() else [src]
+    if not shards or not src.exists():
+        raise UsageError(f"{src}: no such tar, or no folder with any; a tar of audio ends in .tar")
+    found = [(shard, entry) for shard in shards for entry in _members(shard, bad)]
+    often = Counter(entry.id for _, entry in found)
+    if max(often.values(), default=0) > 1:
+        found = [(shard, replace(entry, id=f"{_word(shard.stem)}-{entry.id}")) for shard, entry in found]
+    return manifest_of([entry for _, entry in found], bad, src)
+
+
+@dataclass
+class _Sample:
+    """What a key has."""
+
+    audio: tarfile.TarInfo | None = None
+    text: str | None = None
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+def _members(shard: Path, bad: BadFiles) -> Iterator[Entry]:
+    if shard.suffix.lower() in COMPRESSED:
+        raise InputError(f"{shard}: a compressed tar cannot be read in place; unpack it to a .tar first")
+    samples: dict[str, _Sample] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                if member.isfile():
+                    _note(shard, tar, member, samples)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(f"{shard}: no tar, a compressed one, or cut short ({error}); only plain tars can be read in "
+                         "place") from error
+    for key, sample in samples.items():
+        if sample.audio is None:
+            bad.add(key, shard, f"{key} has no audio in the tar")
+            continue
+        text = sample.text if sample.text is not None else first_of(sample.said, TEXT_NAMES)
+        yield Entry(_word(key), shard.absolute(), first_of(sample.said, SPEAKER_NAMES),
+                    " ".join((text or "").split()) or None, offset=sample.audio.offset_data, size=sample.audio.size)
+
+
+def _note(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, _Sample]) -> None:
+    folder, _, name = member.name.rpartition("/")
+    stem, _, suffix = name.partition(".")
+    if not stem or not suffix:
+        return
+    key = f"{folder}/{stem}".removeprefix("./").lstrip("/")
+    suffix = f".{suffix.lower()}"
+    if suffix not in AUDIO_SUFFIXES and suffix not in (".txt", ".json"):
+        return
+    sample = samples.setdefault(key, _Sample())
+    if suffix in AUDIO_SUFFIXES:
+        if sample.audio is not None:
+            raise InputError(f"{shard}: {member.name} is a second recording of {key}, after {sample.audio.name}")
+        if member.issparse():
+            raise InputError(f"{shard}: {member.name} is a sparse member, which cannot be read in place")
+        sample.audio = member
+        return
+    content = tar.extractfile(member)
+    try:
+        text = content.read().decode("utf-8-sig") if content is not None else ""
+        if suffix == ".txt":
+            sample.text = text
+        else:
+            said = json.loads(text)
+            sample.said = said if isinstance(said, dict) else {}
+    except ValueError as error:  # not UTF-8, not JSON
+        raise InputError(f"{shard}: {member.name} cannot be read ({error})") from error
+
+
+def first_of(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of these that is there and not empty, as a string."""
+    return next((str(values[n]).strip() for n in names if values.get(n) is not None and str(values[n]).strip()), None)
+
+
+def _word(key: str) -> str:
+    return "_".join(key.replace("/", "-").split())

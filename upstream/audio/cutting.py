@@ -1,0 +1,71 @@
+"""Utterances as files of their own, for programs that read whole files at 16 kHz only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import soundfile
+
+from upstream.audio.corpora.probing import Entry, probe
+from upstream.audio.manifest import Manifest, Utterance
+from upstream.audio.reading import FULL_SCALE, read
+from upstream.errors import InputError, UsageError
+from upstream.frames import SAMPLE_RATE
+from upstream.progress import progress
+from upstream.stage import disk_errors
+
+
+def cut_audio(manifest: Manifest, folder: Path, suffix: str = ".flac") -> Manifest:
+    """Write each utterance to `ID.flac` in a new folder (16 kHz, one channel, 16 bits), and give the manifest of those.
+
+    Raises:
+        UsageError: the folder is there already.
+        InputError: an utterance cannot be read; nothing is left then.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists():
+        raise UsageError(f"{folder}: is there already; give another folder to export to")
+    unfinished = folder.with_name(f".{folder.name}.writing")
+    with disk_errors(folder):
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
+        unfinished.mkdir(parents=True)
+        try:
+            names = [_write(utterance, unfinished, suffix) for utterance in _reported(manifest)]
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    whole = (replace(u, audio=folder / name, start=0, samples=u.length, rate=SAMPLE_RATE, channels=1, offset=None,
+                     size=None) for u, name in zip(manifest, names))
+    return Manifest.of(whole, manifest.source)
+
+
+def refuse_parts(manifest: Manifest) -> None:
+    """Raise InputError naming the first utterance that is not a whole file at 16 kHz, and how to make it one."""
+    for u, info in zip(manifest, probe(Entry(u.id, u.audio, offset=u.offset, size=u.size) for u in manifest)):
+        if isinstance(info, str):
+            raise InputError(f"{u.id}: {u.audio}: {info}")
+        what = (f"lies inside {u.audio}" if u.offset is not None else
+                f"is {u.samples} of the {info.frames} samples of {u.audio}" if u.samples != info.frames else
+                f"has {u.rate} Hz" if u.rate != SAMPLE_RATE else None)
+        if what:
+            raise InputError(f"{u.id}: {what}; fairseq reads whole files at {SAMPLE_RATE} Hz: give --cut-audio to "
+                             "write each utterance as one")
+
+
+def _write(utterance: Utterance, folder: Path, suffix: str) -> str:
+    name = quote(utterance.id, safe="") + suffix
+    samples = np.minimum(np.rint(read(utterance) * FULL_SCALE), FULL_SCALE - 1).astype(np.int16)
+    soundfile.write(folder / name, samples, SAMPLE_RATE)
+    return name
+
+
+def _reported(manifest: Manifest) -> Iterator[Utterance]:
+    with progress("writing audio", len(manifest)) as report:
+        for done, utterance in enumerate(manifest, 1):
+            yield utterance
+            report(done)
