@@ -37,6 +37,8 @@ def build(
     prune: Annotated[str, typer.Option(help="Leave out n-grams seen at most so often, e.g. 0,0,1.")] = "0",
     discount_fallback: Annotated[bool, typer.Option("--discount-fallback", help="Take discounts of 0.5, 1 and 1.5 "
                                                     "where the text gives none.")] = False,
+    fallback_discounts: Annotated[str | None, typer.Option(help="These instead, for n-grams counted once, twice and "
+                                                                "more often, e.g. 0.4,0.7,0.9.")] = None,
     vocab: Annotated[Path | None, typer.Option(help="File of the words that the model may hold.")] = None,
     interpolate_unigrams: Annotated[bool, typer.Option(help="Spread unigram mass over all words, or give it all to "
                                                             "<unk>.")] = True,
@@ -54,9 +56,9 @@ def build(
         raise UsageError(f"--temporary {temporary}: no such folder")
     if temporary is not None and memory is None:
         raise UsageError("--temporary needs --memory: without a limit there are no temporary files")
-    options = Options(prune=_thresholds(prune), fallback=FALLBACK if discount_fallback else None,
-                      interpolate_unigrams=interpolate_unigrams, vocab=_words(vocab), vocab_pad=vocab_pad,
-                      skip_symbols=skip_symbols)
+    options = Options(prune=_thresholds(prune), interpolate_unigrams=interpolate_unigrams,
+                      fallback=_fallback(fallback_discounts, discount_fallback), vocab=_words(vocab),
+                      vocab_pad=vocab_pad, skip_symbols=skip_symbols)
     change = normalised if normalise else None
     if memory is not None:
         with progress("estimating", 1) as report:
@@ -68,6 +70,9 @@ def build(
         with progress("writing", sum(map(len, model.orders))) as report:
             write_arpa(model, out, report)
         statistics = model.statistics
+    for number, found in enumerate(statistics, 1):
+        if found.fallback:
+            say(f"order {number}: fallback discounts, as {found.fallback}")
     say(f"written: {out}")
     Console().print(_table(statistics))
 
@@ -131,8 +136,27 @@ def _thresholds(prune: str) -> tuple[int, ...]:
         raise UsageError(f"--prune {prune}: expected whole numbers with commas, for instance 0,0,1") from error
 
 
+def _fallback(values: str | None, wanted: bool) -> tuple[float, float, float] | None:
+    """As lmplz takes them: fewer than three are filled up with the last."""
+    if values is None:
+        return FALLBACK if wanted else None
+    try:
+        found = [float(word) for word in values.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--fallback-discounts {values}: expected numbers with commas, e.g. 0.5,1,1.5") from error
+    if len(found) > 3:
+        raise UsageError(f"--fallback-discounts {values}: at most three, for counts of 1, 2, and 3 and more")
+    one, two, three = (found + [found[-1]] * 2)[:3]
+    return one, two, three
+
+
 def _words(path: Path | None) -> frozenset[str] | None:
-    return None if path is None else frozenset(word for line in _lines(path) for word in line.split())
+    if path is None:
+        return None
+    found = frozenset(word for line in _lines(path) for word in line.split())
+    if not found:
+        raise InputError(f"{path}: no words for --vocab")
+    return found
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -28,12 +28,20 @@ FALLBACK: Discounts = (0.5, 1.0, 1.5)
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one order: n-grams in the model, n-grams seen, n-grams of adjusted count 0 to 4, the three discounts."""
+    """Of one order.
+
+    Attributes:
+        kept, total: n-grams in the model, n-grams seen.
+        counts_of_counts: n-grams of adjusted count 0 to 4.
+        discounts: of adjusted counts 1, 2, and 3 and more.
+        fallback: why they are the fallback's; empty where the counts gave them.
+    """
 
     kept: int
     total: int
     counts_of_counts: tuple[int, ...]
     discounts: Discounts
+    fallback: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,11 +122,11 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None, 
     orders = count(text, order, lambda done, _: report(done, order + 1))
     adjusted = _adjusted(orders)
     counts_of_counts = _counts_of_counts(text, orders, adjusted)
-    discounts = [discounts_of(k, n, options.fallback) for k, n in enumerate(counts_of_counts, 1)]
+    discounts, reasons = all_discounts(counts_of_counts, [len(o) for o in orders], options.fallback)
     kept = kept_ngrams(text, orders, thresholds, options.vocab)
     grams = _packed(orders, kept, *_interpolated(orders, adjusted, discounts, kept, options))
-    statistics = [Statistics(len(g), len(o), tuple(n.tolist()), d)
-                  for g, o, n, d in zip(grams, orders, counts_of_counts, discounts)]
+    statistics = [Statistics(len(g), len(o), tuple(n.tolist()), d, reason)
+                  for g, o, n, d, reason in zip(grams, orders, counts_of_counts, discounts, reasons)]
     words = [w for w, stays in zip(text.words, kept[0]) if stays]
     report(order + 1, order + 1)
     return NGramModel(words, tuple(grams), tuple(statistics))
@@ -180,23 +188,41 @@ def _row(orders: list[Order], words: list[int]) -> int:
     return row
 
 
-def discounts_of(order: int, n: np.ndarray, fallback: Discounts | None) -> Discounts:
-    """The three discounts of an order from its counts of counts, or the fallback where these give none."""
-    reason, values = "", fallback
+def all_discounts(counts_of_counts: Sequence[np.ndarray], seen: Sequence[int],
+                  fallback: Discounts | None) -> tuple[list[Discounts], list[str]]:
+    """The three discounts of every order, and why they are the fallback's where they are.
+
+    Args:
+        counts_of_counts: of each order, n-grams of adjusted count 0 to 4.
+        seen: of each order, n-grams of any count.
+
+    Raises:
+        InputError: the counts of an order give no discounts, and there is no fallback.
+    """
+    found: list[Discounts] = []
+    reasons = []
+    for order, (n, size) in enumerate(zip(counts_of_counts, seen), 1):
+        reason = _fault(order, n, size)
+        if reason and fallback is None:
+            raise InputError(f"{reason}: the text is too small or repeats itself; take more text or a lower --order, "
+                             f"or give --discount-fallback ({', '.join(f'{d:g}' for d in FALLBACK)})")
+        found.append(fallback if reason and fallback is not None else _modified(n))
+        reasons.append(reason)
+    return found, reasons
+
+
+def _fault(order: int, n: np.ndarray, size: int) -> str:
+    """Why the counts of an order give no discounts; empty where they do."""
+    if not size:
+        return f"there are no {order}-grams, as no sentence is that long"
     missing = np.flatnonzero(n[1:4] == 0) + 1
     if len(missing):
-        reason = f"no {order}-gram has an adjusted count of {missing[0]}"
-    else:
-        found = _modified(n)
-        bad = [j for j, d in enumerate(found, 1) if not 0 <= d <= j]
-        if bad:
-            reason = f"the discount of {order}-grams of adjusted count {bad[0]} would be {found[bad[0] - 1]:.3g}"
-        else:
-            values = found
-    if values is None:
-        raise InputError(f"{reason}: the text is too small or repeats itself; take more text or a lower --order, or "
-                         "give --discount-fallback")
-    return values
+        return f"no {order}-gram has an adjusted count of {missing[0]}"
+    found = _modified(n)
+    bad = [j for j, d in enumerate(found, 1) if not 0 <= d <= j]
+    if bad:
+        return f"the discount of {order}-grams of adjusted count {bad[0]} would be {found[bad[0] - 1]:.3g}"
+    return ""
 
 
 def _modified(n: np.ndarray) -> Discounts:

@@ -28,8 +28,8 @@ from downstream.lm.kneser_ney import (
     Discounts,
     Options,
     Statistics,
+    all_discounts,
     discounted,
-    discounts_of,
     kept_ngrams,
     log10_or_99,
     thresholds_of,
@@ -82,7 +82,7 @@ def estimate_to_file(texts: Sequence[Path], order: int, out: Path, memory: int, 
                                           lambda done, total: report(done / total, steps))
             job = _Job(folder, order, words, width_of(len(words)), _budget(memory, say))
             counted = _counted(job, thresholds, options, lambda done: report(1 + order * done, steps))
-            discounts = [discounts_of(k, n, options.fallback) for k, n in enumerate(counted.counts_of_counts, 1)]
+            discounts, reasons = all_discounts(counted.counts_of_counts, counted.seen, options.fallback)
             alone, gamma = discounted(np.zeros(len(words), np.int64), 1, counted.unigrams, counted.kept, discounts[0])
             probabilities = unigrams(alone, float(gamma[0]), counted.kept, options)
             for k in range(2, order + 1):
@@ -90,8 +90,8 @@ def estimate_to_file(texts: Sequence[Path], order: int, out: Path, memory: int, 
                 report(order + k - 1, steps)
             write_blocks(out, words, counted.sizes, _sections(job, counted, probabilities),
                          lambda done, total: report(2 * order + 2 * done / total, steps))
-    return tuple(Statistics(size, seen, tuple(n.tolist()), d) for size, seen, n, d in zip(
-        counted.sizes, counted.seen, counted.counts_of_counts, discounts))
+    return tuple(Statistics(size, seen, tuple(n.tolist()), d, reason) for size, seen, n, d, reason in zip(
+        counted.sizes, counted.seen, counted.counts_of_counts, discounts, reasons))
 
 
 @dataclass(frozen=True)

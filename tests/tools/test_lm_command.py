@@ -25,10 +25,16 @@ def close(ours: Path, name: str) -> bool:
     ("small.o3.pad", "--order 3 --vocab-pad 5000"),
     ("small.o1.iu0", "--order 1 --no-interpolate-unigrams"),
     ("small.o3.vocab.prune001", f"--order 3 --prune 0,0,1 --vocab {ORACLES / 'text/vocab150.txt'}"),
+    ("small.o3.vocab.iu0", f"--order 3 --no-interpolate-unigrams --vocab {ORACLES / 'text/vocab150.txt'}"),
+    ("small.o4.prune01", "--order 4 --prune 0,1 --memory 1M"),
+    ("small.o3.pad", "--order 3 --vocab-pad 5000 --memory 8G"),
+    ("degenerate.o3.fb1", "--order 3 --fallback-discounts 0.4"),
+    ("degenerate.o3.fb2", "--order 3 --fallback-discounts 0.4,0.7,0.9"),
 ])
 def test_options_are_those_of_lmplz(tmp_path, name, arguments):
     out = tmp_path / "lm.arpa.gz"
-    assert run(["lm", "build", SMALL, "--out", str(out), *arguments.split()]) == 0
+    text = str(ORACLES / f"text/{name.partition('.')[0]}.txt")
+    assert run(["lm", "build", text, "--out", str(out), *arguments.split()]) == 0
     assert gzip.decompress(out.read_bytes()).startswith(b"\\data\\\n")
     assert close(out, name)
 
@@ -39,6 +45,17 @@ def test_fallback_discounts_and_skipped_symbols(tmp_path):
     assert run(["lm", "build", str(tmp_path / "text"), "--order", "3", "--out", str(out), "--discount-fallback",
                 "--skip-symbols"]) == 0
     assert close(out, "tiny.o3.fb")
+
+
+def test_fallback_discounts_are_told_with_the_reason(tmp_path, capsys):
+    (tmp_path / "text").write_text("A B\nA C\n")
+    for way in ([], ["--memory", "1G"]):
+        assert run(["lm", "build", str(tmp_path / "text"), "--order", "5", "--discount-fallback", "--out",
+                    str(tmp_path / "lm.arpa"), *way]) == 0
+        said = capsys.readouterr().err
+        assert "order 2: fallback discounts, as no 2-gram has an adjusted count of 3" in said
+        assert "order 5: fallback discounts, as there are no 5-grams, as no sentence is that long" in said
+        assert read_arpa(tmp_path / "lm.arpa")[4] == {}
 
 
 def test_a_text_is_normalised_when_asked(tmp_path):
@@ -97,6 +114,19 @@ def test_a_text_to_score_may_be_normalised_and_compressed(tmp_path, capsys):
     (["build", SMALL, "--order", "2", "--out", "x", "--vocab", "nowords"], 2, "nowords: no such file"),
     (["build", SMALL, "--order", "2", "--out", "."], 2, "--out names the ARPA file"),
     (["build", str(ORACLES / "text/tiny.txt"), "--order", "2", "--out", "x"], 1, "--discount-fallback"),
+    (["build", SMALL, "--out", "x"], 2, "--order"),
+    (["build", SMALL, "--order", "2", "--out", "x", "--fallback-discounts", "0.1,0.2,0.3,0.4"], 2, "at most three"),
+    (["build", SMALL, "--order", "2", "--out", "x", "--fallback-discounts", "0.5,1,4"], 2, "must lie in [0, j]"),
+    (["build", SMALL, "--order", "2", "--out", "x", "--fallback-discounts", "half"], 2, "expected numbers"),
+    (["build", SMALL, "--order", "2", "--out", "x", "--vocab", "nothing"], 1, "nothing: no words"),
+    (["build", SMALL, "--order", "2", "--out", "x", "--memory", "lots"], 2, "--memory lots: expected a size"),
+    (["build", SMALL, "--order", "2", "--out", "x", "--temporary", "."], 2, "needs --memory"),
+    (["build", SMALL, "--order", "2", "--out", "x", "--memory", "1G", "--temporary", "no"], 2, "no such folder"),
+    (["build", SMALL, "--order", "7", "--out", "x"], 1, "a lower --order"),
+    (["build", SMALL, "--order", "7", "--out", "x", "--memory", "8G"], 1, "a lower --order"),
+    (["build", "nothing", "--order", "2", "--out", "x"], 1, "nothing: no text"),
+    (["build", "nothing", "--order", "2", "--out", "x", "--memory", "8G"], 1, "nothing: no text"),
+    (["info", "nothing"], 1, "nothing: "), (["score", "nothing", HELDOUT], 1, "nothing: an empty file"),
     (["info", SMALL], 1, "not an ARPA file"), (["info", "none"], 2, "none: no such file"),
     (["score", str(ORACLES / "arpa/small.o1.arpa.gz"), HELDOUT], 1, "of order 1"),
     (["score", str(ORACLES / "arpa/small.o2.arpa.gz"), "none"], 2, "none: no such file"),
@@ -105,9 +135,10 @@ def test_a_text_to_score_may_be_normalised_and_compressed(tmp_path, capsys):
 def test_mistakes_end_in_one_line_and_leave_no_file(tmp_path, monkeypatch, capsys, arguments, code, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin1").write_bytes("CAFÉ".encode("latin-1"))
+    (tmp_path / "nothing").write_bytes(b"")
     assert run(["lm", *arguments]) == code
     said = capsys.readouterr()
     assert says in said.err
-    assert said.err.count("\n") == 1
+    assert said.err.count("\n") == 1 or "Usage:" in said.err
     assert said.out == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["latin1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latin1", "nothing"]
