@@ -1,9 +1,8 @@
 """N-gram models as arrays for decoding: many words after many contexts scored at once, on the CPU or a GPU.
 
-All n-grams of all orders are the nodes of one tree: node 0 is the empty n-gram, then come the unigrams, the bigrams and
-so on, each order sorted by (node of the first words, last word). So the key `first words' node * V + last word` rises
-from node to node, and one binary search over all keys finds any n-gram. A state is the node of the longest n-gram that
-ends the words so far and can still matter.
+All n-grams shorter than the longest are nodes of a tree: node 0 is the empty n-gram, then come the unigrams, the
+bigrams and so on. An n-gram has the key `node of its first words * V + last word`, by which a perfect hash finds its
+slot, if it is there. A state is the node of the longest n-gram that ends the words so far and can still matter.
 
 The back-off weights that lie between a state and the n-gram that is found are those of the state and its suffixes,
 less those of the n-gram's own context and its suffixes: of both the sums are stored, the latter taken off the
@@ -27,11 +26,13 @@ from torch import Tensor
 from downstream.lm.array_file import map_arrays, write_arrays
 from downstream.lm.kneser_ney import NGramModel
 from downstream.lm.loading import load_arpa
+from downstream.lm.perfect_hash import build, slots_for, slots_of
 from downstream.lm.reading import BOS, EOS, UNK
 from upstream.errors import FormatError, HubertkitError
 from upstream.stage import file_hash
 
 LN10 = math.log(10.0)
+_VERSION = 2  # of the arrays' meaning
 
 Progress = Callable[[float, float], None]
 
@@ -78,11 +79,11 @@ class NgramArrays:
         eos: id of `</s>`.
         arpa_sha256: of the ARPA file's bytes; empty where it was made of none.
         unigrams: (V,) float32, natural-log probabilities without a context. That of `<s>` has no meaning.
-        keys: (nodes + 1,) int64, rising; the last is above all.
-        relative: (nodes,) float64, natural-log probability less all back-off weights of the context.
-        after: (nodes,) int32, the state after an n-gram.
-        link: (contexts,) int32, the longest suffix of a state that can matter. States are nodes below `contexts`.
-        total: (contexts,) float64, back-off weights of a state and of all its suffixes, natural logarithms.
+        seeds, keys: (groups,) and (slots,) int64, of the n-grams of order 2 and more; -1 in slots that none has.
+        relative: (slots + V,) float64, natural-log probability less all back-off weights of the context; unigrams last.
+        after: (slots + V,) int32, the state after an n-gram.
+        link: (nodes,) int32, the longest suffix of a node that can matter.
+        total: (nodes,) float64, back-off weights of a node and of all its suffixes, natural logarithms.
     """
 
     path: Path
@@ -92,6 +93,7 @@ class NgramArrays:
     begin: int
     arpa_sha256: str
     unigrams: Tensor
+    seeds: Tensor
     keys: Tensor
     relative: Tensor
     after: Tensor
@@ -109,8 +111,9 @@ class NgramArrays:
             FormatError: another kind or version of file, or one that was cut short.
         """
         about, arrays = map_arrays(path)
-        if about.get("kind") != "ngrams":
-            raise FormatError(f"{path}: arrays of another kind; `hubertkit lm pack` makes n-gram arrays")
+        if about.get("kind") != "ngrams" or about.get("version") != _VERSION:
+            raise FormatError(f"{path}: arrays of another kind, or of another version of the program; make them again "
+                              "with `hubertkit lm pack`")
         tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items() if name != "words"}
         return NgramArrays(Path(path), Words(arrays["words"]), about["order"], about["vocabulary_size"],
                            about["begin"], about["arpa_sha256"], **tensors)
@@ -134,17 +137,18 @@ class NgramArrays:
         if isinstance(states, np.ndarray):
             logprobs, after = self.score(torch.from_numpy(states), torch.from_numpy(words))
             return logprobs.numpy(), after.numpy()  # type: ignore[return-value]
-        nodes = words + 1
+        found = words + len(self.keys)
         if self.order > 1:
             contexts = [states]
             while len(contexts) < self.order - 1:
-                contexts.append(self.link[contexts[-1]].long())
-            wanted = torch.stack(contexts) * self.vocabulary_size + words  # (order - 1, n), longest context first
-            found = torch.searchsorted(self.keys, wanted)
-            there = self.keys[found] == wanted
+                contexts.append(torch.take(self.link, contexts[-1]).long())
+            wanted = torch.stack(contexts).mul_(self.vocabulary_size).add_(words)  # (order - 1, n), longest first
+            slots = slots_of(wanted, self.seeds, len(self.keys))
+            there = torch.take(self.keys, slots) == wanted
             for level in range(self.order - 2, -1, -1):
-                nodes = torch.where(there[level], found[level], nodes)
-        return (self.total[states] + self.relative[nodes]).float(), self.after[nodes].long()
+                found = torch.where(there[level], slots[level], found)
+        logprobs = torch.take(self.total, states).add_(torch.take(self.relative, found))
+        return logprobs.float(), torch.take(self.after, found).long()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _loaded, (self.path, str(self.keys.device))
@@ -178,36 +182,58 @@ def pack(arpa: Path, out: Path, progress: Progress | None = None, say: Callable[
 def write_model(model: NGramModel, out: Path, arpa_sha256: str = "") -> None:
     """Write the arrays of a model, straight from the estimator for instance. Raises HubertkitError on a full disk."""
     arrays = _arrays_of(model)
-    about = {"kind": "ngrams", "order": len(model.orders), "vocabulary_size": len(model.words),
-             "begin": int(arrays["after"][1 + BOS]), "arpa_sha256": arpa_sha256}
+    about = {"kind": "ngrams", "version": _VERSION, "order": len(model.orders), "vocabulary_size": len(model.words),
+             "begin": int(arrays["after"][len(arrays["keys"]) + BOS]), "arpa_sha256": arpa_sha256}
     text = "".join(f"{word}\n" for word in model.words).encode()
     write_arrays(out, about, {"words": np.frombuffer(text, np.uint8), **arrays})
 
 
 def _arrays_of(model: NGramModel) -> dict[str, np.ndarray]:
+    nodes = _nodes_of(model)
+    size, first = len(model.words), 1 + len(model.words)
+    seeds, slots = build(nodes.keys[first:])
+    keys = np.full(slots_for(len(slots)), -1)
+    keys[slots] = nodes.keys[first:]
+    places = np.append(np.arange(len(keys), len(keys) + size), slots)  # of the unigrams, and of all others
+    relative, after = np.zeros(len(keys) + size), np.zeros(len(keys) + size, np.int32)
+    relative[places], after[places] = nodes.relative[1:], nodes.after[1:]
+    return {"unigrams": nodes.relative[1:first].astype(np.float32), "seeds": seeds, "keys": keys, "relative": relative,
+            "after": after, "link": nodes.link, "total": nodes.total}
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """All n-grams by node, the longest ones too; fields as in `NgramArrays`. `keys` rise from node to node."""
+
+    keys: np.ndarray
+    relative: np.ndarray
+    after: np.ndarray
+    link: np.ndarray
+    total: np.ndarray
+
+
+def _nodes_of(model: NGramModel) -> _Nodes:
     size = len(model.words)
     starts = np.cumsum([0, 1, *(len(grams) for grams in model.orders)])  # starts[k]: first node of order k
     prefix = np.concatenate([[0], *(grams.prefix + start for start, grams in zip(starts, model.orders))])
     word = np.concatenate([[0], *(grams.word for grams in model.orders)])
-    keys = np.append(prefix * size + word, np.iinfo(np.int64).max)
-    keys[0] = -1
+    keys = prefix * size + word
+    keys[0] = -1  # no n-gram has the empty one as its end
     logprob = np.concatenate([[0.0], *(grams.logprob.astype(float) * LN10 for grams in model.orders)])
     backoff = np.concatenate([[0.0], *(grams.backoff.astype(float) * LN10 for grams in model.orders[:-1])])
-    contexts = int(starts[-2])
+    contexts = len(backoff)
     extended = np.bincount(prefix[1:], minlength=contexts) > 0
     link, after, total = np.zeros(contexts, np.int32), np.zeros(len(word), np.int32), np.zeros(contexts)
     for k in range(1, len(model.orders) + 1):
         nodes = slice(int(starts[k]), int(starts[k + 1]))
         suffix = _suffixes(keys, link, prefix[nodes], word[nodes], size) if k > 1 else np.zeros(size, np.int64)
-        if k == len(model.orders):
-            after[nodes] = after[suffix]
-            break
-        total[nodes] = backoff[nodes] + total[suffix]
-        matters = extended[nodes] | (backoff[nodes] != 0)
-        after[nodes] = np.where(matters, np.arange(nodes.start, nodes.stop), after[suffix])
-        link[nodes] = after[suffix]
-    return {"unigrams": logprob[1:size + 1].astype(np.float32), "keys": keys, "relative": logprob - total[prefix],
-            "after": after, "link": link, "total": total}
+        after[nodes] = after[suffix]
+        if k < len(model.orders):
+            total[nodes] = backoff[nodes] + total[suffix]
+            link[nodes] = after[suffix]
+            matters = extended[nodes] | (backoff[nodes] != 0)
+            after[nodes] = np.where(matters, np.arange(nodes.start, nodes.stop), after[suffix])
+    return _Nodes(keys, logprob - total[prefix], after, link, total)
 
 
 def _suffixes(keys: np.ndarray, link: np.ndarray, prefix: np.ndarray, word: np.ndarray, size: int) -> np.ndarray:
@@ -217,7 +243,7 @@ def _suffixes(keys: np.ndarray, link: np.ndarray, prefix: np.ndarray, word: np.n
     while len(left):
         context = link[context].astype(np.int64)
         wanted = context * size + word[left]
-        nodes = np.searchsorted(keys, wanted)
+        nodes = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         there = keys[nodes] == wanted
         found[left[there]] = nodes[there]
         context, left = context[~there], left[~there]
