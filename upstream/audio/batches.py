@@ -155,10 +155,11 @@ class UtterancePlan:
         # A little noise on the lengths before sorting, so that an epoch's batches differ from the last epoch's.
         noisy = self.lengths * rng.uniform(0.9, 1.1, len(self.lengths))
         groups = list(self._groups(np.argsort(-noisy, kind="stable")))
-        groups = [groups[i] for i in rng.permutation(len(groups))]
-        # A last update that is not full is filled from the beginning: all have the same number of micro-batches.
-        groups += [groups[i % len(groups)] for i in range(-len(groups) % self.accumulate)]
-        return [groups[i:i + self.accumulate] for i in range(0, len(groups), self.accumulate)]
+        # Neighbours make an update: its ranks are done at the same time, and it is what one large micro-batch would be.
+        # A last update that is not full takes more of its neighbours: all have the same number of micro-batches.
+        cuts = [min(i, max(0, len(groups) - self.accumulate)) for i in range(0, len(groups), self.accumulate)]
+        updates = [[groups[(first + k) % len(groups)] for k in range(self.accumulate)] for first in cuts]
+        return [updates[i] for i in rng.permutation(len(updates))]
 
     def from_update(self, update: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of `update` (from 1) and of all updates after it, without end."""

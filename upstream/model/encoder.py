@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from upstream.errors import InputError, UsageError
 from upstream.model.config import EncoderConfig
+from upstream.model.dropout import Dropout
 from upstream.model.frontend import frame_counts, make_frontend, valid
 from upstream.model.initialisation import initialise
 from upstream.model.padding import CUTS_CHUNKS, PADDINGS, Padding, fairseq_counts
@@ -147,7 +148,7 @@ class _FeatureProjection(nn.Module):
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.feature_dim, eps=NORM_EPSILON)
         self.projection = nn.Linear(config.feature_dim, config.width)
-        self.dropout = nn.Dropout(config.input_dropout)
+        self.dropout = Dropout(config.input_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.dropout(self.projection(self.layer_norm(features)))

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upstream.model.attention import attend
 from upstream.model.config import EncoderConfig
+from upstream.model.dropout import Dropout
 from upstream.model.relative_position import GATE_DIM, gate, position_bias
 
 NORM_EPSILON = 1e-5
@@ -26,7 +28,7 @@ class Transformer(nn.Module):
         deep = config.positional_depth > 1
         self.pos_conv_embed = DeepPositionalEmbedding(config) if deep else _PositionalEmbedding(config)
         self.layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, first=index == 0) for index in range(config.layers))
         self.relative_distance = config.relative_distance if config.relative_buckets else None
 
@@ -155,7 +157,7 @@ class Block(nn.Module):
         super().__init__()
         self.pre_norm = config.pre_norm
         self.attention = Attention(config, first)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.width, eps=NORM_EPSILON)
@@ -210,20 +212,6 @@ class Attention(nn.Module):
         return self.out_proj(y.transpose(1, 2).reshape(B, T, D))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """Attention (B, H, T, D / H) of scaled queries, by the fused kernel except where that is slower.
-
-    In bfloat16 on CPUs two matrix products take half the time of torch's fused kernel up to about 500 frames; in
-    float32 it is the other way round.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=1.0)
-    logits = q @ k.transpose(-1, -2)  # (B, H, T, T)
-    if bias is not None:
-        logits = logits + bias
-    return F.dropout(logits.softmax(-1), dropout) @ v
-
-
 def _attention_bias(inside: Tensor, dtype: torch.dtype) -> Tensor:
     bias = torch.zeros(inside.shape, dtype=dtype, device=inside.device)
     return bias.masked_fill_(~inside, float("-inf"))[:, None, None]
@@ -235,9 +223,9 @@ class FeedForward(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.intermediate_dense = nn.Linear(config.width, config.ffn)
-        self.intermediate_dropout = nn.Dropout(config.activation_dropout)
+        self.intermediate_dropout = Dropout(config.activation_dropout)
         self.output_dense = nn.Linear(config.ffn, config.width)
-        self.output_dropout = nn.Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""

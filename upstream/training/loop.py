@@ -26,6 +26,7 @@ from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_int
 from upstream.progress import progress, say
+from upstream.training.allocator import keep_memory
 from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint
 from upstream.training.distributed import GradientSum
 from upstream.training.health import Finding
@@ -130,6 +131,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     Returns:
         The last validation, with the number of skipped updates.
     """
+    if device.type == "cpu":
+        keep_memory()
     optimiser = build_adamw(task.groups(), recipe.optimiser)
     start, state = load_checkpoint(folder / "checkpoints", task.model, optimiser)
     if len(set(ranks.gather(start))) > 1:

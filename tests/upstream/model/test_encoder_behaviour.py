@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from upstream.model import Encoder
-from upstream.model.transformer import PositionalConvolution, attend
+from upstream.model.attention import attend
+from upstream.model.transformer import PositionalConvolution
 
 WAVES = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
 
