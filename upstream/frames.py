@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+
 SAMPLE_RATE = 16_000  # Hz; the rate of every waveform inside hubertkit
 
 
@@ -88,6 +90,17 @@ KALDI_GRID = FrameGrid(kernels=(400,), strides=(160,))
 # Two Kaldi windows stacked. One hop of zeros at the end, so that an odd last window has a partner and the number of
 # frames is that of CONV_GRID for every length.
 STACKED_GRID = FrameGrid(kernels=(400, 2), strides=(160, 2), padding=160)
+
+
+def frame_counts(lengths: np.ndarray, grid: FrameGrid) -> np.ndarray:
+    """(N,) int64, `grid.frames` of each of `lengths (N,)` samples; in place, for there may be millions."""
+    counts = np.asarray(lengths, np.int64) + grid.padding
+    for kernel, stride in zip(grid.kernels, grid.strides):
+        counts -= kernel
+        counts //= stride
+        counts += 1
+    counts[np.asarray(lengths) < grid.least_samples] = 0
+    return counts
 
 
 def label_index(frame: int, label_rate: float, grid: FrameGrid) -> int:

@@ -11,6 +11,7 @@ from upstream.audio.batches import CropPlan, MicroBatch, crop_frames
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing, mix
 from upstream.audio.reading import AudioCache
+from upstream.frames import frame_counts
 from upstream.keyed import keyed, keyed_int
 from upstream.model import prepared
 from upstream.model.config import EncoderConfig
@@ -100,7 +101,7 @@ class CropReader:
 
     def _crops(self, subset: np.ndarray, accumulate: int, seed: int) -> CropPlan:
         grid, recipe = self._config.grid, self._recipe
-        lengths = np.array([grid.frames(int(n)) for n in self._manifest.lengths[subset]], np.int64)
+        lengths = frame_counts(self._manifest.lengths[subset], grid)
         # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one.
         return CropPlan(lengths, crop_frames(grid, recipe.crop_seconds), crop_frames(grid, recipe.least_seconds),
                         int(recipe.micro_batch_seconds * grid.rate), accumulate, seed)

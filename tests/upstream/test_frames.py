@@ -1,10 +1,11 @@
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.frames import CONV_GRID, KALDI_GRID, SAMPLE_RATE, STACKED_GRID, FrameGrid, label_index
+from upstream.frames import CONV_GRID, KALDI_GRID, SAMPLE_RATE, STACKED_GRID, FrameGrid, frame_counts, label_index
 
 GRIDS = [CONV_GRID, STACKED_GRID]
 
@@ -59,3 +60,13 @@ def test_frame_i_of_a_crop_sees_the_samples_of_frame_start_plus_i(frame, frames)
 def test_a_grid_that_is_none_is_refused(kernels, strides):
     with pytest.raises(ValueError, match="kernels"):
         FrameGrid(kernels, strides)
+
+
+@pytest.mark.parametrize("grid", [CONV_GRID, KALDI_GRID, STACKED_GRID, FrameGrid((7, 3), (2, 3), 5)])
+def test_many_lengths_at_once_give_the_frames_of_each(grid):
+    lengths = np.arange(3000)
+    found = frame_counts(lengths, grid)
+    assert found.tolist() == [grid.frames(n) for n in range(3000)]
+    assert found.dtype == np.int64
+    assert lengths.tolist() == list(range(3000))  # the caller's array is not touched
+    assert frame_counts(np.zeros(0, np.int64), grid).tolist() == []

@@ -6,8 +6,11 @@ run was resumed. It sees lengths only and reads no audio.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -72,27 +75,32 @@ class CropPlan:
         """Utterances too short to be used."""
         return int((self.lengths < self.least_frames).sum())
 
-    def epoch(self, epoch: int) -> list[list[tuple[np.ndarray, np.ndarray, int]]]:
+    def epoch(self, epoch: int) -> CropEpoch:
         """The updates of one epoch, each a list of micro-batches (rows, starts, frames of every row)."""
         rows, starts, frames = self._crops(epoch)
         rng = keyed(self.seed, "batches", epoch)
-        order = rng.permutation(len(rows))
-        order = order[np.argsort(-frames[order], kind="stable")]
-        groups = [order[first:last] for first, last in self._cuts(frames[order])]
-        groups = [groups[i] for i in rng.permutation(len(groups))]
-        micro = [(rows[g], starts[g], int(frames[g].min())) for g in groups]
-        full = max(1, len(micro) // self.accumulate)
-        return [micro[u * self.accumulate:(u + 1) * self.accumulate] for u in range(full)]
+        order = rng.permutation(len(rows)).astype(np.int32)
+        order = order[_longest_first(frames[order])]
+        bounds = self._bounds(frames[order])
+        return CropEpoch(rows, starts, frames, order, bounds, rng.permutation(len(bounds) - 1), self.accumulate)
 
     def from_update(self, update: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of `update` (from 1) and of all updates after it, without end."""
-        updates = len(self.epoch(0))  # the same in every epoch: it depends on lengths only
         while True:
-            epoch, place = divmod(update - 1, updates)
-            for micro in self.epoch(epoch)[place:]:
-                yield [MicroBatch(update, i, rows, starts, np.full(len(rows), frames))
+            epoch, place = divmod(update - 1, self._updates)
+            updates = self.epoch(epoch)
+            for micro in (updates[i] for i in range(place, self._updates)):
+                yield [MicroBatch(update, i, rows.astype(np.int64), starts.astype(np.int64),
+                                  np.full(len(rows), frames))
                        for i, (rows, starts, frames) in enumerate(micro)]
                 update += 1
+
+    @cached_property
+    def _updates(self) -> int:
+        """Updates of an epoch: the same in every one, since it depends on lengths only."""
+        _, counts, lengths = self._usable()
+        sizes = np.repeat(np.minimum(lengths, self.crop_frames), counts)
+        return max(1, (len(self._bounds(sizes[_longest_first(sizes)])) - 1) // self.accumulate)
 
     def discarded(self, epoch: int = 0) -> float:
         """Share of the usable frames that an epoch does not see because rows are cut to the shortest or left over."""
@@ -105,32 +113,82 @@ class CropPlan:
                     seen[base[row] + start:base[row] + start + frames] = True
         return 1 - float(seen.sum()) / float(usable)
 
+    def _usable(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Utterances that are long enough, how many crops each gives, and their lengths; int32."""
+        usable = np.flatnonzero(self.lengths >= self.least_frames).astype(np.int32)
+        lengths = self.lengths[usable].astype(np.int32)
+        counts = lengths / self.crop_frames
+        return usable, np.maximum(1, np.round(counts, out=counts), out=counts).astype(np.int32), lengths
+
     def _crops(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Row, start and frames of every crop of an epoch, vectorised over utterances."""
-        usable = np.flatnonzero(self.lengths >= self.least_frames)
-        lengths = self.lengths[usable]
-        counts = np.maximum(1, np.round(lengths / self.crop_frames)).astype(np.int64)
+        """Row, start and frames of every crop of an epoch, int32, vectorised over utterances."""
+        # There may be millions: one array at a time, and in place where that is possible.
+        usable, counts, lengths = self._usable()
         rows = np.repeat(usable, counts)
-        number = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        size = np.minimum(np.repeat(lengths, counts), self.crop_frames)
-        slack = np.repeat(lengths - counts * np.minimum(lengths, self.crop_frames), counts)
-        repeated = np.repeat(counts, counts)
+        number = np.arange(len(rows), dtype=np.int32)
+        number -= np.repeat(np.cumsum(counts, dtype=np.int32) - counts, counts)
+        size = np.minimum(lengths, np.int32(self.crop_frames))
+        slack = np.repeat(lengths - counts * size, counts)
+        size = np.repeat(size, counts)
+        counts = np.repeat(counts, counts)
+        del usable, lengths
         # Where there is room, one keyed draw a crop splits it into gaps before the crops (sorted, so crops do not
         # overlap); where there is none, the crops are spread evenly and overlap.
         draws = keyed(self.seed, "crops", epoch).random(len(rows))
-        draws = draws[np.lexsort((draws, rows))]
-        loose = number * size + np.floor(draws * (slack + 1)).astype(np.int64)
-        tight = np.floor(number * (size + slack / np.maximum(1, repeated - 1))).astype(np.int64)
-        starts = np.where(slack >= 0, loose, tight)
+        several = np.flatnonzero(counts > 1)
+        drawn = draws[several]
+        draws[several] = drawn[np.lexsort((drawn, rows[several]))]
+        draws *= slack + np.int32(1)
+        starts = number * size
+        starts += np.floor(draws, out=draws).astype(np.int32)
+        del draws
+        tight = np.flatnonzero(slack < 0)
+        step = size[tight] + slack[tight] / np.maximum(1, counts[tight] - 1)
+        starts[tight] = np.floor(number[tight] * step).astype(np.int32)
         return rows, starts, size
 
-    def _cuts(self, frames: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Consecutive groups of rows (longest first) that fit a micro-batch."""
-        first = 0
-        while first < len(frames):
-            last = min(len(frames), first + max(1, self.micro_frames // int(frames[first])))
-            yield first, last
-            first = last
+    def _bounds(self, frames: np.ndarray) -> np.ndarray:
+        """(G + 1,) int64: where consecutive groups of rows (longest first) that fit a micro-batch begin and end."""
+        bounds = array("q", [0])
+        while bounds[-1] < len(frames):
+            bounds.append(min(len(frames), bounds[-1] + max(1, self.micro_frames // int(frames[bounds[-1]]))))
+        return np.frombuffer(bounds, np.int64)
+
+
+class CropEpoch(Sequence[list[tuple[np.ndarray, np.ndarray, int]]]):
+    """The updates of an epoch, each a list of micro-batches (rows, starts, frames of every row).
+
+    Millions of utterances are kept as arrays, 16 bytes a crop; an update becomes Python objects when it is asked for.
+    """
+
+    def __init__(self, rows: np.ndarray, starts: np.ndarray, frames: np.ndarray, order: np.ndarray, bounds: np.ndarray,
+                 groups: np.ndarray, accumulate: int) -> None:
+        """`rows`, `starts`, `frames` (crops,): the crops; `order[bounds[g]:bounds[g + 1]]` are those of micro-batch g,
+        and `groups` is the order of the micro-batches."""
+        self._rows, self._starts, self._frames = rows, starts, frames
+        self._order, self._bounds, self._groups, self._accumulate = order, bounds, groups, accumulate
+
+    def __len__(self) -> int:
+        return max(1, len(self._groups) // self._accumulate)  # what does not fill an update is left over
+
+    def __getitem__(self, update: Any) -> Any:
+        if isinstance(update, slice):
+            return [self[i] for i in range(*update.indices(len(self)))]
+        if not -len(self) <= update < len(self):
+            raise IndexError(f"update {update} of an epoch with {len(self)}")
+        first = update % len(self) * self._accumulate
+        return [self._micro_batch(int(g)) for g in self._groups[first:first + self._accumulate]]
+
+    def _micro_batch(self, group: int) -> tuple[np.ndarray, np.ndarray, int]:
+        crops = self._order[self._bounds[group]:self._bounds[group + 1]]
+        return self._rows[crops], self._starts[crops], int(self._frames[crops[-1]])  # the last is the shortest
+
+
+def _longest_first(frames: np.ndarray) -> np.ndarray:
+    """Places of these lengths, longest first, equal ones in their order; 16 bits sort ten times as fast as 64."""
+    top = int(frames.max())
+    kind = np.uint16 if top < 1 << 16 else np.int32
+    return np.argsort((top - frames).astype(kind), kind="stable").astype(np.int32)
 
 
 @dataclass(frozen=True)

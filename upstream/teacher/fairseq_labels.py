@@ -10,9 +10,9 @@ import numpy as np
 from upstream.audio.corpora.lines import lines_of
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
-from upstream.frames import CONV_GRID, KALDI_GRID
+from upstream.frames import CONV_GRID, KALDI_GRID, frame_counts
 from upstream.stage import disk_errors, file_hash, writing
-from upstream.teacher.gate import check_coverage, frame_counts
+from upstream.teacher.gate import check_coverage
 from upstream.teacher.units import Units, UnitsWriter
 
 GRIDS = {50: CONV_GRID, 100: KALDI_GRID}  # labels a second -> frames; MFCCs have 100

@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from upstream.errors import InputError
-from upstream.frames import CONV_GRID, KALDI_GRID, FrameGrid
+from upstream.frames import CONV_GRID, KALDI_GRID, FrameGrid, frame_counts
 from upstream.teacher.units import Units
 
 OVERRULABLE = ("unused", "share", "teacher")
@@ -112,12 +112,6 @@ def check_same_teacher(train: Units, valid: Units, rules: GateRules | None = Non
         raise InputError(f"{valid.folder}: units of {_teacher(valid)}, those of {train.folder} are of "
                          f"{_teacher(train)}: class 7 of one is not class 7 of the other; label both with one teacher"
                          f"{_overruling('teacher')}")
-
-
-def frame_counts(lengths: np.ndarray, grid: FrameGrid) -> np.ndarray:
-    """(N,) int64 frames of utterances of `lengths (N,)` samples."""
-    different, place = np.unique(lengths, return_inverse=True)
-    return np.array([grid.frames(int(n)) for n in different], np.int64)[place]
 
 
 def _check_counts(units: Units, ids: list[str], manifest: Lengths, grid: FrameGrid) -> None:

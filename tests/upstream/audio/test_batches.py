@@ -1,3 +1,5 @@
+from math import floor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from upstream.audio.batches import CropPlan, UtterancePlan
 from upstream.errors import InputError
+from upstream.keyed import keyed
 
 lengths = st.lists(st.integers(1, 2000), min_size=1, max_size=60).map(lambda x: np.array(x, np.int64))
 
@@ -109,3 +112,53 @@ def test_nothing_long_enough_is_said():
         CropPlan(np.array([10, 20]), 100, 50, 100, 1, 0)
     with pytest.raises(InputError, match="cannot hold a crop"):
         CropPlan(np.array([100]), 100, 50, 99, 1, 0)
+
+
+def plain_epoch(plan, epoch):
+    """What `CropPlan.epoch` does, an utterance, a crop and a micro-batch at a time."""
+    crops = []
+    counts = {i: max(1, round(n / plan.crop_frames)) for i, n in enumerate(plan.lengths.tolist())
+              if n >= plan.least_frames}
+    draws = iter(keyed(plan.seed, "crops", epoch).random(sum(counts.values())).tolist())
+    for row, count in counts.items():
+        length = int(plan.lengths[row])
+        size = min(length, plan.crop_frames)
+        slack = length - count * size
+        for number, draw in enumerate(sorted(next(draws) for _ in range(count))):
+            start = number * size + floor(draw * (slack + 1)) if slack >= 0 else \
+                floor(number * (size + slack / max(1, count - 1)))
+            crops.append((row, start, size))
+    rng = keyed(plan.seed, "batches", epoch)
+    crops = sorted((crops[i] for i in rng.permutation(len(crops))), key=lambda crop: -crop[2])
+    groups = []
+    while crops:
+        fit = max(1, plan.micro_frames // crops[0][2])
+        groups.append((crops[:fit], crops[:fit][-1][2]))
+        crops = crops[fit:]
+    groups = [groups[i] for i in rng.permutation(len(groups))]
+    whole = max(1, len(groups) // plan.accumulate)
+    return [groups[u * plan.accumulate:(u + 1) * plan.accumulate] for u in range(whole)]
+
+
+@given(lengths=lengths, crop=st.integers(10, 400), micro=st.integers(1, 4), accumulate=st.integers(1, 3),
+       epoch=st.integers(0, 5))
+def test_an_epoch_is_that_of_the_plain_algorithm(lengths, crop, micro, accumulate, epoch):
+    if not usable(lengths, 10):
+        return
+    plan = CropPlan(lengths, crop, 10, micro * crop, accumulate, 3)
+    found = [[([*zip(rows.tolist(), starts.tolist())], frames) for rows, starts, frames in update]
+             for update in plan.epoch(epoch)]
+    expected = [[([crop[:2] for crop in crops], frames) for crops, frames in update]
+                for update in plain_epoch(plan, epoch)]
+    assert found == expected
+    batches = plan.from_update(1 + epoch * len(expected))
+    for update in expected:
+        assert [(m.rows.tolist(), m.frames[0]) for m in next(batches)] == [([r for r, _ in c], f) for c, f in update]
+
+
+def test_an_epoch_is_a_sequence():
+    updates = CropPlan(np.full(20, 450), 200, 20, 400, 1, 0).epoch(0)
+    assert len(updates[2:5]) == 3
+    assert updates[-1][0][0].tolist() == list(updates)[-1][0][0].tolist()
+    with pytest.raises(IndexError):
+        updates[len(updates)]
