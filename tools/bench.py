@@ -14,15 +14,19 @@ from rich.console import Console
 from benchmarks.low_resource import run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
 from benchmarks.results import table, write_results
+from benchmarks.scale import HOURS, UTTERANCES
+from benchmarks.scale import run as run_scale
 from benchmarks.speed import plan_for
 from benchmarks.speed import run as run_speed
 from tools.launch import AUTO, RanksOption, launched
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.recipe import load_recipe
+from upstream.stage import disk_errors
 from upstream.training.loop import best_device
 
 app = typer.Typer(no_args_is_help=True)
+SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory", "limit_memory"]
 SPEED_COLUMNS = ["system", "model", "precision", "seconds", "share_of_peak", "peak_memory"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
@@ -62,4 +66,22 @@ def speed(
     results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_speed(plan_for(chosen, quick), say)}
     write_results(out, results)
     Console().print(table(results["rows"], SPEED_COLUMNS))
+    print(out)
+
+
+@app.command("scale")
+def scale(
+    out: Annotated[Path, typer.Option(help="The results file; the manifest is made beside it and removed.")] = Path(
+        "scale.json"),
+    utterances: Annotated[int, typer.Option(help="Of the synthetic manifest; 15.4 s each.")] = UTTERANCES,
+) -> None:
+    """Open a manifest of 14 million utterances (60,000 h) and plan an epoch: seconds and peak memory."""
+    if utterances < 1:
+        raise UsageError(f"--utterances {utterances}: at least 1")
+    command = shlex.join(["hubertkit", *sys.argv[1:]])
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        results = {"command": command, **run_scale(utterances, HOURS * utterances / UTTERANCES, out.absolute().parent)}
+    write_results(out, results)
+    Console().print(table(results["rows"], SCALE_COLUMNS))
     print(out)
