@@ -17,7 +17,9 @@ from rich.table import Table
 from downstream.lm.arpa import ngram_counts, write_arpa
 from downstream.lm.arrays import pack as pack_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
+from downstream.lm.loading import load_arpa
 from downstream.lm.on_disk import estimate_to_file
+from downstream.lm.pruning import prune_to_bytes, prune_to_loss, prune_to_ngrams
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
 from upstream.errors import InputError, UsageError
@@ -27,12 +29,14 @@ app = typer.Typer(no_args_is_help=True)
 
 Normalise = Annotated[bool, typer.Option("--normalise", help="First make every line upper case, A-Z and apostrophes.")]
 
+Out = Annotated[Path, typer.Option(help="ARPA file to write; gzipped if its name ends in .gz.")]
+
 
 @app.command()
 def build(
     texts: Annotated[list[Path], typer.Argument(help="Plain or .gz text, one sentence a line, taken as it is.")],
-    order: Annotated[int, typer.Option(min=1, help="Words of the longest n-grams.")] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(help="ARPA file to write; gzipped if its name ends in .gz.")] = ...,  # type: ignore[assignment]
+    order: Annotated[int, typer.Option(min=1, help="Words of the longest n-grams.")],
+    out: Out,
     normalise: Normalise = False,
     prune: Annotated[str, typer.Option(help="Leave out n-grams seen at most so often, e.g. 0,0,1.")] = "0",
     discount_fallback: Annotated[bool, typer.Option("--discount-fallback", help="Take discounts of 0.5, 1 and 1.5 "
@@ -50,8 +54,7 @@ def build(
     temporary: Annotated[Path | None, typer.Option(help="Folder for these files instead of that of --out.")] = None,
 ) -> None:
     """Estimate an interpolated modified Kneser-Ney model, as KenLM's lmplz does."""
-    if out.is_dir():
-        raise UsageError(f"{out}: a folder; --out names the ARPA file to write")
+    _check_out(out)
     if temporary is not None and not temporary.is_dir():
         raise UsageError(f"--temporary {temporary}: no such folder")
     if temporary is not None and memory is None:
@@ -78,9 +81,41 @@ def build(
 
 
 @app.command()
+def prune(
+    model: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped.")],
+    out: Out,
+    ngrams: Annotated[int | None, typer.Option(help="Keep at most so many n-grams of all orders together.")] = None,
+    megabytes: Annotated[float | None, typer.Option(help="Keep what a file of so many million bytes holds, not "
+                                                         "gzipped.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Leave out n-grams by each of which the perplexity grows by "
+                                                         "less than this part of itself, e.g. 1e-8.")] = None,
+) -> None:
+    """Make a model smaller by relative entropy: the n-grams go that change it least."""
+    if sum(wanted is not None for wanted in (ngrams, megabytes, threshold)) != 1:
+        raise UsageError("give one of --ngrams, --megabytes and --threshold")
+    _check_out(out)
+    with progress("reading", 1) as report:
+        whole = load_arpa(model, report, say)
+    if ngrams is not None:
+        pruned = prune_to_ngrams(whole, ngrams)
+    elif megabytes is not None:
+        pruned = prune_to_bytes(whole, int(megabytes * 1e6))
+    else:
+        pruned = prune_to_loss(whole, threshold or 0.0)
+    with progress("writing", sum(map(len, pruned.orders))) as report:
+        write_arpa(pruned, out, report)
+    say(f"written: {out}")
+    table = Table("order", "n-grams", "before")
+    for number, grams in enumerate(whole.orders):
+        kept = len(pruned.orders[number]) if number < len(pruned.orders) else 0
+        table.add_row(str(number + 1), str(kept), str(len(grams)))
+    Console().print(table)
+
+
+@app.command()
 def pack(
     model: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped.")],
-    out: Annotated[Path, typer.Option(help="File to write, for instance lm.ngrams.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="File to write, for instance lm.ngrams.")],
 ) -> None:
     """Write the arrays from which `batched` decodes; processes share them in memory."""
     with progress("reading", 1) as report:
@@ -127,6 +162,11 @@ def score(
         print(f"{sum(word.logprob for word in words):.4f}\t{sentence}")
     print(f"perplexity {found.with_unknown:.2f}, without unknown words {found.without_unknown:.2f} "
           f"({found.tokens} tokens, {found.unknown} unknown)")
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise UsageError(f"{out}: a folder; --out names the ARPA file to write")
 
 
 def _thresholds(prune: str) -> tuple[int, ...]:

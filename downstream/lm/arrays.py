@@ -12,7 +12,6 @@ probability. So a score is one sum of two numbers, whatever was backed off.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,10 +27,10 @@ from downstream.lm.kneser_ney import NGramModel
 from downstream.lm.loading import load_arpa
 from downstream.lm.perfect_hash import build, slots_for, slots_of
 from downstream.lm.reading import BOS, EOS, UNK
+from downstream.lm.tree import Tree, tree_of
 from upstream.errors import FormatError, HubertkitError
 from upstream.stage import file_hash
 
-LN10 = math.log(10.0)
 _VERSION = 2  # of the arrays' meaning
 
 Progress = Callable[[float, float], None]
@@ -189,64 +188,25 @@ def write_model(model: NGramModel, out: Path, arpa_sha256: str = "") -> None:
 
 
 def _arrays_of(model: NGramModel) -> dict[str, np.ndarray]:
-    nodes = _nodes_of(model)
-    size, first = len(model.words), 1 + len(model.words)
-    seeds, slots = build(nodes.keys[first:])
+    tree = tree_of(model)
+    contexts, unigrams = tree.orders[-1].start, tree.orders[0]  # nodes below `contexts` are of all orders but the last
+    relative, after = tree.logprob - tree.total[tree.prefix], _after(tree)
+    seeds, slots = build(tree.keys[unigrams.stop:])
     keys = np.full(slots_for(len(slots)), -1)
-    keys[slots] = nodes.keys[first:]
-    places = np.append(np.arange(len(keys), len(keys) + size), slots)  # of the unigrams, and of all others
-    relative, after = np.zeros(len(keys) + size), np.zeros(len(keys) + size, np.int32)
-    relative[places], after[places] = nodes.relative[1:], nodes.after[1:]
-    return {"unigrams": nodes.relative[1:first].astype(np.float32), "seeds": seeds, "keys": keys, "relative": relative,
-            "after": after, "link": nodes.link, "total": nodes.total}
+    keys[slots] = tree.keys[unigrams.stop:]
+    places = np.append(len(keys) + np.arange(tree.vocabulary), slots)  # of the unigrams, and of all others
+    by_place, after_by_place = np.zeros(len(keys) + tree.vocabulary), np.zeros(len(keys) + tree.vocabulary, np.int32)
+    by_place[places], after_by_place[places] = relative[1:], after[1:]
+    return {"unigrams": tree.logprob[unigrams].astype(np.float32), "seeds": seeds, "keys": keys, "relative": by_place,
+            "after": after_by_place, "link": after[tree.suffix[:contexts]], "total": tree.total[:contexts]}
 
 
-@dataclass(frozen=True)
-class _Nodes:
-    """All n-grams by node, the longest ones too; fields as in `NgramArrays`. `keys` rise from node to node."""
-
-    keys: np.ndarray
-    relative: np.ndarray
-    after: np.ndarray
-    link: np.ndarray
-    total: np.ndarray
-
-
-def _nodes_of(model: NGramModel) -> _Nodes:
-    size = len(model.words)
-    starts = np.cumsum([0, 1, *(len(grams) for grams in model.orders)])  # starts[k]: first node of order k
-    prefix = np.concatenate([[0], *(grams.prefix + start for start, grams in zip(starts, model.orders))])
-    word = np.concatenate([[0], *(grams.word for grams in model.orders)])
-    keys = prefix * size + word
-    keys[0] = -1  # no n-gram has the empty one as its end
-    logprob = np.concatenate([[0.0], *(grams.logprob.astype(float) * LN10 for grams in model.orders)])
-    backoff = np.concatenate([[0.0], *(grams.backoff.astype(float) * LN10 for grams in model.orders[:-1])])
-    contexts = len(backoff)
-    extended = np.bincount(prefix[1:], minlength=contexts) > 0
-    link, after, total = np.zeros(contexts, np.int32), np.zeros(len(word), np.int32), np.zeros(contexts)
-    for k in range(1, len(model.orders) + 1):
-        nodes = slice(int(starts[k]), int(starts[k + 1]))
-        suffix = _suffixes(keys, link, prefix[nodes], word[nodes], size) if k > 1 else np.zeros(size, np.int64)
-        after[nodes] = after[suffix]
-        if k < len(model.orders):
-            total[nodes] = backoff[nodes] + total[suffix]
-            link[nodes] = after[suffix]
-            matters = extended[nodes] | (backoff[nodes] != 0)
-            after[nodes] = np.where(matters, np.arange(nodes.start, nodes.stop), after[suffix])
-    return _Nodes(keys, logprob - total[prefix], after, link, total)
-
-
-def _suffixes(keys: np.ndarray, link: np.ndarray, prefix: np.ndarray, word: np.ndarray, size: int) -> np.ndarray:
-    """Nodes of the longest suffixes that are n-grams themselves; pruning may have taken some."""
-    found = 1 + word
-    context, left = prefix, np.arange(len(word))
-    while len(left):
-        context = link[context].astype(np.int64)
-        wanted = context * size + word[left]
-        nodes = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        there = keys[nodes] == wanted
-        found[left[there]] = nodes[there]
-        context, left = context[~there], left[~there]
+def _after(tree: Tree) -> np.ndarray:
+    """(nodes,) int32, the longest suffix of each node, or the node itself, that changes what comes after."""
+    matters = (np.bincount(tree.prefix, minlength=len(tree.word)) > 0) | (tree.backoff != 0)
+    found = np.arange(len(tree.word), dtype=np.int32)
+    for order in tree.orders:
+        found[order] = np.where(matters[order], found[order], found[tree.suffix[order]])
     return found
 
 

@@ -13,6 +13,8 @@ from tools.main import run
 ORACLES = Path(__file__).parents[1] / "oracles/kenlm"
 SMALL, HELDOUT = str(ORACLES / "text/small.txt"), str(ORACLES / "text/heldout.txt")
 
+O3 = str(ORACLES / "arpa/small.o3.arpa.gz")
+
 
 def close(ours: Path, name: str) -> bool:
     mine, theirs = read_arpa(ours), read_arpa(ORACLES / f"arpa/{name}.arpa.gz")
@@ -74,6 +76,19 @@ def test_building_tells_the_counts_and_leaves_standard_error_to_the_rest(tmp_pat
     assert "lm.arpa" in said.err.replace("\n", "")
 
 
+@pytest.mark.parametrize(("how", "value", "ngrams"), [
+    ("--ngrams", "5000", 5000), ("--megabytes", "0.1", 5000), ("--threshold", "1e-5", 8000),
+])
+def test_pruning_leaves_a_smaller_model_that_kenlm_reads(tmp_path, capsys, how, value, ngrams):
+    out = tmp_path / "pruned.arpa.gz"
+    assert run(["lm", "prune", str(ORACLES / "arpa/small.o3.arpa.gz"), "--out", str(out), how, value]) == 0
+    assert "6386" in capsys.readouterr().out
+    assert 0.5 * ngrams < sum(map(len, read_arpa(out))) <= ngrams
+    if how == "--megabytes":
+        assert 95_000 < len(gzip.decompress(out.read_bytes())) <= 100_000
+    assert run(["lm", "score", str(out), HELDOUT]) == 0
+
+
 def test_packing_writes_arrays_and_leaves_those_of_the_same_model(tmp_path, capsys):
     out = tmp_path / "lm.ngrams"
     for says in ("written", "as it was"):
@@ -127,6 +142,13 @@ def test_a_text_to_score_may_be_normalised_and_compressed(tmp_path, capsys):
     (["build", "nothing", "--order", "2", "--out", "x"], 1, "nothing: no text"),
     (["build", "nothing", "--order", "2", "--out", "x", "--memory", "8G"], 1, "nothing: no text"),
     (["info", "nothing"], 1, "nothing: "), (["score", "nothing", HELDOUT], 1, "nothing: an empty file"),
+    (["prune", O3, "--out", "x"], 2, "give one of --ngrams, --megabytes and --threshold"),
+    (["prune", O3, "--out", "x", "--ngrams", "5", "--threshold", "1e-8"], 2, "give one of"),
+    (["prune", O3, "--out", "x", "--ngrams", "5"], 2, "1675 words, which all stay"),
+    (["prune", O3, "--out", "x", "--threshold", "0"], 2, "must be above 0"),
+    (["prune", O3, "--out", ".", "--ngrams", "5000"], 2, "--out names the ARPA file"),
+    (["prune", SMALL, "--out", "x", "--ngrams", "5000"], 1, "line 1: not an ARPA file"),
+    (["pack", "nothing", "--out", "x"], 1, "nothing: an empty file"), (["pack", "none", "--out", "x"], 2, "no such"),
     (["info", SMALL], 1, "not an ARPA file"), (["info", "none"], 2, "none: no such file"),
     (["score", str(ORACLES / "arpa/small.o1.arpa.gz"), HELDOUT], 1, "of order 1"),
     (["score", str(ORACLES / "arpa/small.o2.arpa.gz"), "none"], 2, "none: no such file"),
