@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tools.gate import pass_gate
 from tools.sweep import sweep_layers, whole_numbers
 from tools.units import load_teacher, source_of
 from upstream.audio.manifest import Manifest
@@ -33,6 +34,7 @@ from upstream.training.loop import best_device
 
 app = typer.Typer(no_args_is_help=True)
 app.command("sweep")(sweep_layers)
+app.command("gate")(pass_gate)
 
 
 @app.callback()

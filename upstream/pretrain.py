@@ -186,7 +186,7 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
             source = matching_source(teacher, _encoder(round_.teacher, before, device), device=device)
             units = teacher.label(source, corpus.manifest, target, read=AudioCache(corpus.manifest).wave,
                                   progress=report)
-        histograms = check_units(units, corpus.manifest)
+        histograms = check_units(units, corpus.manifest, rules=recipe.gate, teacher_hash=teacher_hash)
         return {"hash": units.hash, "classes": list(units.classes), "histogram": [h.tolist() for h in histograms]}
 
     return run_stage(folder / "units", "units", version=1, settings={}, work=work, say=say,
@@ -224,7 +224,7 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     def work(target: Path) -> dict[str, Any]:
         units = Units.load(folder / "units") if units_hash is not None else None
         if units is not None:
-            check_units(units, corpus.manifest)
+            check_units(units, corpus.manifest, rules=recipe.gate)
         task = _task(recipe, round_, corpus, units, noise, device)
         final = train(task, round_.training, target, seed=recipe.seed, device=device,
                       what=f"round {round_.number}: encoder", examine=examine)

@@ -12,6 +12,7 @@ from upstream.model.config import EncoderConfig
 from upstream.model.masking import SpanMask
 from upstream.model.quantiser import GumbelSchedule
 from upstream.recipe import as_settings, refine
+from upstream.teacher.gate import GateRules
 from upstream.training.loop import TrainingRecipe
 
 SHIPPED = Path(__file__).with_name("recipes")
@@ -149,6 +150,7 @@ class PretrainRecipe:
     mixing: Mixing = field(default_factory=Mixing)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     probe: ProbeRecipe = field(default_factory=ProbeRecipe)
+    gate: GateRules = field(default_factory=GateRules)  # what labels must be like before they are trained on
     rounds: list[RoundRecipe] = field(default_factory=lambda: [RoundRecipe()])
 
     def __post_init__(self) -> None:
