@@ -16,6 +16,7 @@ from rich.table import Table
 
 from downstream.lm.arpa import ngram_counts, write_arpa
 from downstream.lm.arrays import pack as pack_arpa
+from downstream.lm.interpolation import Pair
 from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
 from downstream.lm.loading import load_arpa
 from downstream.lm.on_disk import estimate_to_file
@@ -109,6 +110,36 @@ def prune(
     for number, grams in enumerate(whole.orders):
         kept = len(pruned.orders[number]) if number < len(pruned.orders) else 0
         table.add_row(str(number + 1), str(kept), str(len(grams)))
+    Console().print(table)
+
+
+@app.command()
+def interpolate(
+    first: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    dev: Annotated[Path, typer.Option(help="Plain or .gz text, one sentence a line, on which the weight is tuned.")],
+    out: Out,
+    normalise: Normalise = False,
+) -> None:
+    """Mix two models into one, weighted so that a text is likeliest; the words are those of both."""
+    _check_out(out)
+    sentences = [normalised(line) if normalise else line for line in _lines(dev)]
+    with progress("reading", 2) as report:
+        models = [load_arpa(path, lambda done, total, i=i: report(i + done / total, 2), say)  # type: ignore[misc]
+                  for i, path in enumerate((first, second))]
+    pair = Pair(*models)
+    for path, words in zip((first, second), pair.only):
+        if words:
+            say(f"{words} words are in {path} alone; the other model gives them no probability")
+    tuned = pair.tune(sentences)
+    mixed = pair.mixed(tuned.weight)
+    with progress("writing", sum(map(len, mixed.orders))) as report:
+        write_arpa(mixed, out, report)
+    say(f"written: {out}")
+    table = Table("model", "weight", "perplexity without unknown words", "unknown words")
+    weights = (f"{tuned.weight:.4f}", f"{1 - tuned.weight:.4f}", "")
+    for row in zip((str(first), str(second), "mixed"), weights, tuned.perplexities, tuned.unknown):
+        table.add_row(*row[:2], f"{row[2]:.2f}", str(row[3]))
     Console().print(table)
 
 

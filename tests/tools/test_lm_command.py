@@ -89,6 +89,22 @@ def test_pruning_leaves_a_smaller_model_that_kenlm_reads(tmp_path, capsys, how, 
     assert run(["lm", "score", str(out), HELDOUT]) == 0
 
 
+def test_interpolating_tells_the_weight_and_the_words_that_one_model_lacks(tmp_path, capsys):
+    dev, out = tmp_path / "dev.gz", tmp_path / "mixed.arpa"
+    dev.write_bytes(gzip.compress(b"The time traveller came back.\n"))
+    parts = Path(SMALL).read_text().splitlines(keepends=True)
+    for name, lines in (("a", parts[:300]), ("b", parts[200:])):
+        (tmp_path / name).write_text("".join(lines))
+        assert run(["lm", "build", str(tmp_path / name), "--order", "2", "--out", str(tmp_path / f"{name}.arpa")]) == 0
+    capsys.readouterr()
+    assert run(["lm", "interpolate", str(tmp_path / "a.arpa"), str(tmp_path / "b.arpa"), "--dev", str(dev), "--out",
+                str(out), "--normalise"]) == 0
+    said = capsys.readouterr()
+    assert "mixed" in said.out
+    assert said.err.replace("\n", " ").count("the other model gives them") == 2
+    assert len(read_arpa(out)[0]) == 1675
+
+
 def test_packing_writes_arrays_and_leaves_those_of_the_same_model(tmp_path, capsys):
     out = tmp_path / "lm.ngrams"
     for says in ("written", "as it was"):
@@ -148,6 +164,9 @@ def test_a_text_to_score_may_be_normalised_and_compressed(tmp_path, capsys):
     (["prune", O3, "--out", "x", "--threshold", "0"], 2, "must be above 0"),
     (["prune", O3, "--out", ".", "--ngrams", "5000"], 2, "--out names the ARPA file"),
     (["prune", SMALL, "--out", "x", "--ngrams", "5000"], 1, "line 1: not an ARPA file"),
+    (["interpolate", O3, O3, "--dev", "none", "--out", "x"], 2, "none: no such file"),
+    (["interpolate", O3, O3, "--dev", "nothing", "--out", "x"], 1, "no sentence"),
+    (["interpolate", O3, "nothing", "--dev", SMALL, "--out", "x"], 1, "nothing: an empty file"),
     (["pack", "nothing", "--out", "x"], 1, "nothing: an empty file"), (["pack", "none", "--out", "x"], 2, "no such"),
     (["info", SMALL], 1, "not an ARPA file"), (["info", "none"], 2, "none: no such file"),
     (["score", str(ORACLES / "arpa/small.o1.arpa.gz"), HELDOUT], 1, "of order 1"),
