@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import soundfile
+
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.lines import ids_of, keyed_lines
-from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
+from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of, probe
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError, UsageError
 
@@ -47,17 +49,18 @@ def import_kaldi(src: Path, root: Path | None = None, skip: Skip | None = None) 
 def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
     """Write `wav.scp`, `utt2spk`, `spk2utt` and, where needed, `segments` and `text`, sorted as Kaldi wants it.
 
-    An utterance of an unknown speaker is a speaker of its own, as in Kaldi. Whether an utterance is a whole file is
-    not looked up: there are segments if any file has several utterances or any utterance starts inside its file.
+    An utterance of an unknown speaker is a speaker of its own, as in Kaldi. There are segments where an utterance is
+    not the whole of its file.
 
     Raises:
-        InputError: a path or a speaker that Kaldi's files cannot hold, audio inside a tar or a Parquet file.
+        InputError: a path or a speaker that Kaldi's files cannot hold, audio inside a tar or a Parquet file, or a file
+            that cannot be read.
     """
     rows = sorted(manifest, key=lambda u: u.id.encode())
     for u in rows:
         _refuse(u)
     paths = sorted({u.audio for u in rows})
-    if len(paths) == len(rows) and not any(u.start for u in rows):
+    if len(paths) == len(rows) and all(map(_is_whole, rows, probe(Entry(u.id, u.audio) for u in rows))):
         scp, segments = [f"{u.id} {u.audio}" for u in rows], []
     else:
         names = dict(zip(paths, ids_of(Path("/"), paths)))
@@ -116,6 +119,12 @@ def _of_utterances(path: Path, ids: set[str]) -> dict[str, str]:
     if unknown is not None:
         raise InputError(f"{path}: {unknown} is no utterance of this folder; mend it with Kaldi's fix_data_dir.sh")
     return found
+
+
+def _is_whole(u: Utterance, file: soundfile.SoundFile | str) -> bool:
+    if isinstance(file, str):
+        raise InputError(f"{u.id}: {u.audio}: {file}")
+    return u.start == 0 and u.samples == file.frames
 
 
 def _refuse(u: Utterance) -> None:
