@@ -276,3 +276,8 @@ def _check(u: Utterance) -> None:
         os.fspath(u.audio).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{os.fspath(u.audio)!r}: the name is not UTF-8; rename the file") from error
+    for what in (u.id, u.speaker, u.text):
+        try:
+            (what or "").encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{u.id!r} of {u.audio}: {what!r} cannot be written as UTF-8; correct it") from error

@@ -280,3 +280,35 @@ class TestLibriLight:
             import_libri_light(layout / "9h", "10min")
         with pytest.raises(UsageError, match="only 10min has folds"):
             import_libri_light(layout, "1h", fold=2)
+
+
+class TestSpoiltLists:
+    """Found by changing bytes of sound lists at random: none may end in anything but one line."""
+
+    @pytest.mark.parametrize("times", ["inf 1", "0 inf", "nan 1", "0 nan", "0 1e400", "-1 1"])
+    def test_times_that_are_no_numbers_are_faults_of_their_utterance(self, tmp_path, times):
+        audio(tmp_path / "a.wav", 16_000)
+        (tmp_path / "wav.scp").write_text("a a.wav\n")
+        (tmp_path / "segments").write_text(f"x a {times}\n")
+        with pytest.raises(InputError, match=r"a\.wav: (from|ends)"):
+            import_kaldi(tmp_path, tmp_path)
+
+    @pytest.mark.parametrize("row", [
+        {"audio_filepath": "a.wav", "duration": float("nan")}, {"audio_filepath": "a.wav", "offset": 10**400},
+        {"audio_filepath": "\ud800.wav"}, {"audio_filepath": "a.wav\0.flac"},
+        {"audio_filepath": "a.wav", "id": "\ud800"}, {"audio_filepath": "a.wav", "text": "\ud800"},
+        {"audio_filepath": "a.wav", "speaker": "\ud800"}, {"audio_filepath": "a.wav", "id": ""}])
+    def test_values_that_cannot_be_are_one_line(self, tmp_path, row):
+        audio(tmp_path / "a.wav", 16_000)
+        (tmp_path / "m.jsonl").write_text(json.dumps(row))
+        if row.get("id") == "":
+            assert import_nemo(tmp_path / "m.jsonl").ids == ["a"]
+            return
+        with pytest.raises(InputError) as caught:
+            import_nemo(tmp_path / "m.jsonl")
+        assert "\n" not in str(caught.value)
+
+    def test_json_without_end_is_one_line(self, tmp_path):
+        (tmp_path / "m.jsonl").write_text("[" * 100_000)
+        with pytest.raises(InputError, match="line 1: not JSON"):
+            import_nemo(tmp_path / "m.jsonl")

@@ -138,3 +138,17 @@ class TestParquet:
         (tmp_path / "b.parquet").write_bytes(b"")
         with pytest.raises(InputError, match=r"b\.parquet"):
             import_parquet(tmp_path / "b.parquet", tmp_path / "x")
+
+    @pytest.mark.parametrize("compression", ["none", "snappy"])
+    def test_spoilt_bytes_end_in_one_line_or_in_audio(self, tmp_path, compression):
+        whole = self.written(tmp_path / "whole.parquet", compression=compression).read_bytes()
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            spoilt = bytearray(whole)
+            for place in rng.integers(0, len(whole), 3):
+                spoilt[place] = rng.integers(256)
+            (tmp_path / "a.parquet").write_bytes(spoilt)
+            try:
+                import_parquet(tmp_path / "a.parquet", tmp_path / "x")
+            except InputError as error:
+                assert "\n" not in str(error)  # noqa: PT017 most, but not all, are refused

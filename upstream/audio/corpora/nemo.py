@@ -12,6 +12,8 @@ from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError
 
+MOST_SECONDS = 10**9  # a whole number beyond cannot be seconds, and perhaps no float
+
 
 def import_nemo(src: Path, skip: Skip | None = None) -> Manifest:
     """A manifest of a JSONL file, in its order.
@@ -59,7 +61,7 @@ def export_nemo(manifest: Manifest, path: Path) -> Path:
 def _row(src: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{src}, line {number}: not JSON ({error})") from error
     if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str) or not row["audio_filepath"]:
         raise InputError(f"{src}, line {number}: no audio_filepath; expected NeMo's "
@@ -67,6 +69,8 @@ def _row(src: Path, number: int, line: str) -> dict[str, Any]:
     if "channel_selector" in row:
         raise InputError(f"{src}, line {number}: channel_selector is not supported; channels are averaged when read")
     for key, types in (("duration", (int, float)), ("offset", (int, float)), ("text", str), ("id", str)):
-        if row.get(key) is not None and (not isinstance(row[key], types) or isinstance(row[key], bool)):
+        value = row.get(key)
+        if value is not None and (not isinstance(value, types) or isinstance(value, bool) or
+                                  (isinstance(value, int) and abs(value) > MOST_SECONDS)):
             raise InputError(f"{src}, line {number}: {key} is {row[key]!r}")
     return row

@@ -98,7 +98,9 @@ def _rows(path: Path, column: str | None, tar: Path, made: list[Path], bad: BadF
                         else:
                             bad.add(f"{path.stem}-{number - 1}", path, f"row {number - 1} has no audio inside"
                                     + (f", only the path {name}" if name else ""))
-    except (pa.ArrowException, EOFError) as error:
+    except (pa.ArrowException, EOFError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; what pyarrow finds wrong in a file has no number
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read as Parquet ({reason})") from error
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 import soundfile
@@ -145,11 +146,13 @@ def cut_short(file: soundfile.SoundFile) -> str | None:
 
 
 def _probe(entry: Entry) -> soundfile.SoundFile | str:
+    if "\0" in str(entry.audio):  # libsndfile would read the name up to there
+        return "there is no such file"
     try:
         with open_audio(entry.audio, entry.offset, entry.size) as file:
             fault = cut_short(file)
             return fault or (file if file.frames > 0 else "has no samples")
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError) as error:  # ValueError: a name that no file can have
         if not entry.audio.is_file():
             return "there is no such file"
         size = entry.size if entry.offset is not None else entry.audio.stat().st_size
@@ -159,6 +162,8 @@ def _probe(entry: Entry) -> soundfile.SoundFile | str:
 def _span(entry: Entry, info: soundfile.SoundFile) -> tuple[int, int] | str:
     """Start and samples of a part of a file, or why it cannot be."""
     rate, frames = info.samplerate, info.frames
+    if not all(map(isfinite, (entry.start_seconds, entry.end_seconds or 0.0))):
+        return f"from {entry.start_seconds:g} s to {entry.end_seconds:g} s is no part of a recording"
     if entry.samples is not None and entry.samples != frames:
         return f"{frames} samples, the corpus says {entry.samples}"
     if entry.start_seconds == 0 and entry.end_seconds is None:

@@ -103,7 +103,7 @@ def _note(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, samples: d
         else:
             said = json.loads(text)
             sample.said = said if isinstance(said, dict) else {}
-    except ValueError as error:  # not UTF-8, not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
         raise InputError(f"{shard}: {member.name} cannot be read ({error})") from error
 
 
