@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shutil import which
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from rich.table import Table
 from downstream.lm.arpa import ngram_counts, write_arpa
 from downstream.lm.arrays import pack as pack_arpa
 from downstream.lm.interpolation import Pair
+from downstream.lm.kenlm_file import memory_of
 from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
 from downstream.lm.loading import load_arpa
 from downstream.lm.on_disk import estimate_to_file
@@ -159,16 +161,20 @@ def info(
     model: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Check that an ARPA file is whole, and count the n-grams of each order."""
+    """Check that an ARPA file is whole, count its n-grams, and measure the memory that it takes to score with it."""
     with progress("counting", 1) as report:
-        counts = ngram_counts(model, report)
+        counts = ngram_counts(model, report, say)
+    memory = memory_of(model) if len(counts) > 1 else None  # KenLM does not load models of order 1
     if as_json:
-        print(json.dumps({"ngrams": counts, "bytes": model.stat().st_size}))
+        print(json.dumps({"ngrams": counts, "bytes": model.stat().st_size, "memory_per_process": memory}))
         return
     table = Table("order", "n-grams")
     for number, count in enumerate(counts, 1):
         table.add_row(str(number), str(count))
     Console().print(table)
+    if memory is not None:
+        print(f"KenLM takes {memory / 1e6:.1f} MB in every process that scores with it"
+              + ("" if which("build_binary") else "; with its program build_binary on the PATH, processes share it"))
 
 
 @app.command()

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from downstream.lm.arpa_lines import Lines, arpa_lines, end, header, section, too_few
+from downstream.lm.arpa_lines import Lines, arpa_lines, end, header, section, too_few, without_unknown
 from downstream.lm.kneser_ney import NGramModel
 from upstream.errors import FormatError
 from upstream.stage import writing
@@ -86,20 +86,26 @@ def read_arpa(path: Path) -> list[Table]:
     return tables
 
 
-def ngram_counts(path: Path, progress: Progress | None = None) -> list[int]:
+def ngram_counts(path: Path, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> list[int]:
     """n-grams of each order, by the header and by counting the lines. Needs no memory to speak of.
 
-    `progress` is told the n-grams counted and how many the header announces.
+    Args:
+        progress: told the n-grams counted and how many the header announces.
+        say: told in a line where the model has no `<unk>`.
 
     Raises:
-        UsageError, FormatError: as `read_arpa`, but the n-grams themselves are not looked at.
+        UsageError, FormatError: as `read_arpa`, but of the n-grams only the words of the unigrams are looked at.
     """
     with arpa_lines(path) as lines:
         sizes = header(lines)
+        unknown = False
         for order, size in enumerate(sizes, 1):
-            for found, _ in enumerate(_section(lines, order, size)):
+            for found, line in enumerate(_section(lines, order, size)):
+                unknown = unknown or (order == 1 and _entry(lines, line, 1)[0] == ("<unk>",))
                 if progress is not None and found % _ROWS == 0:
                     progress(sum(sizes[:order - 1]) + found, sum(sizes))
+            if order == 1 and not unknown and say is not None:
+                say(without_unknown(lines, size))
         end(lines)
     return sizes
 

@@ -16,6 +16,8 @@ from typing import BinaryIO
 
 from upstream.errors import FormatError, UsageError
 
+MISSING_UNKNOWN = -100.0  # log10, of `<unk>` in a model without it: KenLM's own choice
+
 
 @contextlib.contextmanager
 def arpa_lines(path: Path) -> Iterator[Lines]:
@@ -111,6 +113,12 @@ def section(lines: Lines, order: int) -> None:
 def too_few(lines: Lines, order: int, found: int, size: int, number: int | None = None) -> FormatError:
     """An order has fewer n-grams than the header says."""
     return lines.fault(f"{found} {order}-grams, the header says {size}; cut short?", number)
+
+
+def without_unknown(lines: Lines, unigrams: int) -> str:
+    """What is to be said of a model without `<unk>`, after its unigrams have been read."""
+    return (f"{lines.path}, lines {lines.number - unigrams + 1} to {lines.number}: no <unk> among the 1-grams; words "
+            f"that the model does not know have a log10 probability of {MISSING_UNKNOWN:g}")
 
 
 def end(lines: Lines) -> None:

@@ -13,12 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from downstream.lm.arpa_lines import Lines, arpa_lines, end, header, section, too_few
+from downstream.lm.arpa_lines import (
+    MISSING_UNKNOWN,
+    Lines,
+    arpa_lines,
+    end,
+    header,
+    section,
+    too_few,
+    without_unknown,
+)
 from downstream.lm.kneser_ney import Grams, NGramModel
 from downstream.lm.reading import SPECIALS
 from upstream.errors import FormatError
 
-MISSING_UNKNOWN = -100.0  # log10, of `<unk>` in a model without it: KenLM's own choice
 NEVER = -99.0  # log10, in place of minus infinity: the custom of ARPA files
 
 _ROWS = 200_000  # lines read at a time
@@ -182,8 +190,7 @@ def _unigrams(found: _Section, say: Callable[[str], None] | None) -> tuple[list[
     logprob, backoff = found.logprob, found.backoff
     if SPECIALS[0] not in places:
         if say is not None:
-            say(f"{found.lines.path}, lines {found.first} to {found.lines.number}: no <unk> among the 1-grams; words "
-                f"that the model does not know have a log10 probability of {MISSING_UNKNOWN:g}")
+            say(without_unknown(found.lines, len(written)))
         places[SPECIALS[0]] = len(written)
         written.append(SPECIALS[0])
         logprob, backoff = np.append(logprob, np.float32(MISSING_UNKNOWN)), np.append(backoff, np.float32(0))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from downstream.lm.arpa import ngram_counts
-from upstream.errors import FormatError, InputError, UsageError
+from downstream.lm.kenlm_file import load_kenlm
+from upstream.errors import InputError
+
+__all__ = ["LN10", "Perplexity", "WordScore", "load_kenlm", "perplexity", "perplexity_of", "score_sentence",
+           "score_words"]
 
 LN10 = math.log(10.0)
-_BINARY = b"mmap lm http://kheafield.com/code"  # what KenLM's own binary files begin with
 
 
 class WordScore(NamedTuple):
@@ -77,41 +78,3 @@ def perplexity_of(scored: Iterable[Sequence[WordScore]]) -> Perplexity:
     if not tokens:
         raise InputError("no sentence to score")
     return Perplexity(math.exp(-total / tokens), math.exp(-known / max(1, tokens - unknown)), tokens, unknown)
-
-
-def load_kenlm(path: Path) -> Any:
-    """KenLM's model of a file, loaded once a process as long as the file stays as it is.
-
-    Raises:
-        UsageError: no such file.
-        FormatError: an empty, broken or truncated file, or a model of order 1, which KenLM's Python package refuses.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such language model; `hubertkit lm build` makes one")
-    about = path.stat()
-    if not about.st_size:
-        raise FormatError(f"{path}: an empty file; build the model again")
-    return _load(path, about.st_mtime_ns, about.st_size)
-
-
-@lru_cache(maxsize=2)
-def _load(path: Path, modified: int, size: int) -> Any:
-    import kenlm
-
-    config = kenlm.Config()
-    config.show_progress = False
-    config.arpa_complain = kenlm.ARPALoadComplain.NONE  # it would advise to build a binary
-    try:
-        return kenlm.Model(str(path), config)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FormatError(_reason(path, error)) from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """Why KenLM refused a file. Our own reader names the line of a broken ARPA file."""
-    with open(path, "rb") as file:
-        binary = file.read(len(_BINARY)) == _BINARY
-    if not binary and len(ngram_counts(path)) == 1:
-        return f"{path}: a model of order 1; KenLM reads models of order 2 and more: build it with --order 2"
-    return f"{path}: KenLM cannot read it ({' '.join(str(error).split())[-300:]})"

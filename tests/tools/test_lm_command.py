@@ -114,9 +114,24 @@ def test_packing_writes_arrays_and_leaves_those_of_the_same_model(tmp_path, caps
     assert (arrays.order, arrays.vocabulary_size, int((arrays.keys >= 0).sum())) == (3, 1675, 5197 + 6386)
 
 
-def test_info_counts(capsys):
-    assert run(["lm", "info", str(ORACLES / "arpa/small.o3.arpa.gz"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ngrams"] == [1675, 5197, 6386]
+def test_info_counts_and_measures(tmp_path, capsys):
+    assert run(["lm", "info", O3, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ngrams"], found["bytes"]) == ([1675, 5197, 6386], Path(O3).stat().st_size)
+    assert found["memory_per_process"] >= 0
+    assert run(["lm", "info", O3]) == 0
+    assert "in every process" in capsys.readouterr().out
+    assert run(["lm", "info", str(ORACLES / "arpa/small.o1.arpa.gz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory_per_process"] is None
+
+
+def test_info_tells_of_a_model_without_unk(tmp_path, capsys):
+    lines = [line for line in gzip.decompress(Path(O3).read_bytes()).decode().splitlines(True) if "<unk>" not in line]
+    (tmp_path / "lm.arpa").write_text("".join(lines).replace("1=1675", "1=1674"))
+    assert run(["lm", "info", str(tmp_path / "lm.arpa"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "lm.arpa, lines 7 to 1680: no <unk>" in said.err.replace("\n", "")
+    assert json.loads(said.out)["ngrams"] == [1674, 5197, 6386]
 
 
 def test_scores_are_natural_logarithms_and_perplexities_those_of_query(capsys):

@@ -49,6 +49,17 @@ def test_counting_the_ngrams_finds_what_is_missing(tmp_path, damage):
         ngram_counts(tmp_path / "bad.arpa")
 
 
+def test_a_model_without_unk_is_told_of(tmp_path):
+    (tmp_path / "lm.arpa").write_text(GOOD.replace("<unk>", "B"))
+    said: list[str] = []
+    assert ngram_counts(tmp_path / "lm.arpa", say=said.append) == [3, 1]
+    assert said == [f"{tmp_path / 'lm.arpa'}, lines 6 to 8: no <unk> among the 1-grams; words that the model does not "
+                    "know have a log10 probability of -100"]
+    (tmp_path / "good.arpa").write_text(GOOD)
+    assert ngram_counts(tmp_path / "good.arpa", say=said.append) == [3, 1]
+    assert len(said) == 1
+
+
 def test_the_undamaged_file_reads(tmp_path):
     (tmp_path / "good.arpa").write_text(GOOD)
     assert read_arpa(tmp_path / "good.arpa")[1] == {("<s>", "A"): (-0.2, 0.0)}

@@ -1,0 +1,115 @@
+"""KenLM's models from files, loaded once a process; from a binary file where KenLM's `build_binary` is at hand.
+
+An ARPA file is parsed by every process anew, each with a copy of its own. A binary file is mapped into memory: it is
+there at once, and processes share it. KenLM's Python package cannot write one, so `build_binary` of its command line
+tools makes it where that is on the PATH, once, into `~/.cache/hubertkit/kenlm` (`$XDG_CACHE_HOME` if that is set).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from downstream.lm.arpa_lines import arpa_lines, header
+from downstream.lm.loading import load_arpa
+from upstream.errors import FormatError, HubertkitError, UsageError
+from upstream.stage import writing
+
+_BINARY = b"mmap lm http://kheafield.com/code"  # what KenLM's own binary files begin with
+
+
+def load_kenlm(path: Path) -> Any:
+    """KenLM's model of a file, loaded once a process as long as the file stays as it is.
+
+    Args:
+        path: an ARPA file, plain or gzipped, or a KenLM binary, of order 2 or more.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: an empty, broken or truncated file, or a model of order 1, which KenLM's Python package refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such language model; `hubertkit lm build` makes one")
+    about = path.stat()
+    if not about.st_size:
+        raise FormatError(f"{path}: an empty file; build the model again")
+    return _load(path, about.st_mtime_ns, about.st_size)
+
+
+def memory_of(path: Path) -> int:
+    """Bytes of its own that a process takes to load a model with `load_kenlm`, measured in one. Raises as that does."""
+    load_kenlm(path)  # raises here what is wrong, and makes the binary
+    code = ("import sys; from downstream.lm.kenlm_file import load_kenlm, own_bytes; import kenlm; "
+            "before = own_bytes(); load_kenlm(sys.argv[1]); print(own_bytes() - before)")
+    done = subprocess.run([sys.executable, "-c", code, str(Path(path).resolve())], capture_output=True, text=True,
+                          check=False, cwd=Path(__file__).parents[2])
+    if done.returncode:
+        raise HubertkitError(f"{path}: a process that loads it fails ({' '.join(done.stderr.split())[-200:]})")
+    return max(0, int(done.stdout))
+
+
+def own_bytes() -> int:
+    """Bytes of memory that this process shares with no other; the most it ever took where the system does not tell."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path, modified: int, size: int) -> Any:
+    import kenlm
+
+    config = kenlm.Config()
+    config.show_progress = False
+    config.arpa_complain = kenlm.ARPALoadComplain.NONE  # it would advise to build a binary
+    try:
+        return kenlm.Model(str(_binary(path, modified, size) or path), config)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FormatError(_reason(path, error)) from error
+
+
+def _binary(path: Path, modified: int, size: int) -> Path | None:
+    """The binary of an ARPA file, made unless it is there. None where there can be none: then the ARPA is loaded."""
+    program = shutil.which("build_binary")
+    if program is None or _is_binary(path):
+        return None
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubertkit/kenlm"
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]
+    binary = cache / f"{name}-{modified}-{size}.binary"
+    if binary.is_file():
+        return binary
+    try:
+        with writing(binary) as temporary:
+            subprocess.run([program, "probing", str(path), str(temporary)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):  # a full disk, or a broken model, which is told when it is loaded
+        return None
+    for old in cache.glob(f"{name}-*.binary"):
+        if old != binary:  # of what the file was before
+            old.unlink(missing_ok=True)
+    return binary
+
+
+def _is_binary(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(_BINARY)) == _BINARY
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why KenLM refused a file. Our own reader names the line of a broken ARPA file."""
+    if not _is_binary(path):
+        load_arpa(path)
+        with arpa_lines(path) as lines:
+            order = len(header(lines))
+        if order == 1:
+            return f"{path}: a model of order 1; KenLM reads models of order 2 and more: build it with --order 2"
+    return f"{path}: KenLM cannot read it ({' '.join(str(error).split())[-300:]})"
