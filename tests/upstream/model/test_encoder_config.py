@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -30,8 +31,10 @@ def _count(module: torch.nn.Module) -> int:
     ids=["base", "large", "xlarge"],
 )
 def test_published_sizes_have_their_published_parameter_counts(config, final_dim, encoder_only, with_head):
+    began = time.perf_counter()
     with torch.device("meta"):
         model = MaskedPrediction(Encoder(config), (504,), final_dim)
+    assert time.perf_counter() - began < 1.0  # nothing is allocated
     assert _count(model.encoder) == encoder_only
     assert _count(model) == with_head
 
