@@ -31,7 +31,7 @@ from downstream.lm.tree import Tree, tree_of
 from upstream.errors import FormatError, HubertkitError
 from upstream.stage import file_hash
 
-_VERSION = 2  # of the arrays' meaning
+_VERSION = 3  # of the arrays' meaning
 
 Progress = Callable[[float, float], None]
 
@@ -80,8 +80,8 @@ class NgramArrays:
         unigrams: (V,) float32, natural-log probabilities without a context. That of `<s>` has no meaning.
         seeds, keys: (groups,) and (slots,) int64, of the n-grams of order 2 and more; -1 in slots that none has.
         relative: (slots + V,) float64, natural-log probability less all back-off weights of the context; unigrams last.
-        after: (slots + V,) int32, the state after an n-gram.
-        link: (nodes,) int32, the longest suffix of a node that can matter.
+        after: (slots + V,) int64, the state after an n-gram.
+        link: (nodes,) int64, the longest suffix of a node that can matter.
         total: (nodes,) float64, back-off weights of a node and of all its suffixes, natural logarithms.
     """
 
@@ -133,24 +133,41 @@ class NgramArrays:
         Returns:
             (n,) float32 natural-log probabilities, equal to KenLM's within 1e-5, and (n,) int64 states after the words.
         """
-        if isinstance(states, np.ndarray):
-            logprobs, after = self.score(torch.from_numpy(states), torch.from_numpy(words))
-            return logprobs.numpy(), after.numpy()  # type: ignore[return-value]
-        found = words + len(self.keys)
-        if self.order > 1:
-            contexts = [states]
-            while len(contexts) < self.order - 1:
-                contexts.append(torch.take(self.link, contexts[-1]).long())
-            wanted = torch.stack(contexts).mul_(self.vocabulary_size).add_(words)  # (order - 1, n), longest first
-            slots = slots_of(wanted, self.seeds, len(self.keys))
-            there = torch.take(self.keys, slots) == wanted
-            for level in range(self.order - 2, -1, -1):
-                found = torch.where(there[level], slots[level], found)
-        logprobs = torch.take(self.total, states).add_(torch.take(self.relative, found))
-        return logprobs.float(), torch.take(self.after, found).long()
+        if isinstance(states, np.ndarray):  # for small batches three times as fast as torch
+            logprobs, after = _score(np, self._numpy, states, words)
+            return logprobs.astype(np.float32), after
+        logprobs, after = _score(torch, self, states, words)
+        return logprobs.float(), after
+
+    @cached_property
+    def _numpy(self) -> NgramArrays:
+        """The same arrays, not tensors."""
+        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        arrays: dict[str, Any] = {name: t.numpy() for name, t in tensors.items() if isinstance(t, Tensor)}
+        return dataclasses.replace(self, **arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _loaded, (self.path, str(self.keys.device))
+
+
+def _score(torch_or_numpy: Any, arrays: NgramArrays, states: Any, words: Any) -> tuple[Any, Any]:
+    """As `score`, float64."""
+    slots = len(arrays.keys)
+    found = words + slots
+    if arrays.order > 1:
+        contexts = [states]
+        while len(contexts) < arrays.order - 1:
+            contexts.append(arrays.link.take(contexts[-1]))
+        wanted = torch_or_numpy.stack(contexts)  # (order - 1, n), the longest context first
+        wanted *= arrays.vocabulary_size
+        wanted += words
+        places = slots_of(wanted, arrays.seeds, slots)
+        there = arrays.keys.take(places) == wanted
+        for level in range(arrays.order - 2, -1, -1):
+            found = torch_or_numpy.where(there[level], places[level], found)
+    logprobs = arrays.total.take(states)
+    logprobs += arrays.relative.take(found)
+    return logprobs, arrays.after.take(found)
 
 
 def pack(arpa: Path, out: Path, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> bool:
@@ -195,16 +212,16 @@ def _arrays_of(model: NGramModel) -> dict[str, np.ndarray]:
     keys = np.full(slots_for(len(slots)), -1)
     keys[slots] = tree.keys[unigrams.stop:]
     places = np.append(len(keys) + np.arange(tree.vocabulary), slots)  # of the unigrams, and of all others
-    by_place, after_by_place = np.zeros(len(keys) + tree.vocabulary), np.zeros(len(keys) + tree.vocabulary, np.int32)
+    by_place, after_by_place = np.zeros(len(keys) + tree.vocabulary), np.zeros(len(keys) + tree.vocabulary, np.int64)
     by_place[places], after_by_place[places] = relative[1:], after[1:]
     return {"unigrams": tree.logprob[unigrams].astype(np.float32), "seeds": seeds, "keys": keys, "relative": by_place,
             "after": after_by_place, "link": after[tree.suffix[:contexts]], "total": tree.total[:contexts]}
 
 
 def _after(tree: Tree) -> np.ndarray:
-    """(nodes,) int32, the longest suffix of each node, or the node itself, that changes what comes after."""
+    """(nodes,) int64, the longest suffix of each node, or the node itself, that changes what comes after."""
     matters = (np.bincount(tree.prefix, minlength=len(tree.word)) > 0) | (tree.backoff != 0)
-    found = np.arange(len(tree.word), dtype=np.int32)
+    found = np.arange(len(tree.word))
     for order in tree.orders:
         found[order] = np.where(matters[order], found[order], found[tree.suffix[order]])
     return found

@@ -7,9 +7,9 @@ twenty reads that wait for each other; this takes two.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import torch
-from torch import Tensor
 
 _LOAD = 0.8  # of the slots; more takes longer to build
 _GROUP = 3  # keys in a group, about
@@ -60,13 +60,23 @@ def slots_for(keys: int) -> int:
     return int(keys / _LOAD) + 1
 
 
-def slots_of(keys: Tensor, seeds: Tensor, slots: int) -> Tensor:
-    """Slots of keys of any shape, int64; those of keys that were not there when it was built are of no meaning."""
+def slots_of(keys: Any, seeds: Any, slots: int) -> Any:
+    """Slots of keys of any shape, int64; those of keys that were not there when it was built are of no meaning.
+
+    Args:
+        keys, seeds: torch tensors or numpy arrays, int64.
+        slots: how many there are.
+    """
     hashes = keys * _FIRST
     bits = len(seeds).bit_length() - 1
-    group = (hashes >> (64 - bits)).bitwise_and_(len(seeds) - 1)
-    mixed = torch.take(seeds, group).bitwise_xor_(hashes).mul_(_SECOND)
-    return mixed.bitwise_right_shift_(33).bitwise_and_(0x7FFFFFFF).mul_(slots).bitwise_right_shift_(31)
+    mixed = seeds.take(hashes >> (64 - bits))  # negative ones count from the end
+    mixed ^= hashes
+    mixed *= _SECOND
+    mixed >>= 33
+    mixed &= 0x7FFFFFFF
+    mixed *= slots
+    mixed >>= 31
+    return mixed
 
 
 def _slots(hashes: np.ndarray, size: int) -> np.ndarray:
