@@ -114,7 +114,7 @@ class NgramArrays:
             raise FormatError(f"{path}: arrays of another kind, or of another version of the program; make them again "
                               "with `hubertkit lm pack`")
         tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items() if name != "words"}
-        return NgramArrays(Path(path), Words(arrays["words"]), about["order"], about["vocabulary_size"],
+        return NgramArrays(Path(path).absolute(), Words(arrays["words"]), about["order"], about["vocabulary_size"],
                            about["begin"], about["arpa_sha256"], **tensors)
 
     def to(self, device: torch.device | str) -> NgramArrays:

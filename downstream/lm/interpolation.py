@@ -56,14 +56,18 @@ class Pair:
         self.only = len(self.words) - len(second.words), len(self.words) - len(first.words)
 
     def tune(self, sentences: Iterable[str]) -> Tuned:
-        """The weight by which a text, one sentence an item, is likeliest. Raises InputError where there is none."""
+        """The weight by which the known words of a text are likeliest. Raises InputError where there is no text.
+
+        Args:
+            sentences: one an item.
+        """
         ids = {word: id for id, word in enumerate(self.words)}
         rows = [[ids.get(word, UNK) for word in sentence.split()] + [EOS] for sentence in sentences]
         if not rows:
             raise InputError("no sentence to tune the weight on")
         one, two = (side.tokens(rows) for side in self._sides)
-        weight = em(one, two)
         nobody = np.concatenate([np.array(row) == UNK for row in rows])
+        weight = em(one[~nobody], two[~nobody])  # a small model would win weight by its large <unk>
         perplexities, unknown = [], []
         for p in (one, two, weight * one + (1 - weight) * two):
             known = ~nobody & (p > 0)

@@ -119,6 +119,12 @@ def test_the_larger_vocabulary_and_what_each_model_lacks_are_told(models):
                                   for known in (first.words, second.words, pair.words))
 
 
+def test_words_that_neither_model_knows_have_no_say_in_the_weight(models):
+    pair = Pair(*models[:2])
+    one, many = (pair.tune([*models[2], more]).weight for more in ("XXX", "XXX" + 500 * " YYY"))
+    assert one == many
+
+
 texts = st.lists(st.lists(st.sampled_from("ABCD"), max_size=5), min_size=1, max_size=8)
 others = st.lists(st.lists(st.sampled_from("CDEF"), max_size=5), min_size=1, max_size=8)
 
