@@ -18,7 +18,10 @@ from benchmarks.scale import HOURS, UTTERANCES
 from benchmarks.scale import run as run_scale
 from benchmarks.speed import plan_for
 from benchmarks.speed import run as run_speed
+from benchmarks.teachers import recordings_of
+from benchmarks.teachers import run as run_teachers
 from tools.launch import AUTO, RanksOption, launched
+from tools.sweep import whole_numbers
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.recipe import load_recipe
@@ -28,6 +31,7 @@ from upstream.training.loop import best_device
 app = typer.Typer(no_args_is_help=True)
 SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory", "limit_memory"]
 SPEED_COLUMNS = ["system", "model", "precision", "seconds", "share_of_peak", "peak_memory"]
+TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "phone_purity", "cluster_purity"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
 
@@ -85,3 +89,24 @@ def scale(
     write_results(out, results)
     Console().print(table(results["rows"], SCALE_COLUMNS))
     print(out)
+
+
+@app.command("teachers")
+def teachers(
+    data: Annotated[Path, typer.Option(help="Manifest to fit teachers on; needs no alignments.")],
+    aligned: Annotated[Path, typer.Option(help="Manifest to judge them on.")],
+    alignments: Annotated[Path, typer.Option(help="Folder of TextGrid or CTM files of --aligned.")],
+    out: Annotated[Path, typer.Option(help="Folder of the measurement; the same command again goes on there.")],
+    rounds: Annotated[Path | None, typer.Option("--run", help="Folder of a pretraining run: every layer of every "
+                                                              "round is judged as well.")] = None,
+    clusters: Annotated[str, typer.Option(help="Of each layer: one number, or several with commas.")] = "100",
+    hours: Annotated[float, typer.Option(help="Of --data to sample frames from.")] = 2.0,
+    sample_frames: Annotated[int, typer.Option(help="Frames to fit on.")] = 300_000,
+    seed: Annotated[int, typer.Option(help="Of the sample and of k-means.")] = 0,
+) -> None:
+    """PNMI and purities of MFCC, ensemble, product, residual and random teachers, and of a run's layers."""
+    recordings = recordings_of(data, aligned, alignments, hours, sample_frames, seed)
+    command = shlex.join(["hubertkit", *sys.argv[1:]])
+    results = run_teachers(recordings, rounds, whole_numbers("--clusters", clusters), out, command, say)
+    Console().print(table(results["rows"], TEACHER_COLUMNS))
+    print(out / "results.json")

@@ -1,0 +1,105 @@
+"""The comparison of teachers: its rows are what the units say, and it goes on where it was killed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmarks import teachers
+from benchmarks.results import read_results
+from benchmarks.teachers import Candidate, recordings_of, run
+from upstream.audio.corpora.folder import import_folder
+from upstream.errors import UsageError
+from upstream.model import Encoder, EncoderConfig
+from upstream.teacher.quality import figures
+from upstream.teacher.units import Units
+
+SMALL = {"frontend": "fbank", "width": 16, "layers": 2, "heads": 2, "ffn": 16, "positional_kernel": 4,
+         "positional_groups": 4}
+TONES = {"A": 300, "B": 900, "C": 2500}
+FEW = (Candidate("mfcc-3", (3,)), Candidate("mfcc-product", (2, 2, 2), "product"),
+       Candidate("random-projection-4", (4,), "random"))
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Four utterances whose phones are tones of 120 ms."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "audio").mkdir()
+    for number in range(4):
+        phones = rng.choice(list(TONES), 20)
+        pitch = np.repeat([TONES[p] for p in phones], 1920)
+        wave = 0.2 * np.sin(np.cumsum(2 * np.pi * pitch / 16_000)) + rng.normal(0, 0.01, len(pitch))
+        soundfile.write(tmp_path / "audio" / f"u{number}.wav", wave, 16_000)
+        (tmp_path / "phones").mkdir(exist_ok=True)
+        (tmp_path / "phones" / f"u{number}.ctm").write_text(
+            "".join(f"u 1 {0.12 * i:.2f} 0.12 {p}\n" for i, p in enumerate(phones)))
+    import_folder(tmp_path / "audio").save(tmp_path / "all.arrow")
+    return recordings_of(tmp_path / "all.arrow", tmp_path / "all.arrow", tmp_path / "phones", 1.0, 2000, 0)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder that looks like a pretraining run of two rounds."""
+    for number in (1, 2):
+        folder = tmp_path / "run" / f"round{number}" / "encoder"
+        Encoder(EncoderConfig(**SMALL)).initialise(number).save(folder)  # type: ignore[arg-type]
+        (folder / "metrics.jsonl").write_text(json.dumps({"update": 5, "kind": "valid", "pnmi_layer2": 0.25}) + "\n")
+    return tmp_path / "run"
+
+
+def test_every_teacher_and_layer_has_its_rows(monkeypatch, recordings, trained, tmp_path):
+    monkeypatch.setattr(teachers, "PLAIN", FEW)
+    found = run(recordings, trained, [3], tmp_path / "out", "a command", say=lambda _: None)
+    assert found["rows"] == read_results(tmp_path / "out" / "results.json")["rows"]
+    assert [(r["teacher"], r["round"], r["layer"], r["stream"]) for r in found["rows"]] == [
+        ("mfcc-3", 0, None, 0), *(("mfcc-product", 0, None, s) for s in (0, 1, 2, "joint")),
+        ("random-projection-4", 0, None, 0),
+        *((f"round{n}-layer{layer}-3", n, layer, 0) for n in (1, 2) for layer in (1, 2))]
+    assert found["curves"] == [{"round": n, "update": 5, "layer": 2, "pnmi": 0.25} for n in (1, 2)]
+    mfcc = found["rows"][0]
+    assert mfcc["pnmi"] > 0.8  # tones are what MFCC tell apart
+    product = found["rows"][1:5]
+    assert product[3]["classes"] <= 8
+    assert product[3]["pnmi"] >= max(r["pnmi"] for r in product[:3])  # all streams know what each one knows
+
+
+def test_a_joint_row_is_the_table_of_combinations(monkeypatch, recordings, tmp_path):
+    monkeypatch.setattr(teachers, "PLAIN", FEW[1:2])
+    joint = run(recordings, None, [3], tmp_path / "out", "a command", say=lambda _: None)["rows"][-1]
+    units = Units.load(tmp_path / "out" / "mfcc-product" / "units")
+    pairs: dict[tuple[str, tuple[int, ...]], int] = {}
+    for utterance, path in recordings.alignments.items():
+        phones = teachers.phones_at_frames(path, len(units.labels(utterance)))
+        for i, phone in enumerate(phones):
+            key = (str(phone), tuple(int(units.labels(utterance, s)[i]) for s in range(3)))
+            pairs[key] = pairs.get(key, 0) + 1
+    rows, columns = sorted({p for p, _ in pairs}), sorted({c for _, c in pairs})
+    expected = figures(np.array([[pairs.get((p, c), 0) for c in columns] for p in rows]))
+    assert joint["classes"] == len(columns)
+    assert joint["pnmi"] == pytest.approx(expected.pnmi, abs=1e-4)
+
+
+def test_what_is_done_is_not_done_again(monkeypatch, recordings, tmp_path):
+    monkeypatch.setattr(teachers, "PLAIN", FEW[:2])
+    heard: list[str] = []
+    first = run(recordings, None, [3], tmp_path / "out", "a command", say=heard.append)
+    (tmp_path / "out" / "mfcc-product" / "stage.json").unlink()  # as if killed there
+    heard.clear()
+    assert run(recordings, None, [3], tmp_path / "out", "a command", say=heard.append)["rows"] == first["rows"]
+    assert any("mfcc-3" in line and "skipped" in line for line in heard)
+    assert not any("mfcc-product" in line and "skipped" in line for line in heard)
+
+
+def test_wrong_use_is_said(recordings, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no round1/encoder"):
+        run(recordings, tmp_path / "empty", [3], tmp_path / "out", "a command", say=lambda _: None)
+    with pytest.raises(UsageError, match="no such folder"):
+        recordings_of(tmp_path / "all.arrow", tmp_path / "all.arrow", tmp_path / "nowhere", 1.0, 100, 0)
+    with pytest.raises(UsageError, match="has an alignment"):
+        run(replace(recordings, alignments={}), None, [3], tmp_path / "out", "a command", say=lambda _: None)
