@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -112,4 +113,6 @@ def _reason(path: Path, error: Exception) -> str:
             order = len(header(lines))
         if order == 1:
             return f"{path}: a model of order 1; KenLM reads models of order 2 and more: build it with --order 2"
+        if limit := re.search(r"compiled to support up to (\d+)", str(error)):
+            return f"{path}: a model of order {order}; KenLM reads models of order {limit[1]} and less, as it was built"
     return f"{path}: KenLM cannot read it ({' '.join(str(error).split())[-300:]})"

@@ -129,7 +129,8 @@ def _parsed(lines: Lines, start: int, order: int, block: list[bytes],
     if len(bad):
         line = block[bad[0]].rstrip(b"\r\n").decode(errors="replace")
         if line.strip() and not line.startswith("\\"):
-            raise lines.fault(f"{line[:60]!r} is no {order}-gram", start + 1 + int(bad[0]))
+            cut = "" if block[bad[0]].endswith(b"\n") else "; the file ends here, before \\end\\: it was cut short"
+            raise lines.fault(f"{line[:60]!r} is no {order}-gram{cut}", start + 1 + int(bad[0]))
         starts, counts = starts[:bad[0] + 1], counts[:bad[0]]
     logprob = _numbers(lines, start, tokens, starts[:-1], np.arange(len(counts)))
     weighed = np.flatnonzero(counts == order + 2)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from downstream.lm import kenlm_file
+from downstream.lm.arpa import write_arpa
 from downstream.lm.kenlm_file import load_kenlm, memory_of
+from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.lm.scoring import score_sentence
 from upstream.errors import FormatError
 
@@ -79,6 +81,13 @@ def test_a_broken_model_is_named_with_its_line(tmp_path, cache, monkeypatch):
     (tmp_path / "bad.arpa").write_text("\\data\\\nngram 1=2\nngram 2=1\n\n\\1-grams:\n-1\t<s>\n\n")
     with pytest.raises(FormatError, match=r"bad.arpa, line 7: 1 1-grams, the header says 2"):
         load_kenlm(tmp_path / "bad.arpa")
+
+
+def test_a_model_of_too_high_an_order_is_named(tmp_path, cache):
+    (tmp_path / "text").write_text("A B\nA C\n")
+    write_arpa(estimate([tmp_path / "text"], 9, Options(fallback=FALLBACK)), tmp_path / "nine.arpa")
+    with pytest.raises(FormatError, match=r"nine\.arpa: a model of order 9; KenLM reads models of order 6 and less"):
+        load_kenlm(tmp_path / "nine.arpa")
 
 
 def test_the_memory_of_a_process_is_measured(tmp_path, cache, monkeypatch):

@@ -52,6 +52,7 @@ ARPA = GOOD.replace("ngram 1=3", "ngram 1=4").replace("-0.5\tA\t0", "-0.4\t</s>\
     (lambda t: t.replace("A\t0", "A\tA\tA\t0"), "line 9: .* is no 1-gram"),
     (lambda t: t.replace("<s> A", "<s>"), "line 12: .* is no 2-gram"),
     (lambda t: t.replace("<s> A", "<s> B"), "line 12: 'B' is none of the 1-grams"),
+    (lambda t: t[:t.index("<s> A") + 3], "line 12: '-0.2.t<s>' is no 2-gram; the file ends here"),
     (lambda t: t.replace("<unk>", "A"), "line 9: a second 'A'"), (lambda t: t.replace("</s>", "B"), "no </s>"),
     (lambda t: t.replace("2=1", "2=2").replace("<s> A", "<s> A\n-.1\t<s> A"), "line 13: this 2-gram stands there tw"),
     (lambda t: t.replace("2=1\n", "2=1\nngram 3=1\n").replace("\\end", "\\3-grams:\n-1\tA A A\n\n\\end"),
