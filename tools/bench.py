@@ -11,6 +11,8 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.kmeans import Plan as KmeansPlan
+from benchmarks.kmeans import run as run_kmeans
 from benchmarks.low_resource import run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
 from benchmarks.results import table, write_results
@@ -31,6 +33,7 @@ from upstream.training.loop import best_device
 app = typer.Typer(no_args_is_help=True)
 SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory", "limit_memory"]
 SPEED_COLUMNS = ["system", "model", "precision", "seconds", "share_of_peak", "peak_memory"]
+KMEANS_COLUMNS = ["what", "system", "seconds", "inertia", "held_out_inertia", "share_of_matmul"]
 TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "phone_purity", "cluster_purity"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
@@ -110,3 +113,17 @@ def teachers(
     results = run_teachers(recordings, rounds, whole_numbers("--clusters", clusters), out, command, say)
     Console().print(table(results["rows"], TEACHER_COLUMNS))
     print(out / "results.json")
+
+
+@app.command("kmeans")
+def kmeans(
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("kmeans.json"),
+    points: Annotated[int, typer.Option(help="Frames to cluster.")] = KmeansPlan.points,
+) -> None:
+    """k-means and labelling beside scikit-learn, as fairseq sets it, and faiss alone."""
+    if points < KmeansPlan.clusters:
+        raise UsageError(f"--points {points}: at least {KmeansPlan.clusters}, the number of clusters")
+    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_kmeans(KmeansPlan(points=points), say)}
+    write_results(out, results)
+    Console().print(table(results["rows"], KMEANS_COLUMNS))
+    print(out)

@@ -1,0 +1,136 @@
+"""k-means and labelling beside scikit-learn, as fairseq sets it, and faiss alone.
+
+    hubertkit bench kmeans --out kmeans.json
+
+Points are a mixture of Gaussians with the sizes and spread of MFCCs, so nothing need be decoded. Every system works
+with the same number of threads; inertias are those of all points and of as many held out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upstream.keyed import keyed
+from upstream.progress import say
+from upstream.teacher.kmeans import fit
+from upstream.teacher.nearest import assign, inertia
+
+LABELLED_HOURS = 960.0  # LibriSpeech
+FRAMES_AN_HOUR = 50 * 3600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured. The labelling part has the sizes of a layer of BASE and the paper's 500 clusters."""
+
+    points: int = 1_000_000
+    dim: int = 39
+    clusters: int = 100
+    label_frames: int = 50_000
+    label_dim: int = 768
+    label_clusters: int = 500
+    repeats: int = 7
+    seed: int = 0
+
+
+def run(plan: Plan, say: Callable[[str], None] = say) -> dict[str, Any]:
+    """Rows for a results file: `what` is `fit` or `label`; a peer that is not installed is left out and named.
+
+    Returns:
+        Rows of `fit`: `system`, `points`, `dim`, `clusters`, `seconds`, `inertia`, `held_out_inertia`. Rows of `label`:
+        `system`, `frames`, `dim`, `clusters`, `seconds` (median), `frames_per_second`, and `share_of_matmul` for ours:
+        the time of the matrix product alone over the time of labelling. `hours_960` is what labelling 960 h of frames
+        takes at that rate, their features apart.
+    """
+    train, held = mixture(plan.points, plan.dim, plan.seed), mixture(plan.points, plan.dim, plan.seed, part="held out")
+    rows: list[dict[str, Any]] = []
+    for name, system in (("hubertkit", _ours), ("scikit-learn MiniBatchKMeans", _minibatch), ("faiss", _faiss)):
+        say(f"{name}: {plan.points} points, {plan.clusters} clusters")
+        try:
+            began = time.perf_counter()
+            centroids = system(train, plan.clusters, plan.seed)
+            seconds = time.perf_counter() - began
+        except ImportError as error:
+            say(f"{name} is left out: {error}")
+            continue
+        found = [inertia(points, centroids, assign(points, centroids)) for points in (train, held)]
+        rows.append({"what": "fit", "system": name, "points": plan.points, "dim": plan.dim, "clusters": plan.clusters,
+                     "seconds": round(seconds, 3), "inertia": round(found[0], 5),
+                     "held_out_inertia": round(found[1], 5)})
+    return {"benchmark": "kmeans", "threads": torch.get_num_threads(), "rows": rows + labelling(plan, say)}
+
+
+def mixture(points: int, dim: int, seed: int, part: str = "train") -> Tensor:
+    """(points, dim) float32 of 300 overlapping Gaussians; `part` draws other points of the same mixture."""
+    centres = keyed(seed, "centres").standard_normal((300, dim)) * np.linspace(3, 0.3, dim)
+    rng = keyed(seed, "points", 0 if part == "train" else 1)
+    which = rng.integers(0, len(centres), points)
+    return torch.from_numpy((centres[which] + rng.standard_normal((points, dim))).astype(np.float32))
+
+
+def labelling(plan: Plan, say: Callable[[str], None] = say) -> list[dict[str, Any]]:
+    """Labels by one product and its argmin beside the product alone and faiss' search."""
+    rng = keyed(plan.seed, "labelled")
+    frames, book = (torch.from_numpy(rng.standard_normal((n, plan.label_dim), dtype=np.float32))
+                    for n in (plan.label_frames, plan.label_clusters))
+    index = _index(book)
+    systems: dict[str, Callable[[], Any]] = {"matrix product alone": lambda: frames @ book.T,
+                                             "hubertkit": lambda: assign(frames, book)}
+    if index is not None:
+        systems["faiss"] = lambda: index.search(frames.numpy(), 1)
+    times: dict[str, list[float]] = {name: [] for name in systems}
+    say(f"labelling {plan.label_frames} frames of {plan.label_dim} by {plan.label_clusters} centroids")
+    for _ in range(plan.repeats + 1):  # in turn: all meet the same noise of the machine; the first time warms up
+        for name, system in systems.items():
+            began = time.perf_counter()
+            system()
+            times[name].append(time.perf_counter() - began)
+    median = {name: float(np.median(taken[1:])) for name, taken in times.items()}
+    rows = []
+    for name, seconds in median.items():
+        rate = plan.label_frames / seconds
+        rows.append({"what": "label", "system": name, "frames": plan.label_frames, "dim": plan.label_dim,
+                     "clusters": plan.label_clusters, "seconds": round(seconds, 5), "frames_per_second": round(rate),
+                     "share_of_matmul": round(median["matrix product alone"] / seconds, 4),
+                     "hours_960": round(LABELLED_HOURS * FRAMES_AN_HOUR / rate / 3600, 4)})
+    return rows
+
+
+def _ours(points: Tensor, clusters: int, seed: int) -> Tensor:
+    return fit(points, clusters, seed)[0]
+
+
+def _minibatch(points: Tensor, clusters: int, seed: int) -> Tensor:
+    """As fairseq's learn_kmeans.py."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(n_clusters=clusters, init="k-means++", max_iter=100, batch_size=10_000, tol=0.0,
+                            max_no_improvement=100, n_init=20, reassignment_ratio=0.0, compute_labels=False,
+                            random_state=seed)
+    return torch.from_numpy(np.asarray(model.fit(points.numpy()).cluster_centers_, np.float32))
+
+
+def _faiss(points: Tensor, clusters: int, seed: int) -> Tensor:
+    """As it comes: 25 iterations from random points, on a sample of 256 points a centroid."""
+    import faiss
+
+    model = faiss.Kmeans(points.shape[1], clusters, seed=seed)
+    model.train(points.numpy())
+    return torch.from_numpy(np.array(model.centroids, np.float32))
+
+
+def _index(book: Tensor) -> Any:
+    try:
+        import faiss
+    except ImportError:
+        return None
+    index = faiss.IndexFlatL2(book.shape[1])
+    index.add(book.numpy())
+    return index
