@@ -8,6 +8,7 @@ trains an encoder to predict the units of masked frames; the next round clusters
     round2/teacher  k-means of a layer of round 1's encoder
     ...
 
+A teacher may read other encoders than that of the round before, and a round may start from one (`round_encoders`).
 A round whose objective is wav2vec 2.0's has no teacher and no units: round1/encoder is all there is.
 Every line is a stage in a folder of its own; running the same command again goes on where it stopped.
 """
@@ -33,17 +34,17 @@ from upstream.keyed import keyed
 from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction
-from upstream.model.saving import encoder_hash, read_encoder, save_encoder
-from upstream.pretrain_recipe import PretrainRecipe, Round, TeacherRecipe, rounds_of, weights_of
+from upstream.model.saving import encoder_hash, save_encoder
+from upstream.pretrain_recipe import PretrainRecipe, Round, outside_encoders, rounds_of, weights_of
 from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
-from upstream.round_teacher import make_teacher, teacher_key
+from upstream.round_encoders import EncoderFile, read_outside, start_from
+from upstream.round_teacher import make_teacher, teacher_key, teacher_source
 from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_units
-from upstream.teacher.matching import matching_source
 from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
@@ -80,7 +81,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
         BusyError: another process works in `out`.
         RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
     """
-    rounds = rounds_of(recipe)
+    outside, configs = read_outside(outside_encoders(recipe))
+    rounds = rounds_of(recipe, configs)
     for round_ in rounds:
         _noise_source(round_.mixing)
     device = best_device()
@@ -89,8 +91,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
         results: list[RoundResult] = []
         for round_ in rounds[:until_round]:
             folder = out / f"round{round_.number}"
-            before = results[-1] if results else None
-            results.append(_round(recipe, round_, corpus, folder, before, device, say))
+            results.append(_round(recipe, round_, corpus, folder, _encoders(round_, results, outside), device, say))
     return results
 
 
@@ -149,41 +150,63 @@ def _draw_groups(groups: list[str], lengths: np.ndarray, share: float, most: flo
     return chosen[group]
 
 
-def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
+@dataclass(frozen=True)
+class _Encoders:
+    """Encoders that a round needs: what its weights start from, and what its teacher reads."""
+
+    init: EncoderFile | None
+    read: list[EncoderFile]
+
+
+def _encoders(round_: Round, results: list[RoundResult], outside: dict[str, EncoderFile]) -> _Encoders:
+    init, teacher = None if round_.init is None else outside[round_.init], round_.teacher
+    if not round_.has_teacher or teacher.features != "layer":
+        return _Encoders(init, [])
+    if teacher.encoder is not None:
+        return _Encoders(init, [outside[teacher.encoder]])
+    if init is not None and round_.number == 1:
+        return _Encoders(init, [init])
+    read = [results[n - 1] for n in teacher.rounds or (round_.number - 1,)]
+    return _Encoders(init, [EncoderFile(str(r.encoder), r.encoder_result["hash"]) for r in read])
+
+
+def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, encoders: _Encoders,
            device: torch.device, say: Callable[[str], None]) -> RoundResult:
     if not round_.has_teacher:
-        encoder = _encoder_stage(recipe, round_, corpus, folder, None, device, say)
+        encoder = _encoder_stage(recipe, round_, corpus, folder, None, encoders.init, device, say)
         return RoundResult(None, folder / "encoder", {}, {}, encoder)
-    teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", before, device, say)
-    units = _units_stage(recipe, round_, corpus, folder, before, teacher["hash"], device, say)
-    encoder = _encoder_stage(recipe, round_, corpus, folder, units["hash"], device, say)
+    teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", encoders.read, device, say)
+    units = _units_stage(recipe, round_, corpus, folder, encoders.read, teacher["hash"], device, say)
+    encoder = _encoder_stage(recipe, round_, corpus, folder, units["hash"], encoders.init, device, say)
     quality = _quality_stage(recipe, corpus, folder, units["hash"], say)
     return RoundResult(folder / "units", folder / "encoder", teacher, units | quality, encoder)
 
 
-def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
+def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, read: list[EncoderFile],
                    device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
     settings, files = teacher_key(round_.teacher, recipe.probe)
 
     def work(folder: Path) -> dict[str, Any]:
         with progress(f"round {round_.number}: teacher", 1) as report:
-            teacher = make_teacher(round_.teacher, _encoder(round_.teacher, before, device), corpus.manifest,
-                                   corpus.train, recipe.probe, seed=recipe.seed, device=device, progress=report)
+            teacher = make_teacher(round_.teacher, [e.load(device) for e in read], corpus.manifest, corpus.train,
+                                   recipe.probe, seed=recipe.seed, device=device, progress=report)
         teacher.save(folder)
         return {"hash": teacher.hash, "inertia": teacher.inertia, "layer": teacher.features.get("layer")}
 
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
-    inputs |= files | _encoder_input(round_.teacher, before)
+    names = ["encoder"] if len(read) == 1 else [f"encoder{i}" for i in range(len(read))]
+    inputs |= files | {name: encoder.hash for name, encoder in zip(names, read)}
     return run_stage(folder, "teacher", version=1, settings=settings | {"seed": recipe.seed}, inputs=inputs, work=work,
                      say=say)
 
 
-def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, before: RoundResult | None,
+def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, read: list[EncoderFile],
                  teacher_hash: str, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
     def work(target: Path) -> dict[str, Any]:
         teacher = Teacher.load(folder / "teacher")
+        layer = teacher.features.get("layer") if round_.teacher.layer == "best" else round_.teacher.layer
         with progress(f"round {round_.number}: units", len(corpus.manifest)) as report:
-            source = matching_source(teacher, _encoder(round_.teacher, before, device), device=device)
+            source = teacher_source(round_.teacher, [e.load(device) for e in read], layer, device)
             units = teacher.label(source, corpus.manifest, target, read=AudioCache(corpus.manifest).wave,
                                   progress=report)
         histograms = check_units(units, corpus.manifest, rules=recipe.gate, teacher_hash=teacher_hash)
@@ -212,11 +235,13 @@ def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units_h
 
 
 def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, units_hash: str | None,
-                   device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+                   init: EncoderFile | None, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
     settings = {"seed": recipe.seed, "training": weights_settings(round_.training), **weights_of(round_)}
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
     if units_hash is not None:
         inputs["units"] = units_hash
+    if init is not None:
+        inputs["init"] = init.hash
     noise = _noise(round_.mixing)
     if noise is not None:
         inputs["noise"] = noise.manifest.hash
@@ -225,7 +250,7 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         units = Units.load(folder / "units") if units_hash is not None else None
         if units is not None:
             check_units(units, corpus.manifest, rules=recipe.gate)
-        task = _task(recipe, round_, corpus, units, noise, device)
+        task = _task(recipe, round_, corpus, units, noise, init, device)
         final = train(task, round_.training, target, seed=recipe.seed, device=device,
                       what=f"round {round_.number}: encoder", examine=examine)
         if ranks.first():
@@ -239,15 +264,20 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
 
 
 def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | None, noise: AudioCache | None,
-          device: torch.device) -> PretrainTask | ContrastiveTask:
-    """What a round trains, with fresh weights: every round starts from scratch, as in the paper."""
+          init: EncoderFile | None, device: torch.device) -> PretrainTask | ContrastiveTask:
+    """What a round trains. Every round starts from scratch, as in the paper, unless it has an `init`: then the encoder
+    has that one's weights, and only what belongs to the objective is fresh."""
     probe = _probe(recipe, round_, corpus.manifest)
     if units is not None:
-        model = masked_prediction(round_, units.classes).initialise(recipe.seed).to(device)
+        model = masked_prediction(round_, units.classes).initialise(recipe.seed)
+        start_from(model.encoder, init)
+        model = model.to(device)
         return PretrainTask(model, corpus.manifest, units, corpus.train, corpus.valid, round_.training, round_.mask,
                             seed=recipe.seed, device=device, probe=probe, mixing=round_.mixing, noise=noise)
     contrastive = round_.objective.contrastive
-    model_without_units = contrastive_prediction(round_).initialise(recipe.seed).to(device)
+    model_without_units = contrastive_prediction(round_).initialise(recipe.seed)
+    start_from(model_without_units.encoder, init)
+    model_without_units = model_without_units.to(device)
     return ContrastiveTask(model_without_units, corpus.manifest, corpus.train, corpus.valid, round_.training,
                            round_.mask, negatives=contrastive.negatives, gumbel=contrastive.gumbel, seed=recipe.seed,
                            device=device, probe=probe, mixing=round_.mixing, noise=noise)
@@ -291,15 +321,6 @@ def _noise_source(mixing: Mixing) -> Path | None:
     if not source.exists():
         raise UsageError(f"mixing.noise={source}: no such manifest or folder of audio")
     return source
-
-
-def _encoder(teacher: TeacherRecipe, before: RoundResult | None, device: torch.device) -> Encoder | None:
-    """The encoder that a teacher reads, if it reads one."""
-    return read_encoder(before.encoder, device) if teacher.features == "layer" and before is not None else None
-
-
-def _encoder_input(teacher: TeacherRecipe, before: RoundResult | None) -> dict[str, str]:
-    return {"encoder": before.encoder_result["hash"]} if teacher.features == "layer" and before else {}
 
 
 def _probe(recipe: PretrainRecipe, round_: Round, manifest: Manifest) -> LayerProbe | None:

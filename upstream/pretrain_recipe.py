@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +23,10 @@ SHIPPED = Path(__file__).with_name("recipes")
 class TeacherRecipe:
     """What is clustered, into how many classes, and how (`upstream.teacher.quantiser` says what the kinds are)."""
 
-    features: Literal["mfcc", "fbank", "layer"] = "mfcc"  # `layer`: of the encoder of the round before
-    layer: int | str = 6  # 1 is the output of the first block; `best`: what a sweep picks
+    features: Literal["mfcc", "fbank", "layer"] = "mfcc"  # `layer`: of an encoder, the one of the round before
+    layer: Any = 6  # 1 is the output of the first block; `best`: what a sweep picks; a list: a mix of layers
+    rounds: tuple[int, ...] = ()  # layer: read the encoders of these rounds, side by side
+    encoder: str | None = None  # layer: read this encoder, any that loads; a fine-tuned recogniser's is one
     clusters: Any = 100  # a number, or a list: one for each stream of labels
     sample_frames: int = 1_000_000  # frames that k-means is fitted on, at most
     iterations: int = 30
@@ -40,8 +43,7 @@ class TeacherRecipe:
         if self.sample_frames < max(self.numbers):
             raise ValueError(f"teacher: sample_frames={self.sample_frames} must be at least as many as clusters="
                              f"{self.clusters}")
-        if isinstance(self.layer, str) and self.layer != "best":
-            raise ValueError(f"teacher: layer={self.layer!r} must be a number or best")
+        self._check_layer()
         if self.kind == "single" and len(self.numbers) > 1:
             raise ValueError(f"teacher: kind=single has one stream; clusters={self.clusters}")
         if self.pca < 0:
@@ -50,6 +52,28 @@ class TeacherRecipe:
             raise ValueError(f"teacher: stacked=true is for features=fbank, not {self.features}")
         if self.imported is not None and (self.kind != "auto" or self.pca or self.whiten):
             raise ValueError("teacher: imported centroids are used as they are; leave out kind, pca and whiten")
+
+    def _check_layer(self) -> None:
+        mix = isinstance(self.layer, list | tuple)
+        if self.layer != "best" and not (self.layers and all(type(k) is int for k in self.layers)
+                                         and len(set(self.layers)) == len(self.layers)):
+            raise ValueError(f"teacher: layer={self.layer!r} must be a number or best, or a list of different numbers")
+        if self.features != "layer" and (self.rounds or self.encoder is not None or mix):
+            name = "rounds" if self.rounds else "encoder" if self.encoder is not None else "layer"
+            raise ValueError(f"teacher: {name}={getattr(self, name)} is for features=layer, not {self.features}")
+        if self.rounds and self.encoder is not None:
+            raise ValueError(f"teacher: rounds={list(self.rounds)} and encoder={self.encoder}; give one of them")
+        if len(set(self.rounds)) < len(self.rounds):
+            raise ValueError(f"teacher: rounds={list(self.rounds)} names a round twice")
+        if self.layer == "best" and len(self.rounds) > 1:
+            raise ValueError("teacher: layer=best picks from one encoder; name the layers, or one round")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are read; none where a sweep is still to pick one."""
+        if self.layer == "best":
+            return ()
+        return tuple(self.layer) if isinstance(self.layer, list | tuple) else (self.layer,)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -127,8 +151,14 @@ class ProbeRecipe:
 
 @dataclass(frozen=True)
 class RoundRecipe:
-    """One round: its teacher, and what differs from the recipe's encoder, objective, mask, mixing and training."""
+    """One round: its teacher, and what differs from the recipe's encoder, objective, mask, mixing and training.
 
+    With `init` the round starts from the weights of another encoder, whatever `load_encoder` reads, and has its shape;
+    of `encoder` only what matters in training (dropouts) may then say something else. Its teacher reads that encoder
+    where there is no round before.
+    """
+
+    init: str | None = None
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     encoder: dict[str, Any] = field(default_factory=dict)
     objective: dict[str, Any] = field(default_factory=dict)
@@ -158,15 +188,18 @@ class PretrainRecipe:
             raise ValueError(f"valid_share={self.valid_share}, must lie in [0, 1)")
         if not self.rounds:
             raise ValueError("rounds: at least one is needed")
-        if self.rounds[0].teacher.features == "layer":
-            raise ValueError("rounds.0.teacher.features=layer: the first round has no encoder to read from; use mfcc")
+        first = self.rounds[0]
+        if first.teacher.features == "layer" and first.init is None and first.teacher.encoder is None:
+            raise ValueError("rounds.0.teacher.features=layer: the first round has no encoder to read from; use mfcc, "
+                             "or name one with rounds.0.init or rounds.0.teacher.encoder")
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round with its changes applied."""
+    """A round with its changes applied. `encoder` of one with `init` is right once `rounds_of` was told what it is."""
 
     number: int
+    init: str | None
     teacher: TeacherRecipe
     encoder: EncoderConfig
     objective: ObjectiveRecipe
@@ -180,20 +213,55 @@ class Round:
         return self.objective.kind == "hubert"
 
 
-def rounds_of(recipe: PretrainRecipe) -> list[Round]:
-    """The rounds, each checked before anything runs. Raises RecipeError naming the round and the key."""
+def outside_encoders(recipe: PretrainRecipe) -> list[str]:
+    """The encoders from elsewhere that rounds start from or teachers read, each once."""
+    teachers = [r.teacher for r in recipe.rounds]
+    named = [r.init for r in recipe.rounds] + [t.encoder for t in teachers if t.features == "layer"]
+    return list(dict.fromkeys(source for source in named if source is not None))
+
+
+def rounds_of(recipe: PretrainRecipe, outside: Mapping[str, EncoderConfig] | None = None) -> list[Round]:
+    """The rounds, each checked before anything runs.
+
+    Args:
+        outside: what the `outside_encoders` are; without it, what depends on them is not checked.
+
+    Raises:
+        RecipeError: naming the round and the key.
+    """
     found: list[Round] = []
     for number, r in enumerate(recipe.rounds, 1):
         where = f"round {number}"
-        found.append(Round(number, r.teacher, refine(recipe.encoder, r.encoder, f"{where}, encoder"),
+        encoder = refine(recipe.encoder, r.encoder, f"{where}, encoder")
+        if outside is not None and r.init is not None:
+            encoder = _adapted(outside[r.init], encoder, set(r.encoder), f"{where}: init={r.init}")
+        found.append(Round(number, r.init, r.teacher, encoder,
                            refine(recipe.objective, r.objective, f"{where}, objective"),
                            refine(recipe.mask, r.mask, f"{where}, mask"),
                            refine(recipe.mixing, r.mixing, f"{where}, mixing"),
                            refine(recipe.training, r.training, f"{where}, training")))
         if not found[-1].has_teacher:
             _check_without_teacher(found[-1])
-        _check_layers(recipe, found)
+        _check_layers(recipe, found, outside)
     return found
+
+
+def _adapted(shape: EncoderConfig, wanted: EncoderConfig, named: set[str], where: str) -> EncoderConfig:
+    """The configuration of an encoder to start from, with the dropouts that the recipe asks for.
+
+    What the recipe asks for is what the round names, and what the recipe's encoder has other than its default.
+    """
+    plain = EncoderConfig()
+    asked = {f.name: getattr(wanted, f.name) for f in fields(EncoderConfig)
+             if f.name in named or getattr(wanted, f.name) != getattr(plain, f.name)}
+    for name, value in asked.items():
+        if name not in _SWITCHES and value != getattr(shape, name):
+            raise RecipeError(f"{where} is an encoder with {name}={getattr(shape, name)}, and encoder.{name}={value} "
+                              "asks for another; leave it out")
+    return replace(shape, **{name: value for name, value in asked.items() if name in _SWITCHES})
+
+
+_SWITCHES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop", "feature_grad_mult")
 
 
 def weights_of(round_: Round) -> dict[str, Any]:
@@ -236,15 +304,30 @@ def _check_without_teacher(round_: Round) -> None:
         raise RecipeError(f"{where} has no teacher; leave rounds.{round_.number - 1}.teacher out")
 
 
-def _check_layers(recipe: PretrainRecipe, rounds: list[Round]) -> None:
+def _check_layers(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[str, EncoderConfig] | None) -> None:
     """Layers that the newest round names must exist: found out now, not after a round of training."""
     now, where = rounds[-1], f"round {rounds[-1].number}"
-    asked = {f"{where}: objective.predict_at": (1, now.objective.predict_at, now.encoder.layers),
-             f"{where}: probe.layers": (0, recipe.probe.layers, now.encoder.layers)}
+    asked: list[tuple[str, int, tuple[int, ...], EncoderConfig | None]] = []
+    own = now.encoder if now.init is None or outside is not None else None
+    asked.append((f"{where}: objective.predict_at", 1, now.objective.predict_at, own))
+    asked.append((f"{where}: probe.layers", 0, recipe.probe.layers, own))
     if now.has_teacher and now.teacher.features == "layer":
-        layer = now.teacher.layer
-        asked[f"{where}: teacher.layer"] = (1, (layer,) if isinstance(layer, int) else (), rounds[-2].encoder.layers)
-    for name, (first, layers, last) in asked.items():
-        wrong = [layer for layer in layers if not first <= layer <= last]
-        if wrong:
-            raise RecipeError(f"{name}={wrong[0]}: the encoder that it reads has layers {first} to {last}")
+        later = [n for n in now.teacher.rounds if not 1 <= n < now.number]
+        if later:
+            raise RecipeError(f"{where}: teacher.rounds={later[0]}: a teacher reads rounds before its own")
+        for config in _read_by(now, rounds, outside):
+            asked.append((f"{where}: teacher.layer", 1, now.teacher.layers, config))
+    for name, first, layers, config in asked:
+        wrong = [layer for layer in layers if config is not None and not first <= layer <= config.layers]
+        if wrong and config is not None:
+            raise RecipeError(f"{name}={wrong[0]}: the encoder that it reads has layers {first} to {config.layers}")
+
+
+def _read_by(now: Round, rounds: list[Round],
+             outside: Mapping[str, EncoderConfig] | None) -> list[EncoderConfig | None]:
+    """What the encoders are that a round's teacher reads; None where that is not known yet."""
+    source = now.teacher.encoder or (now.init if now.number == 1 else None)
+    if source is not None:
+        return [None if outside is None else outside[source]]
+    read = [rounds[n - 1] for n in now.teacher.rounds or (now.number - 1,)]
+    return [r.encoder if r.init is None or outside is not None else None for r in read]

@@ -1,7 +1,8 @@
-"""The teacher of a round: what its recipe asks for, made from the recordings and the encoder of the round before."""
+"""The teacher of a round: what its recipe asks for, made from the recordings and the encoders that it reads."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import AudioCache
+from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.model.encoder import Encoder
 from upstream.pretrain_recipe import ProbeRecipe, TeacherRecipe
@@ -25,12 +27,12 @@ from upstream.teacher.teacher import Teacher
 BEST = "best"
 
 
-def make_teacher(recipe: TeacherRecipe, encoder: Encoder | None, manifest: Manifest, train: np.ndarray,
+def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: Manifest, train: np.ndarray,
                  probe: ProbeRecipe, *, seed: int, device: torch.device, progress: Report) -> Teacher:
     """Fit, draw or import a teacher.
 
     Args:
-        encoder: of the round before; None in the first round.
+        encoders: those that it reads layers of.
         train: indices of the recordings to fit on.
         probe: alignments for `layer: best`, which goes by the stability of labels in noise where there are none.
 
@@ -39,9 +41,8 @@ def make_teacher(recipe: TeacherRecipe, encoder: Encoder | None, manifest: Manif
     """
     layer = recipe.layer
     if recipe.features == "layer" and layer == BEST:
-        assert encoder is not None  # the recipe's own check
-        layer = _best_layer(recipe, encoder, manifest, train, probe, seed, device, progress)
-    source = _source(recipe, encoder, layer, device)
+        layer = _best_layer(recipe, encoders[0], manifest, train, probe, seed, device, progress)
+    source = teacher_source(recipe, encoders, layer, device)
     if recipe.imported is not None:
         return import_centroids(Path(recipe.imported), source.describe())
     return Teacher.fit(source, manifest, recipe.numbers if len(recipe.numbers) > 1 else recipe.numbers[0], seed=seed,
@@ -58,6 +59,8 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
     settings, plain = as_settings(recipe), as_settings(TeacherRecipe())
     settings = {k: v for k, v in settings.items() if k not in _LATER or v != plain[k]}
     inputs: dict[str, str] = {}
+    for name in ("rounds", "encoder"):  # where encoders lie: what they are is among the inputs
+        settings.pop(name, None)
     if recipe.features != "layer":
         del settings["layer"]
     elif recipe.layer == BEST and probe.alignments is not None:
@@ -69,14 +72,17 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
     return settings, inputs
 
 
-_LATER = ("kind", "pca", "whiten", "stacked", "imported")
+_LATER = ("kind", "pca", "whiten", "stacked", "imported", "rounds", "encoder")
 
 
-def _source(recipe: TeacherRecipe, encoder: Encoder | None, layer: int | str, device: torch.device) -> Source:
+def teacher_source(recipe: TeacherRecipe, encoders: Sequence[Encoder], layer: Any, device: torch.device) -> Source:
+    """The frames that a teacher reads: those named, of one layer, or several side by side."""
     if recipe.features != "layer":
         return named_source(recipe.features, recipe.stacked)
-    assert encoder is not None  # the recipe's own check: a first round reads no layer
-    return LayerSource(encoder, int(layer), device)
+    if len(encoders) == 1 and isinstance(layer, int):
+        return LayerSource(encoders[0], layer, device)
+    layers = [layer] if isinstance(layer, int) else list(layer)
+    return MixSource([LayerSource(encoder, layers, device) for encoder in encoders])
 
 
 def _best_layer(recipe: TeacherRecipe, encoder: Encoder, manifest: Manifest, train: np.ndarray, probe: ProbeRecipe,

@@ -1,0 +1,200 @@
+"""Rounds that start from an encoder made elsewhere, and teachers that read other encoders than the last one."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from upstream.errors import RecipeError, UsageError
+from upstream.features.mix import MixSource
+from upstream.features.source import LayerSource
+from upstream.model import Encoder, MaskedPrediction, load_encoder, save_encoder
+from upstream.model.config import EncoderConfig
+from upstream.model.converting import write_as
+from upstream.model.loading import read_checkpoint
+from upstream.pretrain import pretrain
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
+from upstream.recipe import load_recipe
+from upstream.stage import read_json
+from upstream.teacher.teacher import Teacher
+from upstream.teacher.units import Units
+
+SHORT = ["training.updates=2", "training.crop_seconds=1", "training.micro_batch_seconds=4", "training.batch_seconds=4",
+         "training.least_seconds=0.5", "valid_share=0.2"]
+TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
+        "rounds.0.teacher.clusters=8", "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1", *SHORT]
+SHAPE = EncoderConfig(conv_dim=16, width=24, layers=3, heads=2, ffn=32, positional_kernel=8, positional_groups=2,
+                      dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.0)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    for i in range(8):
+        rng = np.random.default_rng(i)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
+        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The same small encoder as it may come from elsewhere: {format: source}."""
+    folder = tmp_path_factory.mktemp("published")
+    model = MaskedPrediction(Encoder(SHAPE), (7,), 8).initialise(3).eval()
+    head = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    save_encoder(model.encoder, folder / "ours", {"round": 1, "objective": {
+        "kind": "hubert", "head": "cosine", "temperature": 0.1, "predict_at": [], "tied_projections": False}}, head)
+    checkpoint = read_checkpoint(folder / "ours")
+    write_as(checkpoint, folder / "huggingface", "huggingface")
+    (folder / "huggingface/hubertkit.json").unlink()
+    write_as(checkpoint, folder / "hubert.pt", "fairseq")
+    return {"ours": folder / "ours", "huggingface": folder / "huggingface", "fairseq": folder / "hubert.pt"}
+
+
+def adapt(recordings, out, init, *words, say=lambda line: None):
+    recipe = load_recipe(PretrainRecipe, "hubert-adapt", [
+        *SHORT, f"data={recordings}", f"rounds.0.init={init}", "rounds.0.teacher.layer=2",
+        "rounds.0.teacher.clusters=8", *words], SHIPPED)
+    return pretrain(recipe, out, say)
+
+
+def rounds(recordings, out, *words, say=lambda line: None):
+    recipe = load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={recordings}", *words], SHIPPED)
+    return pretrain(recipe, out, say)
+
+
+@pytest.mark.parametrize("form", ["ours", "huggingface", "fairseq"])
+def test_a_round_starts_from_the_weights_of_an_encoder_in_any_format(recordings, published, tmp_path, form):
+    # update 1 of a warm-up has rate 0: what is saved after it is what was started from
+    [result] = adapt(recordings, tmp_path, published[form], "training.updates=1")
+    started, wanted = load_encoder(result.encoder).state_dict(), load_encoder(published["ours"]).state_dict()
+    assert started.keys() == wanted.keys()
+    assert all(torch.equal(started[name], wanted[name]) for name in wanted)
+    teacher = Teacher.load(tmp_path / "round1/teacher")
+    assert (teacher.features["layer"], teacher.features["dim"]) == (2, SHAPE.width)
+    assert Units.load(result.units).classes == (8,)
+
+
+def test_the_format_that_an_encoder_comes_in_makes_nothing_stale(recordings, published, tmp_path):
+    adapt(recordings, tmp_path, published["ours"])
+    lines = []
+    adapt(recordings, tmp_path, published["fairseq"], say=lines.append)
+    assert len(lines) == 4
+    assert all("done before, skipped" in line for line in lines)
+
+
+def test_other_weights_to_start_from_redo_what_reads_them(recordings, published, tmp_path):
+    adapt(recordings, tmp_path / "run", published["ours"])
+    save_encoder(Encoder(SHAPE).initialise(4), tmp_path / "other", {})
+    lines = []
+    adapt(recordings, tmp_path / "run", tmp_path / "other", say=lines.append)
+    assert [line.split(":")[0] for line in lines if "stale" in line] == [
+        "round1/teacher", "round1/units", "round1/encoder"]
+
+
+def test_training_moves_the_weights_and_a_second_round_starts_from_scratch(recordings, published, tmp_path):
+    first, second = adapt(recordings, tmp_path, published["ours"], "training.optimiser.warmup_updates=1",
+                          "rounds=[{init: " + str(published["ours"]) + ", teacher: {features: layer, layer: [1, 3], "
+                          "clusters: 8}}, {teacher: {features: layer, layer: 2, clusters: 8}, encoder: {"
+                          "frontend: fbank, width: 32, layers: 2, heads: 2, ffn: 64, positional_kernel: 8, "
+                          "positional_groups: 2}}]")
+    wanted, trained = (load_encoder(source).state_dict() for source in (published["ours"], first.encoder))
+    assert any(not torch.equal(tensor, wanted[name]) for name, tensor in trained.items())
+    assert load_encoder(second.encoder).config.width == 32
+    assert Teacher.load(tmp_path / "round1/teacher").features["dim"] == 2 * SHAPE.width
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("encoder.width=48", "an encoder with width=24, and encoder.width=48"),
+    ("rounds.0.encoder.layers=12", "an encoder with layers=3, and encoder.layers=12"),
+    ("encoder.normalize=true", "normalize=False, and encoder.normalize=True"),
+    ("rounds.0.teacher.layer=4", r"teacher\.layer=4: .* layers 1 to 3"),
+    ("objective.predict_at=[5]", r"objective\.predict_at=5: .* layers 1 to 3"),
+])
+def test_what_does_not_fit_the_encoder_is_refused_by_name(recordings, published, tmp_path, word, says):
+    with pytest.raises(RecipeError, match=says):
+        adapt(recordings, tmp_path / "run", published["ours"], word)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dropouts_may_differ_from_those_of_the_encoder(recordings, published, tmp_path):
+    [result] = adapt(recordings, tmp_path, published["ours"], "encoder.dropout=0.2", "rounds.0.encoder.layerdrop=0.05")
+    config = load_encoder(result.encoder).config
+    assert (config.dropout, config.layerdrop, config.attention_dropout) == (0.2, 0.05, 0.0)
+
+
+def test_a_source_that_is_not_there_is_told_before_anything_runs(recordings, tmp_path):
+    with pytest.raises(UsageError, match="no such file or folder"):
+        adapt(recordings, tmp_path / "run", tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("words", "dim", "layer"), [
+    (["layer=[1,2]"], 64, [1, 2]),
+    (["layer=2", "rounds=[1]"], 32, 2),
+    (["layer=[2]"], 32, [2]),
+], ids=["two layers", "a round by number", "a list of one"])
+def test_a_teacher_reads_the_layers_it_is_told(recordings, tmp_path, words, dim, layer):
+    _, second = rounds(recordings, tmp_path, *(f"rounds.1.teacher.{word}" for word in words))
+    features = Teacher.load(tmp_path / "round2/teacher").features
+    assert (features["dim"], features["layer"]) == (dim, layer)
+    assert Units.load(second.units).classes == (8,)
+
+
+def test_a_teacher_reads_several_rounds_side_by_side(recordings, tmp_path):
+    third = "{teacher: {features: layer, layer: [1, 2], rounds: [1, 2], clusters: 8, sample_frames: 1000}}"
+    second = "{teacher: {features: layer, layer: 1, clusters: 8}}"
+    *before, _ = rounds(recordings, tmp_path, "rounds=[{teacher: {clusters: 8}}, " + second + ", " + third + "]")
+    features = Teacher.load(tmp_path / "round3/teacher").features
+    assert features["dim"] == 4 * 32
+    assert features["encoder"] == "+".join(r.encoder_result["hash"] for r in before)
+    inputs = read_json(tmp_path / "round3/teacher/stage.json")["inputs"]
+    assert [inputs[f"encoder{i}"] for i in range(2)] == [r.encoder_result["hash"] for r in before]
+
+
+def test_a_teacher_of_the_first_round_may_read_any_encoder(recordings, published, tmp_path):
+    words = [f"rounds.0.teacher.encoder={published['huggingface']}", "rounds.0.teacher.features=layer",
+             "rounds.0.teacher.layer=3"]
+    first, _ = rounds(recordings, tmp_path, *words)
+    assert Teacher.load(tmp_path / "round1/teacher").features["dim"] == SHAPE.width
+    assert load_encoder(first.encoder).config.width == 32  # read, and not started from
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("rounds.1.teacher.layer=[1,1]", "a list of different numbers"), ("rounds.1.teacher.layer=[]", "a list of"),
+    ("rounds.1.teacher.layer=[1,3]", r"teacher\.layer=3: .* layers 1 to 2"),
+    ("rounds.1.teacher.rounds=[2]", "reads rounds before its own"),
+    ("rounds.1.teacher.rounds=[1,1]", "names a round twice"),
+    ("rounds.0.teacher.rounds=[1]", "rounds=.* is for features=layer"),
+    ("rounds.0.teacher.encoder=x", "encoder=x is for features=layer"),
+    ("rounds.0.teacher.layer=[1,2]", "layer=.* is for features=layer"),
+])
+def test_readings_that_cannot_be_are_refused_by_name(recordings, tmp_path, word, says):
+    with pytest.raises(RecipeError, match=says):
+        rounds(recordings, tmp_path / "run", word)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_encoder_or_rounds_not_both(recordings, published, tmp_path):
+    with pytest.raises(RecipeError, match="give one of them"):
+        rounds(recordings, tmp_path, f"rounds.1.teacher={{rounds: [1], encoder: {published['ours']}}}")
+
+
+def test_every_layer_of_a_mix_weighs_the_same(recordings):
+    """By hand: each layer's frames have mean 0 and variance 1, so that each makes up its share of a squared length."""
+    class Three:
+        ids, lengths = ["a", "b", "c"], np.array([16_000, 300, 9_000])
+
+    encoder = Encoder(SHAPE).initialise(0).eval()
+    rng = np.random.default_rng(0)
+    waves = [rng.standard_normal(n).astype(np.float32) for n in Three.lengths]
+    mixed = dict(MixSource([LayerSource(encoder, [1, 3], "cpu")]).stream(Three(), [2, 0, 1], lambda i: waves[i]))
+    alone = dict(LayerSource(encoder, 3, "cpu").stream(Three(), [0], lambda i: waves[i]))
+    assert [len(mixed[i]) for i in (0, 1, 2)] == [49, 0, 27]
+    of_3 = mixed[0][:, SHAPE.width:]
+    variance = alone[0].var(1, unbiased=False, keepdim=True)
+    expected = (alone[0] - alone[0].mean(1, keepdim=True)) / (variance + 1e-5).sqrt()
+    torch.testing.assert_close(of_3, expected, rtol=1e-4, atol=1e-4)
+    lengths = mixed[0].unflatten(1, (2, SHAPE.width)).square().sum(2)
+    torch.testing.assert_close(lengths, torch.full_like(lengths, SHAPE.width), rtol=1e-2, atol=0)
