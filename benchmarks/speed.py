@@ -196,11 +196,20 @@ def _peak_memory(name: str, work: Work) -> int:
 def _report_memory(name: str, work: Work, queue: Any) -> None:
     keep_memory()
     SYSTEMS[name](replace(work, model="tiny", batch=1, seconds=1.0))()  # imports and thread pools are not counted
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _highest_memory()
     step = SYSTEMS[name](work)
     step()
     step()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024))
+    queue.put(_highest_memory() - before)
+
+
+def _highest_memory() -> int:
+    """Most bytes that this process has held. On Linux not by getrusage, which remembers the process that started it."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:")]
+        return int(found[0].split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:
