@@ -23,6 +23,8 @@ __all__ = ["assign", "default_engine", "fit", "inertia"]
 Engine = Literal["faiss", "torch"]
 MOST_CLUSTERS = 1 << 16  # labels are stored as uint16
 _REPAIRS = 10
+_ENOUGH = 256  # points a cluster, as faiss thinks too
+_LAST = 3  # iterations over all points where parts of them came first
 
 
 def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts: int = 1,
@@ -36,7 +38,7 @@ def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts
         points: (n, d) float32, finite.
         clusters: k, at most n.
         seed: of the starts.
-        iterations: of Lloyd's algorithm.
+        iterations: of Lloyd's algorithm; where points are many, of which most are done on a part of them (`levels`).
         restarts: from so many starts; the result with the lowest inertia is kept.
         engine: None chooses: `default_engine`.
 
@@ -52,13 +54,31 @@ def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts
     chosen = engine or default_engine(points.device)
     results = []
     for restart in range(max(1, restarts)):
-        starts = draw_starts(points, clusters, keyed(seed, "k-means starts", restart))
-        if chosen == "faiss":
-            centroids = _faiss(points, starts, iterations, keyed_int(seed, "faiss", restart) % (1 << 31))
-        else:
-            centroids = lloyd(points, starts, iterations)
+        centroids = draw_starts(points, clusters, keyed(seed, "k-means starts", restart))
+        for part, times in levels(points, clusters, iterations):
+            if chosen == "faiss":
+                centroids = _faiss(part, centroids, times, keyed_int(seed, "faiss", restart) % (1 << 31))
+            else:
+                centroids = lloyd(part, centroids, times)
         results.append(_without_empty(points, centroids))
     return min(results, key=lambda result: result[1])
+
+
+def levels(points: Tensor, clusters: int, iterations: int) -> list[tuple[Tensor, int]]:
+    """Parts of the points, and how often Lloyd's algorithm goes over each: from coarse to fine.
+
+    A sixteenth, then a quarter, then all, as far as a part has 256 points a cluster, which is enough to find out where
+    clusters are; the whole then moves them by little. Points are taken evenly, so that a part is like the whole.
+    """
+    strides = [stride for stride in (16, 4) if len(points) // stride >= _ENOUGH * clusters]
+    if not strides:
+        return [(points, iterations)]
+    times = [iterations, *[_later(iterations)] * (len(strides) - 1)]
+    return [*((points[::stride].contiguous(), n) for stride, n in zip(strides, times)), (points, _LAST)]
+
+
+def _later(iterations: int) -> int:
+    return -(-iterations // 4)
 
 
 def default_engine(device: torch.device) -> Engine:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from upstream.errors import InputError
 from upstream.keyed import keyed
 from upstream.teacher import kmeans
-from upstream.teacher.kmeans import assign, fit, inertia
+from upstream.teacher.kmeans import assign, fit, inertia, levels
 from upstream.teacher.lloyd import draw_starts, lloyd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,6 +87,21 @@ def test_all_frames_are_used_and_not_256_for_each_centroid():
     points[1::2] = torch.arange(2000.0)[:, None] / 1000  # mean .9995
     centroids, _ = fit(points, 2, seed=0, engine="faiss")
     assert centroids.min().item() == pytest.approx(0.9995, abs=1e-5)
+
+
+def test_coarse_to_fine_ends_no_worse_than_all_points_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((12, 5)) * 2
+    points = torch.from_numpy(centres[rng.integers(12, size=20_000)] + rng.standard_normal((20_000, 5))).float()
+    assert [(len(part), times) for part, times in levels(points, 4, 30)] == [(1250, 30), (5000, 8), (20_000, 3)]
+    assert [(len(part), times) for part, times in levels(points, 16, 30)] == [(5000, 30), (20_000, 3)]
+    assert levels(points[:3000], 4, 30)[0][1] == 30
+    for clusters in (4, 12, 16):
+        quick = fit(points, clusters, seed=1)[1]
+        with monkeypatch.context() as patch:
+            patch.setattr(kmeans, "levels", lambda points, clusters, iterations: [(points, 100)])
+            thorough = fit(points, clusters, seed=1)[1]
+        assert quick < 1.01 * thorough
 
 
 @pytest.mark.parametrize("engine", ENGINES)
