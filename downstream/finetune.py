@@ -109,6 +109,8 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
     elsewhere = {"data", "dev", "encoder", "validation_seconds"}
     if recipe.encoder != SCRATCH:
         elsewhere.add("architecture")  # a pretrained encoder brings its own
+    if recipe.encoder == SCRATCH or not recipe.fresh_layers:
+        elsewhere.add("fresh_layers")  # what was trained before there was such a setting is not stale
     settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
     return {**settings, "training": weights_settings(recipe.training)}
 
@@ -121,8 +123,31 @@ def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recognis
     else:
         pretrained = load_encoder(recipe.encoder)
         encoder = with_config(pretrained, refine(pretrained.config, recipe.changes, "changes"))
+        freshen(encoder, recipe.fresh_layers, recipe.seed)
     recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout)
     return recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
+
+
+def freshen(encoder: Encoder, layers: int, seed: int) -> None:
+    """Draw the weights of the last `layers` blocks anew, in place, and those of the norm over the encoder's output.
+
+    The last layers of a pretrained encoder have specialised in what it was trained to predict, and few labels take long
+    to talk them out of it (Pasad et al. 2021, "Layer-wise analysis of a self-supervised speech representation model";
+    for text Zhang et al. 2021, "Revisiting few-sample BERT fine-tuning").
+
+    Raises:
+        UsageError: more blocks than there are.
+    """
+    if not layers:
+        return
+    blocks = encoder.encoder.layers
+    if layers > len(blocks):
+        raise UsageError(f"fresh_layers={layers}: this encoder has {len(blocks)} layers")
+    drawn = Encoder(encoder.config).initialise(seed).encoder
+    for block, other in zip(list(blocks)[-layers:], list(drawn.layers)[-layers:]):
+        block.load_state_dict(other.state_dict())
+    if encoder.config.pre_norm:  # after the last block; in post-norm models it is at the start
+        encoder.encoder.layer_norm.load_state_dict(drawn.layer_norm.state_dict())
 
 
 def with_config(encoder: Encoder, config: EncoderConfig) -> Encoder:

@@ -43,6 +43,7 @@ class FinetuneRecipe:
     seed: int = 0
     frozen: bool = False  # train the head alone
     freeze_updates: int = 0  # train the head alone for so many updates first; not from scratch
+    fresh_layers: int = 0  # last blocks of a pretrained encoder that start from random weights, with its final norm
     train_frontend: bool = False  # the conv front end stays as pretrained (always trained from scratch)
     head_scale: float = 1.0  # rate of the head over the schedule's
     encoder_scale: float = 1.0  # rate of the encoder over the schedule's
@@ -54,6 +55,8 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.freeze_updates < 0 or min(self.head_scale, self.encoder_scale) < 0:
             raise ValueError("freeze_updates, head_scale and encoder_scale must be at least 0")
+        if self.fresh_layers < 0:
+            raise ValueError(f"fresh_layers={self.fresh_layers}, must be at least 0")
         if not self.validation_seconds > 0:
             raise ValueError(f"validation_seconds={self.validation_seconds:g}, must be above 0")
         unknown = set(self.changes) - CHANGEABLE
