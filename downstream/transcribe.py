@@ -1,57 +1,156 @@
-"""From audio files to text, with a fine-tuned recogniser and, if there is one, an n-gram language model."""
+"""From recordings of any length to text, with a fine-tuned recogniser and, if there is one, an n-gram model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
+from downstream.captions import SpokenWord, Transcript
+from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS, emission_pieces, segments
+from downstream.decode.alphabet import alphabet
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
-from downstream.decode.hypothesis import Hypothesis
+from downstream.decode.hypothesis import Word
 from downstream.recogniser import load_recogniser
+from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.reading import read
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
+from upstream.frames import SAMPLE_RATE
 from upstream.model import prepared
 from upstream.training.loop import best_device
+
+Failed = Callable[[Path, InputError], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to decode: greedily without a language model, by beam search with one."""
+    """How to decode: greedily without a language model or hotwords, by beam search with one."""
 
     lm: Path | None = None
     lm_weight: float = BeamDecoder.lm_weight  # natural logarithm
     word_score: float = BeamDecoder.word_score
     beam: int = BeamDecoder.beam
+    hotwords: tuple[str, ...] = ()
+    window_seconds: float = WINDOW_SECONDS
+    overlap_seconds: float = OVERLAP_SECONDS
 
 
-def transcribe(folder: Path, files: list[Path], settings: Settings) -> Iterator[tuple[Path, Hypothesis]]:
-    """The text of each file, in the order given; a file is encoded whole.
+def transcribe(folder: Path, files: list[Path], settings: Settings,
+               failed: Failed | None = None) -> Iterator[tuple[Path, Transcript]]:
+    """What is said in each file, in the order given; of a folder in each recording below it, sorted by path.
+
+    Args:
+        folder: of a recogniser.
+        files: recordings and folders of them.
+        settings: of the search.
+        failed: called with each file that is no audio, empty, or too short for a frame, which is left out then;
+            without it the first is an error.
 
     Raises:
-        UsageError: no recogniser in `folder`, or a file that is not there.
-        InputError: a file that is no audio, or too short for a frame.
+        UsageError: no recogniser in `folder`, a path that is not there, or a folder without recordings.
+        InputError: a file that cannot be transcribed, without `failed`.
     """
-    utterances = [utterance_of_file(path) for path in files]  # a wrong path is told before the model is loaded
-    model, vocabulary = load_recogniser(folder)
-    device = best_device()
-    model.to(device)
-    decoder: GreedyDecoder | BeamDecoder
-    if settings.lm is None:
-        decoder = GreedyDecoder(vocabulary.symbols, vocabulary.blank)
-    else:
-        decoder = BeamDecoder(vocabulary.symbols, vocabulary.blank, settings.lm, lm_weight=settings.lm_weight,
-                              word_score=settings.word_score, beam=settings.beam)
-    decoder.prepare()
-    grid = model.encoder.config.grid
-    for path, utterance in zip(files, utterances):
-        wave = prepared(read(utterance), model.encoder.config)
-        if not grid.frames(len(wave)):
-            raise InputError(f"{path}: {len(wave)} samples at 16 kHz, too short for a frame of {grid.least_samples}")
+    paths = recordings(files)  # a wrong path is told before the model is loaded
+    transcriber = Transcriber(folder, settings)
+    for path in paths:
+        try:
+            wave = read(utterance_of_file(path))
+            transcriber.check(path, len(wave))
+            words = tuple(transcriber.words([wave]))
+        except InputError as error:
+            if failed is None:
+                raise
+            failed(path, error)
+            continue
+        yield path, Transcript(str(path), words, len(wave) / SAMPLE_RATE)
+
+
+def recordings(paths: Iterable[Path]) -> list[Path]:
+    """The paths, folders replaced by the audio files below them. Raises UsageError for one that has none or is none."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+            if not inside:
+                raise UsageError(f"{path}: no recordings in this folder ({', '.join(sorted(AUDIO_SUFFIXES))})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UsageError(f"{path}: no such file or folder")
+    return found
+
+
+class Transcriber:
+    """A loaded recogniser with its search, for one recording after another.
+
+    Raises:
+        UsageError, FormatError, InputError: as `load_recogniser` and the decoder's `prepare`.
+    """
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._model, vocabulary = load_recogniser(folder)
+        self._device = best_device()
+        self._model.to(self._device)
+        self._settings = settings
+        self._grid = self._model.encoder.config.grid
+        self._columns = alphabet(vocabulary.symbols, vocabulary.blank)
+        self._blank = vocabulary.blank
+        self._decoder: GreedyDecoder | BeamDecoder = GreedyDecoder(vocabulary.symbols, vocabulary.blank)
+        if settings.lm is not None or settings.hotwords:
+            self._decoder = BeamDecoder(vocabulary.symbols, vocabulary.blank, settings.lm, settings.lm_weight,
+                                        settings.word_score, settings.beam, hotwords=settings.hotwords)
+        self._decoder.prepare()
+
+    def check(self, name: object, samples: int) -> None:
+        """Raise InputError for a recording too short for a frame."""
+        if not samples:
+            raise InputError(f"{name}: an empty recording; leave it out")
+        if not self._grid.frames(samples):
+            raise InputError(f"{name}: {samples} samples at 16 kHz, too short for a frame of "
+                             f"{self._grid.least_samples}")
+
+    def words(self, blocks: Iterable[np.ndarray]) -> Iterator[SpokenWord]:
+        """Words of a recording as its blocks (S,) float32 at 16 kHz come in; what was given never changes.
+
+        Words come once a window is complete and the word after them has begun; see `downstream.chunking`.
+        """
+        pieces = emission_pieces(self._encode, blocks, self._grid, self._blank, self._settings.window_seconds,
+                                 self._settings.overlap_seconds)
+        rate = self._grid.rate
+        for first, rows in segments(pieces, self._columns):
+            usable = self._columns.usable(rows)
+            for word in self._decoder.decode("", rows, rate).words:
+                sure = confidence(usable, word, self._columns.characters, rate)
+                yield SpokenWord(word.word, word.start_s + first / rate, word.end_s + first / rate, sure)
+
+    def _encode(self, wave: np.ndarray) -> np.ndarray:
+        window = torch.from_numpy(prepared(wave, self._model.encoder.config))[None].to(self._device)
         with torch.inference_mode():
-            logprobs, _ = model(torch.from_numpy(wave)[None].to(device), None)
-        yield path, decoder.decode(str(path), logprobs[0].cpu().numpy(), grid.rate)
+            logprobs, _ = self._model(window, None)
+        found: np.ndarray = logprobs[0].cpu().numpy()
+        return found
+
+
+def confidence(rows: np.ndarray, word: Word, characters: tuple[str, ...], rate: float) -> float:
+    """How sure the emissions are of a word, in [0, 1]: P(word | its frames) ** (1 / frames), over all alignments.
+
+    Args:
+        rows: (T, V) natural-log probabilities.
+        word: with its time in these rows, in seconds.
+        characters: of the V columns, "" for the blank.
+        rate: frames a second (Hz).
+    """
+    span = rows[round(word.start_s * rate):round(word.end_s * rate)]
+    if not len(span):
+        return 0.0
+    target = torch.tensor([[characters.index(c) for c in word.word]])
+    loss = F.ctc_loss(torch.from_numpy(span.astype(np.float64))[:, None], target, torch.tensor([len(span)]),
+                      torch.tensor([target.shape[1]]), blank=characters.index(""), reduction="sum")
+    return float(torch.exp(-loss / len(span)).clamp(max=1.0))

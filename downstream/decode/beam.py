@@ -42,6 +42,8 @@ class BeamDecoder:
         token_min_logp: nats; symbols below are not tried in a frame, unless it is the likeliest one.
         tokens_per_frame: symbols tried in a frame at most; None: all above `token_min_logp`.
         nbest: candidates that a hypothesis lists; with 1, hypotheses that can only stay behind another are dropped.
+        hotwords: words that are expected, which the search favours.
+        hotword_weight: nats that each of them gains (pyctcdecode's).
     """
 
     symbols: tuple[str, ...]
@@ -54,6 +56,8 @@ class BeamDecoder:
     token_min_logp: float = -5.0
     tokens_per_frame: int | None = None
     nbest: int = 1
+    hotwords: tuple[str, ...] = ()
+    hotword_weight: float = 10.0
 
     def __post_init__(self) -> None:
         if min(self.beam, self.nbest, 1 if self.tokens_per_frame is None else self.tokens_per_frame) < 1:
@@ -84,7 +88,8 @@ class BeamDecoder:
         if model is not None:
             model.weigh(self.lm_weight, self.word_score)
         beams = search.decode_beams(rows, beam_width=self.beam, beam_prune_logp=self.beam_prune_logp,
-                                    token_min_logp=self.token_min_logp, prune_history=self.nbest == 1)
+                                    token_min_logp=self.token_min_logp, prune_history=self.nbest == 1,
+                                    hotwords=self.hotwords or None, hotword_weight=self.hotword_weight)
         candidates = tuple(_candidate(beam, model, removed) for beam in beams[:self.nbest])
         best = candidates[0]
         words = tuple(Word(word, start / rate, end / rate) for word, (start, end) in beams[0][2])

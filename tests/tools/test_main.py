@@ -11,7 +11,7 @@ import torch
 
 from downstream.decode.beam import BeamDecoder
 from downstream.finetune_recipe import FinetuneRecipe
-from tools import recognise
+from tools import recognise, transcribe
 from tools.main import run
 from upstream.audio import import_folder
 from upstream.errors import InputError
@@ -140,7 +140,7 @@ def test_transcribe_decodes_with_the_weights_of_decode(capsys, monkeypatch, tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tuned.json").write_text('{"lm_weight": 1.25, "word_score": -0.5, "wer": 7.0}')
     given = []
-    monkeypatch.setattr(recognise, "run_transcription", lambda folder, files, settings: given.append(settings) or [])
+    monkeypatch.setattr(transcribe, "run_transcription", lambda _, __, settings, **___: given.append(settings) or [])
     assert call(capsys, "transcribe", "asr", "a.wav", *words) == (0, "", "")
     assert [(s.lm_weight, s.word_score) for s in given] == [weights]
 

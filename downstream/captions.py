@@ -1,0 +1,102 @@
+"""What was said, as text, subtitles (SubRip, WebVTT), JSON or NIST's CTM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+CUE_CHARACTERS = 84  # two lines of 42, the usual limit of subtitles
+CUE_SECONDS = 6.0
+CUE_PAUSE_SECONDS = 1.0  # a longer pause ends a cue
+
+
+class SpokenWord(NamedTuple):
+    """A word, its time in the recording in seconds, and how sure the recogniser is of it, in [0, 1]."""
+
+    word: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording.
+
+    Attributes:
+        name: of the file.
+        words: in order.
+        seconds: length of the recording.
+    """
+
+    name: str
+    words: tuple[SpokenWord, ...]
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        """The words joined by single spaces."""
+        return " ".join(word.word for word in self.words)
+
+
+def as_txt(transcript: Transcript) -> str:
+    """The text on one line."""
+    return transcript.text + "\n"
+
+
+def as_srt(transcript: Transcript) -> str:
+    """SubRip: numbered cues, times as hh:mm:ss,mmm."""
+    return "".join(f"{number}\n{_clock(cue[0].start_s, ',')} --> {_clock(cue[-1].end_s, ',')}\n{_text(cue)}\n\n"
+                   for number, cue in enumerate(cues(transcript.words), 1))
+
+
+def as_vtt(transcript: Transcript) -> str:
+    """WebVTT (W3C): times as hh:mm:ss.mmm; `&`, `<` and `>` written as entities."""
+    found = ["WEBVTT\n\n"]
+    for cue in cues(transcript.words):
+        text = _text(cue).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        found.append(f"{_clock(cue[0].start_s, '.')} --> {_clock(cue[-1].end_s, '.')}\n{text}\n\n")
+    return "".join(found)
+
+
+def as_json(transcript: Transcript) -> str:
+    """One JSON object on one line: `file`, `text`, `seconds`, and `words` as objects; times in whole milliseconds."""
+    words = [{"word": w.word, "start_s": round(w.start_s, 3), "end_s": round(w.end_s, 3),
+              "confidence": round(w.confidence, 4)} for w in transcript.words]
+    record = {"file": transcript.name, "text": transcript.text, "seconds": round(transcript.seconds, 3), "words": words}
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_ctm(transcript: Transcript) -> str:
+    """NIST's CTM (sclite): name, channel 1, start, duration, word, confidence; spaces in the name become `_`."""
+    name = "_".join(transcript.name.split())
+    return "".join(f"{name} 1 {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.word} {w.confidence:.4f}\n"
+                   for w in transcript.words)
+
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {
+    "txt": as_txt, "srt": as_srt, "vtt": as_vtt, "json": as_json, "ctm": as_ctm}
+
+
+def cues(words: Sequence[SpokenWord]) -> Iterator[list[SpokenWord]]:
+    """Words in groups that fit on a screen: at most 84 characters, 6 s, no pause of more than a second in them."""
+    cue: list[SpokenWord] = []
+    for word in words:
+        if cue and (len(_text([*cue, word])) > CUE_CHARACTERS or word.end_s - cue[0].start_s > CUE_SECONDS
+                    or word.start_s - cue[-1].end_s > CUE_PAUSE_SECONDS):
+            yield cue
+            cue = []
+        cue.append(word)
+    if cue:
+        yield cue
+
+
+def _text(cue: Sequence[SpokenWord]) -> str:
+    return " ".join(word.word for word in cue)
+
+
+def _clock(seconds: float, point: str) -> str:
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{point}{milliseconds:03d}"

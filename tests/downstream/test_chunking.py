@@ -1,0 +1,74 @@
+"""Windows leave no seam: every frame comes once, in order, and words are parted between words only."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from downstream.chunking import emission_pieces, seam, segments
+from downstream.decode.alphabet import alphabet
+from downstream.decode.greedy import greedy
+from upstream.errors import UsageError
+from upstream.frames import CONV_GRID, STACKED_GRID
+
+SYMBOLS = ("<pad>", "|", "A", "B")
+
+
+def local(grid):
+    """An encoder without context: a frame says the mean of the samples that it sees."""
+    def encode(wave):
+        frames = grid.frames(len(wave))
+        padded = np.pad(wave, (0, grid.padding))
+        found = [padded[grid.crop_start(t):grid.crop_start(t) + grid.receptive_field].mean() for t in range(frames)]
+        return np.stack([found, np.full(frames, -2.0)], axis=1).astype(np.float32)
+    return encode
+
+
+@pytest.mark.parametrize("grid", [CONV_GRID, STACKED_GRID])
+@settings(deadline=None, max_examples=25)
+@given(samples=st.integers(0, 60_000), block=st.integers(100, 20_000))
+def test_pieces_of_a_local_encoder_are_its_frames_of_the_whole(grid, samples, block):
+    wave = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
+    blocks = [wave[i:i + block] for i in range(0, samples, block)]
+    pieces = list(emission_pieces(local(grid), blocks, grid, 0, 0.6, 0.2))
+    assert sum(len(rows) for rows, _ in pieces) == grid.frames(samples)
+    if pieces:
+        assert [last for _, last in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert np.allclose(np.concatenate([rows for rows, _ in pieces]), local(grid)(wave), atol=1e-5)
+
+
+def test_what_fits_one_window_goes_through_once():
+    seen = []
+
+    def encode(wave):
+        seen.append(len(wave))
+        return np.zeros((CONV_GRID.frames(len(wave)), 2), np.float32)
+
+    list(emission_pieces(encode, [np.zeros(16_000, np.float32)] * 3, CONV_GRID, 0, 3.0, 1.0))
+    assert seen == [48_000]
+
+
+def test_windows_are_joined_at_the_blank_nearest_to_the_middle():
+    before, after = np.eye(2)[[1, 1, 0, 1, 1, 0, 0, 1]], np.eye(2)[[0, 0, 0, 0, 1, 0, 0, 1]]  # column 0 is the blank
+    assert seam(before, after, 0) == 5  # 2 is as blank, but further from 4
+    assert seam(np.eye(2)[[1] * 8], after, 0) == 4
+
+
+def test_an_overlap_above_half_a_window_is_refused():
+    with pytest.raises(UsageError, match="overlap"):
+        list(emission_pieces(local(CONV_GRID), [], CONV_GRID, 0, 2.0, 1.5))
+
+
+@settings(deadline=None)
+@given(path=st.lists(st.integers(0, 3), max_size=60), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=30))
+def test_greedy_words_of_segments_are_those_of_the_whole(path, sizes):
+    rows = np.log(np.eye(4)[path].reshape(-1, 4) * 0.96 + 0.01).astype(np.float32)
+    cuts = np.cumsum(sizes)
+    pieces = [piece for piece in np.split(rows, cuts[cuts < len(rows)]) if len(piece)]
+    found = []
+    for first, part in segments([(p, i == len(pieces) - 1) for i, p in enumerate(pieces)], alphabet(SYMBOLS, 0)):
+        assert np.array_equal(part, rows[first:first + len(part)])
+        found += [(w.word, round(w.start_s * 50) + first, round(w.end_s * 50) + first)
+                  for w in greedy(part, SYMBOLS, 0, 50.0).words]
+    whole = greedy(rows, SYMBOLS, 0, 50.0).words
+    assert found == [(w.word, round(w.start_s * 50), round(w.end_s * 50)) for w in whole]

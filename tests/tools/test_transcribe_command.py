@@ -1,0 +1,167 @@
+"""`hubertkit transcribe` with a small trained recogniser: length, formats, folders, standard input, bad files."""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.hypothesis import Word
+from downstream.finetune import finetune
+from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.transcribe import Settings, Transcriber, confidence, recordings
+from tools import main
+from upstream.audio import import_folder
+from upstream.errors import UsageError
+from upstream.model import EncoderConfig
+from upstream.training.loop import TrainingRecipe
+from upstream.training.optimiser import OptimiserRecipe
+
+ROOT = Path(__file__).parents[2]
+SHAPE = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
+                      positional_groups=2, dropout=0, attention_dropout=0, input_dropout=0, layerdrop=0)
+TRAINING = TrainingRecipe(updates=200, batch_seconds=4, micro_batch_seconds=4, precision="float32", log_every=100,
+                          validate_every=200, save_every=200,
+                          optimiser=OptimiserRecipe(peak_rate=4e-3, warmup_updates=10, weight_decay=0.0))
+SHORT = ("--window", "2", "--overlap", "0.8")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Tones for letters, as in the test of fine-tuning, with a pause at either end."""
+    folder = tmp_path_factory.mktemp("tones")
+    rng = np.random.default_rng(0)
+    pitch = {"A": 300, "B": 900, "C": 2400, " ": 0}
+    for i in range(14):
+        text = " ".join("".join(rng.choice(list("ABC"), 3)) for _ in range(2))
+        wave = [0.2 * np.sin(2 * np.pi * pitch[c] * np.arange(2400) / 16_000) for c in f" {text} "]
+        sound = np.concatenate(wave)
+        soundfile.write(folder / f"u{i:02d}.wav", sound + 0.005 * rng.standard_normal(len(sound)), 16_000)
+        (folder / f"u{i:02d}.txt").write_text(text)
+    whole = import_folder(folder)
+    whole.select(range(11)).save(folder / "train.arrow")
+    whole.select(range(11, 14)).save(folder / "dev.arrow")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asr(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recogniser") / "asr"
+    recipe = FinetuneRecipe(data=str(corpus / "train.arrow"), dev=str(corpus / "dev.arrow"), architecture=SHAPE,
+                            mask=SpecMaskRecipe(0, 5, 0, 8), training=TRAINING)
+    finetune(recipe, folder, lambda line: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def joined(corpus, tmp_path_factory):
+    """All utterances one after another, 19 s."""
+    path = tmp_path_factory.mktemp("joined") / "joined.wav"
+    waves = [soundfile.read(p)[0] for p in sorted(corpus.glob("*.wav"))]
+    soundfile.write(path, np.concatenate(waves), 16_000)
+    return path
+
+
+def call(capsys, *words):
+    code = main.run([str(word) for word in words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_words_do_not_depend_on_the_blocks_that_samples_come_in(asr, joined):
+    wave = soundfile.read(joined, dtype="float32")[0]
+    transcriber = Transcriber(asr, Settings(window_seconds=2.0, overlap_seconds=0.8))
+    whole = list(transcriber.words([wave]))
+    assert list(transcriber.words([wave[i:i + 1234] for i in range(0, len(wave), 1234)])) == whole
+    assert all(0 < w.confidence <= 1 and a.end_s <= w.start_s for a, w in zip(whole, whole[1:]))  # noqa: RUF007
+
+
+def test_words_come_before_the_recording_ends(asr, joined):
+    wave = soundfile.read(joined, dtype="float32")[0]
+    given = []
+
+    def blocks():
+        for start in range(0, len(wave), 1600):
+            given.append(start)
+            yield wave[start:start + 1600]
+
+    next(Transcriber(asr, Settings(window_seconds=2.0, overlap_seconds=0.8)).words(blocks()))
+    assert len(given) * 1600 < len(wave) / 3
+
+
+def test_confidence_by_hand():
+    rows = np.log(np.array([[.1, .1, .8], [.5, .1, .4]]))  # blank, |, A: paths A-, AA and -A spell A
+    wanted = (.8 * .5 + .8 * .4 + .1 * .4) ** 0.5
+    assert confidence(rows, Word("A", 0.0, 0.04), ("", " ", "A"), 50.0) == pytest.approx(wanted)
+
+
+def test_a_folder_is_its_recordings_and_an_empty_one_is_refused(asr, corpus, tmp_path, capsys):
+    code, out, _ = call(capsys, "transcribe", asr, corpus)
+    assert code == 0
+    assert [line.split("\t")[0] for line in out.splitlines()] == [str(p) for p in sorted(corpus.glob("*.wav"))]
+    with pytest.raises(UsageError, match="no recordings"):
+        recordings([tmp_path])
+
+
+def test_each_format_is_written(asr, corpus, tmp_path, capsys):
+    for name, start in (("srt", "1\n00:00:00"), ("vtt", "WEBVTT"), ("ctm", str(corpus)), ("json", "{")):
+        code, out, _ = call(capsys, "transcribe", asr, corpus / "u01.wav", "--format", name)
+        assert (code, out.startswith(start)) == (0, True)
+    code, out, _ = call(capsys, "transcribe", asr, corpus, "--format", "vtt", "--out", tmp_path / "subtitles")
+    assert (code, out, len(list((tmp_path / "subtitles").iterdir()))) == (0, "", 14)
+    code, _, err = call(capsys, "transcribe", asr, corpus, "--format", "srt")
+    assert (code, "--out" in err) == (2, True)
+
+
+def test_bad_files_are_a_line_each_and_the_others_are_done(asr, corpus, tmp_path, capsys):
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
+    (tmp_path / "text.wav").write_text("no audio")
+    code, out, err = call(capsys, "transcribe", asr, tmp_path, corpus / "u01.wav", "--json")
+    assert code == 1
+    assert [Path(json.loads(line)["file"]).name for line in out.splitlines()] == ["silence.wav", "u01.wav"]
+    assert "Traceback" not in err
+    for name in ("empty.wav", "text.wav"):
+        assert err.count(name) == 1, err
+
+
+def test_stdin_is_an_audio_file_or_a_line(asr, corpus, capsys, monkeypatch):
+    _, wanted, _ = call(capsys, "transcribe", asr, corpus / "u02.wav")
+    for content, code in (((corpus / "u02.wav").read_bytes(), 0), (b"no audio", 1), (b"", 1)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        found, out, err = call(capsys, "transcribe", asr, "-")
+        assert (found, out) == (code, wanted if code == 0 else "")
+        assert code == 0 or "stdin" in err
+
+
+def test_raw_samples_piped_in_come_out_as_words_while_the_pipe_is_open(asr, joined, capsys):
+    _, wanted, _ = call(capsys, "transcribe", asr, joined, *SHORT)
+    samples = soundfile.read(joined, dtype="int16")[0].tobytes()
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "tools.main", "transcribe", str(asr), "-", "--streaming", "--pcm", "16000", *SHORT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+                          env={**os.environ, "PYTHONPATH": path}) as process:
+        half = len(samples) // 2 + 1  # an odd number of bytes
+        for start in range(0, half, 3201):
+            process.stdin.write(samples[start:min(half, start + 3201)])
+            process.stdin.flush()
+        early = process.stdout.read(1)  # waits for the first word: the pipe is still open
+        process.stdin.write(samples[half:])
+        process.stdin.close()
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert (early + rest).decode().split() == wanted.split()
+
+
+def test_a_hotword_is_chosen_where_the_emissions_are_undecided():
+    rows = np.log(np.array([[.02, .02, .52, .44], [.02, .94, .02, .02]]))  # blank, |, A, B
+    decoder = BeamDecoder(("<pad>", "|", "A", "B"), 0)
+    assert decoder.decode("u", rows, 50.0).text == "A"
+    assert dataclasses.replace(decoder, hotwords=("B",)).decode("u", rows, 50.0).text == "B"

@@ -1,0 +1,150 @@
+"""`hubertkit transcribe`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import soundfile
+import soxr
+import typer
+
+from downstream.captions import FORMATS, Transcript
+from downstream.transcribe import Failed, Settings, Transcriber, recordings
+from downstream.transcribe import transcribe as run_transcription
+from tools.decode import LmWeight, Tuned, WordScore, language_weights
+from upstream.audio.corpora.single import utterance_of_file
+from upstream.audio.reading import read
+from upstream.errors import InputError, UsageError
+from upstream.frames import SAMPLE_RATE
+from upstream.progress import say
+from upstream.stage import writing
+
+STDIN = Path("-")
+_BLOCK_BYTES = 1 << 16
+
+Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(transcribe)
+
+
+def transcribe(
+    recogniser: Annotated[Path, typer.Argument(help="Folder of a recogniser, as `finetune` writes it.")],
+    files: Annotated[list[Path], typer.Argument(help="Recordings of any length, folders of them, or - for stdin.")],
+    lm: Annotated[Path | None, typer.Option(help="ARPA file (.arpa, .arpa.gz); without it decoding is greedy.")] = None,
+    lm_weight: LmWeight = None,
+    word_score: WordScore = None,
+    tuned: Tuned = None,
+    beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept.")] = 50,
+    hotword: Annotated[list[str] | None, typer.Option(help="A word to expect; may be given several times.")] = None,
+    format: Annotated[Format, typer.Option(help="What to write.")] = Format("txt"),
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for one file a recording, instead of stdout.")] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Print words as they come, on one line.")] = False,
+    pcm: Annotated[int | None, typer.Option(min=1000, help="Stdin is raw 16-bit mono at this rate (Hz).")] = None,
+    window: Annotated[float, typer.Option(help="Seconds that the encoder sees at a time.")] = Settings.window_seconds,
+    overlap: Annotated[float, typer.Option(help="Seconds that windows overlap.")] = Settings.overlap_seconds,
+) -> None:
+    """Write what is said in recordings."""
+    weight, score = language_weights(lm, lm_weight, word_score, tuned)
+    settings = Settings(lm, weight, score, beam, tuple(hotword or ()), window, overlap)
+    chosen = "json" if as_json else format.value
+    _check(files, chosen, out, streaming, pcm)
+    bad: list[Path] = []
+
+    def failed(path: Path, error: InputError) -> None:
+        bad.append(path)
+        say(f"hubertkit: {error}")
+
+    if streaming:
+        _stream(Transcriber(recogniser, settings), files, pcm, failed)
+    elif STDIN in files:
+        _write(_from_stdin(Transcriber(recogniser, settings), pcm), chosen, out, alone=True)
+    else:
+        alone = len(files) == 1 and not files[0].is_dir()
+        for _, transcript in run_transcription(recogniser, files, settings, failed=failed):
+            _write(transcript, chosen, out, alone)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _check(files: list[Path], chosen: str, out: Path | None, streaming: bool, pcm: int | None) -> None:
+    several = len(files) > 1 or files[0].is_dir()
+    if STDIN in files and several:
+        raise UsageError("-: standard input is transcribed alone; leave the other files out")
+    if pcm is not None and STDIN not in files:
+        raise UsageError("--pcm says what standard input is; give - in the place of files")
+    if streaming and (chosen != "txt" or out is not None):
+        raise UsageError("--streaming prints text as it comes; leave --format and --out out")
+    if several and chosen in ("srt", "vtt") and out is None:
+        raise UsageError(f"--format {chosen} of several recordings needs --out FOLDER, one file each")
+
+
+def _write(transcript: Transcript, chosen: str, out: Path | None, alone: bool) -> None:
+    if not transcript.words:
+        say(f"{transcript.name}: no words found in {transcript.seconds:.1f} s")
+    text = FORMATS[chosen](transcript)
+    if out is not None:
+        path = out / f"{Path(transcript.name).name}.{chosen}"  # a.wav and a.flac stay apart
+        with writing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    else:
+        print(text if alone or chosen != "txt" else f"{transcript.name}\t{text}", end="", flush=True)
+
+
+def _stream(transcriber: Transcriber, files: list[Path], pcm: int | None, failed: Failed) -> None:
+    for path in files if files == [STDIN] else recordings(files):
+        try:
+            if path == STDIN:
+                blocks: Iterable[np.ndarray] = _pcm_blocks(pcm) if pcm else [_stdin_wave()]
+            else:
+                blocks = [read(utterance_of_file(path))]
+                transcriber.check(path, len(blocks[0]))
+        except InputError as error:
+            failed(path, error)
+            continue
+        for word in transcriber.words(blocks):
+            print(word.word, end=" ", flush=True)
+        print(flush=True)
+
+
+def _from_stdin(transcriber: Transcriber, pcm: int | None) -> Transcript:
+    wave = np.concatenate([*_pcm_blocks(pcm)]) if pcm else _stdin_wave()
+    transcriber.check("stdin", len(wave))
+    return Transcript("stdin", tuple(transcriber.words([wave])), len(wave) / SAMPLE_RATE)
+
+
+def _stdin_wave() -> np.ndarray:
+    """Standard input as a file of audio: (S,) float32 at 16 kHz. Raises InputError where it is none."""
+    content = sys.stdin.buffer.read()
+    if not content:
+        raise InputError("stdin: empty; pipe a recording in")
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise InputError("stdin: no audio file (wav, flac, ogg, mp3); raw samples need --pcm RATE") from error
+    if not np.isfinite(samples).all():
+        raise InputError("stdin: the recording holds NaN or infinity")
+    wave = samples.mean(axis=1, dtype=np.float32)
+    return np.clip(wave if rate == SAMPLE_RATE else soxr.resample(wave, rate, SAMPLE_RATE), -1.0, 1.0)
+
+
+def _pcm_blocks(rate: int) -> Iterator[np.ndarray]:
+    """Raw samples of standard input as they come: (S,) float32 at 16 kHz."""
+    resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+    odd = b""
+    source: Any = sys.stdin.buffer
+    while content := source.read1(_BLOCK_BYTES):  # what is there, without waiting for more
+        content = odd + content
+        odd = content[len(content) // 2 * 2:]
+        block = np.frombuffer(content[:len(content) // 2 * 2], "<i2").astype(np.float32) / 32768
+        yield block if resampler is None else resampler.resample_chunk(block)
+    yield np.zeros(0, np.float32) if resampler is None else resampler.resample_chunk(np.zeros(0, np.float32), last=True)
