@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -55,7 +55,8 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
     Raises:
         UsageError: fewer than one worker.
         InputError: an id without emissions, or what the decoder raises.
-        HubertkitError: a process was killed from outside, as the kernel does when memory runs out.
+        HubertkitError: a process was killed from outside, as the kernel does when memory runs out; the message names
+            the utterances that the processes were at.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers}: at least 1 process is needed")
@@ -90,15 +91,18 @@ def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], order: list[int],
                start: Start | None) -> Generator[tuple[int, Hypothesis], None, None]:
     method = start or ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     others = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _begin, (folder, decoder, os.getpid()))
+    context = multiprocessing.get_context(method)
+    at = context.RawArray("b", len(order))  # shared: 1 where a process is at an utterance
+    executor = ProcessPoolExecutor(workers, context, _begin, (folder, decoder, os.getpid(), at))
     try:
-        futures: dict[Future[Hypothesis], int] = {executor.submit(_decode, ids[i]): i for i in order}
+        futures: dict[Future[Hypothesis], int] = {executor.submit(_decode, ids[i], i): i for i in order}
         for future in as_completed(futures):
             yield futures[future], future.result()
         executor.shutdown()
     except BrokenProcessPool as error:
-        raise HubertkitError("a decoding process was killed, perhaps for lack of memory; use fewer workers or a "
-                             "smaller language model") from error
+        busy = ", ".join(ids[i] for i in order if at[i])
+        raise HubertkitError(f"a decoding process was killed{f' (they were at {busy})' if busy else ''}, perhaps for "
+                             "lack of memory; use fewer workers or a smaller language model") from error
     finally:
         # on success all have ended; after an error or Ctrl-C nobody waits for what they are at
         for process in set(multiprocessing.active_children()) - others:
@@ -106,10 +110,10 @@ def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], order: list[int],
         executor.shutdown(cancel_futures=True)
 
 
-_mine: tuple[Emissions, Decoder] | None = None  # of a worker process
+_mine: tuple[Emissions, Decoder, Any] | None = None  # of a worker process
 
 
-def _begin(folder: Path, decoder: Decoder, parent: int) -> None:
+def _begin(folder: Path, decoder: Decoder, parent: int, at: Any) -> None:
     """Make this process a worker: quiet on signals, one thread, gone when its parent is."""
     global _mine
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -119,7 +123,7 @@ def _begin(folder: Path, decoder: Decoder, parent: int) -> None:
         sys.modules["torch"].set_num_threads(1)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     decoder.prepare()
-    _mine = Emissions.load(folder), decoder
+    _mine = Emissions.load(folder), decoder, at
 
 
 def _follow(parent: int) -> None:
@@ -128,8 +132,11 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def _decode(id: str) -> Hypothesis:
+def _decode(id: str, index: int) -> Hypothesis:
     if _mine is None:
         raise RuntimeError("a decoding process was not prepared")
-    emissions, decoder = _mine
-    return decoder.decode(id, emissions.logprobs(id), emissions.rate)
+    emissions, decoder, at = _mine
+    at[index] = 1
+    found = decoder.decode(id, emissions.logprobs(id), emissions.rate)
+    at[index] = 0
+    return found

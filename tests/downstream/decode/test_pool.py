@@ -87,9 +87,11 @@ def test_an_interruption_between_two_utterances_leaves_no_process(emissions):
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_process_is_said_and_not_waited_for(emissions):
-    with pytest.raises(HubertkitError, match="killed"):
-        decode_all(emissions, Failing(emissions.ids[3], "die"), workers=2)
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_killed_process_is_said_with_its_utterance_and_not_waited_for(emissions, start):
+    with pytest.raises(HubertkitError, match=rf"killed \(they were at .*{emissions.ids[3]}"):
+        decode_all(emissions, Failing(emissions.ids[3], "die"), workers=2, start=start)
+    assert not multiprocessing.active_children()
 
 
 def test_an_unknown_id_is_named_before_anything_starts(emissions):
