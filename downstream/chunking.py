@@ -7,6 +7,7 @@ is taken whole from one window. What comes out is one sequence of frames, with w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -40,10 +41,10 @@ def emission_pieces(encode: Encode, blocks: Iterable[np.ndarray], grid: FrameGri
     Raises:
         UsageError: windows too short for their overlap.
     """
-    window, overlap = round(window_seconds * grid.rate), round(overlap_seconds * grid.rate)
-    if not 0 < 2 * overlap <= window:
+    if not 1 / grid.rate <= overlap_seconds <= window_seconds / 2 < math.inf:
         raise UsageError(f"windows of {window_seconds:g} s with an overlap of {overlap_seconds:g} s: the overlap must "
-                         "be above 0 and at most half of the window")
+                         "be a frame or more and at most half of the window")
+    window, overlap = round(window_seconds * grid.rate), round(overlap_seconds * grid.rate)
     samples = np.zeros(0, np.float32)
     held: np.ndarray | None = None  # what the window before says of the overlap
     for block in blocks:

@@ -54,9 +54,10 @@ def test_windows_are_joined_at_the_blank_nearest_to_the_middle():
     assert seam(np.eye(2)[[1] * 8], after, 0) == 4
 
 
-def test_an_overlap_above_half_a_window_is_refused():
+@pytest.mark.parametrize("lengths", [(2.0, 1.5), (2.0, 0.001), (float("nan"), 1.0), (float("inf"), 1.0)])
+def test_windows_that_cannot_be_are_refused(lengths):
     with pytest.raises(UsageError, match="overlap"):
-        list(emission_pieces(local(CONV_GRID), [], CONV_GRID, 0, 2.0, 1.5))
+        list(emission_pieces(local(CONV_GRID), [], CONV_GRID, 0, *lengths))
 
 
 @settings(deadline=None)
