@@ -1,7 +1,7 @@
 """Memory of the C library, kept from update to update.
 
 glibc takes a large block from the system and gives it back when it is freed. An update of BASE allocates gigabytes so,
-and every page of them is a fault again and zeroed again, which on a busy virtual machine takes a good part of an update.
+and every page of them is a fault again and zeroed again, which on a busy virtual machine takes a good part of the time.
 """
 
 from __future__ import annotations
