@@ -13,6 +13,9 @@ from upstream.model.converting import write_as
 from upstream.model.formats import Checkpoint
 from upstream.model.loading import read_checkpoint
 from upstream.progress import say
+from upstream.teacher.teacher import Teacher
+
+TEACHER = "teacher"  # within an encoder's folder
 
 
 class Format(str, Enum):
@@ -55,8 +58,19 @@ def convert(
         say(f"note: {note}")
     for loss in write_as(found, target, to.value):
         say(f"not in {to.value}: {loss}")
+    _carry_teacher(Path(source) / TEACHER, target, to)
     parameters = sum(tensor.numel() for tensor in found.tensors.values())
     print(f"{target}: {to.value}, an encoder of {parameters:,} parameters{_heads(found)}")
+
+
+def _carry_teacher(teacher: Path, target: Path, to: Format) -> None:
+    """The teacher that made the labels of a pretraining head goes along into a folder; a file has no place for it."""
+    if not (teacher / "teacher.json").is_file():
+        return
+    if to is Format.huggingface:
+        Teacher.load(teacher).save(target / TEACHER)
+    else:
+        say(f"not in {to.value}: the teacher of its units, which stays in {teacher}")
 
 
 def _heads(found: Checkpoint) -> str:

@@ -248,14 +248,17 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
 
     def work(target: Path) -> dict[str, Any]:
         units = Units.load(folder / "units") if units_hash is not None else None
-        if units is not None:
-            check_units(units, corpus.manifest, rules=recipe.gate)
+        histograms = [] if units is None else check_units(units, corpus.manifest, rules=recipe.gate)
         task = _task(recipe, round_, corpus, units, noise, init, device)
         final = train(task, round_.training, target, seed=recipe.seed, device=device,
                       what=f"round {round_.number}: encoder", examine=examine)
         if ranks.first():
             extra = {"round": round_.number, "units": units_hash, "objective": as_settings(round_.objective),
                      "training": as_settings(round_.training)}
+            if units is not None:  # what its labels mean and how often each came travels with the encoder
+                extra["unit_statistics"] = {"classes": list(units.classes), "rate": units.rate,
+                                            "histogram": [h.tolist() for h in histograms]}
+                Teacher.load(folder / "teacher").save(target / "teacher")
             save_encoder(task.model.encoder, target, extra=extra, head=head_state(task.model))
         return {"hash": encoder_hash(task.model.encoder), **final}
 

@@ -14,6 +14,9 @@ from tools.main import run
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
 from upstream.model.formats.pickles import read_torch_file
 from upstream.model.loading import read_checkpoint
+from upstream.stage import read_json
+from upstream.teacher.quantiser import Quantiser
+from upstream.teacher.teacher import Teacher
 
 CHECKPOINTS = Path(__file__).parents[1] / "oracles/hubert/checkpoints"
 PRETRAINED, CTC = CHECKPOINTS / "pretrain_large.pt", CHECKPOINTS / "ctc_base.pt"
@@ -104,3 +107,16 @@ def test_bad_sources_are_one_line_and_an_exit_code(tmp_path, capsys, source, cod
 
 def test_an_unknown_format_is_a_wrong_use(tmp_path):
     assert _convert(PRETRAINED, tmp_path / "a", "--to", "onnx") == 2
+
+
+def test_the_teacher_and_the_statistics_of_units_travel_along(tmp_path, capsys):
+    teacher = Teacher(Quantiser((torch.randn(3, 39),)), {"name": "mfcc", "dim": 39, "rate": 50.0}, 1.0, {})
+    encoder = Encoder(EncoderConfig(conv_dim=16, width=32, layers=1, heads=2, ffn=32)).initialise(0)
+    encoder.save(tmp_path / "ours", unit_statistics={"classes": [3], "histogram": [[5, 4, 3]]})
+    teacher.save(tmp_path / "ours" / "teacher")
+    assert _convert(tmp_path / "ours", tmp_path / "hf", "--to", "huggingface") == 0
+    assert Teacher.load(tmp_path / "hf" / "teacher").hash == teacher.hash
+    assert read_json(tmp_path / "hf" / "hubertkit.json")["unit_statistics"]["histogram"] == [[5, 4, 3]]
+    capsys.readouterr()
+    assert _convert(tmp_path / "hf", tmp_path / "f.pt", "--to", "fairseq") == 0
+    assert "not in fairseq: the teacher of its units" in capsys.readouterr().err

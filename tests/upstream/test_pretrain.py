@@ -10,6 +10,8 @@ from upstream.model import load_encoder
 from upstream.pretrain import hold_out, pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.recipe import load_recipe
+from upstream.stage import read_json
+from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 
 TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=3",
@@ -44,6 +46,10 @@ def test_two_rounds_leave_loadable_encoders_and_a_second_call_does_nothing(recor
     for result in results:
         assert load_encoder(result.encoder).config.width == 32
         assert Units.load(result.units).classes == (8,)
+        described = read_json(result.encoder / "hubertkit.json")
+        assert described["unit_statistics"]["classes"] == [8]
+        assert sum(described["unit_statistics"]["histogram"][0]) == Units.load(result.units).offsets[-1]
+        assert Teacher.load(result.encoder / "teacher").hash == Units.load(result.units).meta["teacher_hash"]
     again = lines_of(lambda say: pretrain(recipe(recordings), tmp_path, say))
     assert len(again) == 7
     assert all("done before, skipped" in line for line in again)
