@@ -1,0 +1,205 @@
+"""Our own CTC decoder: a prefix beam search of many utterances at once, with a word n-gram model and a lexicon.
+
+A hypothesis is ranked by
+
+    log p(text | emissions) + lm_weight * log P(text) + word_score * words + bonuses of hotwords (natural logarithms)
+
+with log p summed over the alignments that the search keeps. Words are found in a tree of the lexicon; the language
+model is asked where they end. Before that, the best word below a node stands in for it, as in flashlight's smearing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from downstream.decode.alphabet import Alphabet, alphabet
+from downstream.decode.batched_backend import Backend, NumpyBackend, TorchBackend
+from downstream.decode.batched_frames import frames_of
+from downstream.decode.batched_search import Graph, Limits, search
+from downstream.decode.batched_texts import Spelling, model_scores, spellings, words_of
+from downstream.decode.hypothesis import Candidate, Hypothesis
+from downstream.decode.lexicon_trie import LexiconTrie, build
+from downstream.decode.look_ahead import best_below
+from downstream.decode.word_model import check_language_model
+from downstream.lm.arrays import NgramArrays, pack
+from upstream.errors import InputError, UsageError
+
+
+@dataclass(frozen=True)
+class BatchedDecoder:
+    """Settings of a search; lexicon and language model are loaded on first use and kept for the life of the process.
+
+    Attributes:
+        symbols: V symbols, one per column of the emissions.
+        blank: column of the CTC blank.
+        lm: arrays that `hubertkit lm pack` made, or an ARPA file, beside which they are written (`.ngrams`) unless they
+            are there; None: no language model.
+        lexicon: words that may be found; None: those of the language model.
+        lm_weight: of the natural-log probability of the language model.
+        word_score: added for each word, in nats.
+        beam: hypotheses of an utterance kept after each frame, to within those that are equal within .09 nats.
+        beam_threshold: nats; hypotheses further below the best one are dropped.
+        token_min_logp: nats; symbols below are not tried in a frame, unless it is the likeliest letter.
+        tokens_per_frame: letters tried in a frame at most; None: all above `token_min_logp`.
+        unknown_penalty: added to the language model's <unk>, in nats before weighing, for words that it does not know.
+            With it any spelling is a word; with None only those of the lexicon are.
+        hotwords: words and what each time that they are found adds, in nats. They are added to the lexicon.
+        blank_threshold: frames in which the blank is likelier are not searched; 1.0 searches all.
+        nbest: candidates that a hypothesis lists. With 1, of hypotheses that can only go on alike the best is kept.
+        batch: utterances searched in step by `decode_batch`.
+        device: of torch; None: numpy, the fastest on a CPU.
+    """
+
+    symbols: tuple[str, ...]
+    blank: int
+    lm: Path | None = None
+    lexicon: tuple[str, ...] | None = None
+    lm_weight: float = 0.5
+    word_score: float = 0.0
+    beam: int = 50
+    beam_threshold: float = 15.0
+    token_min_logp: float = -8.0
+    tokens_per_frame: int | None = 8
+    unknown_penalty: float | None = None
+    hotwords: tuple[tuple[str, float], ...] = ()
+    blank_threshold: float = 0.999
+    nbest: int = 1
+    batch: int = 64
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.beam, self.nbest, self.batch, 1 if self.tokens_per_frame is None else self.tokens_per_frame) < 1:
+            raise UsageError(f"beam={self.beam}, nbest={self.nbest}, batch={self.batch}, "
+                             f"tokens_per_frame={self.tokens_per_frame}: must be at least 1")
+        numbers = [self.lm_weight, self.word_score, *(bonus for _, bonus in self.hotwords)]
+        if not np.isfinite(numbers).all() or self.lm_weight < 0:
+            raise UsageError(f"lm_weight={self.lm_weight} must be at least 0, word_score={self.word_score} and bonuses "
+                             "of hotwords finite")
+        if not self.beam_threshold > 0 or not 0 < self.blank_threshold <= 1 or (self.unknown_penalty or 0) > 0:
+            raise UsageError(f"beam_threshold={self.beam_threshold} must be above 0, blank_threshold="
+                             f"{self.blank_threshold} in (0, 1], unknown_penalty={self.unknown_penalty} at most 0")
+
+    def prepare(self) -> None:
+        """Load what is needed now and raise what is wrong with it, so that forked processes share it."""
+        _graph(self)
+
+    def decode(self, id: str, logprobs: np.ndarray, rate: float) -> Hypothesis:
+        """Search the best text of one utterance; `decode_batch` is many times faster for many.
+
+        Args:
+            id: of the utterance.
+            logprobs: (T, V) natural-log probabilities, T >= 0.
+            rate: frames a second (Hz). Frame t spans t / rate to (t + 1) / rate seconds.
+
+        Raises:
+            InputError: symbols, a lexicon or a language model that cannot be decoded with, or emissions that do not
+                fit them.
+        """
+        return self.decode_batch([id], [logprobs], rate)[0]
+
+    def decode_batch(self, ids: Sequence[str], logprobs: Sequence[np.ndarray], rate: float) -> list[Hypothesis]:
+        """As `decode`, of many utterances; each gets what it gets alone. The order is kept."""
+        columns = alphabet(self.symbols, self.blank)
+        rows = [columns.usable(values) for values in logprobs]
+        graph, backend = _graph(self)
+        limits = Limits(self.beam, self.beam_threshold, recombine=self.nbest == 1)
+        by_length = sorted(range(len(ids)), key=lambda i: -len(rows[i]))
+        found: dict[int, Hypothesis] = {}
+        for first in range(0, len(ids), self.batch):
+            group = by_length[first:first + self.batch]
+            frames = frames_of([rows[i] for i in group], columns, self.blank_threshold, self.token_min_logp,
+                               self.tokens_per_frame)
+            result = search(graph, frames, limits, backend)
+            best = spellings(result, frames, graph, self.nbest, backend)
+            candidates = self._candidates(best, graph, columns, backend)
+            for place, texts, spelled in zip(frames.order.tolist(), candidates, best):
+                index = group[place]
+                words = words_of(spelled[0], columns.characters, rows[index], rate)
+                found[index] = Hypothesis(ids[index], texts[0].text, texts[0].score, texts[0].acoustic, texts[0].lm,
+                                          words, texts if self.nbest > 1 else ())
+        return [found[i] for i in range(len(ids))]
+
+    def _candidates(self, best: list[list[Spelling]], graph: Graph, columns: Alphabet,
+                    backend: Backend) -> list[tuple[Candidate, ...]]:
+        """The texts of each utterance with their scores taken apart."""
+        flat = ["".join(columns.characters[c] for c in one.columns).split() for each in best for one in each]
+        index = graph.lm.words.index if graph.lm is not None else _no_word_is_unknown
+        lms = iter(model_scores(flat, graph, index, backend))
+        texts, bonus = iter(flat), dict(self.hotwords)
+        found = []
+        for each in best:
+            candidates = []
+            for one in each:
+                words, lm = next(texts), next(lms)
+                unknown = sum(index(word) == 0 for word in words)
+                rest = self.lm_weight * (lm + (self.unknown_penalty or 0.0) * unknown) + self.word_score * len(words)
+                acoustic = one.score - rest - sum(bonus.get(word, 0.0) for word in words)
+                candidates.append(Candidate(" ".join(words), one.score, acoustic, lm, unknown))
+            found.append(tuple(candidates))
+        return found
+
+
+def _no_word_is_unknown(word: str) -> int:
+    return 1
+
+
+@lru_cache(maxsize=8)
+def _graph(decoder: BatchedDecoder) -> tuple[Graph, Backend]:
+    """What a decoder searches. The weights are part of it, since the look-ahead holds them."""
+    columns = alphabet(decoder.symbols, decoder.blank)
+    hotwords = dict(decoder.hotwords)
+    lm = None if decoder.lm is None else _load(Path(decoder.lm))
+    words = decoder.lexicon
+    if lm is not None and words is None:
+        words = tuple(lm.words.list[3:])
+        check_language_model(words, columns)
+    open_vocabulary = decoder.unknown_penalty is not None or words is None
+    trie = _trie((*(words or ()), *hotwords), columns, open_vocabulary)
+    backend: Any = NumpyBackend() if decoder.device is None else TorchBackend(decoder.device)
+    return _weighted(decoder, trie, lm, hotwords, columns, open_vocabulary, backend), backend
+
+
+def _weighted(decoder: BatchedDecoder, trie: LexiconTrie, lm: NgramArrays | None, hotwords: dict[str, float],
+              columns: Alphabet, open_vocabulary: bool, backend: Backend) -> Graph:
+    ids = np.array([*((lm.words.index(word) if lm else 0) for word in trie.words), 0])
+    unigrams = lm.unigrams.numpy().astype(np.float64) if lm else np.zeros(1)
+    unknown = (ids == 0) if lm else np.zeros(len(ids), bool)
+    bonus = (np.array([*(hotwords.get(word, 0.0) for word in trie.words), 0.0]) + decoder.word_score
+             + np.where(unknown, decoder.lm_weight * (decoder.unknown_penalty or 0.0), 0.0))
+    best = decoder.lm_weight * unigrams[ids] + bonus
+    ahead = best_below(trie, best[:-1], best[-1] if open_vocabulary else -np.inf)
+    scorer: Any = lm if lm is None or decoder.device is None else lm.to(decoder.device)
+    return Graph(trie.width, columns.characters.index(""), columns.characters.index(" "),
+                 backend.array(trie.children), backend.array(trie.label), backend.array(trie.word),
+                 backend.array(np.exp(ahead)), scorer, backend.array(ids), backend.array(bonus), decoder.lm_weight,
+                 lm.begin if lm else 0, lm.eos if lm else 0, len(lm.link) if lm else 1)
+
+
+@lru_cache(maxsize=4)
+def _trie(words: tuple[str, ...], columns: Alphabet, open_vocabulary: bool) -> LexiconTrie:
+    return build(words, columns.characters, open_vocabulary)
+
+
+def _load(path: Path) -> NgramArrays:
+    """Arrays of a language model, made of an ARPA file where they are not there yet."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; language models are made by `hubertkit lm build`")
+    if path.suffix == ".ngrams":
+        return _arrays(path.resolve(), path.stat().st_mtime_ns)
+    arrays = path.with_name(path.name.removesuffix(".gz").removesuffix(".arpa") + ".ngrams")
+    pack(path, arrays)
+    return _arrays(arrays.resolve(), arrays.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _arrays(path: Path, modified: int) -> NgramArrays:
+    arrays = NgramArrays.load(path)
+    if len(arrays.words) <= 3:
+        raise InputError(f"{path}: a language model without words; build it from text")
+    return arrays

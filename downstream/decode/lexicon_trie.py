@@ -1,0 +1,100 @@
+"""The words that a decoder may find as a tree of their letters, in flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from upstream.errors import InputError
+
+ROOT = 0
+NOTHING = -1
+
+
+@dataclass(frozen=True, eq=False)
+class LexiconTrie:
+    """Nodes in the order of a depth-first walk, so that what lies below a node is one span of the sorted words.
+
+    With an open vocabulary, `width` nodes follow, one for each column of the emissions: a spelling that no word begins
+    with is at the node of its last letter, and every node but the root ends a word, the unknown one where no other.
+
+    Attributes:
+        words: sorted by their columns; the word of index `len(words)` is the unknown one.
+        width: columns of the emissions.
+        tree: number of nodes that the words have, the root included.
+        children: (nodes * width,) int32, the node after a node and a column; -1 where there is none.
+        label: (nodes,) int64, the column that leads to a node; `width` for the root.
+        word: (nodes,) int64, index of the word that ends at a node; -1 where none does.
+        first, last: (tree,) int64, the span of words below a node.
+    """
+
+    words: tuple[str, ...]
+    width: int
+    tree: int
+    children: np.ndarray
+    label: np.ndarray
+    word: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+
+def build(words: Iterable[str], characters: tuple[str, ...], open_vocabulary: bool = False) -> LexiconTrie:
+    """The tree of words.
+
+    Args:
+        words: those with a character that no column has are left out; double ones count once.
+        characters: of each column of the emissions, as `Alphabet.characters`; "" and " " spell nothing.
+        open_vocabulary: whether any other spelling is a word as well, the unknown one.
+
+    Raises:
+        InputError: no word is left and the vocabulary is closed.
+    """
+    columns = {c: i for i, c in enumerate(characters) if c not in ("", " ")}
+    spelt = sorted((tuple(columns[c] for c in word), word) for word in set(words)
+                   if word and columns.keys() >= set(word))
+    if not spelt and not open_vocabulary:
+        raise InputError("none of the words can be spelled with the recogniser's symbols; lexicon and symbols must be "
+                         "of the same case and language")
+    width = len(characters)
+    label, parent, word, first, last = _nodes([letters for letters, _ in spelt])
+    tree = len(label)
+    children = np.full((tree, width), NOTHING, np.int32)
+    children[parent[1:], label[1:]] = np.arange(1, tree)
+    label[ROOT] = width
+    if open_vocabulary:
+        unknown = tree + np.arange(width)
+        letters = sorted(columns.values())
+        children = np.concatenate([children, np.full((width, width), NOTHING, np.int32)])
+        children[:, letters] = np.where(children[:, letters] < 0, unknown[letters], children[:, letters])
+        label = np.concatenate([label, np.arange(width)])
+        word = np.concatenate([np.where(word < 0, len(spelt), word), np.full(width, len(spelt))])
+        word[ROOT] = NOTHING
+    return LexiconTrie(tuple(word for _, word in spelt), width, tree, children.reshape(-1), label, word, first, last)
+
+
+def _nodes(spelt: list[tuple[int, ...]]) -> tuple[np.ndarray, ...]:
+    """Label, parent, word, first and last word of each node, of sorted spellings without repetition."""
+    longest = max(map(len, spelt), default=0)
+    table = np.full((len(spelt), longest), NOTHING)
+    for row, letters in enumerate(spelt):
+        table[row, :len(letters)] = letters
+    # a row's letter is a new node unless it and all before it equal those of the row above
+    same = np.zeros(table.shape, bool)
+    same[1:] = np.logical_and.accumulate(table[1:] == table[:-1], axis=1)
+    new = ~same & (table >= 0)
+    ids = np.zeros(table.shape, np.int64)
+    ids[new] = 1 + np.arange(new.sum())
+    ids = np.maximum.accumulate(ids, axis=0)  # node ids rise down each column
+    rows, columns = np.nonzero(new)
+    parents = np.where(columns == 0, ROOT, ids[rows, np.maximum(columns - 1, 0)])
+    count = 1 + len(rows)
+    word = np.full(count, NOTHING)
+    lengths = np.fromiter(map(len, spelt), np.int64, len(spelt))
+    word[ids[np.arange(len(spelt)), lengths - 1]] = np.arange(len(spelt))
+    # the words below a node: it and the nodes after it in the walk, as long as they are deeper
+    below = np.bincount(ids[table >= 0], minlength=count)
+    below[ROOT] = len(spelt)
+    first = np.concatenate([[0], rows])
+    return np.concatenate([[0], table[rows, columns]]), np.concatenate([[0], parents]), word, first, first + below

@@ -1,0 +1,265 @@
+"""Our batched search: equal to exhaustive search, the same alone and in company, and over numpy and torch."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from posteriors import read_slice
+from small_arpa import write_arpa
+from test_beam import LN10, SYMBOLS, every_text, random_logprobs
+
+from downstream.decode.batched import BatchedDecoder
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.greedy import greedy
+from downstream.score.rates import score
+from upstream.errors import InputError, UsageError
+
+EVERYTHING = {"beam": 1_000_000, "beam_threshold": 600.0, "token_min_logp": -1e9, "tokens_per_frame": None,
+              "blank_threshold": 1.0}
+WORDS = {"A": (-0.75, -0.25), "B": (-1.0, -0.25), "AB": (-1.5, -0.125), "BE": (-2.0, -0.125)}
+PAIRS = {("<s>", "A"): -0.25, ("A", "B"): -0.25, ("B", "</s>"): -0.5, ("AB", "</s>"): -0.5}
+
+
+def log10_of(words, unknown=-2.0):
+    """Of a sentence, and how many words are unknown, from the numbers in the ARPA file."""
+    log10, backoff, last = 0.0, -0.5, "<s>"
+    for word in words:
+        known = WORDS.get(word, (unknown, 0.0))
+        log10 += PAIRS[last, word] if (last, word) in PAIRS else backoff + known[0]
+        backoff, last = known[1], word
+    return log10 + PAIRS.get((last, "</s>"), backoff - 1.0), sum(word not in WORDS for word in words)
+
+
+def assert_candidates(found, expected):
+    """`expected`: text -> score."""
+    assert {c.text for c in found.nbest} == set(expected)
+    for candidate in found.nbest:
+        assert candidate.score == pytest.approx(expected[candidate.text], abs=1e-4)
+    assert [c.score for c in found.nbest] == sorted((c.score for c in found.nbest), reverse=True)
+    assert (found.text, found.score) == (found.nbest[0].text, found.nbest[0].score)
+
+
+@settings(max_examples=40, deadline=None)
+@given(frames=st.integers(1, 5), seed=st.integers(0, 10_000), device=st.sampled_from([None, "cpu"]))
+def test_without_a_model_it_finds_what_exhaustive_search_finds(frames, seed, device):
+    logprobs = random_logprobs(frames, seed, symbols=4)
+    decoder = BatchedDecoder(SYMBOLS[:4], 0, nbest=100_000, device=device, **EVERYTHING)
+    assert_candidates(decoder.decode("u", logprobs, 50.0), every_text(logprobs, "_|AB"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(frames=st.integers(1, 5), seed=st.integers(0, 10_000), lm_weight=st.floats(0, 2), word_score=st.floats(-2, 2),
+       penalty=st.sampled_from([None, 0.0, -3.0]), device=st.sampled_from([None, "cpu"]))
+def test_with_a_model_it_finds_what_exhaustive_search_finds(tmp_path_factory, frames, seed, lm_weight, word_score,
+                                                            penalty, device):
+    """With a closed vocabulary (penalty None) only texts of known words."""
+    logprobs = random_logprobs(frames, seed)
+    expected = {}
+    for text, acoustic in every_text(logprobs, "_|ABE").items():
+        log10, unknown = log10_of(text.split())
+        if penalty is not None or not unknown:
+            lm = LN10 * log10 + (penalty or 0.0) * unknown
+            expected[text] = acoustic + lm_weight * lm + word_score * len(text.split())
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path_factory.getbasetemp()), None, lm_weight, word_score,
+                             unknown_penalty=penalty, nbest=100_000, device=device, **EVERYTHING)
+    found = decoder.decode("u", logprobs, 50.0)
+    assert_candidates(found, expected)
+    for c in found.nbest:
+        log10, unknown = log10_of(c.text.split())
+        assert (c.lm, c.unknown) == (pytest.approx(LN10 * log10, abs=1e-4), unknown)
+        assert c.acoustic == pytest.approx(every_text(logprobs, "_|ABE")[c.text], abs=1e-4)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)  # how much is lost has no strict bound
+@given(seed=st.integers(0, 10_000), lm_weight=st.floats(0, 2), word_score=st.floats(-2, 2))
+def test_joining_what_goes_on_alike_finds_a_text_of_nearly_the_best_score(tmp_path_factory, seed, lm_weight,
+                                                                          word_score):
+    """A text's alignments may be lost to another text's at a join."""
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path_factory.getbasetemp()), None, lm_weight, word_score,
+                             nbest=100, **EVERYTHING)
+    logprobs = random_logprobs(6, seed)
+    every = decoder.decode("u", logprobs, 50.0)
+    one = BatchedDecoder(**{**vars(decoder), "nbest": 1}).decode("u", logprobs, 50.0)
+    scores = {c.text: c.score for c in every.nbest}
+    assert one.score <= scores.get(one.text, math.inf) + 1e-6
+    assert one.score >= every.score - 3 * math.log(2)
+
+
+def utterances_of_many_lengths(seed, longest=25, count=9):
+    rng = np.random.default_rng(seed)
+    rows = [random_logprobs(int(rng.integers(0, longest)), seed + i, sharpness=3.0) for i in range(count)]
+    silence = np.log([1 - 4e-6, 1e-6, 1e-6, 1e-6, 1e-6])
+    for each in rows:
+        each[rng.random(len(each)) < 0.4] = silence
+    return [f"u{i}" for i in range(count)], [each.reshape(-1, len(SYMBOLS)) for each in rows]
+
+
+def alike(one, other):
+    assert (one.id, one.text, one.words) == (other.id, other.text, other.words)
+    np.testing.assert_allclose([one.score, one.acoustic, one.lm], [other.score, other.acoustic, other.lm], atol=1e-8)
+    assert [c.text for c in one.nbest] == [c.text for c in other.nbest]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), batch=st.integers(1, 9), nbest=st.sampled_from([1, 5]),
+       penalty=st.sampled_from([None, -1.0]))
+def test_company_changes_nothing(tmp_path_factory, seed, batch, nbest, penalty):
+    ids, rows = utterances_of_many_lengths(seed)
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path_factory.getbasetemp()), None, 0.7, 0.3, beam=6,
+                             unknown_penalty=penalty, nbest=nbest, batch=batch)
+    for id, each, found in zip(ids, rows, decoder.decode_batch(ids, rows, 50.0), strict=True):
+        alike(found, decoder.decode(id, each, 50.0))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), nbest=st.sampled_from([1, 5]), penalty=st.sampled_from([None, -1.0]))
+def test_torch_finds_what_numpy_finds(tmp_path_factory, seed, nbest, penalty):
+    ids, rows = utterances_of_many_lengths(seed)
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path_factory.getbasetemp()), None, 0.7, 0.3, beam=6,
+                             unknown_penalty=penalty, nbest=nbest)
+    torch = BatchedDecoder(**{**vars(decoder), "device": "cpu"})
+    for ours, theirs in zip(torch.decode_batch(ids, rows, 50.0), decoder.decode_batch(ids, rows, 50.0), strict=True):
+        alike(ours, theirs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_frames_that_are_surely_blank_need_no_search(tmp_path_factory, seed):
+    ids, rows = utterances_of_many_lengths(seed)
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path_factory.getbasetemp()), None, 0.7, 0.3, beam=1000,
+                             beam_threshold=100.0)
+    searched = BatchedDecoder(**{**vars(decoder), "blank_threshold": 1.0})
+    for fast, slow in zip(decoder.decode_batch(ids, rows, 50.0), searched.decode_batch(ids, rows, 50.0), strict=True):
+        assert fast.text == slow.text
+        assert fast.score == pytest.approx(slow.score, abs=1e-3)
+
+
+def test_the_language_model_changes_the_winner_by_hand(tmp_path):
+    """The last frame hears A a little better than B; the model knows that B follows A.
+
+    `A A` has log .55 and log10 -.25 + (-.25 - .75) + (-.25 - 1) = -2.5, `A B` log .45 and -.25 -.25 -.5 = -1.
+    """
+    rows = np.full((4, 5), 1e-12)
+    rows[0, 2] = rows[1, 0] = rows[2, 1] = 1
+    rows[3, 2:4] = 0.55, 0.45
+    logprobs = np.log(rows / rows.sum(axis=1, keepdims=True))
+    lm = write_arpa(tmp_path)
+    assert BatchedDecoder(SYMBOLS, 0, lm, lm_weight=0.0).decode("u", logprobs, 50.0).text == "A A"
+    found = BatchedDecoder(SYMBOLS, 0, lm, lm_weight=1.0, word_score=0.5).decode("u", logprobs, 50.0)
+    assert found.text == "A B"
+    assert found.acoustic == pytest.approx(math.log(0.45), abs=1e-6)
+    assert found.lm == pytest.approx(-1 * LN10, abs=1e-5)
+    assert found.score == pytest.approx(math.log(0.45) - LN10 + 2 * 0.5, abs=1e-5)
+    assert found.words == (("A", 0.0, 0.02), ("B", 0.06, 0.08))
+    assert (tmp_path / "small.ngrams").is_file()  # made once, for the next time
+
+
+def sure_path(path):
+    rows = np.full((len(path), len(SYMBOLS)), 1e-3)
+    rows[np.arange(len(path)), ["_|ABE".index(c) for c in path]] = 1
+    return np.log(rows / rows.sum(axis=1, keepdims=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(words=st.lists(st.sampled_from(["A", "B", "AB", "BE"]), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_word_times_are_those_of_the_best_path(tmp_path_factory, words, seed):
+    rng = np.random.default_rng(seed)
+    path = "".join(c * int(rng.integers(1, 4)) + "_" * int(rng.integers(0, 3)) for c in "|".join(words))
+    found = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path_factory.getbasetemp()), lm_weight=0.1).decode(
+        "u", sure_path(path), 50.0)
+    assert found.words == greedy(sure_path(path), SYMBOLS, 0, 50.0).words
+    assert [word.word for word in found.words] == words
+
+
+def test_a_lexicon_says_which_words_there_are_and_the_model_scores_the_others_as_unknown(tmp_path):
+    lm = write_arpa(tmp_path)
+    decoder = BatchedDecoder(SYMBOLS, 0, lm, ("BE", "EBB"), lm_weight=0.01)
+    assert decoder.decode("u", sure_path("EB_B"), 50.0).text == "EBB"
+    assert decoder.decode("u", sure_path("BA|BE"), 50.0).text == "BE BE"
+    assert BatchedDecoder(SYMBOLS, 0, lexicon=("BE",)).decode("u", sure_path("BA"), 50.0).text == "BE"
+
+
+def test_a_hotword_is_found_where_it_was_not_and_counts_in_the_score(tmp_path):
+    rows = np.full((3, 5), 1e-3)
+    rows[0, 4], rows[1, 3], rows[2, [3, 4]] = 1, 1, (0.6, 0.4)  # EB, then B rather than E
+    logprobs = np.log(rows / rows.sum(axis=1, keepdims=True))
+    plain = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path), lm_weight=0.1, nbest=50, **EVERYTHING)
+    hot = BatchedDecoder(**{**vars(plain), "hotwords": (("EBE", 4.0),)})
+    assert "EBE" not in {c.text for c in plain.decode("u", logprobs, 50.0).nbest}
+    found = hot.decode("u", logprobs, 50.0)
+    assert (found.text, found.nbest[0].unknown) == ("EBE", 1)
+    assert found.score == pytest.approx(found.acoustic + 0.1 * found.lm + 4.0, abs=1e-6)
+    assert found.acoustic == pytest.approx(every_text(logprobs, "_|ABE")["EBE"], abs=1e-4)
+
+
+def test_on_simulated_posteriors_it_is_as_good_as_pyctcdecode(tmp_path):
+    """Without a model, over an open vocabulary, it gives nearly what pyctcdecode gives."""
+    utterances, references, symbols = read_slice()
+    ids, rows = list(utterances), list(utterances.values())
+    found = {h.id: h.text for h in BatchedDecoder(symbols, 0).decode_batch(ids, rows, 50.0)}
+    peer = {id: BeamDecoder(symbols, 0).decode(id, each, 50.0).text for id, each in utterances.items()}
+    assert abs(score(references, found).errors - score(references, peer).errors) <= 2
+    assert sum(found[id] == peer[id] for id in ids) >= len(ids) - 2
+
+
+def test_a_lexicon_corrects_simulated_posteriors():
+    """Words of the references alone halve greedy's errors at least, without any language model."""
+    utterances, references, symbols = read_slice()
+    lexicon = tuple(sorted(set(itertools.chain.from_iterable(text.split() for text in references.values()))))
+    found = BatchedDecoder(symbols, 0, lexicon=lexicon).decode_batch(list(utterances), list(utterances.values()), 50.0)
+    errors = score(references, {h.id: h.text for h in found}).errors
+    plain = score(references, {id: greedy(rows, symbols, 0, 50.0).text for id, rows in utterances.items()}).errors
+    assert errors < plain / 2
+    for hypothesis in found:
+        assert [word.word for word in hypothesis.words] == hypothesis.text.split()
+        assert all(one.end_s <= next.start_s for one, next in itertools.pairwise(hypothesis.words))
+
+
+def test_no_frames_and_silence_are_empty_texts(tmp_path):
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path))
+    silence = np.tile(np.log([0.96, 0.01, 0.01, 0.01, 0.01]), (20, 1))
+    sure = np.tile(np.log([1 - 4e-5, 1e-5, 1e-5, 1e-5, 1e-5]), (20, 1))
+    for rows in (np.zeros((0, 5), np.float32), silence, sure):
+        found = decoder.decode("u", rows, 50.0)
+        assert (found.text, found.words) == ("", ())
+    assert decoder.decode_batch([], [], 50.0) == []
+
+
+def test_a_piece_of_a_word_at_the_end_is_dropped_where_there_is_nothing_else(tmp_path):
+    """Cut off inside BE, with nothing else possible: one letter was heard, and no word is E."""
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path), ("EB",))
+    rows = np.full((1, 5), -np.inf)
+    rows[0, 4] = 0.0
+    assert decoder.decode("u", rows, 50.0).text == ""
+    assert decoder.decode("u", np.concatenate([rows, sure_path("B|E")]), 50.0).text == "EB"
+
+
+def test_impossible_emissions_end_nothing(tmp_path):
+    """A frame that only fits no word still lets the utterance end."""
+    rows = np.full((3, 5), -np.inf)
+    rows[:, 4] = 0.0
+    assert BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path), ("A",)).decode("u", rows, 50.0).text == ""
+
+
+@pytest.mark.parametrize("wrong", [{"beam": 0}, {"nbest": 0}, {"batch": 0}, {"tokens_per_frame": 0},
+                                   {"lm_weight": -1.0}, {"lm_weight": math.nan}, {"word_score": math.inf},
+                                   {"beam_threshold": 0.0}, {"blank_threshold": 0.0}, {"blank_threshold": 1.5},
+                                   {"unknown_penalty": 1.0}, {"hotwords": (("A", math.inf),)}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(UsageError):
+        BatchedDecoder(SYMBOLS, 0, **wrong)
+
+
+def test_what_cannot_be_decoded_with_is_refused(tmp_path):
+    lm = write_arpa(tmp_path)
+    with pytest.raises(InputError, match=r"lower case; build"):
+        BatchedDecoder(("<pad>", "|", "a", "b", "e"), 0, lm).prepare()
+    with pytest.raises(InputError, match="none of the words can be spelled"):
+        BatchedDecoder(SYMBOLS, 0, lexicon=("xyz",)).prepare()
+    with pytest.raises(UsageError, match="no such file"):
+        BatchedDecoder(SYMBOLS, 0, tmp_path / "none.arpa").prepare()
+    with pytest.raises(InputError, match="NaN"):
+        BatchedDecoder(SYMBOLS, 0, lm).decode("u", np.full((2, 5), np.nan), 50.0)
