@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import write_results
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.errors import UsageError
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import draw_hours

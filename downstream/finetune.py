@@ -23,7 +23,6 @@ from downstream.text.vocabulary import Vocabulary
 from upstream import ranks
 from upstream.audio.batches import MicroBatch, UtterancePlan
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed, keyed_torch
 from upstream.model import prepared
@@ -106,7 +105,7 @@ def refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
 
 def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
     """What of a recipe the recogniser's weights depend on, besides its inputs' contents."""
-    elsewhere = {"data", "dev", "encoder", "validation_seconds"}
+    elsewhere = {"data", "dev", "encoder", "validation_seconds", "cache"}
     if recipe.encoder != SCRATCH:
         elsewhere.add("architecture")  # a pretrained encoder brings its own
     if recipe.encoder == SCRATCH or not recipe.fresh_layers:
@@ -173,14 +172,14 @@ class RecogniserTask:
         self.model = model
         self._vocabulary, self._recipe, self._device = vocabulary, recipe, device
         self._grid = model.encoder.config.grid
-        self._audio, self._ids = AudioCache(manifest), manifest.ids
+        self._audio, self._ids = recipe.cache.open(manifest), manifest.ids
         self._targets = _encode(manifest, vocabulary)
         self.kept = self._usable(manifest)
         frames = np.array([self._grid.frames(int(n)) for n in manifest.lengths[self.kept]], np.int64)
         self._plan = UtterancePlan(frames, int(recipe.training.micro_batch_seconds * self._grid.rate),
                                    recipe.training.accumulate, recipe.seed)
         self._dev = None if dev is None else _up_to(dev, recipe.validation_seconds)
-        self._dev_audio = None if self._dev is None else AudioCache(self._dev)
+        self._dev_audio = None if self._dev is None else recipe.cache.open(self._dev)
         if self._dev is not None:
             warn_of_scraps(self._dev, self._grid)
 

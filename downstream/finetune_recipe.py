@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upstream.audio.caching import CacheRecipe
 from upstream.model.config import EncoderConfig
 from upstream.training.loop import TrainingRecipe
 
@@ -50,6 +51,7 @@ class FinetuneRecipe:
     head_dropout: float = 0.0
     mask: SpecMaskRecipe = field(default_factory=SpecMaskRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    cache: CacheRecipe = field(default_factory=CacheRecipe)
     validation_seconds: float = 600.0  # audio of dev in a validation, at most
 
     def __post_init__(self) -> None:

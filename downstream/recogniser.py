@@ -13,8 +13,8 @@ from torch import Tensor
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.heads.ctc import Recogniser
 from downstream.text.vocabulary import Vocabulary
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.errors import FormatError, UsageError
 from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.model import Encoder, prepared, read_description

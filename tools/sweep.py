@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.errors import UsageError
 from upstream.features.streaming import draw_hours
 from upstream.model import load_encoder

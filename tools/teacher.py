@@ -14,8 +14,8 @@ from rich.table import Table
 from tools.gate import pass_gate
 from tools.sweep import sweep_layers, whole_numbers
 from tools.units import load_teacher, source_of
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.errors import InputError, UsageError
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import draw_hours

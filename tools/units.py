@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.errors import UsageError
 from upstream.features.source import Source
 from upstream.model import load_encoder

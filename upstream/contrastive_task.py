@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
-from upstream.audio.reading import AudioCache
 from upstream.model.contrastive import ContrastiveLoss, ContrastivePrediction, draw_negatives
 from upstream.model.masking import SpanMask
 from upstream.model.quantiser import GumbelSchedule
@@ -56,6 +56,7 @@ class ContrastiveTask:
         gumbel: temperature of the quantiser's noise, which depends on the update and on nothing else.
         probe: called with the encoder at each validation; its numbers are logged with it.
         mixing, noise: what is laid over training utterances.
+        audio: what reads the recordings; a cache of its own if not given.
     """
 
     better = "loss"
@@ -63,11 +64,12 @@ class ContrastiveTask:
     def __init__(self, model: ContrastivePrediction, manifest: Manifest, train: np.ndarray, valid: np.ndarray,
                  recipe: TrainingRecipe, mask: SpanMask, *, negatives: int, gumbel: GumbelSchedule, seed: int,
                  device: torch.device, probe: Probe | None = None, mixing: Mixing | None = None,
-                 noise: AudioCache | None = None) -> None:
+                 noise: AudioCache | None = None, audio: AudioCache | None = None) -> None:
         self.model = model
         self._negatives, self._gumbel = negatives, gumbel
         self._device, self._precision, self._probe = device, recipe.precision, probe
-        self._crops = CropReader(manifest, train, valid, model.encoder.config, recipe, mask, seed, mixing, noise)
+        self._crops = CropReader(manifest, train, valid, model.encoder.config, recipe, mask, seed, mixing, noise,
+                                 audio)
         self._valid_batches = [self._batch(crops) for crops in self._crops.validation()]
 
     def groups(self) -> list[ParameterGroup]:

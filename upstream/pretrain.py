@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from upstream import ranks
+from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
-from upstream.audio.reading import AudioCache
 from upstream.contrastive_task import ContrastiveTask
 from upstream.errors import UsageError
 from upstream.keyed import keyed
@@ -189,7 +189,8 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     def work(folder: Path) -> dict[str, Any]:
         with progress(f"round {round_.number}: teacher", 1) as report:
             teacher = make_teacher(round_.teacher, [e.load(device) for e in read], corpus.manifest, corpus.train,
-                                   recipe.probe, seed=recipe.seed, device=device, progress=report)
+                                   recipe.probe, audio=recipe.cache.open(corpus.manifest), seed=recipe.seed,
+                                   device=device, progress=report)
         teacher.save(folder)
         return {"hash": teacher.hash, "inertia": teacher.inertia, "layer": teacher.features.get("layer")}
 
@@ -207,7 +208,7 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
         layer = teacher.features.get("layer") if round_.teacher.layer == "best" else round_.teacher.layer
         with progress(f"round {round_.number}: units", len(corpus.manifest)) as report:
             source = teacher_source(round_.teacher, [e.load(device) for e in read], layer, device)
-            units = teacher.label(source, corpus.manifest, target, read=AudioCache(corpus.manifest).wave,
+            units = teacher.label(source, corpus.manifest, target, read=recipe.cache.open(corpus.manifest).wave,
                                   progress=report)
         histograms = check_units(units, corpus.manifest, rules=recipe.gate, teacher_hash=teacher_hash)
         return {"hash": units.hash, "classes": list(units.classes), "histogram": [h.tolist() for h in histograms]}
@@ -270,20 +271,21 @@ def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | 
           init: EncoderFile | None, device: torch.device) -> PretrainTask | ContrastiveTask:
     """What a round trains. Every round starts from scratch, as in the paper, unless it has an `init`: then the encoder
     has that one's weights, and only what belongs to the objective is fresh."""
-    probe = _probe(recipe, round_, corpus.manifest)
+    probe, audio = _probe(recipe, round_, corpus.manifest), recipe.cache.open(corpus.manifest)
     if units is not None:
         model = masked_prediction(round_, units.classes).initialise(recipe.seed)
         start_from(model.encoder, init)
         model = model.to(device)
         return PretrainTask(model, corpus.manifest, units, corpus.train, corpus.valid, round_.training, round_.mask,
-                            seed=recipe.seed, device=device, probe=probe, mixing=round_.mixing, noise=noise)
+                            seed=recipe.seed, device=device, probe=probe, mixing=round_.mixing, noise=noise,
+                            audio=audio)
     contrastive = round_.objective.contrastive
     model_without_units = contrastive_prediction(round_).initialise(recipe.seed)
     start_from(model_without_units.encoder, init)
     model_without_units = model_without_units.to(device)
     return ContrastiveTask(model_without_units, corpus.manifest, corpus.train, corpus.valid, round_.training,
                            round_.mask, negatives=contrastive.negatives, gumbel=contrastive.gumbel, seed=recipe.seed,
-                           device=device, probe=probe, mixing=round_.mixing, noise=noise)
+                           device=device, probe=probe, mixing=round_.mixing, noise=noise, audio=audio)
 
 
 def masked_prediction(round_: Round, classes: tuple[int, ...]) -> MaskedPrediction:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from upstream.audio.batches import CropPlan, MicroBatch, crop_frames
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing, mix
-from upstream.audio.reading import AudioCache
 from upstream.frames import frame_counts
 from upstream.keyed import keyed, keyed_int
 from upstream.model import prepared
@@ -55,13 +55,14 @@ class CropReader:
         config: of the encoder: its frames, and how it wants waveforms.
         mixing: what is laid over training crops; never over those of a validation.
         noise: recordings that `mixing` takes noise from.
+        audio: what reads the manifest's recordings; a cache of its own if not given.
     """
 
     def __init__(self, manifest: Manifest, train: np.ndarray, valid: np.ndarray, config: EncoderConfig,
                  recipe: TrainingRecipe, mask: SpanMask, seed: int, mixing: Mixing | None = None,
-                 noise: AudioCache | None = None) -> None:
+                 noise: AudioCache | None = None, audio: AudioCache | None = None) -> None:
         self.ids = manifest.ids
-        self._manifest, self._audio = manifest, AudioCache(manifest)
+        self._manifest, self._audio = manifest, audio or AudioCache(manifest)
         self._train, self._valid, self._config, self._recipe = train, valid, config, recipe
         self._mask, self._seed, self._mixing, self._noise = mask, seed, mixing or Mixing(), noise
         self._plan = self._crops(train, recipe.accumulate, seed)

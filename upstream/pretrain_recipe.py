@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from upstream.audio.caching import CacheRecipe
 from upstream.audio.mixing import Mixing
 from upstream.errors import RecipeError
 from upstream.model.config import EncoderConfig
@@ -179,6 +180,7 @@ class PretrainRecipe:
     mask: SpanMask = field(default_factory=SpanMask)
     mixing: Mixing = field(default_factory=Mixing)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    cache: CacheRecipe = field(default_factory=CacheRecipe)
     probe: ProbeRecipe = field(default_factory=ProbeRecipe)
     gate: GateRules = field(default_factory=GateRules)  # what labels must be like before they are trained on
     rounds: list[RoundRecipe] = field(default_factory=lambda: [RoundRecipe()])

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
-from upstream.audio.reading import AudioCache
 from upstream.errors import InputError
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction, PredictionLoss, perplexity
@@ -59,17 +59,20 @@ class PretrainTask:
         units: labels of every utterance, checked by the gate.
         probe: called with the encoder at each validation; its numbers are logged with it.
         mixing, noise: what is laid over training utterances; labels stay those of the utterance underneath.
+        audio: what reads the recordings; a cache of its own if not given.
     """
 
     better = "loss"
 
     def __init__(self, model: MaskedPrediction, manifest: Manifest, units: Units, train: np.ndarray, valid: np.ndarray,
                  recipe: TrainingRecipe, mask: SpanMask, *, seed: int, device: torch.device,
-                 probe: Probe | None = None, mixing: Mixing | None = None, noise: AudioCache | None = None) -> None:
+                 probe: Probe | None = None, mixing: Mixing | None = None, noise: AudioCache | None = None,
+                 audio: AudioCache | None = None) -> None:
         self.model = model
         self._units, self._streams = units, len(units.classes)
         self._device, self._precision, self._probe = device, recipe.precision, probe
-        self._crops = CropReader(manifest, train, valid, model.encoder.config, recipe, mask, seed, mixing, noise)
+        self._crops = CropReader(manifest, train, valid, model.encoder.config, recipe, mask, seed, mixing, noise,
+                                 audio)
         self._valid_batches = [self._batch(crops) for crops in self._crops.validation()]
 
     def groups(self) -> list[ParameterGroup]:

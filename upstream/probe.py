@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.errors import InputError
 from upstream.features.source import LayerSource
 from upstream.keyed import keyed

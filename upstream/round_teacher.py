@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.model.encoder import Encoder
@@ -28,12 +28,14 @@ BEST = "best"
 
 
 def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: Manifest, train: np.ndarray,
-                 probe: ProbeRecipe, *, seed: int, device: torch.device, progress: Report) -> Teacher:
+                 probe: ProbeRecipe, *, audio: AudioCache, seed: int, device: torch.device,
+                 progress: Report) -> Teacher:
     """Fit, draw or import a teacher.
 
     Args:
         encoders: those that it reads layers of.
         train: indices of the recordings to fit on.
+        audio: what reads them.
         probe: alignments for `layer: best`, which goes by the stability of labels in noise where there are none.
 
     Raises:
@@ -47,7 +49,7 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
         return import_centroids(Path(recipe.imported), source.describe())
     return Teacher.fit(source, manifest, recipe.numbers if len(recipe.numbers) > 1 else recipe.numbers[0], seed=seed,
                        sample_frames=recipe.sample_frames, indices=train, iterations=recipe.iterations,
-                       restarts=recipe.restarts, read=AudioCache(manifest).wave, progress=progress,
+                       restarts=recipe.restarts, read=audio.wave, progress=progress,
                        kind=None if recipe.kind == "auto" else recipe.kind, pca=recipe.pca, whiten=recipe.whiten)
 
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from tools import units as command
 from tools.teacher import app as teacher_app
+from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
-from upstream.audio.reading import AudioCache
 from upstream.errors import InputError, UsageError
 from upstream.features.source import LayerSource, MfccSource
 from upstream.model import Encoder, EncoderConfig, save_encoder

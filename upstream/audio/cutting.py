@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
 import soundfile
 
+from upstream.audio.caching import sixteen_bits
 from upstream.audio.corpora.probing import Entry, probe
 from upstream.audio.manifest import Manifest, Utterance
-from upstream.audio.reading import FULL_SCALE, read
+from upstream.audio.reading import read
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.progress import progress
@@ -59,7 +59,7 @@ def refuse_parts(manifest: Manifest) -> None:
 
 def _write(utterance: Utterance, folder: Path, suffix: str) -> str:
     name = quote(utterance.id, safe="") + suffix
-    samples = np.minimum(np.rint(read(utterance) * FULL_SCALE), FULL_SCALE - 1).astype(np.int16)
+    samples = sixteen_bits(read(utterance))
     soundfile.write(folder / name, samples, SAMPLE_RATE)
     return name
 

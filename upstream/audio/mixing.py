@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from upstream.audio.reading import AudioCache
+from upstream.audio.caching import AudioCache
 from upstream.errors import RecipeError
 from upstream.keyed import keyed
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import soundfile
 import soxr
 
 from upstream.audio.containers import open_audio, place, reason
-from upstream.audio.manifest import Manifest, Utterance
+from upstream.audio.manifest import Utterance
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 
@@ -18,7 +16,6 @@ from upstream.frames import SAMPLE_RATE
 # was off by 4e-3 after 80 ms, 3.6e-3 after 2 s, 1.8e-3 after 4 s. Five seconds cost some 10 ms to decode.
 WARM_UP_SECONDS = 5.0
 LOSSY_FORMATS = ("OGG", "MP3", "MPEG")
-FULL_SCALE = 32_768  # of 16-bit samples, as libsndfile scales them
 
 
 def read(utterance: Utterance) -> np.ndarray:
@@ -38,40 +35,6 @@ def read(utterance: Utterance) -> np.ndarray:
     if utterance.rate != SAMPLE_RATE:
         span = _of_length(soxr.resample(span, utterance.rate, SAMPLE_RATE), utterance.length)
     return np.clip(span, -1.0, 1.0)
-
-
-class AudioCache:
-    """Waveforms of a manifest, decoded once and kept as 16-bit samples while they fit.
-
-    Every waveform passes through 16 bits, kept or not, so that results do not depend on the limit. 16-bit files come
-    back exactly; of others the error is below half a step, below the coding noise of a lossy file. What is kept stays:
-    epochs go through everything, so throwing out the oldest would only throw out what is needed next.
-
-    Attributes:
-        manifest: whose utterances these are.
-    """
-
-    def __init__(self, manifest: Manifest, limit_bytes: int = 2 << 30) -> None:
-        self.manifest = manifest
-        self._left = limit_bytes
-        self._kept: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
-
-    def wave(self, index: int) -> np.ndarray:
-        """(length,) float32 in [-1, 1] at 16 kHz of the utterance at this place. Raises InputError as `read` does."""
-        index = int(index)
-        samples = self._kept.get(index)
-        if samples is None:
-            scaled = np.rint(read(self.manifest[index]) * FULL_SCALE)
-            samples = np.minimum(scaled, FULL_SCALE - 1).astype(np.int16)
-            self._keep(index, samples)
-        return samples.astype(np.float32) / FULL_SCALE
-
-    def _keep(self, index: int, samples: np.ndarray) -> None:
-        with self._lock:  # a prefetching thread may bring the same utterance at the same time
-            if index not in self._kept and samples.nbytes <= self._left:
-                self._kept[index] = samples
-                self._left -= samples.nbytes
 
 
 def _decode(utterance: Utterance) -> np.ndarray:

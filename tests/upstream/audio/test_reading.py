@@ -1,6 +1,5 @@
 """From files to waveforms: spans, channels, rates, and files that are not what they should be."""
 
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.audio import AudioCache, Manifest, Utterance, import_librispeech, read
+from upstream.audio import Utterance, import_librispeech, read
 from upstream.errors import InputError
 
 
@@ -140,61 +139,3 @@ def test_a_cut_file_is_refused_not_shortened(tmp_path):
     utterance.audio.write_bytes(content[:len(content) // 2])
     with pytest.raises(InputError, match=r"a\.flac"):
         read(utterance)
-
-
-def test_the_cache_gives_16_bit_files_back_exactly(tmp_path):
-    extremes = np.array([-32768, 32767, 0, 1, -1] * 200, np.int16)
-    manifest = Manifest.of([written(tmp_path / "a.flac", extremes)], "a test")
-    cache = AudioCache(manifest)
-    for _ in range(2):
-        np.testing.assert_array_equal(cache.wave(0), extremes.astype(np.float32) / 32768)
-
-
-def test_the_limit_of_the_cache_does_not_change_what_it_gives(tmp_path):
-    files = [written(tmp_path / f"{i}.wav", tone(0.2, 22_050, 300 + 100 * i, 1.0), 22_050, subtype="FLOAT")
-             for i in range(3)]
-    manifest = Manifest.of(files, "a test")
-    roomy, none = AudioCache(manifest), AudioCache(manifest, limit_bytes=0)
-    for index in (0, 2, 1, 0, 2):
-        np.testing.assert_array_equal(roomy.wave(index), none.wave(index))
-        assert np.abs(roomy.wave(index) - read(manifest[index])).max() <= 1 / 32768
-
-
-def test_the_cache_decodes_once_within_its_limit(tmp_path, monkeypatch):
-    manifest = Manifest.of([written(tmp_path / f"{i}.wav", noise(1000, seed=i)) for i in range(3)], "a test")
-    decoded = []
-
-    def counted(utterance):
-        decoded.append(utterance.id)
-        return read(utterance)
-
-    monkeypatch.setattr("upstream.audio.reading.read", counted)
-    cache = AudioCache(manifest, limit_bytes=4000)  # 2000 bytes each: two fit
-    for _ in range(3):
-        for index in range(3):
-            cache.wave(index)
-    assert [decoded.count(str(i)) for i in range(3)] == [1, 1, 3]
-
-
-def test_a_caller_may_change_a_waveform_without_harm_to_the_next(tmp_path):
-    cache = AudioCache(Manifest.of([written(tmp_path / "a.wav", noise(1000))], "a test"))
-    first = cache.wave(0)
-    kept = first.copy()
-    first *= 0
-    np.testing.assert_array_equal(cache.wave(0), kept)
-
-
-def test_two_threads_read_what_one_reads(tmp_path):
-    manifest = Manifest.of([written(tmp_path / f"{i}.wav", noise(3000, seed=i)) for i in range(20)], "a test")
-    cache, expected = AudioCache(manifest), [read(u) for u in manifest]
-    wrong = []
-
-    def go_through():
-        wrong.extend(i for i in range(20) if not np.array_equal(cache.wave(i), expected[i]))
-
-    threads = [threading.Thread(target=go_through) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []

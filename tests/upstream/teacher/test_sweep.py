@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import torch
 
+from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import AudioCache
 from upstream.errors import InputError, UsageError
 from upstream.features.source import LayerSource
 from upstream.frames import CONV_GRID
