@@ -11,6 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.feeding import run as run_feeding
 from benchmarks.kmeans import Plan as KmeansPlan
 from benchmarks.kmeans import run as run_kmeans
 from benchmarks.low_resource import run
@@ -24,6 +25,8 @@ from benchmarks.teachers import recordings_of
 from benchmarks.teachers import run as run_teachers
 from tools.launch import AUTO, RanksOption, launched
 from tools.sweep import whole_numbers
+from upstream.audio.corpora.folder import import_folder
+from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.recipe import load_recipe
@@ -35,6 +38,7 @@ SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory"
 SPEED_COLUMNS = ["system", "model", "precision", "seconds", "share_of_peak", "peak_memory"]
 KMEANS_COLUMNS = ["what", "system", "seconds", "inertia", "held_out_inertia", "share_of_matmul"]
 TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "phone_purity", "cluster_purity"]
+FEEDING_COLUMNS = ["what", "source", "threads", "audio_seconds_per_second", "goal"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
 
@@ -73,6 +77,22 @@ def speed(
     results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_speed(plan_for(chosen, quick), say)}
     write_results(out, results)
     Console().print(table(results["rows"], SPEED_COLUMNS))
+    print(out)
+
+
+@app.command("feeding")
+def feeding(
+    recordings: Annotated[Path, typer.Argument(help="A manifest, or a folder of audio.")],
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("feeding.json"),
+    minutes: Annotated[float, typer.Option(help="Of audio to read.")] = 30.0,
+) -> None:
+    """Decoding, caching and cropping: audio seconds a second, from FLAC, WAV, Opus, memory and disk."""
+    if not minutes > 0:
+        raise UsageError(f"--minutes {minutes}: must be above 0")
+    heard = import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
+    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_feeding(heard, minutes, say)}
+    write_results(out, results)
+    Console().print(table(results["rows"], FEEDING_COLUMNS))
     print(out)
 
 
