@@ -111,6 +111,8 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
     if recipe.encoder == SCRATCH or not recipe.fresh_layers:
         elsewhere.add("fresh_layers")  # what was trained before there was such a setting is not stale
     settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
+    if settings.get("architecture", {}).get("stride_ms") == EncoderConfig().stride_ms:
+        del settings["architecture"]["stride_ms"]
     return {**settings, "training": weights_settings(recipe.training)}
 
 

@@ -1,7 +1,7 @@
 """Samples, frames, labels and seconds into each other: the only place that knows how they relate.
 
 A frame grid is what a stack of unpadded strided windows does to a waveform. The standard front end of HuBERT (seven
-convolutions) and the filterbank front end (windows of 25 ms every 10 ms, stacked in pairs) give the same number of
+convolutions) and the filterbank front end (windows of 25 ms every 10 ms, taken in pairs) give the same number of
 frames for every length: `(samples - 80) // 320` from 400 samples up, and none below.
 """
 
@@ -90,6 +90,10 @@ KALDI_GRID = FrameGrid(kernels=(400,), strides=(160,))
 # Two Kaldi windows stacked. One hop of zeros at the end, so that an odd last window has a partner and the number of
 # frames is that of CONV_GRID for every length.
 STACKED_GRID = FrameGrid(kernels=(400, 2), strides=(160, 2), padding=160)
+
+# Four Kaldi windows: 40 ms. Three hops of zeros at the end, so that n frames of CONV_GRID are (n + 1) // 2 of these;
+# frame t lies where frames 2t and 2t + 1 of CONV_GRID do.
+WIDE_GRID = FrameGrid(kernels=(400, 4), strides=(160, 4), padding=480)
 
 
 def frame_counts(lengths: np.ndarray, grid: FrameGrid) -> np.ndarray:

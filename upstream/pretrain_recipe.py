@@ -111,7 +111,7 @@ class ObjectiveRecipe:
     kind: Literal["hubert", "wav2vec2"] = "hubert"
     final_dim: int = 256
     temperature: float = 0.1
-    feature_penalty: float = 10.0  # times the mean square of the conv features; nothing for filterbanks
+    feature_penalty: float = 10.0  # times the mean square of the conv features; nothing for plain filterbanks
     # hubert
     head: Literal["cosine", "linear"] = "cosine"  # `linear`: plain linear layer and cross-entropy, as MelHuBERT
     predict_at: tuple[int, ...] = ()  # layers that predict; () is the last one alone
@@ -290,7 +290,7 @@ def weights_of(round_: Round) -> dict[str, Any]:
     return settings
 
 
-_LATER_IN_ENCODER = ("family", "positional_depth", "relative_buckets", "relative_distance")
+_LATER_IN_ENCODER = ("family", "stride_ms", "positional_depth", "relative_buckets", "relative_distance")
 
 
 def _defaults(schema: type) -> dict[str, Any]:

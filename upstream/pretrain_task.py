@@ -130,7 +130,9 @@ class PretrainTask:
                              crops.ids)
 
     def _labels(self, utterance: str, stream: int, start: int, frames: int) -> np.ndarray:
-        found = self._units.labels(utterance, stream)[start:start + frames]
+        # Units have 50 labels a second; an encoder of 25 frames takes every second one, as fairseq does (label_rate).
+        step = round(self._units.rate / self.model.encoder.config.grid.rate)
+        found = self._units.labels(utterance, stream)[step * start:step * (start + frames):step]
         if len(found) != frames:
             raise InputError(f"{utterance}: {len(found)} labels from frame {start}, {frames} expected; "
                              "make the units again")

@@ -182,6 +182,26 @@ def test_pretrained_weights_reach_the_recogniser(corpus, tmp_path):
     assert all(torch.equal(v, expected[k]) for k, v in model.encoder.state_dict().items())
 
 
+@pytest.mark.parametrize("front", [{"frontend": "light", "conv_dim": 16}, {"frontend": "fbank", "stride_ms": 40},
+                                   {"frontend": "light", "conv_dim": 16, "stride_ms": 40}])
+def test_other_front_ends_and_strides_reach_the_emissions(corpus, tmp_path, front):
+    shape = dataclasses.replace(SHAPE, **front)
+    finetune(dataclasses.replace(recipe(corpus), architecture=shape), tmp_path / "asr", lambda line: None)
+    dev = Manifest.load(corpus / "dev.arrow")
+    compute_emissions(tmp_path / "asr", dev, tmp_path / "emissions")
+    emissions = Emissions.load(tmp_path / "emissions")
+    assert emissions.rate == shape.grid.rate == 1000 / shape.stride_ms
+    for utterance in dev:
+        assert emissions.frames(utterance.id) == shape.grid.frames(utterance.length)
+
+
+def test_a_stride_at_its_default_does_not_redo_a_recogniser(corpus):
+    settings = stage_settings(recipe(corpus))
+    assert "stride_ms" not in settings["architecture"]
+    wide = dataclasses.replace(recipe(corpus), architecture=dataclasses.replace(SHAPE, stride_ms=40))
+    assert stage_settings(wide)["architecture"]["stride_ms"] == 40
+
+
 def test_masks_are_keyed_and_leave_padding_alone(corpus):
     found = dataclasses.replace(recipe(corpus), mask=SpecMaskRecipe(0.4, 5, 0.3, 8))
     batch, again = next(task(corpus, found).updates(3))[0], next(task(corpus, found).updates(3))[0]

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.frames import CONV_GRID, KALDI_GRID, SAMPLE_RATE, STACKED_GRID, FrameGrid, frame_counts, label_index
+from upstream.frames import (
+    CONV_GRID,
+    KALDI_GRID,
+    SAMPLE_RATE,
+    STACKED_GRID,
+    WIDE_GRID,
+    FrameGrid,
+    frame_counts,
+    label_index,
+)
 
 GRIDS = [CONV_GRID, STACKED_GRID]
 
@@ -26,7 +35,7 @@ def test_worked_example_of_the_conv_stack():
     assert [CONV_GRID.frames(n) for n in (399, 400, 32_000, 250_000, 320_000)] == [0, 1, 99, 781, 999]
 
 
-@pytest.mark.parametrize("grid", [*GRIDS, KALDI_GRID])
+@pytest.mark.parametrize("grid", [*GRIDS, KALDI_GRID, WIDE_GRID])
 @given(frames=st.integers(1, 3000))
 def test_samples_and_frames_are_inverse(grid, frames):
     assert grid.frames(grid.samples(frames)) == frames
@@ -41,6 +50,15 @@ def test_every_second_mfcc_window_is_an_encoder_frame_for_every_length():
     for t in range(100):
         assert label_index(t, 100.0, CONV_GRID) == 2 * t
         assert KALDI_GRID.centre_seconds(2 * t) == CONV_GRID.centre_seconds(t)
+
+
+def test_every_second_conv_frame_begins_a_wide_one_for_every_length():
+    for n in range(40_000):
+        assert WIDE_GRID.frames(n) == (CONV_GRID.frames(n) + 1) // 2
+    assert (WIDE_GRID.hop, WIDE_GRID.rate, WIDE_GRID.least_samples) == (640, 25.0, 400)
+    # By hand: frames 6 and 7 see samples 1920 to 2640, the wide frame 3 four windows from 1920: to 1920 + 880 = 2800.
+    assert WIDE_GRID.crop_start(3) == CONV_GRID.crop_start(6) == 1920
+    assert [label_index(t, 50.0, WIDE_GRID) for t in range(4)] == [0, 2, 4, 6]
 
 
 @given(frame=st.integers(0, 5000), rate=st.sampled_from([25.0, 50.0, 100.0]))
@@ -62,7 +80,7 @@ def test_a_grid_that_is_none_is_refused(kernels, strides):
         FrameGrid(kernels, strides)
 
 
-@pytest.mark.parametrize("grid", [CONV_GRID, KALDI_GRID, STACKED_GRID, FrameGrid((7, 3), (2, 3), 5)])
+@pytest.mark.parametrize("grid", [CONV_GRID, KALDI_GRID, STACKED_GRID, WIDE_GRID, FrameGrid((7, 3), (2, 3), 5)])
 def test_many_lengths_at_once_give_the_frames_of_each(grid):
     lengths = np.arange(3000)
     found = frame_counts(lengths, grid)

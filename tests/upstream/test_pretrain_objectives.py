@@ -9,10 +9,13 @@ import soundfile
 import torch
 
 from upstream.errors import Interrupted, UsageError
-from upstream.model import load_encoder, read_tensors
+from upstream.model import Encoder, load_encoder, read_tensors
+from upstream.model.converting import write_as
+from upstream.model.loading import read_checkpoint
 from upstream.pretrain import contrastive_prediction, masked_prediction, pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
+from upstream.teacher.units import Units
 from upstream.training import loop
 from upstream.training.monitor import read_metrics
 
@@ -124,6 +127,21 @@ def test_hubert_follows_on_wav2vec2(recordings, tmp_path):
     assert second.units is not None
     teacher = json.loads((tmp_path / "round2" / "teacher" / "stage.json").read_text())
     assert teacher["inputs"]["encoder"] == first.encoder_result["hash"]
+
+
+@pytest.mark.parametrize("stride", [20, 40])
+def test_the_light_front_end_learns_in_both_rounds(recordings, tmp_path, stride):
+    """Labels have 50 Hz whatever the encoder's stride: the second teacher reads its layers at that rate."""
+    chosen = recipe("hubert-tiny-light", recordings, f"encoder.stride_ms={stride}", "encoder.conv_dim=16")
+    results = pretrain(chosen, tmp_path, quiet)
+    for result in results:
+        assert Units.load(result.units).rate == 50
+        encoder = load_encoder(result.encoder)
+        assert (encoder.config.frontend, encoder.config.stride_ms) == ("light", stride)
+        drawn = Encoder(encoder.config).initialise(0).feature_extractor.state_dict()
+        assert all(not torch.equal(drawn[k], v) for k, v in encoder.feature_extractor.state_dict().items())
+    with pytest.raises(UsageError, match="the light front end is hubertkit's own"):
+        write_as(read_checkpoint(results[-1].encoder), tmp_path / "a.pt", "fairseq")
 
 
 def test_several_layers_predict(recordings, tmp_path):

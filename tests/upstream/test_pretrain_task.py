@@ -56,6 +56,25 @@ def test_label_i_of_a_crop_is_the_label_of_frame_i(corpus, frontend):
             assert torch.equal(first, batch.labels[:, :, 0])
 
 
+@pytest.mark.parametrize("frontend", ["fbank", "light"])
+def test_frames_of_40_ms_take_every_second_label(corpus, frontend):
+    """The label is the number of the hop of 20 ms at which a frame starts, which its samples hold as well."""
+    config = dataclasses.replace(CONFIG, frontend=frontend, stride_ms=40, conv_dim=16)
+    made = task(corpus, config)
+    stream = made.updates(1)
+    for _ in range(3):
+        for batch in next(stream):
+            frames = batch.labels.shape[1]
+            assert batch.waveforms.shape[1] == config.grid.samples(frames)
+            first = (batch.waveforms[:, ::640][:, :frames] * 2**15).round().long()
+            assert torch.equal(first, batch.labels[:, :, 0])
+            loss = made.loss(batch).total
+            assert torch.isfinite(loss)
+            loss.backward()
+    learnt = list(made.model.encoder.feature_extractor.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in learnt)
+
+
 def test_every_row_hides_the_same_number_of_frames_and_the_weight_counts_them(corpus):
     for batch in next(task(corpus).updates(1)):
         hidden = batch.mask.sum(1)

@@ -44,14 +44,14 @@ def encode_long(encoder: Encoder, waveform: Tensor, layers: Sequence[int], windo
         context_seconds: that a window sees on each side and gives nothing of.
 
     Returns:
-        For each layer (T, D), T = CONV_GRID.frames(S).
+        For each layer (T, D), T = encoder.config.grid.frames(S).
     """
     pieces = [encoder.feature_projection(piece) for piece in _frontend(encoder, waveform)]
     x = torch.cat(pieces, dim=1)  # (1, T, D)
     if not window_seconds:
         _, states = encoder.encoder(x, None, max(layers))
         return [states[k][0] for k in layers]
-    window, context = round(window_seconds * CONV_GRID.rate), round(context_seconds * CONV_GRID.rate)
+    window, context = (round(s * encoder.config.grid.rate) for s in (window_seconds, context_seconds))
     found: list[list[Tensor]] = [[] for _ in layers]
     for start in range(0, x.shape[1], window):
         first = max(0, start - context)

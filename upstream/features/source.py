@@ -137,9 +137,15 @@ class LayerSource:
                  for i, w in waves if not CONV_GRID.frames(len(w))}
         if long:
             counts, states = self._encode([w for _, w in long])
-            found |= {i: self._chosen([state[row, :counts[row]] for state in states])
-                      for row, (i, _) in enumerate(long)}
+            found |= {i: self._chosen([self._at_label_rate(state[row, :counts[row]], len(wave)) for state in states])
+                      for row, (i, wave) in enumerate(long)}
         return found
+
+    def _at_label_rate(self, frames: Tensor, samples: int) -> Tensor:
+        """(T, D) at 50 Hz, which all labels have: a frame of 40 ms stands for both of 20 ms that it covers."""
+        if self._encoder.config.stride_ms == 20:
+            return frames
+        return frames.repeat_interleave(2, dim=0)[:CONV_GRID.frames(samples)]
 
     def _chosen(self, states: list[Tensor]) -> Any:
         return states[0] if self._single else dict(zip(self.layers, states))

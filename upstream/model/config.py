@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from upstream.errors import RecipeError
-from upstream.frames import CONV_GRID, STACKED_GRID, FrameGrid
+from upstream.frames import CONV_GRID, STACKED_GRID, WIDE_GRID, FrameGrid
 
 MEL_BINS = 80
-STACKED_MELS = MEL_BINS * STACKED_GRID.kernels[1]  # two frames side by side: 160 numbers every 20 ms
 
 _PROBABILITIES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop")
 _SIZES = ("conv_dim", "width", "layers", "heads", "ffn", "positional_kernel", "positional_groups", "positional_depth")
@@ -29,7 +28,9 @@ class EncoderConfig:
 
     # Whose checkpoint files it is written as. HuBERT and wav2vec 2.0 have one body, the others settings of their own.
     family: Literal["hubert", "wav2vec2", "wavlm", "data2vec"] = "hubert"
-    frontend: Literal["conv", "fbank"] = "conv"
+    # conv: seven convolutions on the waveform; fbank: filterbanks; light: two small convolutions on filterbanks
+    frontend: Literal["conv", "fbank", "light"] = "conv"
+    stride_ms: Literal[20, 40] = 20  # from one frame to the next; conv has 20
     conv_dim: int = 512  # channels of every convolution of the front end
     conv_bias: bool = False
     conv_norm: Literal["group", "layer"] = "group"  # extractor_mode: default, layer_norm
@@ -56,7 +57,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         _choice("family", self.family, _FAMILIES)
-        _choice("frontend", self.frontend, ("conv", "fbank"))
+        _choice("frontend", self.frontend, ("conv", "fbank", "light"))
+        if self.stride_ms not in ((20,) if self.frontend == "conv" else (20, 40)):
+            raise RecipeError(f"encoder: stride_ms={self.stride_ms}, must be 20, or 40 with frontend fbank or light")
         _choice("conv_norm", self.conv_norm, ("group", "layer"))
         _choice("fbank_norm", self.fbank_norm, ("utterance", "global", "none"))
         for name in _SIZES:
@@ -88,13 +91,15 @@ class EncoderConfig:
 
     @property
     def grid(self) -> FrameGrid:
-        """How the front end cuts a waveform into frames; both give the same number of frames for every length."""
+        """How the front end cuts a waveform into frames: all with the same stride give the same number for a length."""
+        if self.stride_ms == 40:
+            return WIDE_GRID
         return CONV_GRID if self.frontend == "conv" else STACKED_GRID
 
     @property
     def feature_dim(self) -> int:
         """Numbers a frame leaves the front end with."""
-        return self.conv_dim if self.frontend == "conv" else STACKED_MELS
+        return MEL_BINS * self.grid.kernels[1] if self.frontend == "fbank" else self.conv_dim
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `from_dict` reads them back."""

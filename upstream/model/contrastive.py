@@ -91,7 +91,7 @@ class ContrastivePrediction(nn.Module):
         config = encoder.config
         self.encoder = encoder
         self.temperature, self.diversity_weight, self.feature_dropout = temperature, diversity_weight, feature_dropout
-        self.penalty_weight = feature_penalty if config.frontend == "conv" else 0.0
+        self.penalty_weight = feature_penalty if config.frontend != "fbank" else 0.0
         self.quantizer = Quantiser(config.feature_dim, groups, entries, code_dim)
         self.project_q = nn.Linear(code_dim, final_dim)
         self.project_hid = nn.Linear(config.width, final_dim)

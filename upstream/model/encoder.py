@@ -1,7 +1,8 @@
-"""The encoder: waveforms in, one vector every 20 ms out, the same for an utterance whatever it is batched with."""
+"""The encoder: waveforms in, a vector every 20 or 40 ms out, the same for an utterance whatever it is batched with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from upstream.errors import InputError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.model.dropout import Dropout
-from upstream.model.frontend import frame_counts, make_frontend, valid
+from upstream.model.frontend import ConvFrontend, frame_counts, valid
 from upstream.model.initialisation import initialise
+from upstream.model.mel_frontends import FbankFrontend, LightFrontend
 from upstream.model.padding import CUTS_CHUNKS, PADDINGS, Padding, fairseq_counts
 from upstream.model.transformer import NORM_EPSILON, Transformer
 
@@ -48,7 +50,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.masked_spec_embed = nn.Parameter(torch.empty(config.width))
-        self.feature_extractor = make_frontend(config)
+        self.feature_extractor = _FRONTENDS[config.frontend](config)
         self.feature_projection = _FeatureProjection(config)
         self.encoder = Transformer(config)
 
@@ -139,6 +141,10 @@ class Encoder(nn.Module):
             raise UsageError(f"padding={padding!r}: expected one of {', '.join(PADDINGS)}")
         if stop_at is not None and not 0 <= stop_at <= self.config.layers:
             raise UsageError(f"stop_at={stop_at}: this encoder has layers 0 to {self.config.layers}")
+
+
+_FRONTENDS: dict[str, Callable[[EncoderConfig], nn.Module]] = {
+    "conv": ConvFrontend, "fbank": FbankFrontend, "light": LightFrontend}
 
 
 class _FeatureProjection(nn.Module):

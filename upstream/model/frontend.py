@@ -1,4 +1,4 @@
-"""Front ends: waveforms at 16 kHz to one feature vector every 20 ms, without a trace of the padding around them.
+"""The standard front end: waveforms at 16 kHz to one vector every 20 ms, without a trace of the padding around them.
 
 `B` batch, `S` samples, `T` frames, `C` feature dimensions. Lengths stay on the host (see `Encoder`).
 """
@@ -13,16 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from upstream.frames import CONV_GRID, STACKED_GRID, FrameGrid
-from upstream.model.config import MEL_BINS, EncoderConfig
+from upstream.frames import CONV_GRID, FrameGrid
+from upstream.model.config import EncoderConfig
 from upstream.model.convolution import convolve
 
 NORM_EPSILON = 1e-5
-
-
-def make_frontend(config: EncoderConfig) -> ConvFrontend | FbankFrontend:
-    """The front end that a configuration asks for."""
-    return ConvFrontend(config) if config.frontend == "conv" else FbankFrontend(config)
 
 
 def standardise(waveforms: Tensor) -> Tensor:
@@ -80,7 +75,7 @@ class ConvFrontend(nn.Module):
             for layer in list(self.conv_layers)[1:]:
                 rows = layer(rows)
         features = rows.view(len(waveforms), -1, rows.shape[-1])[:, : CONV_GRID.frames(waveforms.shape[1])]
-        return _ScaleGradient.apply(features, self.gradient_scale)
+        return ScaleGradient.apply(features, self.gradient_scale)
 
     def _first(self, waveforms: Tensor, moments: WindowMoments | None) -> Tensor:
         """The first layer's output (B * R, C): for each utterance as many rows as the later strides divide, and enough
@@ -90,7 +85,7 @@ class ConvFrontend(nn.Module):
         later = FrameGrid(CONV_GRID.kernels[1:], CONV_GRID.strides[1:])
         rows = -(-later.samples(CONV_GRID.frames(samples)) // later.hop) * later.hop
         padded = F.pad(waveforms, (0, (rows - 1) * stride + kernel - samples))  # or cut: the last samples may be unused
-        windows = padded.unfold(1, kernel, stride).to(_working_dtype(waveforms))  # (B, R, k)
+        windows = padded.unfold(1, kernel, stride).to(working_dtype(waveforms))  # (B, R, k)
         layer = self.conv_layers[0]
         assert isinstance(layer, _ConvLayer)
         if moments is None:
@@ -115,7 +110,7 @@ class _ConvLayer(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(N * stride, C) to (N, C)."""
-        return self.activated(convolve(rows.to(_working_dtype(rows)), self.conv.weight, self.conv.stride[0]))
+        return self.activated(convolve(rows.to(working_dtype(rows)), self.conv.weight, self.conv.stride[0]))
 
     def activated(self, values: Tensor) -> Tensor:
         """Bias, the norm over channels in float32 (fairseq `Fp32LayerNorm`), and GELU."""
@@ -177,52 +172,10 @@ def moments_of(sums: Tensor, products: Tensor, count: Tensor | int) -> WindowMom
     return WindowMoments(mean[:, 0], products / count - mean.transpose(1, 2) * mean)
 
 
-def _working_dtype(x: Tensor) -> torch.dtype:
+def working_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products are computed in: autocast's choice, or the tensor's own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-class FbankFrontend(nn.Module):
-    """80 log-mel bins at 100 Hz, two frames stacked: 160 numbers at 50 Hz (after MelHuBERT, section 3.1).
-
-    `fbank_norm`: "utterance" gives each mel bin zero mean and unit variance over the utterance's own frames; "global"
-    uses the buffers `mean` and `std (80,)` that whoever trains sets beforehand; "none" passes log-mels as they are.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.norm = config.fbank_norm
-        if self.norm == "global":
-            self.register_buffer("mean", torch.zeros(MEL_BINS))
-            self.register_buffer("std", torch.ones(MEL_BINS))
-
-    @torch.no_grad()
-    def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-        """Features (B, T, 160) float32; arguments as in `ConvFrontend.forward`. Nothing here learns."""
-        from upstream.features.fbank import log_mel
-
-        with torch.autocast(waveforms.device.type, enabled=False):
-            mels = log_mel(F.pad(waveforms, (0, STACKED_GRID.padding)))  # (B, F, 80)
-            frames = STACKED_GRID.frames(waveforms.shape[1])
-            mels = self._normalised(mels[:, : 2 * frames], lengths)
-        return mels.reshape(len(waveforms), frames, 2 * MEL_BINS)
-
-    def _normalised(self, mels: Tensor, lengths: Tensor | None) -> Tensor:
-        if self.norm == "none":
-            return mels
-        if self.norm == "global":
-            return (mels - self.mean) / self.std
-        if lengths is None:
-            variance, mean = torch.var_mean(mels, dim=1, keepdim=True, correction=0)
-            return (mels - mean) * torch.rsqrt(variance + NORM_EPSILON)
-        counts = 2 * frame_counts(STACKED_GRID, lengths)
-        inside = valid(counts, mels.shape[1], mels.device)[:, :, None]
-        n = counts.to(mels.device, torch.float32)[:, None, None]
-        centred = (mels - (mels * inside).sum(1, keepdim=True) / n) * inside
-        return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / n + NORM_EPSILON)
 
 
 def frame_counts(grid: FrameGrid, lengths: Tensor) -> Tensor:
@@ -235,7 +188,7 @@ def _first_frames(lengths: Tensor) -> Tensor:
     return frame_counts(FrameGrid(CONV_GRID.kernels[:1], CONV_GRID.strides[:1]), lengths)
 
 
-class _ScaleGradient(torch.autograd.Function):
+class ScaleGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a constant (fairseq `GradMultiply`)."""
 
     @staticmethod

@@ -108,7 +108,7 @@ class MaskedPrediction(nn.Module):
         self.classes = tuple(classes)
         self.predict_at = tuple(predict_at) or (encoder.config.layers,)
         self.masked_weight, self.unmasked_weight = masked_weight, unmasked_weight
-        self.penalty_weight = feature_penalty if encoder.config.frontend == "conv" else 0.0
+        self.penalty_weight = feature_penalty if encoder.config.frontend != "fbank" else 0.0
         width = encoder.config.width
         tables: list[nn.Module]
         if head == "cosine":

@@ -59,6 +59,19 @@ def test_a_layer_is_what_the_encoder_gives_for_the_utterance_alone(recordings, e
             torch.testing.assert_close(frames, alone, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("frontend", ["fbank", "light"])
+def test_a_frame_of_40_ms_is_given_for_both_frames_that_it_covers(recordings, frontend):
+    made = recordings(LENGTHS)
+    wide = Encoder(EncoderConfig(**SMALL, frontend=frontend, stride_ms=40)).initialise(0).eval()
+    for index, frames in streamed(LayerSource(wide, 2, "cpu"), made):
+        assert frames.shape == (CONV_GRID.frames(LENGTHS[index]), 32)
+        if len(frames):
+            with torch.no_grad():
+                alone = wide(torch.from_numpy(made.waves[index])[None], layers=True).layers[2][0]
+            for t in range(len(frames)):
+                torch.testing.assert_close(frames[t], alone[t // 2], atol=1e-4, rtol=0)
+
+
 def test_several_layers_come_from_one_pass(recordings, encoder):
     made = recordings(LENGTHS)
     single = {k: dict(streamed(LayerSource(encoder, k, "cpu"), made)) for k in (0, 3)}

@@ -40,9 +40,10 @@ def test_published_sizes_have_their_published_parameter_counts(config, final_dim
     assert _count(model) == with_head
 
 
-def test_both_front_ends_give_the_same_number_of_frames():
+def test_all_front_ends_give_the_same_number_of_frames():
     assert EncoderConfig(frontend="conv").grid is CONV_GRID
-    assert EncoderConfig(frontend="fbank").grid is STACKED_GRID
+    assert EncoderConfig(frontend="fbank").grid is EncoderConfig(frontend="light").grid is STACKED_GRID
+    assert EncoderConfig(frontend="fbank", stride_ms=40).grid is EncoderConfig(frontend="light", stride_ms=40).grid
     assert all(CONV_GRID.frames(n) == STACKED_GRID.frames(n) for n in range(5000))
 
 
@@ -58,6 +59,8 @@ def test_both_front_ends_give_the_same_number_of_frames():
         ({"frontend": "mfcc"}, "frontend"),
         ({"conv_norm": "batch"}, "conv_norm"),
         ({"fbank_norm": "speaker"}, "fbank_norm"),
+        ({"stride_ms": 40}, "stride_ms=40, must be 20"),
+        ({"frontend": "light", "stride_ms": 30}, "stride_ms=30, must be 20, or 40"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(settings, named):
@@ -66,7 +69,8 @@ def test_a_bad_value_is_refused_by_name(settings, named):
 
 
 def test_configurations_survive_json():
-    for config in (BASE, XLARGE, EncoderConfig(frontend="fbank", fbank_norm="global", layerdrop=0.2)):
+    for config in (BASE, XLARGE, EncoderConfig(frontend="fbank", fbank_norm="global", layerdrop=0.2),
+                   EncoderConfig(frontend="light", stride_ms=40)):
         assert EncoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

@@ -15,6 +15,9 @@ FRONT_ENDS = [
     {"frontend": "fbank", "fbank_norm": "utterance"},
     {"frontend": "fbank", "fbank_norm": "global"},
     {"frontend": "fbank", "fbank_norm": "none"},
+    {"frontend": "fbank", "stride_ms": 40},
+    {"frontend": "light"},
+    {"frontend": "light", "stride_ms": 40, "fbank_norm": "global", "conv_bias": True},
 ]
 
 
@@ -72,7 +75,7 @@ def test_a_batch_without_padding_needs_no_lengths(tiny):
         assert torch.equal(encoder(waveforms).last, encoder(waveforms, torch.tensor([3000, 3000])).last)
 
 
-@pytest.mark.parametrize("frontend", ["conv", "fbank"])
+@pytest.mark.parametrize("frontend", ["conv", "fbank", "light"])
 def test_399_samples_are_refused_and_400_give_a_frame(tiny, frontend):
     encoder = tiny(frontend=frontend)
     with torch.no_grad():

@@ -24,6 +24,7 @@ STYLES = [
     {"conv_norm": "layer", "conv_bias": True, "pre_norm": True},
     {"frontend": "fbank"},
     {"frontend": "fbank", "fbank_norm": "global"},
+    {"frontend": "light", "stride_ms": 40},
 ]
 
 

@@ -11,7 +11,7 @@ from upstream.features import log_mel
 from upstream.features.source import FbankSource, MfccSource
 from upstream.frames import CONV_GRID
 from upstream.model import EncoderConfig
-from upstream.model.frontend import FbankFrontend
+from upstream.model.mel_frontends import FbankFrontend
 from upstream.teacher.gate import check_units
 from upstream.teacher.projection import Projection, fit_pca, random_codes, random_projection
 from upstream.teacher.quantiser import Quantiser, fit_quantiser, random_quantiser, slices
