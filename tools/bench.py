@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 
 from benchmarks.feeding import run as run_feeding
+from benchmarks.front_ends import Plan as FrontEndPlan
+from benchmarks.front_ends import run as run_front_ends
 from benchmarks.kmeans import Plan as KmeansPlan
 from benchmarks.kmeans import run as run_kmeans
 from benchmarks.low_resource import run
@@ -39,6 +41,7 @@ SPEED_COLUMNS = ["system", "model", "precision", "seconds", "share_of_peak", "pe
 KMEANS_COLUMNS = ["what", "system", "seconds", "inertia", "held_out_inertia", "share_of_matmul"]
 TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "phone_purity", "cluster_purity"]
 FEEDING_COLUMNS = ["what", "source", "threads", "audio_seconds_per_second", "goal"]
+FRONT_END_COLUMNS = ["what", "model", "front_end", "seconds", "audio_seconds_per_second", "share_of_conv", "best"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
 
@@ -147,3 +150,21 @@ def kmeans(
     write_results(out, results)
     Console().print(table(results["rows"], KMEANS_COLUMNS))
     print(out)
+
+
+@app.command("front-ends")
+def front_ends(
+    data: Annotated[Path, typer.Option(help="Manifest to train on.")],
+    aligned: Annotated[Path, typer.Option(help="Manifest to judge on.")],
+    alignments: Annotated[Path, typer.Option(help="Folder of TextGrid or CTM files of --aligned.")],
+    out: Annotated[Path, typer.Option(help="Folder of the measurement; the same command again goes on there.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value of hubert-tiny, for the trainings")] = None,
+    updates: Annotated[int, typer.Option(help="Of each training.")] = FrontEndPlan.updates,
+) -> None:
+    """Cost of conv, light and filterbank front ends, at 20 and 40 ms, and the PNMI of what they learn."""
+    if updates < 1:
+        raise UsageError(f"--updates {updates}: at least 1")
+    plan = FrontEndPlan(updates=updates, overrides=tuple(overrides or ()))
+    results = run_front_ends(plan, data, aligned, alignments, out, shlex.join(["hubertkit", *sys.argv[1:]]), say)
+    Console().print(table(results["rows"], FRONT_END_COLUMNS))
+    print(out / "results.json")
