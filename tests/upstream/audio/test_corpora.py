@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from upstream.audio import import_folder, import_librispeech
+from upstream.audio.corpora.single import utterance_of_file
 from upstream.errors import InputError, UsageError
 
 
@@ -199,3 +200,9 @@ def test_a_table_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "t.csv").write_bytes("path,text\na.wav,caf\xe9\n".encode("latin-1"))
     with pytest.raises(InputError, match="UTF-8"):
         import_folder(tmp_path, tmp_path / "t.csv")
+
+
+def test_a_single_bad_file_is_not_told_to_be_skipped_by_an_option_of_another_command(tmp_path):
+    (tmp_path / "a.wav").write_text("no audio")
+    with pytest.raises(InputError, match=r"a\.wav: .*mend the file or leave it out$"):
+        utterance_of_file(tmp_path / "a.wav")

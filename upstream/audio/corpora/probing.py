@@ -88,12 +88,12 @@ class BadFiles:
     def __len__(self) -> int:
         return len(self._found)
 
-    def refuse(self) -> None:
+    def refuse(self, advice: str = "mend them, or leave them out with --skip-bad") -> None:
         """Raise InputError naming the first and how many more, unless they are to be skipped."""
         if self._found and self._skip is None:
             first, more = self._found[0], len(self._found) - 1
             others = f" ({more} more cannot be used)" if more else ""
-            raise InputError(f"{first.path}: {first.what}{others}; mend them, or leave them out with --skip-bad")
+            raise InputError(f"{first.path}: {first.what}{others}; {advice}")
 
 
 def manifest_of(entries: Sequence[Entry], bad: BadFiles, source: Path) -> Manifest:

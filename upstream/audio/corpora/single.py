@@ -21,5 +21,5 @@ def utterance_of_file(path: Path) -> Utterance:
         raise UsageError(f"{path}: no such file")
     bad = BadFiles(None)
     found = list(utterances([Entry(path.name, path.resolve(), None, None)], bad))
-    bad.refuse()
+    bad.refuse("mend the file or leave it out")
     return found[0]
