@@ -35,7 +35,7 @@ def build_app() -> typer.Typer:
     for module in (demo, pretrain, recognise, transcribe, decode, score, units, convert):
         module.register(app)
     app.add_typer(corpus.app, name="corpus", help="Manifests: import, export, check, show, segment, split.")
-    app.add_typer(teacher.app, name="teacher", help="Teachers: fit, import, check, how good are their units, which layer.")
+    app.add_typer(teacher.app, name="teacher", help="Teachers: fit, import, check, how good they are, which layer.")
     app.add_typer(lm.app, name="lm", help="N-gram language models: build, prune, interpolate, pack, inspect, score.")
     app.add_typer(bench.app, name="bench", help="Benchmarks that write results.json.")
     return app
