@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,8 +15,9 @@ from upstream.pretrain import pretrain as run_rounds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.stage import read_stage
-from upstream.training.health import examine
+from upstream.training.health import Finding, examine
 from upstream.training.monitor import read_metrics
+from upstream.training.reference import reference_for
 
 
 def register(app: typer.Typer) -> None:
@@ -57,5 +58,17 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     Console().print(table)
     for folder, record in found:
         if record is not None and record.get("kind") == "encoder":
-            for finding in examine(read_metrics(folder, "train"), read_metrics(folder, "valid")):
+            for finding in _findings(folder, record["settings"]):
                 print(f"{folder.relative_to(run)}: {finding}")
+
+
+def _findings(folder: Path, settings: dict[str, Any]) -> list[Finding]:
+    """What the log of an encoder's stage says."""
+    shape, first = settings.get("encoder", {}), _reads(folder.parent / "teacher") != "layer"
+    reference = reference_for(*(shape.get(name) for name in ("frontend", "width", "layers"))) if first else None
+    return examine(read_metrics(folder, "train"), read_metrics(folder, "valid"), reference, first)
+
+
+def _reads(teacher: Path) -> str:
+    """What a round's teacher reads: `layer` of an encoder in later rounds; empty where there is no teacher."""
+    return str((read_stage(teacher) or {"settings": {}})["settings"].get("features", ""))

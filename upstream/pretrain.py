@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 from upstream.training.health import examine
-from upstream.training.loop import best_device, train, weights_settings
+from upstream.training.loop import Examine, best_device, train, weights_settings
+from upstream.training.reference import beside_the_paper, reference_for
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,9 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         units = Units.load(folder / "units") if units_hash is not None else None
         histograms = [] if units is None else check_units(units, corpus.manifest, rules=recipe.gate)
         task = _task(recipe, round_, corpus, units, noise, init, device)
+        say(f"round {round_.number}: {beside_the_paper(round_.training.batch_seconds)}")
         final = train(task, round_.training, target, seed=recipe.seed, device=device,
-                      what=f"round {round_.number}: encoder", examine=examine)
+                      what=f"round {round_.number}: encoder", examine=_examination(round_))
         if ranks.first():
             extra = {"round": round_.number, "units": units_hash, "objective": as_settings(round_.objective),
                      "training": as_settings(round_.training)}
@@ -265,6 +268,13 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
 
     return run_stage(folder / "encoder", "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say,
                      together=True)
+
+
+def _examination(round_: Round) -> Examine:
+    """What is told whether the training looks healthy; reference curves are of first rounds with a teacher."""
+    shape, early = round_.encoder, not round_.has_teacher or round_.teacher.features != "layer"
+    reference = reference_for(shape.frontend, shape.width, shape.layers) if early and round_.has_teacher else None
+    return partial(examine, reference=reference, first_round=early)
 
 
 def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | None, noise: AudioCache | None,

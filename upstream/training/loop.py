@@ -15,7 +15,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -30,58 +30,19 @@ from upstream.training.allocator import keep_memory
 from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint
 from upstream.training.distributed import GradientSum
 from upstream.training.health import Finding
-from upstream.training.monitor import Monitor, Speed, announce, read_metrics, show
-from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, build_adamw, clip_gradients, set_rates
-from upstream.training.precision import LossScale, Precision, autocast
+from upstream.training.monitor import Monitor, Speed, announce, describe, progress_values, read_metrics
+from upstream.training.optimiser import ParameterGroup, build_adamw, clip_gradients, set_rates
+from upstream.training.peak import Arithmetic
+from upstream.training.pool import Pool as Pool
+from upstream.training.precision import LossScale, autocast
 from upstream.training.prefetching import prefetched
+from upstream.training.recipe import TrainingRecipe as TrainingRecipe
+from upstream.training.recipe import weights_settings as weights_settings
 
 EVERY = slice(None)  # all micro-batches of an update; several ranks take a share each
 BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end the run
 Batch = TypeVar("Batch")
 Examine = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], Sequence[Finding]]
-
-
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """How long, in what batches, with what optimiser. Defaults are HuBERT BASE's on one machine."""
-
-    updates: int = 400_000
-    batch_seconds: float = 2800.0  # audio in one update, all micro-batches together
-    micro_batch_seconds: float = 87.5  # audio that goes through the encoder at once
-    crop_seconds: float = 15.625  # pretraining: the longest crop (fairseq's 250,000 samples)
-    least_seconds: float = 2.0  # shorter utterances are left out
-    optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
-    precision: Precision = "bf16"  # of matmuls; losses and norms stay in float32. fp16: for GPUs without bf16
-    log_every: int = 50
-    validate_every: int = 1000
-    save_every: int = 1000
-    keep_checkpoints: int = 2  # the newest so many, and
-    keep_every: int = 0  # those after every so many updates, for ever; 0: none
-    keep_best: bool = False  # and the one with the best validation (saved when it is found)
-
-    def __post_init__(self) -> None:
-        for name in ("updates", "log_every", "validate_every", "save_every", "keep_checkpoints"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"training.{name}={value}, must be at least 1")
-        if self.keep_every < 0:
-            raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
-        if min(self.batch_seconds, self.micro_batch_seconds, self.crop_seconds) <= 0:
-            raise ValueError("training.batch_seconds, micro_batch_seconds and crop_seconds must be above 0")
-        if not 0.95 <= self.accumulate * self.micro_batch_seconds / self.batch_seconds <= 1.05:
-            raise ValueError(f"training.batch_seconds={self.batch_seconds:g} is no multiple of micro_batch_seconds="
-                             f"{self.micro_batch_seconds:g}; an update is a whole number of micro-batches")
-
-    @property
-    def accumulate(self) -> int:
-        """Micro-batches in an update."""
-        return max(1, round(self.batch_seconds / self.micro_batch_seconds))
-
-
-def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
-    """What of a recipe the weights depend on, for a stage's key: not how often one looks or saves."""
-    looking = {"log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best"}
-    return {k: v for k, v in asdict(recipe).items() if k not in looking}
 
 
 @dataclass(frozen=True)
@@ -141,7 +102,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     if start:
         say(f"{what}: from the checkpoint of update {start}")
     pool = Pool(state.get("pool", {}) if ranks.first() else {})
-    monitor, speed = Monitor(folder, start), Speed()
+    monitor, arithmetic = Monitor(folder, start, recipe.wandb), Arithmetic(device, recipe.precision)
+    speed = Speed()
     gradients, scale = GradientSum(task.model.parameters()), LossScale(recipe.precision, state.get("scale"))
 
     def save(update: int, is_best: bool) -> None:
@@ -159,7 +121,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         bad, is_best, known = 0, False, set[str]()
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
             rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
-            finite = _accumulate(task, batches, recipe.precision, seed, device, pool, scale.value)
+            finite = _accumulate(task, batches, recipe.precision, seed, device, pool, scale.value, arithmetic)
             finite, stop = gradients.join(finite, stopping.is_set())
             scale.unscale(task.model.parameters())
             norm = float(clip_gradients(task.model.parameters(), recipe.optimiser.clip_norm))
@@ -181,8 +143,9 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
             if update % recipe.log_every == 0 or update == recipe.updates:
                 pool.join()
                 values = {**pool.take(), "rate": rate, **speed.take()}
+                values |= arithmetic.share(values["audio_seconds_per_second"])
                 monitor.log(update, "train", values)
-                show(report, update, values)
+                report(update, note=describe(progress_values(values, validation)))
             if update % recipe.validate_every == 0 or update == recipe.updates:
                 validation = ranks.alone(task.validate)
                 monitor.log(update, "valid", validation)
@@ -231,7 +194,7 @@ def _report_skipped(update: int, batches: list[Any], folder: Path) -> None:
 
 
 def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, device: torch.device,
-                pool: Pool, scale: float = 1.0) -> bool:
+                pool: Pool, scale: float = 1.0, arithmetic: Arithmetic | None = None) -> bool:
     """Gradient of this rank's part of the update's mean loss into `.grad`; False if a loss is not finite."""
     task.model.train()
     whole = ranks.total(sum(b.weight for b in batches))
@@ -239,40 +202,14 @@ def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, 
     for batch in batches:
         # Fused attention and dropout take no generator, so the default one is seeded: nothing drawn earlier matters.
         torch.manual_seed(keyed_int(seed, "device", batch.update, batch.number))
-        with autocast(device, precision):
+        count = contextlib.nullcontext() if arithmetic is None else arithmetic.counting(batch.seconds)
+        with autocast(device, precision), count:
             loss = task.loss(batch)
         finite = finite and bool(torch.isfinite(loss.total.detach()))
         (loss.total * (scale * batch.weight / whole)).backward()
         if finite:
             pool.add(loss.sums)
     return finite
-
-
-class Pool:
-    """Metrics as sums and counts, so that a mean over micro-batches weighs every frame alike."""
-
-    def __init__(self, sums: Mapping[str, Sequence[float]] | None = None) -> None:
-        """`sums`: what another pool held, name -> (sum, count)."""
-        self.sums: dict[str, tuple[float, float]] = {k: (v[0], v[1]) for k, v in (sums or {}).items()}
-
-    def add(self, sums: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
-        for name, (value, count) in sums.items():
-            old, old_count = self.sums.get(name, (0.0, 0.0))
-            self.sums[name] = (old + float(value), old_count + float(count))
-
-    def join(self) -> None:
-        """Move the sums of all ranks to the first."""
-        for other in ranks.gather(self.sums)[1:]:
-            if ranks.first():
-                self.add(other)
-        if not ranks.first():
-            self.sums = {}
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {name: value / count for name, (value, count) in self.sums.items() if count}
-        self.sums = {}
-        return means
 
 
 @contextlib.contextmanager

@@ -1,30 +1,43 @@
-"""What one sees of a training run: progress on stderr, `metrics.jsonl`, TensorBoard."""
+"""What one sees of a training run: progress on stderr, `metrics.jsonl`, TensorBoard, Weights & Biases if asked for."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from upstream import ranks
-from upstream.progress import Report, say
-from upstream.stage import writing
+from upstream.errors import UsageError
+from upstream.progress import say
+from upstream.stage import read_json, write_json, writing
+from upstream.training.health import bits
+
+WORTH_SAYING = 0.01  # share of the time spent waiting for batches, in a progress line
 
 
 class Monitor:
     """Logs of one run folder. After a resume the log is cut back to the checkpoint, so no update stands there twice.
 
     Of several ranks only the first writes.
+
+    Args:
+        update: of the checkpoint that the run goes on from; 0 for a new one.
+        wandb: project of Weights & Biases to log to as well; none if empty.
+
+    Raises:
+        UsageError: `wandb` is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, update: int) -> None:
+    def __init__(self, folder: Path, update: int, wandb: str = "") -> None:
         self._writes = ranks.first()
         if not self._writes:
             return
         self.path = folder / "metrics.jsonl"
+        self._wandb = _wandb_run(folder, wandb) if wandb else None
         _cut_back(self.path, update)
         from torch.utils.tensorboard import SummaryWriter
 
@@ -37,15 +50,33 @@ class Monitor:
             return
         self._file.write(json.dumps({"update": update, "kind": kind, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, update)
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, update)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=update)
 
     def close(self) -> None:
         if not self._writes:
             return
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run(folder: Path, project: str) -> Any:
+    """The run of this folder, the same one after a resume."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UsageError(f"training.wandb={project}: the package wandb is not installed; `pip install wandb`, or leave "
+                         "training.wandb out") from error
+    path = folder / "wandb.json"
+    if not path.is_file():
+        write_json(path, {"id": secrets.token_hex(8)})
+    return wandb.init(project=project, id=read_json(path)["id"], name="/".join(folder.resolve().parts[-3:]),
+                      dir=str(folder), resume="allow")
 
 
 class Speed:
@@ -76,13 +107,29 @@ class Speed:
 
 
 def describe(values: Mapping[str, Any]) -> str:
-    """`loss 3.24, masked_accuracy 0.201`: metrics for a progress bar or a line."""
-    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+    """`loss 3.240 nats (4.67 bits), masked 20.1%, 63 codes`: metrics for a progress bar or a line."""
+    return ", ".join(_WORDS[k](v) if k in _WORDS else f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+                     for k, v in values.items())
 
 
-def show(report: Report, update: int, values: Mapping[str, Any]) -> None:
-    """Move the progress bar."""
-    report(update, note=describe(values))
+_WORDS: dict[str, Callable[[float], str]] = {
+    "loss": lambda nats: f"loss {nats:.3f} nats ({bits(nats):.2f} bits)",
+    "masked_accuracy": lambda share: f"masked {100 * share:.1f}%",
+    "unmasked_accuracy": lambda share: f"unmasked {100 * share:.1f}%",
+    "code_perplexity": lambda classes: f"{classes:.0f} codes",
+    "gradient_norm": lambda norm: f"gradient {norm:.3g}",
+    "audio_seconds_per_second": lambda rate: f"{rate:.4g} audio s/s",
+    "waiting_share": lambda share: f"waiting {100 * share:.0f}%",
+    "share_of_peak": lambda share: f"{100 * share:.0f}% of peak",
+}
+
+
+def progress_values(train: Mapping[str, Any], valid: Mapping[str, Any]) -> dict[str, Any]:
+    """What a progress line shows: an update's numbers, and what only the newest validation knows."""
+    of_validation = {k: valid[k] for k in ("unmasked_accuracy", "code_perplexity") if k in valid}
+    first = {k: train[k] for k in ("loss", "masked_accuracy") if k in train}
+    waiting = {} if train.get("waiting_share", 0) > WORTH_SAYING else {"waiting_share"}
+    return {k: v for k, v in {**first, **of_validation, **train}.items() if k not in waiting}
 
 
 def announce(update: int, values: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstream.training.health import Finding, bits, examine
+from upstream.training.reference import PAPER_MINUTES, Reference, beside_the_paper
 
 
 def log(losses, every=100, **more):
@@ -59,7 +60,57 @@ def test_a_rising_validation_loss_is_a_warning_only_while_training_improves():
 def test_falling_unmasked_accuracy_is_said_to_be_normal():
     [finding] = examine(HEALTHY, log([3.9, 3.4, 3.2], 200, unmasked_accuracy=[0.11, 0.08, 0.05]))
     assert finding.level == "note"
-    assert "normal" in finding.advice
+    assert "in round 1 that is normal" in finding.advice
+
+
+def test_falling_unmasked_accuracy_is_not_normal_in_a_later_round():
+    falling = log([3.9, 3.4, 3.2], 200, unmasked_accuracy=[0.61, 0.55, 0.3])
+    [finding] = examine(HEALTHY, falling, first_round=False)
+    assert (finding.level, "later round" in finding.advice) == ("warning", True)
+
+
+def test_a_loss_at_the_entropy_of_the_labels_may_wait_for_a_long_warm_up():
+    """BASE's rate after 1,000 of 32,000 updates is a thirtieth of its peak: nothing can have been learnt."""
+    flat = [4.6, 4.5, 4.45, 4.42, 4.41]
+    rising, over = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5], [1e-5, 2e-5, 3e-5, 3e-5, 2e-5]
+    assert examine(log(flat, 1000, rate=rising), HEALTHY_VALID) == []
+    assert [f.topic for f in examine(log(flat, 1000, rate=over), HEALTHY_VALID)] == ["misfit labels"]
+    assert [f.topic for f in examine(log(flat, 2000, rate=rising), HEALTHY_VALID)] == ["misfit labels"]
+
+
+def test_a_loss_that_rises_again_and_stays_up_has_diverged():
+    [finding] = examine(log([4.4, 3.9, 3.2, 3.8, 3.9, 3.8]), HEALTHY_VALID)
+    assert (finding.topic, finding.level) == ("divergence", "broken")
+    assert "from 3.20 to 3.80" in finding.what
+    assert examine(log([4.4, 3.9, 3.2, 3.8, 3.9, 3.3]), HEALTHY_VALID) == [], "one batch that went well is enough"
+
+
+REFERENCE = Reference("toy", label_entropy=4.0, batch_seconds=32, updates=(100, 200, 400), losses=(3.6, 3.2, 2.0))
+
+
+@pytest.mark.parametrize(("update", "known"), [(50, (100, 3.6)), (100, (100, 3.6)), (399, (200, 3.2)),
+                                                (900, (400, 2.0))])
+def test_a_reference_is_read_at_the_last_update_that_it_knows(update, known):
+    assert REFERENCE.at(update) == known
+
+
+def test_a_run_far_behind_its_reference_is_told_how_far():
+    """At update 400 the reference has learnt 1 - 2 / 4 = 50% of its labels' entropy; 1 - 4.0 / 4.4 = 9% is not a fourth
+    of that, 1 - 3.5 / 4.4 = 20% is."""
+    slow = log([4.4, 4.3, 4.2, 4.0])
+    [finding] = examine(slow, HEALTHY_VALID, REFERENCE)
+    assert (finding.topic, finding.level) == ("behind", "warning")
+    assert "9% of the labels' entropy" in finding.what
+    assert "had learnt 50% at update 400" in finding.what
+    assert examine(log([4.4, 4.0, 3.7, 3.5]), HEALTHY_VALID, REFERENCE) == []
+    assert examine(slow[:2], HEALTHY_VALID, REFERENCE) == [], "too early to say"
+    assert examine(slow, HEALTHY_VALID) == []
+
+
+def test_the_audio_of_an_update_stands_beside_the_papers():
+    """32 GPUs x 87.5 s, 128 x 56.25 s, 256 x 22.5 s."""
+    assert {k: round(v, 1) for k, v in PAPER_MINUTES.items()} == {"BASE": 46.7, "LARGE": 120.0, "X-LARGE": 96.0}
+    assert beside_the_paper(32) == "0.533 min of audio an update (the paper's BASE: 46.7, LARGE: 120, X-LARGE: 96)"
 
 
 def test_a_slow_loader_is_named_once_it_stays_slow():

@@ -20,7 +20,7 @@ from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
 
 CPU = torch.device("cpu")
-TIMES = {"audio_seconds_per_second", "waiting_share"}
+TIMES = {"audio_seconds_per_second", "waiting_share", "share_of_peak"}
 RECIPE = TrainingRecipe(updates=12, log_every=1, validate_every=4, save_every=4, precision="float32",
                         optimiser=OptimiserRecipe(peak_rate=0.05, warmup_updates=2))
 

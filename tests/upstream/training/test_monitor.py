@@ -1,0 +1,100 @@
+"""What is shown and logged: the progress line, Weights & Biases only where asked for, the share of the peak."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from upstream.errors import UsageError
+from upstream.training.monitor import Monitor, describe, progress_values, read_metrics
+from upstream.training.peak import Arithmetic, matmul_rate
+
+CPU = torch.device("cpu")
+
+
+def test_a_progress_line_has_what_tells_a_healthy_run():
+    """3.24 nats are 3.24 / ln 2 = 4.67 bits."""
+    train = {"gradient_norm": 1.234, "loss": 3.24, "masked_accuracy": 0.201, "rate": 5e-4,
+             "audio_seconds_per_second": 85.31, "waiting_share": 0.0, "share_of_peak": 0.62}
+    valid = {"loss": 3.5, "unmasked_accuracy": 0.133, "code_perplexity": 63.4, "label_entropy": 4.4}
+    assert describe(progress_values(train, valid)) == (
+        "loss 3.240 nats (4.67 bits), masked 20.1%, unmasked 13.3%, 63 codes, gradient 1.23, rate 0.0005, "
+        "85.31 audio s/s, 62% of peak")
+    assert describe(progress_values({**train, "waiting_share": 0.25}, {})).endswith("waiting 25%, 62% of peak")
+
+
+def test_numbers_of_other_tasks_are_shown_as_they_are():
+    assert describe({"wer": 12.3456, "skipped": 3}) == "wer 12.35, skipped 3"
+
+
+class StandIn(types.ModuleType):
+    """Weights & Biases, as far as it is used."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.opened, self.logged, self.finished = [], [], 0
+
+    def init(self, **settings):
+        self.opened.append(settings)
+        return self
+
+    def log(self, numbers, step):
+        self.logged.append((step, numbers))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_weights_and_biases_gets_the_numbers_and_the_same_run_after_a_resume(tmp_path, monkeypatch):
+    stand_in = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    for update in (1, 2):
+        monitor = Monitor(tmp_path, update - 1, "project")
+        monitor.log(update, "train", {"loss": 3.0, "note": "words are left out"})
+        monitor.close()
+    first, second = stand_in.opened
+    assert first["project"] == "project"
+    assert first["id"] == second["id"]
+    assert stand_in.logged == [(1, {"train/loss": 3.0}), (2, {"train/loss": 3.0})]
+    assert stand_in.finished == 2
+    assert len(read_metrics(tmp_path, "train")) == 2
+
+
+def test_weights_and_biases_is_not_touched_unless_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
+    Monitor(tmp_path, 0).close()
+    with pytest.raises(UsageError, match=r"training\.wandb=mine: .* not installed"):
+        Monitor(tmp_path / "other", 0, "mine")
+
+
+def test_the_share_of_the_peak_is_three_forward_passes_over_the_measured_rate(monkeypatch):
+    """A linear map of 8 rows from 16 to 32: 2 * 8 * 16 * 32 = 8192 operations, 24,576 with the backward pass. Over 2 s
+    of audio that is 12,288 a second of audio; at 10 of them a second, 122,880 of a peak of 1,228,800 are a tenth."""
+    monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1_228_800.0)
+    arithmetic, layer, x = Arithmetic(CPU, "float32"), nn.Linear(16, 32), torch.randn(8, 16)
+    assert arithmetic.share(10) == {}
+    with arithmetic.counting(2.0):
+        counted = layer(x)
+    assert torch.equal(counted, layer(x)), "counting changes nothing"
+    with arithmetic.counting(2.0):
+        layer(torch.randn(99, 16))  # only the first one counts
+    assert arithmetic.share(10) == {"share_of_peak": 0.1}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_attention_is_counted_as_two_products(monkeypatch, dropout):
+    """2 heads of 3 x 5 frames, width 4: each product 2 * 2 * 15 * 15 * 4 operations a row of the batch."""
+    from upstream.model.attention import attend
+
+    monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1.0)
+    arithmetic = Arithmetic(CPU, "float32")
+    q, k, v = (torch.randn(1, 2, 15, 4) for _ in range(3))
+    with arithmetic.counting(1.0):
+        attend(q, k, v, None, dropout)
+    assert arithmetic.share(1)["share_of_peak"] == 3 * 2 * (2 * 2 * 15 * 15 * 4)
+
+
+def test_a_matrix_product_has_a_rate():
+    assert matmul_rate(CPU, "float32") > 1e8

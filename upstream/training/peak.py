@@ -1,0 +1,82 @@
+"""How much of what the machine could do a training does: its arithmetic over the rate of a large matrix product."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from upstream import ranks
+
+SIZES = {"cpu": 1024, "cuda": 8192}  # rows of the product: large enough for the full rate, milliseconds of work
+REPEATS = 3
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
+
+
+class Arithmetic:
+    """Counts the operations of one forward pass, and relates them to the rate that this device was measured at.
+
+    A backward pass makes two products for each one of the forward pass, so an update counts three times the forward
+    pass, as in `benchmarks.speed`; recomputed activations are no work. Element-wise operations count nothing.
+    """
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        self._peak = matmul_rate(device, precision)
+        self._each = 0.0  # operations of an update for a second of audio; 0 until counted
+
+    @contextlib.contextmanager
+    def counting(self, audio_seconds: float) -> Iterator[None]:
+        """Around a forward pass over so much audio: the first one is counted, others pass as they are."""
+        if self._each or not audio_seconds > 0:
+            yield
+            return
+        with _Counter() as counter:
+            yield
+        self._each = 3 * counter.operations / audio_seconds
+
+    def share(self, audio_seconds_per_second: float) -> dict[str, float]:
+        """`share_of_peak` at a speed of all ranks together; empty where nothing was counted. Every rank must ask."""
+        peak = ranks.total(self._peak)
+        return {"share_of_peak": round(self._each * audio_seconds_per_second / peak, 4)} if self._each else {}
+
+
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """Operations a second of a large square matrix product, the best of a few; a multiply-add is two."""
+    size = SIZES["cuda" if device.type == "cuda" else "cpu"]
+    a = torch.ones(size, size, device=device, dtype=DTYPES[precision])
+    times = []
+    for _ in range(REPEATS):
+        _wait(device)
+        began = time.perf_counter()
+        a @ a
+        _wait(device)
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / max(min(times), 1e-9)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the operations of matrix products and convolutions, by torch's own formulae."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.operations += formula(*args, **(kwargs or {}), out_val=out)
+        elif func._overloadpacket is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:  # not in the registry
+            batch, heads, frames, dim = args[0].shape
+            self.operations += 4 * batch * heads * frames * args[1].shape[2] * dim
+        return out

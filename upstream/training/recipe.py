@@ -1,0 +1,53 @@
+"""What a recipe may say about training, pretraining and fine-tuning alike."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from upstream.training.optimiser import OptimiserRecipe
+from upstream.training.precision import Precision
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How long, in what batches, with what optimiser. Defaults are HuBERT BASE's on one machine."""
+
+    updates: int = 400_000
+    batch_seconds: float = 2800.0  # audio in one update, all micro-batches together
+    micro_batch_seconds: float = 87.5  # audio that goes through the encoder at once
+    crop_seconds: float = 15.625  # pretraining: the longest crop (fairseq's 250,000 samples)
+    least_seconds: float = 2.0  # shorter utterances are left out
+    optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
+    precision: Precision = "bf16"  # of matmuls; losses and norms stay in float32. fp16: for GPUs without bf16
+    log_every: int = 50
+    validate_every: int = 1000
+    save_every: int = 1000
+    keep_checkpoints: int = 2  # the newest so many, and
+    keep_every: int = 0  # those after every so many updates, for ever; 0: none
+    keep_best: bool = False  # and the one with the best validation (saved when it is found)
+    wandb: str = ""  # a project of Weights & Biases to log to as well; needs the package `wandb`
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "log_every", "validate_every", "save_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"training.{name}={value}, must be at least 1")
+        if self.keep_every < 0:
+            raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
+        if min(self.batch_seconds, self.micro_batch_seconds, self.crop_seconds) <= 0:
+            raise ValueError("training.batch_seconds, micro_batch_seconds and crop_seconds must be above 0")
+        if not 0.95 <= self.accumulate * self.micro_batch_seconds / self.batch_seconds <= 1.05:
+            raise ValueError(f"training.batch_seconds={self.batch_seconds:g} is no multiple of micro_batch_seconds="
+                             f"{self.micro_batch_seconds:g}; an update is a whole number of micro-batches")
+
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches in an update."""
+        return max(1, round(self.batch_seconds / self.micro_batch_seconds))
+
+
+def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
+    """What of a recipe the weights depend on, for a stage's key: not how often one looks or saves."""
+    looking = {"log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best", "wandb"}
+    return {k: v for k, v in asdict(recipe).items() if k not in looking}
