@@ -20,7 +20,7 @@ setup(
     packages=find_packages(include=[f"{room}{sub}" for room in ("upstream", "downstream", "benchmarks", "tools")
                                     for sub in ("", ".*")]),
     package_data={
-        "upstream": ["recipes/*.yaml"],
+        "upstream": ["recipes/*.yaml", "training/curves/*.json"],
         "downstream": ["recipes/*.yaml"],
         "benchmarks": ["recipes/*.yaml", "*.json"],
     },

@@ -11,6 +11,8 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.curves import CURVES, SENTENCES
+from benchmarks.curves import record as record_curve
 from benchmarks.feeding import run as run_feeding
 from benchmarks.front_ends import Plan as FrontEndPlan
 from benchmarks.front_ends import run as run_front_ends
@@ -25,8 +27,10 @@ from benchmarks.speed import plan_for
 from benchmarks.speed import run as run_speed
 from benchmarks.teachers import recordings_of
 from benchmarks.teachers import run as run_teachers
+from tools.demo import NOISE_DB
 from tools.launch import AUTO, RanksOption, launched
 from tools.sweep import whole_numbers
+from tools.synthesise import VOICES_TRAIN, sentences, synthesise
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
@@ -96,6 +100,25 @@ def feeding(
     results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_feeding(heard, minutes, say)}
     write_results(out, results)
     Console().print(table(results["rows"], FEEDING_COLUMNS))
+    print(out)
+
+
+@app.command("curves")
+def curves(
+    name: Annotated[str, typer.Argument(help="A recipe whose beginning is kept: " + ", ".join(CURVES))],
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("curve.json"),
+    run: Annotated[Path, typer.Option(help="Folder of speech and run; the same command again goes on there.")] = Path(
+        "curve-run"),
+    updates: Annotated[int, typer.Option(help="To make; 0: the curve's own number.")] = 0,
+) -> None:
+    """Loss and masked accuracy of a pretraining on synthesised speech, update by update: a reference for others."""
+    if name not in CURVES:
+        raise UsageError(f"{name}: no such curve; those there are: {', '.join(CURVES)}")
+    if updates < 0:
+        raise UsageError(f"--updates {updates}: at least 0")
+    command = shlex.join(["hubertkit", *sys.argv[1:]])
+    speech = synthesise(run / "speech", sentences(SENTENCES, 0), VOICES_TRAIN, 0, NOISE_DB)
+    write_results(out, {"command": command, **record_curve(name, speech, run, updates)})
     print(out)
 
 
