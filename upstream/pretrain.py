@@ -16,7 +16,7 @@ Every line is a stage in a folder of its own; running the same command again goe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from upstream.teacher.gate import check_units
 from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
+from upstream.training.batch_size import fitted
 from upstream.training.health import examine
 from upstream.training.loop import Examine, best_device, train, weights_settings
 from upstream.training.reference import beside_the_paper, reference_for
@@ -193,14 +194,15 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
             teacher = make_teacher(round_.teacher, [e.load(device) for e in read], corpus.manifest, corpus.train,
                                    recipe.probe, audio=recipe.cache.open(corpus.manifest), seed=recipe.seed,
                                    device=device, progress=report)
-        teacher.save(folder)
+        if ranks.first():
+            teacher.save(folder)
         return {"hash": teacher.hash, "inertia": teacher.inertia, "layer": teacher.features.get("layer")}
 
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
     names = ["encoder"] if len(read) == 1 else [f"encoder{i}" for i in range(len(read))]
     inputs |= files | {name: encoder.hash for name, encoder in zip(names, read)}
     return run_stage(folder, "teacher", version=2, settings=settings | {"seed": recipe.seed}, inputs=inputs, work=work,
-                     say=say)
+                     say=say, together=True)
 
 
 def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, read: list[EncoderFile],
@@ -215,7 +217,7 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
         histograms = check_units(units, corpus.manifest, rules=recipe.gate, teacher_hash=teacher_hash)
         return {"hash": units.hash, "classes": list(units.classes), "histogram": [h.tolist() for h in histograms]}
 
-    return run_stage(folder / "units", "units", version=1, settings={}, work=work, say=say,
+    return run_stage(folder / "units", "units", version=1, settings={}, work=work, say=say, together=True,
                      inputs={"manifest": corpus.manifest.hash, "teacher": teacher_hash})
 
 
@@ -252,19 +254,22 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     def work(target: Path) -> dict[str, Any]:
         units = Units.load(folder / "units") if units_hash is not None else None
         histograms = [] if units is None else check_units(units, corpus.manifest, rules=recipe.gate)
-        task = _task(recipe, round_, corpus, units, noise, init, device)
+        training = fitted(round_.training, target, lambda tried: _task(
+            recipe, replace(round_, training=tried), corpus, units, noise, init, device), device)
+        task = _task(recipe, replace(round_, training=training), corpus, units, noise, init, device)
         say(f"round {round_.number}: {beside_the_paper(round_.training.batch_seconds)}")
-        final = train(task, round_.training, target, seed=recipe.seed, device=device,
+        final = train(task, training, target, seed=recipe.seed, device=device,
                       what=f"round {round_.number}: encoder", examine=_examination(round_))
         if ranks.first():
             extra = {"round": round_.number, "units": units_hash, "objective": as_settings(round_.objective),
-                     "training": as_settings(round_.training)}
+                     "training": as_settings(training)}
             if units is not None:  # what its labels mean and how often each came travels with the encoder
                 extra["unit_statistics"] = {"classes": list(units.classes), "rate": units.rate,
                                             "histogram": [h.tolist() for h in histograms]}
                 Teacher.load(folder / "teacher").save(target / "teacher")
             save_encoder(task.model.encoder, target, extra=extra, head=head_state(task.model))
-        return {"hash": encoder_hash(task.model.encoder), **final}
+        chosen = {} if training is round_.training else {"micro_batch_seconds": training.micro_batch_seconds}
+        return {"hash": encoder_hash(task.model.encoder), **chosen, **final}
 
     return run_stage(folder / "encoder", "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say,
                      together=True)

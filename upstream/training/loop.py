@@ -29,6 +29,7 @@ from upstream.progress import progress, say
 from upstream.training.allocator import keep_memory
 from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint
 from upstream.training.distributed import GradientSum
+from upstream.training.fitting import is_out_of_memory, no_room
 from upstream.training.health import Finding
 from upstream.training.monitor import Monitor, Speed, announce, describe, progress_values, read_metrics
 from upstream.training.optimiser import ParameterGroup, build_adamw, clip_gradients, set_rates
@@ -202,14 +203,28 @@ def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, 
     for batch in batches:
         # Fused attention and dropout take no generator, so the default one is seeded: nothing drawn earlier matters.
         torch.manual_seed(keyed_int(seed, "device", batch.update, batch.number))
-        count = contextlib.nullcontext() if arithmetic is None else arithmetic.counting(batch.seconds)
-        with autocast(device, precision), count:
-            loss = task.loss(batch)
-        finite = finite and bool(torch.isfinite(loss.total.detach()))
-        (loss.total * (scale * batch.weight / whole)).backward()
+        loss = _gradient(task, batch, precision, device, scale * batch.weight / whole, arithmetic)
+        if loss is None:
+            raise no_room(task, batch, device, precision)
+        finite = finite and bool(torch.isfinite(loss.total))
         if finite:
             pool.add(loss.sums)
     return finite
+
+
+def _gradient(task: Task[Any], batch: Any, precision: str, device: torch.device, weight: float,
+              arithmetic: Arithmetic | None) -> Loss | None:
+    """Add `weight` times a micro-batch's gradient to `.grad`; gives its loss, or None where memory ran out."""
+    counting = contextlib.nullcontext() if arithmetic is None else arithmetic.counting(batch.seconds)
+    try:
+        with autocast(device, precision), counting:
+            loss = task.loss(batch)
+        (loss.total * weight).backward()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None  # with the error go the tensors that its traceback holds
+    return Loss(loss.total.detach(), loss.sums)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from upstream.training.optimiser import OptimiserRecipe
 from upstream.training.precision import Precision
 
+AUTO = "auto"
 
 @dataclass(frozen=True)
 class TrainingRecipe:
@@ -15,7 +16,7 @@ class TrainingRecipe:
 
     updates: int = 400_000
     batch_seconds: float = 2800.0  # audio in one update, all micro-batches together
-    micro_batch_seconds: float = 87.5  # audio that goes through the encoder at once
+    micro_batch_seconds: Any = 87.5  # audio that goes through the encoder at once; auto: what fits (pretraining only)
     crop_seconds: float = 15.625  # pretraining: the longest crop (fairseq's 250,000 samples)
     least_seconds: float = 2.0  # shorter utterances are left out
     optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
@@ -35,15 +36,22 @@ class TrainingRecipe:
                 raise ValueError(f"training.{name}={value}, must be at least 1")
         if self.keep_every < 0:
             raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
-        if min(self.batch_seconds, self.micro_batch_seconds, self.crop_seconds) <= 0:
+        auto = self.micro_batch_seconds == AUTO
+        if not auto and type(self.micro_batch_seconds) not in (int, float):
+            raise ValueError(f"training.micro_batch_seconds={self.micro_batch_seconds}, must be seconds or auto")
+        if not auto:
+            object.__setattr__(self, "micro_batch_seconds", float(self.micro_batch_seconds))
+        if min(self.batch_seconds, self.batch_seconds if auto else self.micro_batch_seconds, self.crop_seconds) <= 0:
             raise ValueError("training.batch_seconds, micro_batch_seconds and crop_seconds must be above 0")
-        if not 0.95 <= self.accumulate * self.micro_batch_seconds / self.batch_seconds <= 1.05:
+        if not auto and not 0.95 <= self.accumulate * self.micro_batch_seconds / self.batch_seconds <= 1.05:
             raise ValueError(f"training.batch_seconds={self.batch_seconds:g} is no multiple of micro_batch_seconds="
                              f"{self.micro_batch_seconds:g}; an update is a whole number of micro-batches")
 
     @property
     def accumulate(self) -> int:
-        """Micro-batches in an update."""
+        """Micro-batches in an update; 0 as long as `auto` is not chosen, which any number of ranks divides."""
+        if self.micro_batch_seconds == AUTO:
+            return 0
         return max(1, round(self.batch_seconds / self.micro_batch_seconds))
 
 

@@ -1,0 +1,87 @@
+"""What fits into memory: micro-batches of more or fewer rows, and what to say where one is too large."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upstream.errors import HubertkitError
+from upstream.training.precision import autocast
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, on a GPU or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error)
+                                                or "not enough memory" in str(error))
+
+
+def no_room(task: Any, batch: Any, device: torch.device, precision: str) -> HubertkitError:
+    """The error to raise where a micro-batch did not fit; fewer of its rows are tried, to say how many do."""
+    rows = rows_of(batch)
+    each = batch.seconds / rows
+    said = (f"update {batch.update}: a micro-batch of {batch.seconds:.4g} s ({rows} x {each:.3g} s) does not fit into "
+            "memory")
+    fits = _rows_that_fit(task, batch, rows // 2, device, precision)
+    if not fits:
+        return HubertkitError(f"{said}, and neither does one crop of {each:.3g} s alone; lower training.crop_seconds")
+    return HubertkitError(f"{said}, {fits * each:.4g} s ({fits} x {each:.3g} s) do; use training.micro_batch_seconds="
+                          "auto or no more than that (the update keeps its batch_seconds)")
+
+
+def _rows_that_fit(task: Any, batch: Any, rows: int, device: torch.device, precision: str) -> int:
+    """Halved until it fits; 0 if nothing does."""
+    while rows:
+        free(task, device)
+        try:
+            pass_through(task, with_rows(batch, rows), device, precision)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return rows
+        rows //= 2
+    return 0
+
+
+def pass_through(task: Any, batch: Any, device: torch.device, precision: str) -> None:
+    """One forward and backward pass that leaves no gradient."""
+    task.model.train()
+    with autocast(device, precision):
+        total = task.loss(batch).total
+    total.backward()
+    task.model.zero_grad(set_to_none=True)
+
+
+def free(task: Any, device: torch.device) -> None:
+    """Give back what a failed pass may have left."""
+    task.model.zero_grad(set_to_none=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def rows_of(batch: Any) -> int:
+    """Utterances of a batch."""
+    return len(batch.ids)
+
+
+def with_rows(batch: Any, rows: int) -> Any:
+    """A batch like this one with another number of rows, some of them several times.
+
+    Its tensors are those with a whole number of entries a row: waveforms, masks, labels of frames.
+    """
+    old = rows_of(batch)
+    changed: dict[str, Any] = {"ids": [batch.ids[i % old] for i in range(rows)], "weight": batch.weight * rows / old,
+                               "seconds": batch.seconds * rows / old}
+    for field in dataclasses.fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] % old == 0:
+            parts = value.unflatten(0, (old, -1))
+            changed[field.name] = parts[torch.arange(rows, device=value.device) % old].flatten(0, 1)
+    return dataclasses.replace(batch, **changed)
