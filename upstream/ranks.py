@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -122,6 +123,37 @@ def gather(value: Result) -> list[Result]:
     with _losses():
         dist.all_gather_object(found, value)
     return found
+
+
+def divide(weights: np.ndarray) -> slice:
+    """Which of n items in a row are this rank's: neighbours, with about as much of `weights (n,)` as every rank has."""
+    ends = np.cumsum(np.asarray(weights, np.float64))
+    shares = np.arange(1, count()) / count()
+    bounds = [0, *np.searchsorted(ends, shares * (ends[-1] if len(ends) else 0)).tolist(), len(ends)]
+    return slice(bounds[rank()], bounds[rank() + 1])
+
+
+def rows_on_first(own: Tensor) -> Tensor:
+    """The rows (n, ...) of all ranks one below the other, in their order, on the first rank; none elsewhere.
+
+    Args:
+        own: this rank's, on the host; the same type and the same other dimensions on every rank.
+    """
+    if not _several():
+        return own
+    counts = gather(len(own))
+    with _losses():
+        if not first():
+            if len(own):
+                dist.send(own.contiguous(), 0)
+            return own[:0]
+        whole = own.new_empty(sum(counts), *own.shape[1:])
+        parts = whole.split(counts)
+        parts[0].copy_(own)
+        for other, part in enumerate(parts):
+            if other and len(part):
+                dist.recv(part, other)
+    return whole
 
 
 def _several() -> bool:

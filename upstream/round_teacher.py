@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from upstream import ranks
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.features.mix import MixSource
@@ -43,7 +44,7 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
     """
     layer = recipe.layer
     if recipe.features == "layer" and layer == BEST:
-        layer = _best_layer(recipe, encoders[0], manifest, train, probe, seed, device, progress)
+        layer = ranks.alone(lambda: _best_layer(recipe, encoders[0], manifest, train, probe, seed, device, progress))
     source = teacher_source(recipe, encoders, layer, device)
     if recipe.imported is not None:
         return import_centroids(Path(recipe.imported), source.describe())

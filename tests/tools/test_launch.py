@@ -50,6 +50,9 @@ def test_two_ranks_give_the_losses_of_one(recordings, tmp_path):
     one, two = (train_losses(tmp_path / ranks) for ranks in ("1", "2"))
     assert len(one) == 6
     assert np.allclose(one[:5], two[:5], rtol=1e-5)
+    for stage in ("teacher", "units"):  # read and labelled by both
+        made = [json.loads((tmp_path / n / "round1" / stage / "stage.json").read_text())["result"] for n in ("1", "2")]
+        assert made[0]["hash"] == made[1]["hash"]
     assert said["2"][0].count("round 2:") == 1, "only the first rank prints"
     assert "2 processes of 1 thread each" in said["2"][1]
     assert said["2"][1].count("round1/encoder: done") == 1

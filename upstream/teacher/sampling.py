@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upstream import ranks
 from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
@@ -35,7 +36,7 @@ def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frame
 
     Every set of so many frames is equally likely. Which they are is drawn before anything is read, from the lengths
     alone, so only the sample is ever in memory, it does not depend on batches, and utterances without a share are not
-    read at all.
+    read at all. Several ranks read a part each; the first one gets the sample, the others none of it.
     """
     ends = np.cumsum([CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
@@ -43,13 +44,14 @@ def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frame
     drawn = np.sort(keyed(seed, "teacher sample").choice(total, wanted, replace=False, shuffle=False))
     bounds = np.concatenate([[0], np.searchsorted(drawn, ends)])  # drawn[bounds[i]:bounds[i + 1]] are of utterance i
     reading = indices[np.diff(bounds) > 0]
+    reading = reading[ranks.divide(manifest.lengths[reading])]
     places = {int(index): place for place, index in enumerate(indices)}
-    sample = torch.empty(wanted, source.describe()["dim"])
+    first, last = (bounds[places[int(reading[0])]], bounds[places[int(reading[-1])] + 1]) if len(reading) else (0, 0)
+    sample = torch.empty(last - first, source.describe()["dim"])
     for done, (index, found) in enumerate(source.stream(manifest, reading, read), 1):
         place = places[index]
-        share = slice(bounds[place], bounds[place + 1])
-        rows = torch.from_numpy(drawn[share] - (ends[place] - len(found)))
-        sample[share] = found[rows.to(found.device)].cpu()
+        rows = torch.from_numpy(drawn[bounds[place]:bounds[place + 1]] - (ends[place] - len(found)))
+        sample[bounds[place] - first:bounds[place + 1] - first] = found[rows.to(found.device)].cpu()
         if progress is not None:
             progress(done, len(reading))
-    return sample
+    return ranks.rows_on_first(sample)

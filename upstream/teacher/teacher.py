@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upstream import ranks
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
@@ -27,7 +28,7 @@ from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
 from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia
 from upstream.teacher.sampling import Progress, Recordings, draw_sample
-from upstream.teacher.units import Units, UnitsWriter
+from upstream.teacher.units import Units, UnitsWriter, join
 
 FORMAT = "hubertkit teacher"
 VERSION = 1
@@ -60,6 +61,9 @@ class Teacher:
             pca: int = 0, whiten: bool = False) -> Teacher:
         """Fit k-means on a random sample of frames (Hsu et al. 2021, section IV-B).
 
+        Several ranks read the sample together; the first one clusters it, so the teacher does not depend on how many
+        there are: a sample that fits into memory takes far longer to read than to cluster.
+
         Args:
             source: what to cluster; plain features, as in the paper.
             manifest: recordings; `indices` are those of it to sample from, None for all.
@@ -83,10 +87,14 @@ class Teacher:
         chosen = np.arange(len(manifest)) if indices is None else np.asarray(indices, np.int64)
         sample = draw_sample(source, manifest, chosen, sample_frames, seed, read, progress)
         engine = default_engine(source.device)
-        quantiser, inertias = fit_quantiser(sample.to(source.device), numbers, kind, seed, iterations, restarts, engine,
-                                            pca, whiten)
+
+        def cluster() -> tuple[Quantiser, tuple[float, ...], int]:
+            return *fit_quantiser(sample.to(source.device), numbers, kind, seed, iterations, restarts, engine, pca,
+                                  whiten), len(sample)
+
+        quantiser, inertias, frames = ranks.alone(cluster)
         fitted: dict[str, Any] = {
-            "clusters": clusters if isinstance(clusters, int) else list(numbers), "sample_frames": len(sample),
+            "clusters": clusters if isinstance(clusters, int) else list(numbers), "sample_frames": frames,
             "utterances": len(chosen), "seed": seed, "iterations": iterations, "restarts": restarts,
             "engine": engine, "manifest_hash": manifest.hash}
         if len(numbers) > 1:
@@ -181,7 +189,8 @@ class Teacher:
               progress: Progress | None = None) -> Units:
         """The labels of every frame of every utterance of a manifest, a stream for each codebook, stored in `folder`.
 
-        The labels of an utterance depend on nothing but its waveform. Units are stored in the manifest's order.
+        The labels of an utterance depend on nothing but its waveform. Units are stored in the manifest's order. Several
+        ranks label a part each, into folders of their own in `folder`, and the first one puts them together.
 
         Args:
             source: the features that the teacher was fitted on.
@@ -192,15 +201,20 @@ class Teacher:
             InputError: the source gives other features than those the teacher knows, or frames that are not finite.
         """
         self.check(source)
-        ids, total = manifest.ids, len(manifest)
+        ids, provenance = manifest.ids, self.provenance(manifest)
+        mine = range(len(manifest))[ranks.divide(manifest.lengths)]
+        parts = [folder / f".rank{rank}" for rank in range(ranks.count())]
+        own = folder if len(parts) == 1 else parts[ranks.rank()]
         quantiser = self.quantiser.to(source.device)
-        with UnitsWriter(folder, self.classes, self.provenance(manifest)) as writer, torch.inference_mode():
-            for done, (index, frames) in enumerate(source.stream(manifest, range(total), read), 1):
+        with UnitsWriter(own, self.classes, provenance) as writer, torch.inference_mode():
+            for done, (index, frames) in enumerate(source.stream(manifest, mine, read), 1):
                 if not bool(torch.isfinite(frames).all()):
                     raise InputError(f"{ids[index]}: features that are not finite; the audio or the encoder is broken")
                 writer.add(ids[index], *(labels.cpu().numpy() for labels in quantiser.labels(frames)))
                 if progress is not None:
-                    progress(done, total)
+                    progress(done, len(mine))
+        ranks.gather(None)  # all have finished theirs
+        ranks.alone(lambda: join(parts, folder))
         return Units.load(folder)
 
     def provenance(self, manifest: Recordings) -> dict[str, Any]:

@@ -206,6 +206,25 @@ class Units:
         return self.streams[stream][self.offsets[place]:self.offsets[place + 1]]
 
 
+def join(parts: Sequence[Path], folder: Path) -> None:
+    """Put units of parts of a corpus, made by one teacher, into one folder, in this order.
+
+    A single part is in the folder already. Folders named `.rank...` go: these parts, and what killed ranks left.
+    """
+    if len(parts) > 1:
+        _join(parts, folder)
+    for part in folder.glob(".rank*"):
+        shutil.rmtree(part)
+
+
+def _join(parts: Sequence[Path], folder: Path) -> None:
+    stores = [Units.load(part) for part in parts]
+    with UnitsWriter(folder, stores[0].classes, stores[0].meta, stores[0].rate) as writer:
+        for units in stores:
+            for utterance_id in units.ids:
+                writer.add(utterance_id, *(units.labels(utterance_id, i) for i in range(len(units.classes))))
+
+
 def _read_header(folder: Path) -> dict[str, Any]:
     path = folder / "units.json"
     if not path.is_file():

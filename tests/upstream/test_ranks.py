@@ -1,0 +1,121 @@
+"""What several ranks do together besides training: reading a sample, labelling, dividing what there is to do."""
+
+import json
+import multiprocessing
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upstream import ranks
+from upstream.audio import AudioCache, import_folder
+from upstream.features.source import LayerSource, MfccSource
+from upstream.model import Encoder, EncoderConfig
+from upstream.teacher.sampling import draw_sample
+from upstream.teacher.teacher import Teacher
+from upstream.teacher.units import Units
+
+SHAPE = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
+                      positional_groups=2)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Seven recordings of very different lengths, one of them too short for a frame."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for i, samples in enumerate((48_000, 4000, 399, 16_000, 30_000, 8000, 2000)):
+        rng = np.random.default_rng(i)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, samples)))
+        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(samples), 16_000)
+    return folder
+
+
+def source(kind):
+    return MfccSource() if kind == "mfcc" else LayerSource(Encoder(SHAPE).initialise(0).eval(), 1, "cpu")
+
+
+def teach(recordings, kind, out):
+    """Fit and label; gives the teacher's hash and what the sample was."""
+    manifest = import_folder(recordings)
+    read = AudioCache(manifest).wave
+    sample = draw_sample(source(kind), manifest, np.arange(len(manifest)), 150, 3, read)
+    teacher = Teacher.fit(source(kind), manifest, 5, seed=3, read=read, sample_frames=200)
+    units = teacher.label(source(kind), manifest, out, read=read)
+    return {"hash": teacher.hash, "sample": sample.tolist(), "frames": teacher.fitted["sample_frames"],
+            "units": units.hash, "left": [p.name for p in out.glob(".*")]}
+
+
+def work(rank, count, port, recordings, kind, out, queue):
+    torch.set_num_threads(1)
+    ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
+    try:
+        queue.put((rank, json.dumps(teach(recordings, kind, out))))
+    finally:
+        ranks.leave()
+
+
+def taught(recordings, kind, out, count):
+    """What each of `count` ranks ends with."""
+    context = multiprocessing.get_context("spawn")
+    store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
+    queue = context.Queue()
+    others = [context.Process(target=work, args=(r, count, store.port, recordings, kind, out, queue))
+              for r in range(count)]
+    for process in others:
+        process.start()
+    found = dict(queue.get(timeout=100) for _ in others)
+    for process in others:
+        process.join(20)
+    return [json.loads(found[r]) for r in range(count)]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("mfcc", 2), ("layer", 3)])
+def test_several_ranks_teach_and_label_as_one_does(recordings, tmp_path, kind, count):
+    torch.set_num_threads(1)
+    (tmp_path / "several" / ".rank7").mkdir(parents=True)  # left by ranks that were killed
+    several = taught(recordings, kind, tmp_path / "several", count)
+    alone = teach(recordings, kind, tmp_path / "alone")
+    assert [len(r["sample"]) for r in several] == [150] + [0] * (count - 1)
+    torch.testing.assert_close(torch.tensor(several[0]["sample"]), torch.tensor(alone["sample"]), atol=1e-4, rtol=0)
+    assert all(r["hash"] == several[0]["hash"] and r["units"] == several[0]["units"] for r in several)
+    assert all((r["frames"], r["left"]) == (alone["frames"], []) for r in several)
+    ours, theirs = Units.load(tmp_path / "several"), Units.load(tmp_path / "alone")
+    assert ours.ids == theirs.ids
+    np.testing.assert_array_equal(ours.offsets, theirs.offsets)
+    assert (ours.streams[0] == theirs.streams[0]).mean() > 0.99  # a layer differs by the rounding of other batches
+    if kind == "mfcc":
+        assert several[0]["hash"] == alone["hash"]
+        assert several[0]["units"] == alone["units"]
+
+
+@given(weights=st.lists(st.integers(0, 1000), max_size=40), count=st.integers(1, 6))
+def test_every_item_has_one_rank_and_ranks_have_about_as_much(weights, count):
+    shares = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "count", lambda: count)
+        for rank in range(count):
+            patch.setattr(ranks, "rank", lambda rank=rank: rank)
+            shares.append(range(len(weights))[ranks.divide(np.array(weights))])
+    assert [i for share in shares for i in share] == list(range(len(weights)))
+    for share in shares:
+        assert sum(weights[i] for i in share) <= sum(weights) / count + max(weights, default=0) + 1e-6
+
+
+def test_dividing_by_hand(monkeypatch):
+    """Sums 4, 5, 6, 10, 12: a half of it, 6, is reached by the third item, so the second rank begins there."""
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    found = []
+    for rank in (0, 1):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        found.append(ranks.divide(np.array([4, 1, 1, 4, 2])))
+    assert found == [slice(0, 2), slice(2, 5)]
+
+
+def test_alone_everything_is_ones_own():
+    rows = torch.arange(6.0).view(3, 2)
+    assert ranks.rows_on_first(rows) is rows
+    assert ranks.divide(np.ones(3)) == slice(0, 3)
