@@ -10,9 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.launch import AUTO, RanksOption, launched
+from upstream.course import Course, following
 from upstream.errors import UsageError
+from upstream.outlook import Outlook, outlook
+from upstream.pretrain import RoundResult, stage_names
 from upstream.pretrain import pretrain as run_rounds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
+from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.stage import read_stage
 from upstream.training.health import Finding, examine
@@ -32,11 +36,25 @@ def pretrain(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data=recordings/ seed=1")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on there.")] = ...,  # type: ignore[assignment]
     ranks: RanksOption = AUTO,
+    first: Annotated[str | None, typer.Option("--from", help="Do this stage (round2/teacher) and those after it "
+                                                             "anew.")] = None,
+    last: Annotated[str | None, typer.Option("--until", help="Stop after this stage (round1/units), or round.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and why, how long it would "
+                                                            "take and how much disk it would need.")] = False,
 ) -> None:
     """Pretrain an encoder by rounds: teacher, units, masked prediction, and again with the encoder's own layer."""
     loaded = load_recipe(PretrainRecipe, recipe, overrides or [], SHIPPED)
-    with launched(ranks, [r.training.accumulate for r in rounds_of(loaded)]):
+    planned = rounds_of(loaded)
+    course = Course(out, first, last)
+    course.check(stage_names(loaded, planned))
+    if dry_run:
+        _show(outlook(loaded, out), course)
+        return
+    rounds: list[RoundResult] = []
+    with launched(ranks, [r.training.accumulate for r in planned]), following(course):
         rounds = run_rounds(loaded, out)
+    if not rounds:
+        say(f"stopped after {course.last}, as asked; the same command without --until goes on")
     for number, result in enumerate(rounds, 1):
         figures = {k: v for k, v in result.encoder_result.items() if isinstance(v, float)}
         print(f"round {number}: {result.encoder} " + " ".join(f"{k}={v:.4g}" for k, v in figures.items()))
@@ -60,6 +78,37 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
         if record is not None and record.get("kind") == "encoder":
             for finding in _findings(folder, record["settings"]):
                 print(f"{folder.relative_to(run)}: {finding}")
+
+
+def _show(stages: list[Outlook], course: Course) -> None:
+    """What a dry run found. `--from` and `--until` cut the list."""
+    names = [stage.stage for stage in stages]
+    first = 0 if course.first is None else names.index(course.first)
+    end = len(names) if course.last is None else names.index(course.last) + 1
+    table = Table("stage", "state", "why", "time", "MB")
+    ahead = []
+    for place, stage in enumerate(stages[:end]):
+        anew = course.first is not None and place >= first and stage.state == "done"
+        state = "done, to do anew" if anew else stage.state
+        if state != "done":
+            ahead.append(stage)
+        table.add_row(stage.stage, state, stage.why, _time(stage.seconds),
+                      "" if stage.bytes is None else f"{stage.bytes / 1e6:.1f}")
+    Console().print(table)
+    known = [stage.seconds for stage in ahead if stage.seconds is not None]
+    sizes = [stage.bytes for stage in ahead if stage.bytes is not None]
+    unknown = len(ahead) - len(known)
+    print(f"{len(ahead)} stages to do" + (f": {_time(sum(known))}" if known else "")
+          + (f", and {unknown} of which nothing in this run says how long they take" if unknown else "")
+          + (f"; {sum(sizes) / 1e6:.0f} MB of disk at most" if sizes else "")
+          if ahead else "nothing to do")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else \
+        f"{seconds / 3600:.1f} h"
 
 
 def _findings(folder: Path, settings: dict[str, Any]) -> list[Finding]:

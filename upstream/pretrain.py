@@ -98,6 +98,16 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     return results
 
 
+def stage_names(recipe: PretrainRecipe, rounds: list[Round]) -> list[str]:
+    """The stages of a run in the order in which they are done, named by their folders."""
+    names = ["corpus"]
+    judged = recipe.probe.alignments is not None and recipe.probe.manifest is None
+    for round_ in rounds:
+        kinds = ["teacher", "units", "encoder", *["quality"] * judged] if round_.has_teacher else ["encoder"]
+        names += [f"round{round_.number}/{kind}" for kind in kinds]
+    return names
+
+
 def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None]) -> Corpus:
     """The manifest (made from a folder of audio if need be) and the split into training and held-out speakers."""
     if not recipe.data:

@@ -22,7 +22,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from upstream import ranks
+from upstream import course, ranks
 from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
 
 LOCK = ".lock"
@@ -68,10 +68,14 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
         record, done = begin()
         return record["result"] if done else rest(record, lambda finish: finish())
 
-    if not together:
-        return ranks.alone(whole)
-    record, done = ranks.alone(begin)
-    return record["result"] if done else rest(record, ranks.alone)
+    if together:
+        record, done = ranks.alone(begin)
+        result = record["result"] if done else rest(record, ranks.alone)
+    else:
+        result = ranks.alone(whole)
+    if (followed := course.current()) is not None:
+        followed.leave(folder)
+    return result
 
 
 def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, Any], bool]:
@@ -80,14 +84,18 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     name, kind = stage_name(folder), record["kind"]
     if before is not None and before.get("kind") != kind:
         raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {kind} a folder of its own")
-    if before is not None and before["key"] == record["key"]:
-        if before["state"] == "done":
-            say(f"{name}: done before, skipped")
-            return before, True
+    state = course.stage_state(before, record)
+    why = changes(before, record) if before is not None and state == "stale" else ""
+    followed = course.current()
+    anew = followed is not None and followed.arrive(folder, state, why)
+    if before is not None and state == "done" and not anew:
+        say(f"{name}: done before, skipped")
+        return before, True
+    if before is not None and state == "unfinished":
         say(f"{name}: interrupted before, going on")
         record["started"] = before["started"]
     elif before is not None:
-        say(f"{name}: stale ({changes(before, record)}), redone")
+        say(f"{name}: {'done anew, as asked' if state == 'done' else f'stale ({why}), redone'}")
         _empty(folder)
     else:
         say(f"{name}: started")

@@ -1,0 +1,176 @@
+"""A part of a run: from a stage on, until a stage, and what a changed value makes stale."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from upstream.course import Course, current, following
+from upstream.errors import UsageError
+from upstream.outlook import outlook
+from upstream.pretrain import pretrain, stage_names
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
+from upstream.recipe import load_recipe
+from upstream.stage import read_stage
+
+TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
+        "training.crop_seconds=1", "training.micro_batch_seconds=4", "training.batch_seconds=4", "valid_share=0.2",
+        "training.least_seconds=0.5", "training.updates=2", "training.log_every=1", "training.precision=float32"]
+ROUNDS = ["{teacher: {clusters: 5, sample_frames: 2000}}",
+          "{teacher: {features: layer, layer: 1, clusters: 6, sample_frames: 2000}}"]
+NAMES = ["corpus", "round1/teacher", "round1/units", "round1/encoder", "round2/teacher", "round2/units",
+         "round2/encoder"]
+
+
+def recipe(data, *words, rounds=ROUNDS):
+    return load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={data}", f"rounds=[{', '.join(rounds)}]", *words],
+                       SHIPPED)
+
+
+def quiet(line):
+    pass
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    for i in range(6):
+        rng = np.random.default_rng(i)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
+        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(recordings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("done") / "run"
+    pretrain(recipe(recordings), out, quiet)
+    return out
+
+
+@pytest.fixture
+def run(done, tmp_path):
+    """A finished run of one's own."""
+    shutil.copytree(done, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def worked(chosen, out, **part):
+    """The stages that a run works on."""
+    lines = []
+    course = Course(out, **part)
+    course.check(stage_names(chosen, rounds_of(chosen)))
+    with following(course):
+        pretrain(chosen, out, lines.append)
+    found = [line.partition(":")[0] for line in lines if not line.startswith(" ") and "done in" not in line
+             and "skipped" not in line]
+    return ["corpus" if name.endswith("/corpus") else name for name in found if "/" in name]
+
+
+def redone(chosen, out):
+    """The stages that a run works on; and the last encoder, which is as it was where new units came out as the old."""
+    before = read_stage(out / "round2/units")["result"]["hash"]
+    found = worked(chosen, out)
+    same = "round2/units" in found and read_stage(out / "round2/units")["result"]["hash"] == before
+    return [*found, "round2/encoder"] if same and found[-1] == "round2/units" else found
+
+
+FIRST_ENCODER_ON = NAMES[3:]
+
+
+@pytest.mark.parametrize(("words", "stale"), [
+    (["training.log_every=2"], []),
+    (["training.save_every=1"], []),
+    (["training.keep_checkpoints=5"], []),
+    (["cache.memory_gb=0"], []),
+    (["gate.most_share=0.9"], []),
+    (["probe.seconds=10"], []),
+    (["training.updates=3"], FIRST_ENCODER_ON),
+    (["training.optimiser.peak_rate=2e-3"], FIRST_ENCODER_ON),
+    (["mask.span=4"], FIRST_ENCODER_ON),
+    (["objective.unmasked_weight=0.5"], FIRST_ENCODER_ON),
+    (["encoder.dropout=0.2"], FIRST_ENCODER_ON),
+    (["mixing.share=0.5"], FIRST_ENCODER_ON),
+    (["seed=1"], NAMES),
+    (["valid_share=0.4"], NAMES),
+])
+def test_a_changed_value_redoes_exactly_the_stages_that_depend_on_it(recordings, run, words, stale):
+    assert redone(recipe(recordings, *words), run) == stale
+
+
+@pytest.mark.parametrize(("number", "old", "new", "stale"), [
+    (0, "clusters: 5", "clusters: 7", NAMES[1:]),
+    (0, "teacher:", "training: {updates: 3}, teacher:", FIRST_ENCODER_ON),
+    (1, "clusters: 6", "clusters: 7", NAMES[4:]),
+    (1, "layer: 1", "layer: 2", NAMES[4:]),
+    (1, "teacher:", "mask: {span: 4}, teacher:", NAMES[6:]),
+    (1, "teacher:", "training: {updates: 3}, teacher:", NAMES[6:]),
+])
+def test_a_changed_round_redoes_what_depends_on_it(recordings, run, number, old, new, stale):
+    rounds = [r.replace(old, new, 1) if i == number else r for i, r in enumerate(ROUNDS)]
+    assert rounds != ROUNDS
+    assert redone(recipe(recordings, rounds=rounds), run) == stale
+
+
+def test_until_a_stage_and_then_on(recordings, tmp_path):
+    chosen = recipe(recordings)
+    assert worked(chosen, tmp_path, last="round1/units") == NAMES[:3]
+    assert worked(chosen, tmp_path, last="round1") == NAMES[3:4]
+    assert worked(chosen, tmp_path) == NAMES[4:]
+    assert current() is None
+
+
+def test_from_a_stage_on_everything_is_done_anew(recordings, run):
+    before = read_stage(run / "round1/encoder")
+    assert worked(recipe(recordings), run, first="round2/units") == NAMES[5:]
+    assert worked(recipe(recordings), run, first="round2", last="round2/teacher") == NAMES[4:5]
+    assert read_stage(run / "round1/encoder") == before
+
+
+def test_from_a_stage_on_needs_those_before_it(recordings, run, tmp_path):
+    with pytest.raises(UsageError, match=r"--from round2/teacher: round1/encoder before it is stale \(training.updates "
+                                         r"2 -> 3\); leave --from out"):
+        worked(recipe(recordings, "training.updates=3"), run, first="round2")
+    assert read_stage(run / "round1/encoder")["state"] == "done"  # nothing was lost
+    with pytest.raises(UsageError, match="corpus before it is to do"):
+        worked(recipe(recordings), tmp_path / "nothing", first="round2")
+
+
+def test_parts_that_are_none_are_refused(recordings, run):
+    with pytest.raises(UsageError, match="--from nix: no such stage; this run has corpus, round1/teacher"):
+        worked(recipe(recordings), run, first="nix")
+    with pytest.raises(UsageError, match="--from round2/teacher comes after --until round1/encoder"):
+        worked(recipe(recordings), run, first="round2", last="round1")
+
+
+def state(out, chosen):
+    return {found.stage: (found.state, found.why) for found in outlook(chosen, out)}
+
+
+def test_an_outlook_says_what_would_be_done_and_does_nothing(recordings, run, tmp_path):
+    assert state(tmp_path / "nothing", recipe(recordings)) == dict.fromkeys(NAMES, ("to do", ""))
+    assert not (tmp_path / "nothing").exists()
+    assert state(run, recipe(recordings)) == dict.fromkeys(NAMES, ("done", ""))
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    found = outlook(recipe(recordings, "training.updates=3", "mask.span=4"), run)
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
+    assert [f.state for f in found] == ["done"] * 3 + ["stale"] + ["depends"] * 3
+    assert found[3].why == "mask.span 5 -> 4; training.updates 2 -> 3"
+    assert found[4].why == "on round1/encoder"
+    assert all(f.seconds is not None for f in found)
+
+
+def test_time_and_disk_ahead_follow_from_what_was_measured(recordings, run):
+    """An encoder: updates * seconds an update / speed; two checkpoints of weights and moments, and the weights."""
+    speeds = []
+    for number in (1, 2):
+        lines = (run / f"round{number}/encoder/metrics.jsonl").read_text().splitlines()
+        speeds += [float(line.partition('"audio_seconds_per_second": ')[2].partition(",")[0].rstrip("}"))
+                   for line in lines if '"train"' in line]
+    [ahead] = [f for f in outlook(recipe(recordings, "training.updates=30"), run) if f.stage == "round1/encoder"]
+    assert ahead.seconds == pytest.approx(30 * 4 / np.median(speeds))
+    weights = (run / "round1/encoder/model.safetensors").stat().st_size
+    assert ahead.bytes == pytest.approx(7 * weights, rel=0.1)
+    [units] = [f for f in outlook(recipe(recordings, "seed=1"), run) if f.stage == "round1/units"]
+    assert units.bytes == 2 * 6 * 74  # two bytes for each of (24000 - 80) // 320 frames

@@ -1,0 +1,125 @@
+"""What a pretraining would do now, how long that takes and how much disk it needs, as far as that can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from upstream.audio.manifest import Manifest
+from upstream.course import Course, State, following
+from upstream.frames import CONV_GRID, frame_counts
+from upstream.model.encoder import Encoder
+from upstream.pretrain import pretrain, stage_names
+from upstream.pretrain_recipe import PretrainRecipe, Round, outside_encoders, rounds_of
+from upstream.round_encoders import read_outside
+from upstream.stage import read_stage
+from upstream.training.monitor import read_metrics
+
+FLOAT = 4  # bytes
+ADAM = 3  # times the weights: they and both moments
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A stage, and what is ahead of it.
+
+    Attributes:
+        state: `depends` where an earlier stage is to be done first: what that gives decides.
+        why: it is stale, or depends.
+        seconds: it took, or will take at the rates measured in this run so far; None if nobody knows.
+        bytes: it has, or will have at most; None if nobody knows.
+    """
+
+    stage: str
+    state: State | str
+    why: str
+    seconds: float | None
+    bytes: int | None
+
+
+def outlook(recipe: PretrainRecipe, out: Path) -> list[Outlook]:
+    """Every stage of a run, in order; nothing is done and nothing is written.
+
+    Raises what `pretrain` raises about a recipe or recordings that cannot be used.
+    """
+    rounds = rounds_of(recipe, read_outside(outside_encoders(recipe))[1])
+    names = stage_names(recipe, rounds)
+    steps = {}
+    if out.is_dir():
+        with following(Course(out, look=True)) as course:
+            pretrain(recipe, out, lambda line: None)
+        steps = {step.name: step for step in course.steps}
+    found, waits = [], ""
+    for name in names:
+        step, record = steps.get(name), read_stage(out / name)
+        state: str = step.state if step is not None else "depends" if waits and record is not None else "to do"
+        why = step.why if step is not None else f"on {waits}" if state == "depends" else ""
+        if state != "done" and not waits:
+            waits = name
+        found.append(_ahead(recipe, rounds, out, name, state, why))
+    return found
+
+
+def _ahead(recipe: PretrainRecipe, rounds: list[Round], out: Path, name: str, state: str, why: str) -> Outlook:
+    record = read_stage(out / name)
+    if state == "done" and record is not None:
+        return Outlook(name, state, why, record.get("seconds"), record.get("bytes"))
+    number, _, kind = name.partition("/")
+    round_ = rounds[int(number.removeprefix("round")) - 1] if kind else None
+    if kind == "encoder" and round_ is not None:
+        return Outlook(name, state, why, _training_seconds(round_, out, name if state == "unfinished" else None),
+                       _encoder_bytes(round_))
+    size = _units_bytes(recipe, round_, out) if kind == "units" and round_ is not None else None
+    return Outlook(name, state, why, _like(out, kind, round_), size)
+
+
+def _training_seconds(round_: Round, out: Path, unfinished: str | None) -> float | None:
+    """What is left of the updates, at the median speed of the trainings in this run."""
+    speeds, done = [], 0
+    for log in sorted(out.glob("round*/encoder/metrics.jsonl")):
+        records = read_metrics(log.parent, "train")
+        speeds += [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
+        if unfinished is not None and log.parent == out / unfinished and records:
+            done = records[-1]["update"]
+    if not speeds:
+        return None
+    recipe = round_.training
+    return (recipe.updates - done) * recipe.batch_seconds / float(np.median(speeds))
+
+
+def _encoder_bytes(round_: Round) -> int:
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in Encoder(round_.encoder).parameters()) * FLOAT
+    recipe = round_.training
+    for_ever = recipe.updates // recipe.keep_every if recipe.keep_every else 0
+    kept = recipe.keep_checkpoints + for_ever + recipe.keep_best
+    return weights * (1 + ADAM * min(kept, recipe.updates))
+
+
+def _units_bytes(recipe: PretrainRecipe, round_: Round, out: Path) -> int | None:
+    """Two bytes a frame and stream."""
+    sources = [p for p in (out / "corpus" / "manifest.arrow", Path(recipe.data)) if p.is_file()]
+    if not sources:
+        return None
+    frames = int(frame_counts(Manifest.load(sources[0]).lengths, CONV_GRID).sum())
+    return 2 * frames * len(round_.teacher.numbers)
+
+
+def _like(out: Path, kind: str, round_: Round | None) -> float | None:
+    """What a stage of the same kind took in another round, where the teacher reads the same sort of features."""
+    if round_ is None:
+        return None
+    return next((record["seconds"] for record in _records(out, kind, round_) if "seconds" in record), None)
+
+
+def _records(out: Path, kind: str, round_: Round) -> Iterator[dict[str, Any]]:
+    for folder in sorted(out.glob("round*")):
+        teacher, record = read_stage(folder / "teacher"), read_stage(folder / kind)
+        if teacher is not None and record is not None and \
+                teacher["settings"].get("features") == round_.teacher.features:
+            yield record
