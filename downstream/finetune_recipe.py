@@ -61,8 +61,9 @@ class FinetuneRecipe:
             raise ValueError(f"fresh_layers={self.fresh_layers}, must be at least 0")
         if not self.validation_seconds > 0:
             raise ValueError(f"validation_seconds={self.validation_seconds:g}, must be above 0")
-        if not self.training.accumulate:
-            raise ValueError("training.micro_batch_seconds=auto is for pretraining; give a number of seconds")
+        if not self.training.accumulate or self.training.shard:
+            raise ValueError("training.micro_batch_seconds=auto and training.shard=true are for pretraining; give a "
+                             "number of seconds, and leave out the other")
         unknown = set(self.changes) - CHANGEABLE
         if unknown:
             raise ValueError(f"changes.{min(unknown)}: only dropouts and layerdrop of an encoder may change; "

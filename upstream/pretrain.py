@@ -279,7 +279,7 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
                 Teacher.load(folder / "teacher").save(target / "teacher")
             save_encoder(task.model.encoder, target, extra=extra, head=head_state(task.model))
         chosen = {} if training is round_.training else {"micro_batch_seconds": training.micro_batch_seconds}
-        return {"hash": encoder_hash(task.model.encoder), **chosen, **final}
+        return {"hash": encoder_hash(task.model.encoder) if ranks.first() else "", **chosen, **final}
 
     return run_stage(folder / "encoder", "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say,
                      together=True)

@@ -25,6 +25,7 @@ from upstream.progress import say
 from upstream.stage import read_json, write_json
 from upstream.training.fitting import free, is_out_of_memory, pass_through, rows_of, with_rows
 from upstream.training.recipe import AUTO, TrainingRecipe
+from upstream.training.sharding import prepare
 
 FILE = "micro_batch.json"
 SHARE = 0.85  # of the free memory that training may plan with
@@ -124,6 +125,7 @@ def _probed(recipe: TrainingRecipe, build: Callable[[TrainingRecipe], Any], devi
     candidates = sizes(recipe, count)
     small = recipe.crop_seconds + 1
     task = build(replace(recipe, batch_seconds=small, micro_batch_seconds=small))
+    prepare(task.model, recipe)
     peak = _on_gpu(task, recipe, device) if device.type == "cuda" else _on_cpu(task, recipe)
     learned = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     later = learned * (8 + 4 * (count > 1))  # bytes: Adam's averages, and the sum of gradients over ranks

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from upstream import ranks
 from upstream.errors import FormatError
 from upstream.progress import say
 from upstream.stage import file_hash, read_json, write_json, writing
+from upstream.training.sharding import like, whole
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,32 @@ class Keep:
     best: bool = False
 
 
-def save_checkpoint(folder: Path, update: int, model: nn.Module, optimiser: torch.optim.Optimizer,
-                    extra: dict[str, Any], keep: Keep, is_best: bool = False) -> Path:
+def training_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What a checkpoint holds, on the CPU, sharded tensors put together. All ranks must ask; the first has it."""
+    found = {f"model.{name}": value for name, value in model.state_dict().items()}
+    found |= {f"optimiser.{i}.{name}": value  # by parameter number; a parameter that was never updated has none
+              for i, p in enumerate(_parameters(optimiser)) for name, value in optimiser.state.get(p, {}).items()}
+    state = {}
+    for name, value in found.items():
+        complete = whole(value.detach())
+        if ranks.first():
+            state[name] = complete.contiguous().cpu()
+    return state
+
+
+def save_checkpoint(folder: Path, update: int, state: dict[str, Tensor], extra: dict[str, Any], keep: Keep,
+                    is_best: bool = False) -> Path:
     """Write the checkpoint of one update atomically and remove those that need not stay.
 
     Args:
+        state: of `training_state`.
         extra: plain values to get back on loading: what the loop needs to go on.
         is_best: no checkpoint of this folder had a better validation.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
-    tensors |= _optimiser_tensors(optimiser)
     path = folder / f"update-{update:08d}.safetensors"
     with writing(path) as temporary:
-        save_file(tensors, temporary)
+        save_file(state, temporary)
         digest = file_hash(temporary)
     write_json(path.with_suffix(".json"), {"update": update, "sha256": digest, "best": is_best, "extra": extra})
     _remove_old(folder, keep)
@@ -76,7 +90,9 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
             say(f"warning: {path} is damaged (its hash differs); using the checkpoint before it")
             continue
         tensors = load_file(path)
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        laid_out = model.state_dict()
+        model.load_state_dict({k: like(v, laid_out[k]) if k in laid_out else v for k, v in weights.items()})
         _restore_optimiser(optimiser, tensors, path)
         return int(record["update"]), record["extra"]
     return 0, {}
@@ -92,12 +108,6 @@ def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimiser.param_groups for p in group["params"]]
 
 
-def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state by parameter number; a parameter that was never updated has none."""
-    return {f"optimiser.{i}.{name}": value.detach().contiguous().cpu()
-            for i, p in enumerate(_parameters(optimiser)) for name, value in optimiser.state.get(p, {}).items()}
-
-
 def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
     parameters = _parameters(optimiser)
     for name, value in tensors.items():
@@ -110,4 +120,4 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tens
         parameter = parameters[int(number)]
         if value.dim() and value.shape != parameter.shape:
             raise FormatError(f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(parameter.shape)}")
-        optimiser.state[parameter][field] = value.to(parameter.device)  # `step` too: the fused update wants it there
+        optimiser.state[parameter][field] = like(value, parameter)  # `step` too: the fused update wants it there

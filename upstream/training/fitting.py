@@ -21,12 +21,16 @@ def is_out_of_memory(error: BaseException) -> bool:
                                                 or "not enough memory" in str(error))
 
 
-def no_room(task: Any, batch: Any, device: torch.device, precision: str) -> HubertkitError:
-    """The error to raise where a micro-batch did not fit; fewer of its rows are tried, to say how many do."""
+def no_room(task: Any, batch: Any, device: torch.device, precision: str, alone: bool = True) -> HubertkitError:
+    """The error to raise where a micro-batch did not fit; fewer of its rows are tried, to say how many do, unless other
+    ranks would have to take part."""
     rows = rows_of(batch)
     each = batch.seconds / rows
     said = (f"update {batch.update}: a micro-batch of {batch.seconds:.4g} s ({rows} x {each:.3g} s) does not fit into "
             "memory")
+    if not alone:
+        return HubertkitError(f"{said}; lower training.micro_batch_seconds (the update keeps its batch_seconds), or "
+                              "set training.checkpoint_activations=true")
     fits = _rows_that_fit(task, batch, rows // 2, device, precision)
     if not fits:
         return HubertkitError(f"{said}, and neither does one crop of {each:.3g} s alone; lower training.crop_seconds")

@@ -27,7 +27,7 @@ from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_int
 from upstream.progress import progress, say
 from upstream.training.allocator import keep_memory
-from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint
+from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint, training_state
 from upstream.training.distributed import GradientSum
 from upstream.training.fitting import is_out_of_memory, no_room
 from upstream.training.health import Finding
@@ -39,6 +39,7 @@ from upstream.training.precision import LossScale, autocast
 from upstream.training.prefetching import prefetched
 from upstream.training.recipe import TrainingRecipe as TrainingRecipe
 from upstream.training.recipe import weights_settings as weights_settings
+from upstream.training.sharding import Shards, can_shard, prepare, whole
 
 EVERY = slice(None)  # all micro-batches of an update; several ranks take a share each
 BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end the run
@@ -91,10 +92,13 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         HubertkitError: too many non-finite updates in a row.
 
     Returns:
-        The last validation, with the number of skipped updates.
+        The last validation, with the number of skipped updates. Of a sharded run, rank 0 has the whole model in the
+        task afterwards, and the others have none that can be used.
     """
     if device.type == "cpu":
         keep_memory()
+    prepare(task.model, recipe)
+    shards = Shards(task, device) if recipe.shard and can_shard() else None
     optimiser = build_adamw(task.groups(), recipe.optimiser)
     start, state = load_checkpoint(folder / "checkpoints", task.model, optimiser)
     if len(set(ranks.gather(start))) > 1:
@@ -105,13 +109,14 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     pool = Pool(state.get("pool", {}) if ranks.first() else {})
     monitor, arithmetic = Monitor(folder, start, recipe.wandb), Arithmetic(device, recipe.precision)
     speed = Speed()
-    gradients, scale = GradientSum(task.model.parameters()), LossScale(recipe.precision, state.get("scale"))
+    gradients, scale = shards or GradientSum(task.model.parameters()), LossScale(recipe.precision, state.get("scale"))
 
     def save(update: int, is_best: bool) -> None:
         pool.join()
         extra = {"skipped": skipped, "validation": validation, "best": best, "pool": pool.sums, "scale": scale.state}
+        tensors = training_state(task.model, optimiser)
         if ranks.first():
-            save_checkpoint(folder / "checkpoints", update, task.model, optimiser, extra,
+            save_checkpoint(folder / "checkpoints", update, tensors, extra,
                             Keep(recipe.keep_checkpoints, recipe.keep_every, recipe.keep_best), is_best)
 
     with contextlib.ExitStack() as stack:
@@ -122,10 +127,11 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         bad, is_best, known = 0, False, set[str]()
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
             rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
-            finite = _accumulate(task, batches, recipe.precision, seed, device, pool, scale.value, arithmetic)
+            finite = _accumulate(task, batches, recipe.precision, seed, device, pool, scale.value, arithmetic,
+                                 shards)
             finite, stop = gradients.join(finite, stopping.is_set())
             scale.unscale(task.model.parameters())
-            norm = float(clip_gradients(task.model.parameters(), recipe.optimiser.clip_norm))
+            norm = float(whole(clip_gradients(task.model.parameters(), recipe.optimiser.clip_norm)))
             if finite and math.isfinite(norm):
                 optimiser.step()
                 bad = 0
@@ -148,7 +154,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                 monitor.log(update, "train", values)
                 report(update, note=describe(progress_values(values, validation)))
             if update % recipe.validate_every == 0 or update == recipe.updates:
-                validation = ranks.alone(task.validate)
+                with contextlib.nullcontext() if shards is None else shards.gathered():
+                    validation = ranks.alone(task.validate)
                 monitor.log(update, "valid", validation)
                 announce(update, validation)
                 _say_new(known, examine, folder)
@@ -159,6 +166,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
             is_best = False
             if stop:
                 raise Interrupted(f"{what} stopped after update {update}; the same command goes on from there")
+    if shards is not None:
+        shards.finish()
     return {**validation, "skipped_updates": skipped}
 
 
@@ -195,17 +204,20 @@ def _report_skipped(update: int, batches: list[Any], folder: Path) -> None:
 
 
 def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, device: torch.device,
-                pool: Pool, scale: float = 1.0, arithmetic: Arithmetic | None = None) -> bool:
+                pool: Pool, scale: float = 1.0, arithmetic: Arithmetic | None = None,
+                shards: Shards | None = None) -> bool:
     """Gradient of this rank's part of the update's mean loss into `.grad`; False if a loss is not finite."""
     task.model.train()
-    whole = ranks.total(sum(b.weight for b in batches))
+    every = ranks.total(sum(b.weight for b in batches)) / (1 if shards is None else shards.divisor)
     finite = True
     for batch in batches:
+        if shards is not None:
+            shards.sync(batch is batches[-1])
         # Fused attention and dropout take no generator, so the default one is seeded: nothing drawn earlier matters.
         torch.manual_seed(keyed_int(seed, "device", batch.update, batch.number))
-        loss = _gradient(task, batch, precision, device, scale * batch.weight / whole, arithmetic)
+        loss = _gradient(task, batch, precision, device, scale * batch.weight / every, arithmetic)
         if loss is None:
-            raise no_room(task, batch, device, precision)
+            raise no_room(task, batch, device, precision, alone=shards is None)
         finite = finite and bool(torch.isfinite(loss.total))
         if finite:
             pool.add(loss.sums)

@@ -21,6 +21,8 @@ class TrainingRecipe:
     least_seconds: float = 2.0  # shorter utterances are left out
     optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
     precision: Precision = "bf16"  # of matmuls; losses and norms stay in float32. fp16: for GPUs without bf16
+    shard: bool = False  # spread weights, gradients and optimiser over ranks (FSDP2), for models too large for one
+    checkpoint_activations: bool = False  # compute blocks again in the backward pass: less memory, a third more work
     log_every: int = 50
     validate_every: int = 1000
     save_every: int = 1000
@@ -37,6 +39,9 @@ class TrainingRecipe:
         if self.keep_every < 0:
             raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
         auto = self.micro_batch_seconds == AUTO
+        if auto and self.shard:
+            raise ValueError("training.micro_batch_seconds=auto measures a whole model; with training.shard=true give "
+                             "a number of seconds")
         if not auto and type(self.micro_batch_seconds) not in (int, float):
             raise ValueError(f"training.micro_batch_seconds={self.micro_batch_seconds}, must be seconds or auto")
         if not auto:
@@ -56,6 +61,10 @@ class TrainingRecipe:
 
 
 def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
-    """What of a recipe the weights depend on, for a stage's key: not how often one looks or saves."""
-    looking = {"log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best", "wandb"}
-    return {k: v for k, v in asdict(recipe).items() if k not in looking}
+    """What of a recipe the weights depend on, for a stage's key: not how often one looks or saves, nor where numbers
+    lie in memory."""
+    return {k: v for k, v in asdict(recipe).items() if k not in _NO_MATTER}
+
+
+_NO_MATTER = {"log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best", "wandb",
+              "shard", "checkpoint_activations"}
