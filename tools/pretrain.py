@@ -18,7 +18,7 @@ from upstream.pretrain import pretrain as run_rounds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.progress import say
 from upstream.recipe import load_recipe
-from upstream.stage import read_stage
+from upstream.stage import LOCK, busy, read_stage
 from upstream.training.health import Finding, examine
 from upstream.training.monitor import read_metrics
 from upstream.training.reference import reference_for
@@ -61,14 +61,18 @@ def pretrain(
 
 
 def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Show the stages of a run: done or unfinished, time, size; and whether the training of encoders looks healthy."""
+    """Show the stages of a run: done, running or interrupted, time, size; and whether its trainings look healthy.
+
+    What a changed recipe makes stale, and why, is said by `pretrain ... --dry-run`.
+    """
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder")
     table = Table("stage", "state", "seconds", "MB", "started")
+    open_state = "running" if any(busy(p.parent) for p in run.rglob(LOCK)) else "interrupted"
     found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json"))]
     for folder, record in sorted(found, key=lambda f: (f[1] or {}).get("started", "")):
         if record is not None:
-            state = "done" if record["state"] == "done" else "unfinished"
+            state = "done" if record["state"] == "done" else open_state
             table.add_row(str(folder.relative_to(run)), state, str(record.get("seconds", "")),
                           f"{record['bytes'] / 1e6:.1f}" if "bytes" in record else "", record.get("started", ""))
     if not found:

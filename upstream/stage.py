@@ -147,6 +147,18 @@ def locked(run: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def busy(run: Path) -> bool:
+    """Whether a process works in a run folder now."""
+    try:
+        with open(Path(run) / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock: nobody ever worked here
+        return False
+    return False
+
+
 def _lock(run: Path) -> int:
     with disk_errors(run):
         run.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,13 @@
 """`hubertkit status`: the stages of a run, and whether its trainings look healthy."""
 
+import contextlib
 import json
 
+import numpy as np
+import soundfile
+
 from tools.main import run
-from upstream.stage import run_stage
+from upstream.stage import busy, locked, run_stage
 
 
 def make(folder, losses):
@@ -24,3 +28,39 @@ def test_status_names_a_training_whose_labels_do_not_fit(tmp_path, capsys):
     assert sum("done" in line for line in lines) == 2
     assert [line for line in lines if line.startswith("round1/encoder: broken: after 400 updates")]
     assert not [line for line in lines if line.startswith("round2/encoder:")]
+
+
+def test_status_tells_a_running_stage_from_an_interrupted_one(tmp_path, capsys):
+    def killed(target):
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt), locked(tmp_path):
+        run_stage(tmp_path / "round1/units", "units", version=1, settings={}, inputs={}, work=killed,
+                  say=lambda line: None)
+    run(["status", str(tmp_path)])
+    assert "interrupted" in capsys.readouterr().out
+    assert not busy(tmp_path)
+    with locked(tmp_path):
+        assert busy(tmp_path)
+        run(["status", str(tmp_path)])
+        assert "running" in capsys.readouterr().out
+    assert not busy(tmp_path / "nowhere")
+
+
+def test_a_dry_run_says_what_is_stale_and_a_part_is_done(tmp_path, capsys):
+    for i in range(4):
+        rng = np.random.default_rng(i)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
+        soundfile.write(tmp_path / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
+    command = ["pretrain", "hubert-tiny", f"data={tmp_path}", "rounds.0.teacher.clusters=4", "--out",
+               str(tmp_path / "run"), "--ranks", "1"]
+    assert run([*command, "--until", "round1/units"]) == 0
+    assert "stopped after round1/units, as asked" in capsys.readouterr().err
+    assert run([*command, "--dry-run", "seed=1"]) == 0
+    said = capsys.readouterr().out
+    assert "seed 0 -> 1" in said
+    assert "7 stages to do" in said
+    assert run([*command, "--dry-run", "--until", "round1/units"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run([*command, "--from", "round3"]) == 2
+    assert "--from round3: no such stage" in capsys.readouterr().err
