@@ -1,0 +1,174 @@
+"""Forced alignment: the likeliest path, words and phones in seconds, and the files that others read."""
+
+import itertools
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from downstream.align import align_text, character_spans, divided, read_dictionary
+from downstream.alignment_files import filled, write_ctm, write_textgrid
+from downstream.heads.ctc import Recogniser, least_frames
+from downstream.recogniser import save_recogniser
+from downstream.text.vocabulary import Vocabulary
+from tools.main import run
+from upstream.audio import import_folder
+from upstream.errors import InputError
+from upstream.keyed import keyed_torch
+from upstream.model import Encoder, EncoderConfig
+from upstream.teacher.alignments import Interval, find_alignments, frame_phones, read_alignment
+
+LETTERS = Vocabulary(("<pad>", "|", "A", "B"))
+NOTHING = float(np.log(1e-4))
+
+
+def emissions(path, symbols=LETTERS.symbols):
+    """Log-probabilities that say a path of symbols, `-` for the blank, almost surely."""
+    found = np.full((len(path), len(symbols)), NOTHING)
+    for row, symbol in zip(found, path):
+        row[0 if symbol == "-" else symbols.index(symbol)] = np.log(1 - 3e-4)
+    return found
+
+
+def collapsed(path, blank):
+    return [k for k, _ in itertools.groupby(path) if k != blank]
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), frames=st.integers(1, 6), seed=st.integers(0, 10**6))
+def test_the_path_is_the_likeliest_of_all(data, frames, seed):
+    """Against every path of so many frames that collapses to the targets."""
+    targets = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3).filter(lambda t: least_frames(t) <= frames))
+    logprobs = torch.randn(frames, 4, generator=torch.Generator().manual_seed(seed)).log_softmax(-1).numpy()
+    paths = [p for p in itertools.product(range(4), repeat=frames) if collapsed(p, 0) == targets]
+    best = max(sum(logprobs[t, k] for t, k in enumerate(p)) for p in paths)
+    spans, score = character_spans(logprobs, targets, 0)
+    assert score * frames == pytest.approx(best, abs=1e-4)
+    path = [0] * frames
+    for (first, end), target in zip(spans, targets, strict=True):
+        path[first:end] = [target] * (end - first)
+    assert collapsed(path, 0) == targets
+    assert sum(logprobs[t, k] for t, k in enumerate(path)) == pytest.approx(best, abs=1e-4)
+
+
+def test_words_by_hand():
+    """50 frames a second. `AB` is emitted in frames 10 to 14, `B` in 30 and 31, of a second and 0.2."""
+    path = "-" * 10 + "AA-BB" + "---|" + "-" * 11 + "BB" + "-" * 28
+    found = align_text(emissions(path), "AB B", LETTERS, 50.0, 1.2)
+    [first, second] = found.words
+    assert (first.label, second.label) == ("AB", "B")
+    assert (first.start, first.end) == pytest.approx((0.2 - 0.1, 0.3 + 0.1))  # room on both sides
+    assert (second.start, second.end) == pytest.approx((0.6 - 0.1, 0.64 + 0.1))
+    assert found.phones == ()
+    assert found.score == pytest.approx(np.log(1 - 3e-4), abs=1e-6)
+
+
+def test_neighbours_share_the_gap_and_the_ends_are_the_recordings():
+    """`A` in frame 0, `B` in frames 3 and 4 of 5: .02 to .06 s is between them, half for each."""
+    found = align_text(emissions("A|-BB"), "A B", LETTERS, 50.0, 0.09)
+    assert [tuple(w[:2]) for w in found.words] == [pytest.approx((0.0, 0.04)), pytest.approx((0.04, 0.09))]
+
+
+def test_phones_follow_the_letters():
+    """Three letters at 0, .1 and .4 s of a word until .5: the first of three phones lasts .1 s, the second .3."""
+    word = Interval(0.0, 0.5, "cat")
+    phones = divided(word, [0.02, 0.1, 0.4], {"CAT": ("K", "AE", "T")})
+    assert [p.label for p in phones] == ["K", "AE", "T"]
+    assert [p.start for p in phones] == pytest.approx([0.0, 0.1, 0.4])
+    assert phones[-1].end == 0.5
+    two = divided(word, [0.02, 0.1, 0.4], {"CAT": ("KA", "T")})  # by hand: halfway along the letters is .1 + .15
+    assert two[0].end == pytest.approx(0.25)
+    assert divided(word, [0.02, 0.1, 0.4], {}) == [Interval(0.0, 0.5, "spn")]
+
+
+@given(starts=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6), phones=st.integers(1, 8))
+def test_phones_cover_their_word_without_gaps(starts, phones):
+    starts = sorted(starts)
+    word = Interval(max(0.0, starts[0] - 0.05), starts[-1] + 0.1, "x")
+    found = divided(word, starts, {"X": tuple("abcdefgh"[:phones])})
+    assert len(found) == phones
+    assert (found[0].start, found[-1].end) == pytest.approx((word.start, word.end))
+    for before, after in itertools.pairwise(found):
+        assert before.end == after.start
+    assert all(p.end >= p.start for p in found)
+
+
+def test_what_cannot_be_aligned_says_why():
+    with pytest.raises(InputError, match="2 frames cannot hold the 2 characters"):
+        align_text(emissions("-A"), "AA", LETTERS, 50.0, 1.0)
+    with pytest.raises(InputError, match="no transcript"):
+        align_text(emissions("-A"), "", LETTERS, 50.0, 1.0)
+    with pytest.raises(InputError, match="not in the vocabulary"):
+        align_text(emissions("-A"), "C", LETTERS, 50.0, 1.0)
+
+
+def test_a_dictionary_in_the_format_of_cmudict(tmp_path):
+    (tmp_path / "d").write_text(";;; comment\nABOUT  AH0 B AW1 T\nabout(2)  B AW1 T # short\n\nA  AH0\n")
+    assert read_dictionary(tmp_path / "d") == {"ABOUT": ("AH", "B", "AW", "T"), "A": ("AH",)}
+    (tmp_path / "d").write_text("A  AH0\nB\n")
+    with pytest.raises(InputError, match="line 2: 'B' has no pronunciation"):
+        read_dictionary(tmp_path / "d")
+    (tmp_path / "d").write_text(";;; nothing\n")
+    with pytest.raises(InputError, match="no pronunciations"):
+        read_dictionary(tmp_path / "d")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_dictionary(tmp_path / "none")
+
+
+def test_files_come_back_as_they_were_written(tmp_path):
+    phones = [Interval(0.1, 0.25, "AH"), Interval(0.25, 0.3, 'say "B"'), Interval(0.5, 0.9, "T")]
+    write_textgrid(tmp_path / "a.TextGrid", {"words": phones[:1], "phones": phones}, 1.0)
+    found = read_alignment(tmp_path / "a.TextGrid")
+    assert found == filled(phones, 1.0)
+    assert [i.label for i in found] == ["", "AH", 'say "B"', "", "T", ""]
+    write_ctm(tmp_path / "b.ctm", "b", [phones[0], phones[2]])
+    for before, after in zip([phones[0], phones[2]], read_alignment(tmp_path / "b.ctm"), strict=True):
+        assert after[:2] == pytest.approx(before[:2])
+        assert after.label == before.label
+    assert filled([], 1.0) == [Interval(0.0, 1.0, "")]
+
+
+@pytest.fixture
+def recogniser(tmp_path):
+    shape = EncoderConfig(frontend="fbank", width=32, layers=1, heads=2, ffn=32, positional_kernel=15,
+                          positional_groups=2)
+    vocabulary = Vocabulary.characters()
+    model = Recogniser(Encoder(shape).initialise(0), len(vocabulary.symbols)).initialise_head(keyed_torch(0, "head"))
+    save_recogniser(model, vocabulary, tmp_path / "asr", {})
+    return tmp_path / "asr"
+
+
+@pytest.mark.parametrize("form", ["TextGrid", "ctm"])
+def test_the_command_writes_what_teacher_quality_reads(recogniser, tmp_path, capsys, form):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for name, text, samples in (("a", "A CAT SAT", 16_000), ("b", "A", 20_000), ("c", "SAT " * 30, 3200)):
+        soundfile.write(audio / f"{name}.wav", np.random.default_rng(0).normal(0, 0.1, samples), 16_000)
+        (audio / f"{name}.txt").write_text(text)
+    import_folder(audio).save(tmp_path / "m.arrow")
+    (tmp_path / "cmudict").write_text("A  AH0\nCAT  K AE1 T\n")
+    assert run(["align", str(recogniser), str(tmp_path / "m.arrow"), "--out", str(tmp_path / "out"), "--dictionary",
+                str(tmp_path / "cmudict"), "--format", form]) == 0
+    said = capsys.readouterr()
+    assert "2 utterances aligned" in said.out
+    assert "not aligned: c: 9 frames cannot hold the 119 characters" in said.err
+    assert "1 words are not in the dictionary" in said.err
+    found = find_alignments(tmp_path / "out")
+    assert set(found) == {"a", "b"}
+    labels = [i.label for i in read_alignment(found["a"]) if i.label]
+    assert labels == ["AH", "K", "AE", "T", "spn"]
+    phones = frame_phones(found["a"], 16_000)
+    assert len(phones) == 49
+    assert set(phones) <= {"AH", "K", "AE", "T", "spn", "SIL"}
+
+
+def test_recordings_without_transcripts_are_refused(recogniser, tmp_path, capsys):
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio/a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    import_folder(tmp_path / "audio").save(tmp_path / "m.arrow")
+    assert run(["align", str(recogniser), str(tmp_path / "m.arrow"), "--out", str(tmp_path / "out")]) == 1
+    assert "no utterance has a transcript" in capsys.readouterr().err
+
