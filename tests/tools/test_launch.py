@@ -100,6 +100,9 @@ def test_ranks_divide_the_micro_batches_of_every_training():
     assert largest_share([8, 12], 3) == 2
     assert largest_share([1, 8], 64) == 1
     assert largest_share([8], 0) == 1
+    assert largest_share([0, 8], 6) == 4  # 0: training.micro_batch_seconds=auto goes by the ranks
+    assert largest_share([0], 6) == 6
+    _check(3, [0])
     with pytest.raises(UsageError, match=r"3 ranks cannot share 4 micro-batches evenly.*use 2"):
         _check(3, [4])
 
