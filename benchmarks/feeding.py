@@ -49,8 +49,8 @@ def run(recordings: Manifest, minutes: float = 30.0, say: Callable[[str], None] 
     Returns:
         Rows of `what` (`decode`: whole utterances; `crops`: pretraining's micro-batches, masks and all), `source` (a
         format, or a cache: `memory`, `disk`), `threads`, `audio_seconds_per_second` (median; of all threads together)
-        and `goal` where there is one. Beside them `minutes` and `discarded`, the share of the audio that an epoch of
-        crops does not hear.
+        and `goal` where there is one. Beside them `minutes` and `discarded`, the share of all recordings that an
+        epoch of crops does not hear.
 
     Raises:
         InputError: none of the recordings is long enough for a crop.
@@ -73,7 +73,7 @@ def run(recordings: Manifest, minutes: float = 30.0, say: Callable[[str], None] 
         if row["source"] == "flac":
             row["goal"] = GOAL * row["threads"]
     return {"benchmark": "feeding", "minutes": round(chosen.seconds / 60, 1),
-            "discarded": round(_plan(chosen).discarded(), 4), "rows": rows}
+            "discarded": round(_plan(recordings).discarded(), 4), "rows": rows}
 
 
 def _decoding(name: str, manifest: Manifest) -> Iterator[dict[str, Any]]:

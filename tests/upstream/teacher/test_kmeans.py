@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from upstream.errors import InputError
 from upstream.keyed import keyed
-from upstream.teacher import kmeans
+from upstream.teacher import kmeans, nearest
 from upstream.teacher.kmeans import assign, fit, inertia, levels
 from upstream.teacher.lloyd import draw_starts, lloyd
 
@@ -155,7 +155,7 @@ def test_assignment_equals_brute_force_and_ties_go_to_the_lower_index(data, n, d
 def test_assignment_in_pieces_equals_assignment_at_once(monkeypatch, frames):
     centroids = frames["x"][:10]
     at_once = assign(frames["x"], centroids)
-    monkeypatch.setattr("upstream.teacher.nearest._SCORES", 70)
+    monkeypatch.setitem(nearest._AT_A_TIME, "cpu", 70)
     assert torch.equal(assign(frames["x"][:1000], centroids), at_once[:1000])
 
 
