@@ -105,8 +105,12 @@ class Shards:
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict with whole tensors, on the CPU; empty on ranks other than the first. All ranks must ask."""
-    found = {name: whole(value) for name, value in model.state_dict().items()}
-    return {name: value.detach().cpu() for name, value in found.items()} if ranks.first() else {}
+    found = {}
+    for name, value in model.state_dict().items():  # one after the other: the whole model need not fit on the device
+        complete = whole(value.detach())
+        if ranks.first():
+            found[name] = complete.cpu()
+    return found
 
 
 def whole(value: Tensor) -> Tensor:

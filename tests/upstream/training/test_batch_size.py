@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +14,7 @@ from upstream.errors import HubertkitError, UsageError
 from upstream.stage import read_json
 from upstream.training import batch_size
 from upstream.training.batch_size import FILE, LiveBytes, fitted, followed, largest, sizes
-from upstream.training.fitting import with_rows
+from upstream.training.fitting import is_out_of_memory, with_rows
 from upstream.training.loop import EVERY, Loss, train
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
 from upstream.training.recipe import TrainingRecipe
@@ -166,6 +167,13 @@ def test_a_batch_that_does_not_fit_says_how_much_did(tmp_path):
     alone = Toy(task.recipe, room=0)
     with pytest.raises(HubertkitError, match=r"neither does one crop of 4 s alone; lower training\.crop_seconds"):
         train(alone, alone.recipe, tmp_path / "alone", seed=0, device=CPU)
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**50, dtype=torch.uint8), lambda: np.empty(2**50)])
+def test_a_failed_allocation_of_the_cpu_is_known(allocate):
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate()
+    assert is_out_of_memory(caught.value)
 
 
 def test_other_errors_of_a_batch_are_not_taken_for_lack_of_memory(tmp_path):
