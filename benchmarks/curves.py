@@ -68,7 +68,7 @@ def record(name: str, speech: Manifest, folder: Path, updates: int = 0) -> dict[
             "shape": {"frontend": recipe.encoder.frontend, "width": recipe.encoder.width,
                       "layers": recipe.encoder.layers},
             "batch_seconds": recipe.training.batch_seconds, "overrides": list(CURVES[name].overrides),
-            "minutes": round(speech.seconds / 60, 1),
+            "source": speech.source.rsplit("/", 1)[-1], "minutes": round(speech.seconds / 60, 1),
             "hashes": {"recordings": stages["corpus"]["hash"], "units": stages["round1/units"]["hash"]}}
 
 

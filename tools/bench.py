@@ -110,6 +110,8 @@ def curves(
     run: Annotated[Path, typer.Option(help="Folder of speech and run; the same command again goes on there.")] = Path(
         "curve-run"),
     updates: Annotated[int, typer.Option(help="To make; 0: the curve's own number.")] = 0,
+    recordings: Annotated[Path | None, typer.Option(help="A manifest, or a folder of audio, instead of synthesised "
+                                                         "speech.")] = None,
 ) -> None:
     """Loss and masked accuracy of a pretraining on synthesised speech, update by update: a reference for others."""
     if name not in CURVES:
@@ -117,7 +119,10 @@ def curves(
     if updates < 0:
         raise UsageError(f"--updates {updates}: at least 0")
     command = shlex.join(["hubertkit", *sys.argv[1:]])
-    speech = synthesise(run / "speech", sentences(SENTENCES, 0), VOICES_TRAIN, 0, NOISE_DB)
+    if recordings is None:
+        speech = synthesise(run / "speech", sentences(SENTENCES, 0), VOICES_TRAIN, 0, NOISE_DB)
+    else:
+        speech = import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
     write_results(out, {"command": command, **record_curve(name, speech, run, updates)})
     print(out)
 
