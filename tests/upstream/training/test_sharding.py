@@ -211,6 +211,7 @@ def test_a_sharded_checkpoint_goes_on_in_one_process(runs, tmp_path):
     torch.testing.assert_close(losses(tmp_path / "run"), losses(folder / "whole"), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_one_process_goes_on_in_shards_on_three_ranks(runs, tmp_path):
     folder, whole, _ = runs
     without_last_checkpoint(folder / "whole", tmp_path / "run")
