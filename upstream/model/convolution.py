@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from upstream.model.products import times
+
 
 def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Convolution without bias: output row n reads rows n * s to n * s + k - 1.
@@ -42,7 +44,7 @@ class _Convolution(Function):
         y: Tensor | None = None
         for shift, rows, matrix in _parts(x, taps, stride):
             if y is None:
-                y = rows @ matrix
+                y = times(rows, matrix)
             else:
                 y[:-shift].addmm_(rows, matrix)
         assert y is not None

@@ -17,6 +17,7 @@ from upstream.model.frontend import ConvFrontend, frame_counts, valid
 from upstream.model.initialisation import initialise
 from upstream.model.mel_frontends import FbankFrontend, LightFrontend
 from upstream.model.padding import CUTS_CHUNKS, PADDINGS, Padding, fairseq_counts
+from upstream.model.products import Linear
 from upstream.model.transformer import NORM_EPSILON, Transformer
 
 
@@ -153,7 +154,7 @@ class _FeatureProjection(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.feature_dim, eps=NORM_EPSILON)
-        self.projection = nn.Linear(config.feature_dim, config.width)
+        self.projection = Linear(config.feature_dim, config.width)
         self.dropout = Dropout(config.input_dropout)
 
     def forward(self, features: Tensor) -> Tensor:

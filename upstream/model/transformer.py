@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from upstream.model.attention import attend
 from upstream.model.config import EncoderConfig
 from upstream.model.dropout import Dropout
+from upstream.model.products import Linear, linear
 from upstream.model.relative_position import GATE_DIM, gate, position_bias
 
 NORM_EPSILON = 1e-5
@@ -180,10 +181,10 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.scale = (width // self.heads) ** -0.5
         self.dropout = config.attention_dropout
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
         if config.relative_buckets:
             self.gru_rel_pos_const = nn.Parameter(torch.ones(1, self.heads, 1, 1))
             self.gru_rel_pos_linear = nn.Linear(width // self.heads, GATE_DIM)
@@ -201,7 +202,7 @@ class Attention(nn.Module):
         of its three parts would have to be copied together.
         """
         B, T, D = x.shape
-        q = F.linear(x, self.q_proj.weight * self.scale, self.q_proj.bias * self.scale)  # cheaper than scaling q
+        q = linear(x, self.q_proj.weight * self.scale, self.q_proj.bias * self.scale)  # cheaper than scaling q
         heads = (B, T, self.heads, D // self.heads)
         if positions is not None:
             gates = gate(x.view(heads), self.gru_rel_pos_linear.weight, self.gru_rel_pos_linear.bias,
@@ -222,9 +223,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.intermediate_dense = nn.Linear(config.width, config.ffn)
+        self.intermediate_dense = Linear(config.width, config.ffn)
         self.intermediate_dropout = Dropout(config.activation_dropout)
-        self.output_dense = nn.Linear(config.ffn, config.width)
+        self.output_dense = Linear(config.ffn, config.width)
         self.output_dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
