@@ -1,0 +1,43 @@
+"""What the repository says that it measured: results files fit the schema, and the demo's table is theirs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.results import read_results
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+SEEDS = (0, 1, 2)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_results_fit_the_schema_and_name_their_command(path):
+    found = read_results(path)
+    assert found["command"]
+    assert "/tmp" not in found["command"]
+    assert f"`{path.name}`" in (RESULTS / "README.md").read_text() or path.stem.startswith("demo-seed")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_demo_shows_what_it_is_for(seed):
+    """Both rounds beat scratch, paired on the same utterances, and the second teacher beats the first."""
+    found = read_results(RESULTS / f"demo-seed{seed}.json")
+    against_scratch = {c["encoder"]: c["interval"] for c in found["comparisons"]
+                       if (c["decoder"], c["rate"]) == ("greedy", "cer")}
+    assert set(against_scratch) == {"round 1", "round 2"}
+    assert all(high < 0 for _, high in against_scratch.values())
+    first, second = (r["units"]["pnmi"] for r in found["rounds"])
+    assert second > first
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_table_of_the_demo_is_what_the_files_hold(seed):
+    found = read_results(RESULTS / f"demo-seed{seed}.json")
+    table = (RESULTS / "README.md").read_text()
+    lines = re.findall(rf"^\| {seed} \| (scratch|round \d) \| ([\d.]+) \| ([\d.]+) \|", table, re.MULTILINE)
+    assert len(lines) == 3
+    rates = {(r["encoder"], r["decoder"]): r for r in found["rows"]}
+    for encoder, cer, wer in lines:
+        assert float(cer) == round(rates[encoder, "greedy"]["cer"], 1)
+        assert float(wer) == round(rates[encoder, "beam+3gram"]["wer"], 1)
