@@ -107,7 +107,7 @@ def character_spans(logprobs: np.ndarray, targets: Sequence[int], blank: int) ->
     path, scores = forced_align(torch.from_numpy(np.ascontiguousarray(logprobs, np.float32))[None],
                                 torch.tensor([list(targets)], dtype=torch.int32), blank=blank)
     labels = path[0].numpy()
-    changes = np.flatnonzero(np.diff(labels, prepend=blank - 1, append=blank - 1))
+    changes = np.flatnonzero(np.diff(labels, prepend=-1, append=-1))
     spans = [(int(a), int(b)) for a, b in pairwise(changes) if labels[a] != blank]
     return spans, float(scores[0].mean())
 

@@ -163,7 +163,7 @@ def _proxies(stored: Units, manifest_path: Path, teacher: Path | None, encoder: 
     if known.hash != stored.teacher_hash:
         raise InputError(f"{stored.folder}: units of teacher {str(stored.teacher_hash)[:12]}, {teacher} is "
                          f"{known.hash[:12]}; give the teacher that made them")
-    source = source_of(known, encoder)
+    source = source_of(known, [] if encoder is None else [encoder])
     chosen = manifest.only(ids)
     chosen = chosen.select(draw_hours(chosen.lengths, hours, seed))
     for change in changes:

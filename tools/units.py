@@ -48,7 +48,8 @@ def units(
     audio: Annotated[list[Path], typer.Argument(help="Audio files, or one manifest, or one folder of audio.")],
     teacher: Annotated[Path, typer.Option(help="Folder of a teacher.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="FILE.jsonl, FILE.km or a folder (the units store).")] = ...,  # type: ignore[assignment]
-    encoder: Annotated[Path | None, typer.Option(help="The encoder that the teacher reads a layer of.")] = None,
+    encoder: Annotated[list[Path] | None, typer.Option(help="The encoder that the teacher reads a layer of; once for "
+                                                            "each where it reads several.")] = None,
     layer: Annotated[int | None, typer.Option(help="Its layer; must be the teacher's.")] = None,
     collapse: Annotated[bool, typer.Option("--collapse", help="Write runs of equal units as one.")] = False,
     times: Annotated[bool, typer.Option(help="In JSONL, where each unit starts.")] = True,
@@ -60,7 +61,7 @@ def units(
     if form is Form.store and collapse:
         raise UsageError("--collapse: the units store has a label for each frame; write .jsonl or .km")
     known = load_teacher(teacher)
-    source = source_of(known, encoder, layer)
+    source = source_of(known, encoder or [], layer)
     manifest = recordings(audio)
     if form is Form.store:
         made = _label(known, source, manifest, out)
@@ -88,10 +89,10 @@ def load_teacher(folder: Path) -> Teacher:
     return Teacher.load(folder)
 
 
-def source_of(teacher: Teacher, encoder: Path | None, layer: int | None = None) -> Source:
+def source_of(teacher: Teacher, encoders: list[Path], layer: int | None = None) -> Source:
     """What a teacher reads, on the best device. Raises as `matching_source`."""
     device = best_device()
-    return matching_source(teacher, load_encoder(encoder, device) if encoder is not None else None, layer, device)
+    return matching_source(teacher, [load_encoder(encoder, device) for encoder in encoders], layer, device)
 
 
 def recordings(paths: list[Path]) -> Manifest:

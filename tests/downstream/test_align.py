@@ -41,17 +41,27 @@ def collapsed(path, blank):
 @given(data=st.data(), frames=st.integers(1, 6), seed=st.integers(0, 10**6))
 def test_the_path_is_the_likeliest_of_all(data, frames, seed):
     """Against every path of so many frames that collapses to the targets."""
-    targets = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3).filter(lambda t: least_frames(t) <= frames))
+    blank = data.draw(st.integers(0, 3))
+    letters = st.sampled_from([symbol for symbol in range(4) if symbol != blank])
+    targets = data.draw(st.lists(letters, min_size=1, max_size=3).filter(lambda t: least_frames(t) <= frames))
     logprobs = torch.randn(frames, 4, generator=torch.Generator().manual_seed(seed)).log_softmax(-1).numpy()
-    paths = [p for p in itertools.product(range(4), repeat=frames) if collapsed(p, 0) == targets]
+    paths = [p for p in itertools.product(range(4), repeat=frames) if collapsed(p, blank) == targets]
     best = max(sum(logprobs[t, k] for t, k in enumerate(p)) for p in paths)
-    spans, score = character_spans(logprobs, targets, 0)
+    spans, score = character_spans(logprobs, targets, blank)
     assert score * frames == pytest.approx(best, abs=1e-4)
-    path = [0] * frames
+    path = [blank] * frames
     for (first, end), target in zip(spans, targets, strict=True):
         path[first:end] = [target] * (end - first)
-    assert collapsed(path, 0) == targets
+    assert collapsed(path, blank) == targets
     assert sum(logprobs[t, k] for t, k in enumerate(path)) == pytest.approx(best, abs=1e-4)
+
+
+def test_the_symbol_before_the_blank_is_not_lost_at_the_ends():
+    """Bug: `blank - 1` stood for what is before the first frame and after the last one."""
+    path = [2, 2, 3, 1, 3, 2]
+    logprobs = np.full((6, 4), NOTHING)
+    logprobs[range(6), path] = 0.0
+    assert character_spans(logprobs, [2, 1, 2], 3)[0] == [(0, 2), (3, 4), (5, 6)]
 
 
 def test_words_by_hand():

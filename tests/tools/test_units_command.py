@@ -13,6 +13,7 @@ from tools.teacher import app as teacher_app
 from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
 from upstream.errors import InputError, UsageError
+from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, MfccSource
 from upstream.model import Encoder, EncoderConfig, save_encoder
 from upstream.teacher.teacher import Teacher
@@ -163,3 +164,24 @@ def test_teachers_of_every_kind_are_fitted(data, tmp_path):
     call(manifest, "--teacher", tmp_path / "random", "--out", tmp_path / "u.km")
     with pytest.raises(UsageError, match="kind 'triple': expected one of single"):
         call("fit", manifest, "--clusters", 4, "--kind", "triple", "--out", tmp_path / "x", app=teacher_app)
+
+
+def test_a_teacher_of_several_layers_and_encoders_labels_recordings(data, tmp_path):
+    """In whatever order the encoders are named; the units are those of the teacher's own source."""
+    manifest = import_folder(data / "audio")
+    read = AudioCache(manifest).wave
+    encoders = [Encoder(EncoderConfig(**SMALL)).initialise(seed).eval() for seed in (0, 1)]
+    for name, chosen in (("two", encoders), ("one", encoders[:1])):
+        source = MixSource([LayerSource(encoder, [1, 2], "cpu") for encoder in chosen])
+        teacher = Teacher.fit(source, manifest, 6, seed=0, read=read)
+        teacher.save(tmp_path / name)
+        expected = teacher.label(source, manifest, tmp_path / f"{name}-expected", read=read)
+        named = [word for i in reversed(range(len(chosen))) for word in ("--encoder", data / f"encoder{i}")]
+        call(data / "manifest.arrow", "--teacher", tmp_path / name, *named, "--out", tmp_path / f"{name}-units")
+        assert Units.load(tmp_path / f"{name}-units").hash == expected.hash
+    with pytest.raises(UsageError, match="2 encoders; name each of them with --encoder"):
+        call(data / "manifest.arrow", "--teacher", tmp_path / "two", "--encoder", data / "encoder0", "--out",
+             tmp_path / "x")
+    with pytest.raises(InputError, match="given twice"):
+        call(data / "manifest.arrow", "--teacher", tmp_path / "two", "--encoder", data / "encoder0", "--encoder",
+             data / "encoder0", "--out", tmp_path / "x")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from upstream.errors import InputError, UsageError
+from upstream.features.mix import MixSource
 from upstream.features.source import FbankSource, LayerSource, MfccSource, Source
 from upstream.teacher.teacher import Teacher
 
@@ -14,12 +16,12 @@ if TYPE_CHECKING:
     from upstream.model.encoder import Encoder
 
 
-def matching_source(teacher: Teacher, encoder: Encoder | None = None, layer: int | None = None,
+def matching_source(teacher: Teacher, encoders: Sequence[Encoder] = (), layer: int | None = None,
                     device: torch.device | str = "cpu") -> Source:
     """What the teacher reads.
 
     Args:
-        encoder: where it reads a layer.
+        encoders: those that it reads layers of, in any order.
         layer: for a check; None takes the teacher's.
 
     Raises:
@@ -27,25 +29,35 @@ def matching_source(teacher: Teacher, encoder: Encoder | None = None, layer: int
         InputError: the teacher was fitted on another encoder, on another layer or in another way.
     """
     features = teacher.features
-    if features["name"] != "layer":
-        if encoder is not None or layer is not None:
+    if features["name"] not in ("layer", "mix"):
+        if encoders or layer is not None:
             raise UsageError(f"the teacher reads {features['name']}, not an encoder; leave out --encoder and --layer")
         source = named_source(features["name"], bool(features.get("stacked")))
         teacher.check(source)
         return source
-    if encoder is None:
-        raise UsageError(f"the teacher reads layer {features['layer']} of an encoder; name it with --encoder")
+    names = features["encoder"].split("+")
+    if len(encoders) != len(names):
+        whose = "an encoder" if len(names) == 1 else f"{len(names)} encoders"
+        raise UsageError(f"the teacher reads layer {features['layer']} of {whose}; name "
+                         f"{'it' if len(names) == 1 else 'each of them'} with --encoder")
     if layer is not None and layer != features["layer"]:
         raise InputError(f"the teacher was fitted on layer {features['layer']}, not on layer {layer}; leave out "
                          "--layer, or fit a teacher on that layer")
     from upstream.model.saving import encoder_hash
 
-    found = encoder_hash(encoder)
-    if found != features["encoder"]:
-        raise InputError(f"the teacher was fitted on encoder {features['encoder'][:12]}, this one is {found[:12]}; "
-                         "give it that one, or fit a teacher on this one")
-    made = LayerSource(encoder, features["layer"], device, precision=features["precision"],
-                       window_seconds=features.get("window_seconds", 0.0))
+    found = {encoder_hash(encoder): encoder for encoder in encoders}
+    for name in names:
+        if name not in found:
+            others = ", ".join(known[:12] for known in found if known not in names)
+            raise InputError(f"the teacher was fitted on encoder {name[:12]}, this one is {others or 'given twice'}; "
+                             "give it that one, or fit a teacher on this one")
+    options = {"precision": features["precision"], "window_seconds": features.get("window_seconds", 0.0)}
+    made: Source
+    if features["name"] == "layer":
+        made = LayerSource(found[names[0]], features["layer"], device, **options)
+    else:
+        layers = features["layer"] if len(names) > 1 else [features["layer"]]
+        made = MixSource([LayerSource(found[name], own, device, **options) for name, own in zip(names, layers)])
     teacher.check(made)
     return made
 
