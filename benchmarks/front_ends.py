@@ -89,13 +89,14 @@ def _costs(plan: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
     keep_memory()
     rows: list[dict[str, Any]] = []
     for size in plan.sizes:
+        first = 0.0
         for name, front in FRONT_ENDS.items():
             config = replace(SIZES[size], **front)
             seconds, parameters = update_seconds(config, plan)
+            first = first or seconds
             rows.append({"what": "cost", "model": size, "front_end": name, "seconds": round(seconds, 4),
                          "audio_seconds_per_second": round(plan.rows * plan.seconds / seconds, 1),
-                         "parameters": parameters})
-            rows[-1]["share_of_conv"] = round(seconds / rows[-1 - list(FRONT_ENDS).index(name)]["seconds"], 3)
+                         "parameters": parameters, "share_of_conv": round(seconds / first, 3)})
             say(f"{size}, {name}: {seconds:.2f} s an update, {rows[-1]['audio_seconds_per_second']:.0f} audio s/s")
     return rows
 
