@@ -69,9 +69,10 @@ def run(plan: Plan, data: Path, aligned: Path, alignments: Path, out: Path, comm
     """
     with locked(out):
         costs = _once(out / "cost.json", asdict(plan) | {"front_ends": FRONT_ENDS}, lambda: _costs(plan, say))
-        learnt = [_learnt(plan, name, data, aligned, alignments, out / name, say) for name in FRONT_ENDS]
-        results = {"benchmark": "front-ends", "command": command, "rows": [*costs, *learnt]}
-        write_results(out / "results.json", results)
+        results: dict[str, Any] = {"benchmark": "front-ends", "command": command, "rows": costs}
+        for name in FRONT_ENDS:
+            results["rows"].append(_learnt(plan, name, data, aligned, alignments, out / name, say))
+            write_results(out / "results.json", results)  # what there is, after every training
     return results
 
 
