@@ -65,11 +65,15 @@ class _Convolution(Function):
 
 
 def _input_gradient(gradient: Tensor, x: Tensor, taps: Tensor, stride: int) -> Tensor:
-    found = torch.empty_like(x) if len(taps) >= stride else torch.zeros_like(x)
+    out = taps.shape[2]
+    if len(taps) >= stride:  # the first product has a value for every input: no need to clear them, nor of a view
+        found = times(gradient, taps[:stride].reshape(-1, out).t()).view_as(x)
+    else:
+        found = torch.zeros_like(x)
     for shift, rows, matrix in _parts(found, taps, stride):
         if shift:
             rows.addmm_(gradient[:-shift], matrix.t())
-        else:
+        elif len(taps) < stride:
             torch.mm(gradient, matrix.t(), out=rows)
     return found
 
