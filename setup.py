@@ -26,8 +26,10 @@ setup(
     },
     install_requires=[
         "numpy>=1.26,<2",  # pyctcdecode 0.5
-        "torch==2.11.*",  # torchaudio 2.11 is the last release, and its binary wants this torch
-        "torchaudio==2.11.*",
+        # torchaudio's binary wants the torch that it was built with: that of 2.11.0 is torch 2.11, that of 2.11.1, which
+        # asks for "torch>=2.11", does not load with it (undefined symbol: torch_exception_get_what_without_backtrace).
+        "torch==2.11.0",
+        "torchaudio==2.11.0",
         "omegaconf>=2.4,<3",
         f"faiss-gpu>=1.14,<2; {LINUX_X86_64}",
         f"faiss-cpu>=1.9,<2; {ELSEWHERE}",
