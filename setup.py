@@ -26,8 +26,8 @@ setup(
     },
     install_requires=[
         "numpy>=1.26,<2",  # pyctcdecode 0.5
-        # torchaudio's binary wants the torch that it was built with: that of 2.11.0 is torch 2.11, that of 2.11.1, which
-        # asks for "torch>=2.11", does not load with it (undefined symbol: torch_exception_get_what_without_backtrace).
+        # torchaudio's binary wants the torch that it was built with: 2.11.1 asks for "torch>=2.11", but does not load
+        # with this one (undefined symbol: torch_exception_get_what_without_backtrace).
         "torch==2.11.0",
         "torchaudio==2.11.0",
         "omegaconf>=2.4,<3",

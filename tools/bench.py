@@ -23,10 +23,13 @@ from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_bat
 from benchmarks.results import table, write_results
 from benchmarks.scale import HOURS, UTTERANCES
 from benchmarks.scale import run as run_scale
+from benchmarks.seams import run as run_seams
 from benchmarks.speed import plan_for
 from benchmarks.speed import run as run_speed
 from benchmarks.teachers import recordings_of
 from benchmarks.teachers import run as run_teachers
+from downstream.transcribe import Settings
+from tools.decode import Tuned, language_weights
 from tools.demo import NOISE_DB
 from tools.launch import AUTO, RanksOption, launched
 from tools.sweep import whole_numbers
@@ -45,6 +48,7 @@ SPEED_COLUMNS = ["system", "model", "precision", "seconds", "share_of_peak", "pe
 KMEANS_COLUMNS = ["what", "system", "seconds", "inertia", "held_out_inertia", "share_of_matmul"]
 TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "phone_purity", "cluster_purity"]
 FEEDING_COLUMNS = ["what", "source", "threads", "audio_seconds_per_second", "goal"]
+SEAM_COLUMNS = ["decoder", "recordings", "count", "longest_seconds", "words", "errors", "wer", "difference", "goal"]
 FRONT_END_COLUMNS = ["what", "model", "front_end", "seconds", "audio_seconds_per_second", "share_of_conv", "best"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
@@ -100,6 +104,26 @@ def feeding(
     results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_feeding(heard, minutes, say)}
     write_results(out, results)
     Console().print(table(results["rows"], FEEDING_COLUMNS))
+    print(out)
+
+
+@app.command("seams")
+def seams(
+    recogniser: Annotated[Path, typer.Argument(help="Folder of a recogniser, as `finetune` writes it.")],
+    test: Annotated[Path, typer.Argument(help="Manifest of utterances with texts.")],
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("seams.json"),
+    lm: Annotated[Path | None, typer.Option(help="ARPA file; without it decoding is greedy only.")] = None,
+    tuned: Tuned = None,
+    minutes: Annotated[float, typer.Option(help="Of a joined recording at most.")] = 30.0,
+    pause: Annotated[float, typer.Option(help="Seconds of silence between two utterances.")] = 0.5,
+) -> None:
+    """Utterances transcribed one by one, and joined to long recordings: what the seams cost."""
+    weight, score = language_weights(lm, None, None, tuned)
+    settings = {"greedy": Settings()} | ({} if lm is None else {"beam + LM": Settings(lm, weight, score)})
+    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]),
+               **run_seams(recogniser, Manifest.load(test), settings, minutes, pause, say)}
+    write_results(out, results)
+    Console().print(table(results["rows"], SEAM_COLUMNS))
     print(out)
 
 
