@@ -45,6 +45,8 @@ class Hypothesis:
         lm: natural-log probability by the language model, unweighted; 0 without one.
         words: the words of the text with their times.
         nbest: the best candidates, the text itself first; empty where the decoder was not asked for them.
+        unfinished: whether a search over a lexicon ended inside a word: the text lacks that piece, or is that of greedy
+            decoding where no word was finished.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Hypothesis:
     lm: float = 0.0
     words: tuple[Word, ...] = ()
     nbest: tuple[Candidate, ...] = ()
+    unfinished: bool = False
 
 
 def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis]) -> None:
@@ -94,7 +97,8 @@ def _parse(path: Path, number: int, line: str) -> Hypothesis:
             id=_text(record["id"]), text=_text(record["text"]), score=float(record.get("score", 0.0)),
             acoustic=float(record.get("acoustic", 0.0)), lm=float(record.get("lm", 0.0)),
             words=tuple(Word(_text(w), float(s), float(e)) for w, s, e in record.get("words", ())),
-            nbest=tuple(Candidate(**c) for c in record.get("nbest", ())))
+            nbest=tuple(Candidate(**c) for c in record.get("nbest", ())),
+            unfinished=bool(record.get("unfinished", False)))
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path}, line {number}: not a hypothesis ({type(error).__name__}: {error}); each line is a "
                           'JSON object with at least "id" and "text"') from error
@@ -109,4 +113,4 @@ def _text(value: Any) -> str:
 def _plain(hypothesis: Hypothesis) -> dict[str, Any]:
     record = asdict(hypothesis)  # named tuples stay tuples
     record["nbest"] = [candidate._asdict() for candidate in hypothesis.nbest]
-    return {key: value for key, value in record.items() if key != "nbest" or value}
+    return {key: value for key, value in record.items() if key not in ("nbest", "unfinished") or value}

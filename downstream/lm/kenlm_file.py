@@ -37,12 +37,34 @@ def load_kenlm(path: Path) -> Any:
         FormatError: an empty, broken or truncated file, or a model of order 1, which KenLM's Python package refuses.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such language model; `hubertkit lm build` makes one")
-    about = path.stat()
-    if not about.st_size:
-        raise FormatError(f"{path}: an empty file; build the model again")
+    about = _about(path)
     return _load(path, about.st_mtime_ns, about.st_size)
+
+
+def quickest_file(path: Path) -> Path:
+    """The binary of an ARPA file where `build_binary` is at hand to make it, else the file itself.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: an empty one.
+    """
+    path = Path(path)
+    about = _about(path)
+    return _binary(path, about.st_mtime_ns, about.st_size) or path
+
+
+def is_binary(path: Path) -> bool:
+    """Whether a file is a binary of KenLM's."""
+    with open(path, "rb") as file:
+        return file.read(len(_BINARY)) == _BINARY
+
+
+def refusal(path: Path, error: Exception) -> FormatError:
+    """What to raise where KenLM refused a file; it names the line of a broken ARPA file."""
+    try:
+        return FormatError(_reason(Path(path), error))
+    except FormatError as found:  # by our own reader, which says more
+        return found
 
 
 def memory_of(path: Path) -> int:
@@ -76,13 +98,13 @@ def _load(path: Path, modified: int, size: int) -> Any:
     try:
         return kenlm.Model(str(_binary(path, modified, size) or path), config)
     except (OSError, RuntimeError, ValueError) as error:
-        raise FormatError(_reason(path, error)) from error
+        raise refusal(path, error) from error
 
 
 def _binary(path: Path, modified: int, size: int) -> Path | None:
     """The binary of an ARPA file, made unless it is there. None where there can be none: then the ARPA is loaded."""
     program = shutil.which("build_binary")
-    if program is None or _is_binary(path):
+    if program is None or is_binary(path):
         return None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubertkit/kenlm"
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]
@@ -100,14 +122,18 @@ def _binary(path: Path, modified: int, size: int) -> Path | None:
     return binary
 
 
-def _is_binary(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(_BINARY)) == _BINARY
+def _about(path: Path) -> os.stat_result:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such language model; `hubertkit lm build` makes one")
+    about = path.stat()
+    if not about.st_size:
+        raise FormatError(f"{path}: an empty file; build the model again")
+    return about
 
 
 def _reason(path: Path, error: Exception) -> str:
     """Why KenLM refused a file. Our own reader names the line of a broken ARPA file."""
-    if not _is_binary(path):
+    if not is_binary(path):
         load_arpa(path)
         with arpa_lines(path) as lines:
             order = len(header(lines))
