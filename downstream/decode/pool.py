@@ -1,11 +1,14 @@
 """Decode many utterances on all cores; order is kept, and Ctrl-C ends every process.
 
-Processes open the same memory-mapped emissions. Where they are forked (Linux), they share the language model as well.
+Processes open the same memory-mapped emissions; the n-gram arrays of our own search are mapped likewise. Where processes
+are forked (Linux), they share any other language model as well. A task is an utterance, or a group of utterances of
+like length for a decoder that searches many at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -16,7 +19,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,16 +29,34 @@ from upstream.errors import HubertkitError, UsageError
 
 Start = Literal["fork", "spawn"]
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
+_TASKS = 3  # groups for each process at least, so that none waits long for the last one
+_NAMED = 5  # utterances named in an error
 
 
 class Decoder(Protocol):
-    """What can be sent to another process and decodes there: `GreedyDecoder`, `BeamDecoder`."""
+    """What can be sent to another process and decodes there: `GreedyDecoder`, `BeamDecoder`, `LexiconDecoder`."""
 
     def prepare(self) -> None:
         """Load what is needed; raise what is wrong with the settings."""
 
     def decode(self, id: str, logprobs: np.ndarray, rate: float) -> Hypothesis:
         """The hypothesis of (T, V) natural-log probabilities."""
+
+
+@runtime_checkable
+class BatchDecoder(Decoder, Protocol):
+    """A decoder that is faster with many utterances at once: `BatchedDecoder`."""
+
+    @property
+    def batch(self) -> int:
+        """Utterances searched in step."""
+
+    @property
+    def device(self) -> str | None:
+        """Of torch. What is neither None nor the CPU is used by one process alone."""
+
+    def decode_batch(self, ids: Sequence[str], logprobs: Sequence[np.ndarray], rate: float) -> list[Hypothesis]:
+        """As `decode`, of many; the order is kept, and each gets what it gets alone."""
 
 
 def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None = None, *,
@@ -47,27 +68,28 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
         emissions: where they lie; each process opens the folder itself.
         decoder: pickled to each process.
         ids: which, and in which order the hypotheses come back; all in the order of the emissions by default.
-        workers: processes; all cores by default. With 1 (or one utterance) this process decodes.
+        workers: processes; all cores by default. With 1 (or one utterance) this process decodes, and where the decoder
+            uses a GPU.
         progress: called in this process after each utterance with the number done and the number in all.
         start: how processes start; "fork" where there is one, by default. With "spawn" the calling script needs the
             usual `if __name__ == "__main__"`.
 
     Raises:
-        UsageError: fewer than one worker.
+        UsageError: fewer than one worker, or several for one GPU.
         InputError: an id without emissions, or what the decoder raises.
         HubertkitError: a process was killed from outside, as the kernel does when memory runs out; the message names
             the utterances that the processes were at.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers={workers}: at least 1 process is needed")
+    workers = _processes(decoder, workers)
     ids = list(emissions.ids if ids is None else ids)
     lengths = [emissions.frames(id) for id in ids]  # raises for an unknown id
     decoder.prepare()  # here, so that what is wrong is said once, and forked processes find it loaded
-    workers = min(workers or available_cores(), len(ids))
+    workers = min(workers, len(ids))
     found: dict[int, Hypothesis] = {}
     longest_first = sorted(range(len(ids)), key=lambda i: -lengths[i])  # so that no long one is left for the end
-    results = (_here(emissions, decoder, ids, longest_first) if workers <= 1 else
-               _elsewhere(emissions.folder, decoder, ids, longest_first, workers, start))
+    groups = _groups(decoder, longest_first, workers)
+    results = (_here(emissions, decoder, ids, groups) if workers <= 1 else
+               _elsewhere(emissions.folder, decoder, ids, groups, workers, start))
     with contextlib.closing(results):  # so that an interruption in `progress` ends the processes as well
         for index, hypothesis in results:
             found[index] = hypothesis
@@ -81,26 +103,53 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _processes(decoder: Decoder, workers: int | None) -> int:
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers={workers}: at least 1 process is needed")
+    if isinstance(decoder, BatchDecoder) and decoder.device not in (None, "cpu"):
+        if workers is not None and workers > 1:
+            raise UsageError(f"workers={workers} for device {decoder.device}: one process uses it alone; leave them out")
+        return 1
+    return workers or available_cores()
+
+
+def _groups(decoder: Decoder, order: list[int], workers: int) -> list[list[int]]:
+    """Utterances of each task, in the order given."""
+    size = 1
+    if isinstance(decoder, BatchDecoder):
+        size = decoder.batch if workers <= 1 else min(decoder.batch, math.ceil(len(order) / (workers * _TASKS)))
+    return [order[first:first + size] for first in range(0, len(order), size)]
+
+
+def _decode(emissions: Emissions, decoder: Decoder, ids: list[str]) -> list[Hypothesis]:
+    rows = [emissions.logprobs(id) for id in ids]
+    if isinstance(decoder, BatchDecoder):
+        return decoder.decode_batch(ids, rows, emissions.rate)
+    return [decoder.decode(id, each, emissions.rate) for id, each in zip(ids, rows)]
+
+
 def _here(emissions: Emissions, decoder: Decoder, ids: list[str],
-          order: list[int]) -> Generator[tuple[int, Hypothesis], None, None]:
-    for index in order:
-        yield index, decoder.decode(ids[index], emissions.logprobs(ids[index]), emissions.rate)
+          groups: list[list[int]]) -> Generator[tuple[int, Hypothesis], None, None]:
+    for group in groups:
+        yield from zip(group, _decode(emissions, decoder, [ids[i] for i in group]))
 
 
-def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], order: list[int], workers: int,
+def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], groups: list[list[int]], workers: int,
                start: Start | None) -> Generator[tuple[int, Hypothesis], None, None]:
     method = start or ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context(method)
-    at = context.RawArray("b", len(order))  # shared: 1 where a process is at an utterance
+    at = context.RawArray("b", len(ids))  # shared: 1 where a process is at an utterance
     executor = ProcessPoolExecutor(workers, context, _begin, (folder, decoder, os.getpid(), at))
     try:
-        futures: dict[Future[Hypothesis], int] = {executor.submit(_decode, ids[i], i): i for i in order}
+        futures: dict[Future[list[Hypothesis]], list[int]] = {
+            executor.submit(_decode_group, [ids[i] for i in group], group): group for group in groups}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield from zip(futures[future], future.result())
         executor.shutdown()
     except BrokenProcessPool as error:
-        busy = ", ".join(ids[i] for i in order if at[i])
+        names = [ids[i] for group in groups for i in group if at[i]]
+        busy = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         raise HubertkitError(f"a decoding process was killed{f' (they were at {busy})' if busy else ''}, perhaps for "
                              "lack of memory; use fewer workers or a smaller language model") from error
     finally:
@@ -132,11 +181,13 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-def _decode(id: str, index: int) -> Hypothesis:
+def _decode_group(ids: list[str], indices: list[int]) -> list[Hypothesis]:
     if _mine is None:
         raise RuntimeError("a decoding process was not prepared")
     emissions, decoder, at = _mine
-    at[index] = 1
-    found = decoder.decode(id, emissions.logprobs(id), emissions.rate)
-    at[index] = 0
+    for index in indices:
+        at[index] = 1
+    found = _decode(emissions, decoder, ids)
+    for index in indices:
+        at[index] = 0
     return found

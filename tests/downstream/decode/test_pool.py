@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
-from posteriors import read_slice
+from posteriors import FOLDER, read_slice
 from small_arpa import write_arpa
 
+from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis
@@ -102,6 +105,80 @@ def test_an_unknown_id_is_named_before_anything_starts(emissions):
 def test_no_workers_are_refused(emissions):
     with pytest.raises(UsageError, match="workers=0"):
         decode_all(emissions, Failing("", ""), workers=0)
+
+
+def alike(one, other):
+    assert [h.id for h in one] == [h.id for h in other]
+    assert [h.text for h in one] == [h.text for h in other]
+    np.testing.assert_allclose([h.score for h in one], [h.score for h in other], atol=1e-8)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_groups_in_two_processes_give_what_each_utterance_gets_alone(emissions, tmp_path, start):
+    lm = shutil.copy(FOLDER / "words.arpa.gz", tmp_path)  # its arrays are written beside it
+    decoder = BatchedDecoder(emissions.symbols, 0, Path(lm), lm_weight=0.5, beam=10, batch=3)
+    seen = []
+    found = decode_all(emissions, decoder, workers=2, start=start, progress=lambda *done: seen.append(done))
+    alike(found, [decoder.decode(id, emissions.logprobs(id), emissions.rate) for id in emissions.ids])
+    assert [h.id for h in found] == emissions.ids
+    assert seen == [(i, 10) for i in range(1, 11)]
+    assert not multiprocessing.active_children()
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Texts tell which utterances were decoded together."""
+
+    batch: int
+    device: str | None = None
+
+    def prepare(self):
+        pass
+
+    def decode(self, id, logprobs, rate):
+        raise AssertionError("one by one")
+
+    def decode_batch(self, ids, logprobs, rate):
+        assert len(ids) == len(logprobs)
+        return [Hypothesis(id, f"{os.getpid()} " + " ".join(ids), 0.0, 0.0) for id in ids]
+
+
+@pytest.mark.parametrize(("batch", "workers", "sizes"), [
+    (4, 1, [4, 4, 2]), (100, 1, [10]), (1, 2, [1] * 10), (100, 2, [2] * 5), (100, 3, [2] * 5)])
+def test_groups_are_of_like_lengths_and_enough_for_all_processes(emissions, batch, workers, sizes):
+    found = decode_all(emissions, Telling(batch), workers=workers)
+    groups = {tuple(h.text.split()[1:]) for h in found}
+    assert sorted(map(len, groups), reverse=True) == sizes
+    assert all(h.id in h.text.split() for h in found)
+    lengths = sorted(([emissions.frames(id) for id in group] for group in groups), reverse=True)
+    assert sum(lengths, []) == sorted(map(emissions.frames, emissions.ids), reverse=True)
+
+
+def test_a_gpu_is_used_by_this_process_alone(emissions):
+    found = decode_all(emissions, Telling(4, "cuda:0"))
+    assert {int(h.text.split()[0]) for h in found} == {os.getpid()}
+    with pytest.raises(UsageError, match="one process uses it alone"):
+        decode_all(emissions, Telling(4, "cuda:0"), workers=2)
+    others = {int(h.text.split()[0]) for h in decode_all(emissions, Telling(4, "cpu"), workers=2)}
+    assert os.getpid() not in others
+
+
+@dataclass(frozen=True)
+class Mapping(BatchedDecoder):
+    """Texts tell which files a process has mapped into memory."""
+
+    def decode_batch(self, ids, logprobs, rate):
+        super().decode_batch(ids, logprobs, rate)
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        return [Hypothesis(id, " ".join(sorted(mapped)), 0.0, 0.0) for id in ids]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux to look")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_processes_map_the_same_emissions_and_n_grams(emissions, tmp_path, start):
+    decoder = Mapping(emissions.symbols, 0, write_arpa(tmp_path))
+    for hypothesis in decode_all(emissions, decoder, workers=2, start=start):
+        assert {str(emissions.folder / "logprobs.npy"), str(tmp_path / "small.ngrams")} <= set(hypothesis.text.split())
 
 
 SLOW = """
