@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from downstream.captions import SpokenWord, Transcript
 from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS, emission_pieces, segments
 from downstream.decode.alphabet import alphabet
-from downstream.decode.beam import BeamDecoder
-from downstream.decode.greedy import GreedyDecoder
+from downstream.decode.choice import Choice
 from downstream.decode.hypothesis import Word
 from downstream.recogniser import load_recogniser
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
@@ -30,13 +29,9 @@ Failed = Callable[[Path, InputError], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to decode: greedily without a language model or hotwords, by beam search with one."""
+    """How to decode: greedily without a language model or hotwords unless told otherwise, by beam search with one."""
 
-    lm: Path | None = None
-    lm_weight: float = BeamDecoder.lm_weight  # natural logarithm
-    word_score: float = BeamDecoder.word_score
-    beam: int = BeamDecoder.beam
-    hotwords: tuple[str, ...] = ()
+    decoder: Choice = field(default_factory=Choice)
     window_seconds: float = WINDOW_SECONDS
     overlap_seconds: float = OVERLAP_SECONDS
 
@@ -102,10 +97,7 @@ class Transcriber:
         self._grid = self._model.encoder.config.grid
         self._columns = alphabet(vocabulary.symbols, vocabulary.blank)
         self._blank = vocabulary.blank
-        self._decoder: GreedyDecoder | BeamDecoder = GreedyDecoder(vocabulary.symbols, vocabulary.blank)
-        if settings.lm is not None or settings.hotwords:
-            self._decoder = BeamDecoder(vocabulary.symbols, vocabulary.blank, settings.lm, settings.lm_weight,
-                                        settings.word_score, settings.beam, hotwords=settings.hotwords)
+        self._decoder = settings.decoder.make(vocabulary.symbols, vocabulary.blank)
         self._decoder.prepare()
 
     def check(self, name: object, samples: int) -> None:

@@ -17,7 +17,19 @@ import typer
 from downstream.captions import FORMATS, Transcript
 from downstream.transcribe import Failed, Settings, Transcriber, recordings
 from downstream.transcribe import transcribe as run_transcription
-from tools.decode import LmWeight, Tuned, WordScore, language_weights
+from tools.decoder_options import (
+    Beam,
+    Decoder,
+    Device,
+    Hotwords,
+    LexiconFile,
+    Lm,
+    LmWeight,
+    Tokens,
+    Tuned,
+    WordScore,
+    choice_of,
+)
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.reading import read
 from upstream.errors import InputError, UsageError
@@ -39,12 +51,16 @@ def register(app: typer.Typer) -> None:
 def transcribe(
     recogniser: Annotated[Path, typer.Argument(help="Folder of a recogniser, as `finetune` writes it.")],
     files: Annotated[list[Path], typer.Argument(help="Recordings of any length, folders of them, or - for stdin.")],
-    lm: Annotated[Path | None, typer.Option(help="ARPA file (.arpa, .arpa.gz); without it decoding is greedy.")] = None,
+    decoder: Decoder = None,
+    lm: Lm = None,
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
     tuned: Tuned = None,
-    beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept.")] = 50,
-    hotword: Annotated[list[str] | None, typer.Option(help="A word to expect; may be given several times.")] = None,
+    beam: Beam = None,
+    tokens: Tokens = None,
+    lexicon: LexiconFile = None,
+    hotwords: Hotwords = None,
+    device: Device = None,
     format: Annotated[Format, typer.Option(help="What to write.")] = Format("txt"),
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for one file a recording, instead of stdout.")] = None,
@@ -54,8 +70,8 @@ def transcribe(
     overlap: Annotated[float, typer.Option(help="Seconds that windows overlap.")] = Settings.overlap_seconds,
 ) -> None:
     """Write what is said in recordings."""
-    weight, score = language_weights(lm, lm_weight, word_score, tuned)
-    settings = Settings(lm, weight, score, beam, tuple(hotword or ()), window, overlap)
+    choice = choice_of(decoder, lm, lm_weight, word_score, tuned, beam, tokens, lexicon, hotwords, device)
+    settings = Settings(choice, window, overlap)
     chosen = "json" if as_json else format.value
     _check(files, chosen, out, streaming, pcm)
     bad: list[Path] = []

@@ -1,6 +1,6 @@
 """Decode many utterances on all cores; order is kept, and Ctrl-C ends every process.
 
-Processes open the same memory-mapped emissions; the n-gram arrays of our own search are mapped likewise. Where processes
+Processes open the same memory-mapped emissions; the n-gram arrays of our own search are mapped likewise. Where they
 are forked (Linux), they share any other language model as well. A task is an utterance, or a group of utterances of
 like length for a decoder that searches many at once.
 """
@@ -80,7 +80,7 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
         HubertkitError: a process was killed from outside, as the kernel does when memory runs out; the message names
             the utterances that the processes were at.
     """
-    workers = _processes(decoder, workers)
+    workers = processes(decoder, workers)
     ids = list(emissions.ids if ids is None else ids)
     lengths = [emissions.frames(id) for id in ids]  # raises for an unknown id
     decoder.prepare()  # here, so that what is wrong is said once, and forked processes find it loaded
@@ -103,12 +103,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processes(decoder: Decoder, workers: int | None) -> int:
+def processes(decoder: Decoder, workers: int | None) -> int:
+    """How many processes `decode_all` takes for many utterances. Raises UsageError as that does."""
     if workers is not None and workers < 1:
         raise UsageError(f"workers={workers}: at least 1 process is needed")
     if isinstance(decoder, BatchDecoder) and decoder.device not in (None, "cpu"):
         if workers is not None and workers > 1:
-            raise UsageError(f"workers={workers} for device {decoder.device}: one process uses it alone; leave them out")
+            raise UsageError(f"workers={workers} for device {decoder.device}: one process uses it alone")
         return 1
     return workers or available_cores()
 

@@ -8,25 +8,25 @@ are those of the decoded pair with the fewest word errors; on a tie, the smaller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from downstream.decode.alphabet import alphabet
 from downstream.decode.beam import BeamDecoder
-from downstream.decode.hypothesis import Candidate, Hypothesis
-from downstream.decode.pool import decode_all
-from downstream.decode.word_model import (
-    LEAST_COVERAGE,
-    LN10,
-    UNKNOWN_LOG10,
-    check_coverage,
-    check_language_model,
-    load_word_model,
-)
+from downstream.decode.choice import WeightedDecoder, name_of
+from downstream.decode.hypothesis import Hypothesis
+from downstream.decode.lexicon import LexiconDecoder
+from downstream.decode.nbest_lists import NBestLists, Point, best
+from downstream.decode.pool import decode_all, processes
+from downstream.decode.word_model import LEAST_COVERAGE, LN10, UNKNOWN_LOG10, check_coverage
 from downstream.emissions import Emissions
-from downstream.score.rates import word_errors
+from downstream.lm.arpa import read_unigrams
+from downstream.lm.arrays import NgramArrays
+from downstream.score.intervals import bootstrap_interval
+from downstream.text.lexicon import Lexicon
 from upstream.errors import InputError, UsageError
 
 
@@ -64,13 +64,13 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Point:
-    """A pair of weights and the word error rate in percent with it: really decoded, or n-best lists rescored."""
+class BeamPoint:
+    """Decoding with the weights found and one beam: word error rate in percent, and seconds of audio a second."""
 
-    lm_weight: float
-    word_score: float
+    beam: int
     wer: float
-    decoded: bool
+    audio_seconds_per_second: float
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,30 @@ class Tuning:
     """The weights found, and what they were found on.
 
     Attributes:
-        lm_weight, word_score: the best, in natural logarithms, as `BeamDecoder` takes them.
-        wer: of decoding with them, in percent, on the utterances tuned on.
-        on_edge: which of the two lie on the edge of what was tried; the best may lie beyond.
+        decoder: its name.
+        lm_weight, word_score: the best, in natural logarithms, as decoders take them.
+        beam: hypotheses kept; the best of those asked for.
+        wer: of decoding with them, in percent, on the utterances tuned on; for n-best lists, but where `beams` were
+            tried.
+        wer_interval: 95 % of it, by resampling utterances. A rate on what was tuned on is too good all the same.
+        on_edge: which of the two weights lie on the edge of what was tried; the best may lie beyond.
         surface: every pair decoded, and the last round's rescored ones.
+        beams: those tried with the weights found; empty where only one was asked for.
         utterances, seconds: tuned on.
         utterances_given: in the emissions; more than `utterances` where they were thinned out.
-        coverage: share of the references' words that the language model knows.
+        coverage: share of the references' words that can be found.
         emissions_hash, manifest_hash: of what was tuned on.
     """
 
+    decoder: str
     lm_weight: float
     word_score: float
+    beam: int
     wer: float
+    wer_interval: tuple[float, float]
     on_edge: tuple[str, ...]
     surface: tuple[Point, ...]
+    beams: tuple[BeamPoint, ...]
     utterances: int
     seconds: float
     utterances_given: int
@@ -101,53 +110,105 @@ class Tuning:
     manifest_hash: str | None
 
 
-def tune(emissions: Emissions, references: Mapping[str, str], decoder: BeamDecoder, search: Search | None = None, *,
-         forbidden_manifest_hash: str | None = None, workers: int | None = None,
+Errors = dict[tuple[float, float], np.ndarray]  # (N,) word errors of each pair that was decoded
+
+
+def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedDecoder, search: Search | None = None, *,
+         beams: Sequence[int] = (), forbidden_manifest_hash: str | None = None, workers: int | None = None,
          progress: Callable[[int, int], None] | None = None) -> Tuning:
-    """Find `lm_weight` and `word_score` for a decoder.
+    """Find `lm_weight` and `word_score` for a decoder, and perhaps its beam.
 
     Args:
         emissions: of a development set.
         references: text of every utterance of it.
-        decoder: the settings to tune for; its own two weights do not matter.
+        decoder: the settings to tune for; its own two weights do not matter. They are tuned with its beam.
         search: what to try.
+        beams: to decode with once the weights are found; that with the fewest errors is chosen, the smallest of equals.
         forbidden_manifest_hash: of the set that the final score is made on; tuning on it is refused.
         workers: processes; all cores by default.
         progress: called with utterances decoded and the most that there may be to decode.
 
     Raises:
-        UsageError: a decoder without a language model.
+        UsageError: a decoder without a language model, or a beam below 1.
         InputError: the emissions are those of the final score, or do not say of what; an utterance without a
             reference; no words in them; a language model that does not fit the recogniser or the references.
     """
     search = search or Search()
     if decoder.lm is None:
         raise UsageError("nothing to tune without a language model: give one with --lm")
+    if min(beams, default=1) < 1:
+        raise UsageError(f"beams {', '.join(map(str, beams))}: each must be at least 1")
     _refuse_the_final_set(emissions, forbidden_manifest_hash)
     ids = evenly(emissions, search.seconds)
     texts = _texts(ids, references)
-    known = load_word_model(decoder.lm)[1].words
-    check_language_model(known, alphabet(decoder.symbols, decoder.blank))
-    coverage = check_coverage(known, list(texts.values()), LEAST_COVERAGE)
-    lists = _NBestLists(texts)
-    decoded: dict[tuple[float, float], Point] = {}
+    coverage = check_coverage(_findable(decoder), list(texts.values()), LEAST_COVERAGE)
+    lists = NBestLists(texts, _unknown_penalty(decoder))
+    decode = _Decoding(emissions, ids, search.decodes + len(beams), workers, progress)
+    errors, rescored = _search(decoder, search, lists, decode)
+    decoded = [Point(*pair, lists.rate(wrong), decoded=True) for pair, wrong in errors.items()]
+    top = best(decoded)
+    tuned = replace(decoder, lm_weight=top.lm_weight, word_score=top.word_score)
+    wrong, tried = errors[top.lm_weight, top.word_score], list[BeamPoint]()
+    if beams:
+        tried, wrong = _try_beams(tuned, sorted(set(beams)), lists, decode)
+        tuned = replace(tuned, beam=min(tried, key=lambda point: (point.wer, point.beam)).beam)
+    interval = bootstrap_interval(wrong, lists.words)
+    return Tuning(name_of(tuned).value, tuned.lm_weight, tuned.word_score, tuned.beam, lists.rate(wrong),
+                  (interval.low, interval.high), _edges(top, search), (*decoded, *rescored), tuple(tried), len(ids),
+                  round(decode.seconds, 2), len(emissions), coverage, emissions.hash, emissions.manifest_hash)
+
+
+class _Decoding:
+    """Decodes of the same utterances one after another."""
+
+    def __init__(self, emissions: Emissions, ids: list[str], most: int, workers: int | None,
+                 progress: Callable[[int, int], None] | None) -> None:
+        self.seconds = sum(emissions.seconds(id) for id in ids)
+        self._emissions, self._ids, self._most, self._done = emissions, ids, most, 0
+        self._workers, self._progress = workers, progress
+
+    def __call__(self, decoder: WeightedDecoder) -> list[Hypothesis]:
+        before = self._done * len(self._ids)
+        report = self._progress
+        found = decode_all(self._emissions, decoder, self._ids, workers=self._workers, progress=None if report is None
+                           else lambda done, _: report(before + done, self._most * len(self._ids)))
+        self._done += 1
+        return found
+
+    def processes(self, decoder: WeightedDecoder) -> int:
+        return min(processes(decoder, self._workers), len(self._ids))
+
+
+def _search(decoder: WeightedDecoder, search: Search, lists: NBestLists,
+            decode: _Decoding) -> tuple[Errors, list[Point]]:
+    """Decode and rescore in turns: errors of each pair decoded, and the last round's rescored points."""
+    errors: Errors = {}
     rescored: list[Point] = []
     pending = list(search.starts)
-    while pending and len(decoded) < search.decodes:
+    while pending and len(errors) < search.decodes:
         pair = pending.pop(0)
-        settings = replace(decoder, lm_weight=pair[0], word_score=pair[1], nbest=search.nbest)
-        before = len(decoded) * len(ids)
-        hypotheses = decode_all(emissions, settings, ids, workers=workers, progress=None if progress is None else (
-            lambda done, _, before=before: progress(before + done, search.decodes * len(ids))))  # type: ignore[misc]
-        decoded[pair] = Point(*pair, lists.add(hypotheses), decoded=True)
+        errors[pair] = lists.add(decode(replace(decoder, lm_weight=pair[0], word_score=pair[1], nbest=search.nbest)))
         if not pending:
-            rescored = lists.search(search)
-            best = _best(rescored)
-            pending = [] if (best.lm_weight, best.word_score) in decoded else [(best.lm_weight, best.word_score)]
-    best = _best(list(decoded.values()))
-    return Tuning(best.lm_weight, best.word_score, best.wer, _edges(best, search), (*decoded.values(), *rescored),
-                  len(ids), round(sum(emissions.seconds(id) for id in ids), 2), len(emissions), coverage,
-                  emissions.hash, emissions.manifest_hash)
+            rescored = lists.search(search.lm_weights, search.word_scores, search.coarse, search.fine)
+            top = best(rescored)
+            pending = [] if (top.lm_weight, top.word_score) in errors else [(top.lm_weight, top.word_score)]
+    return errors, rescored
+
+
+def _try_beams(tuned: WeightedDecoder, beams: Sequence[int], lists: NBestLists,
+               decode: _Decoding) -> tuple[list[BeamPoint], np.ndarray]:
+    """A point for each beam, and the errors of the best one. One candidate is asked for, as in use."""
+    points, errors = [], []
+    for beam in beams:
+        decoder = replace(tuned, beam=beam, nbest=1)
+        decoder.prepare()  # loading counts for nothing
+        began = time.perf_counter()
+        found = decode(decoder)
+        seconds = time.perf_counter() - began
+        errors.append(lists.add(found))
+        points.append(BeamPoint(beam, lists.rate(errors[-1]), round(decode.seconds / seconds, 1),
+                                decode.processes(decoder)))
+    return points, min(errors, key=lambda wrong: int(wrong.sum()))
 
 
 def evenly(emissions: Emissions, seconds: float) -> list[str]:
@@ -159,59 +220,6 @@ def evenly(emissions: Emissions, seconds: float) -> list[str]:
     count = max(1, int(len(lengths) * seconds / total))
     chosen = np.argsort(lengths, kind="stable")[((np.arange(count) + 0.5) * len(lengths) / count).astype(int)]
     return [emissions.ids[i] for i in sorted(chosen)]
-
-
-class _NBestLists:
-    """Every candidate that any decode found, with the numbers that its score is made of."""
-
-    def __init__(self, references: Mapping[str, str]) -> None:
-        self._references = references
-        self._words = sum(len(text.split()) for text in references.values())
-        self._found: dict[str, dict[str, tuple[float, float, int, int]]] = {id: {} for id in references}
-
-    def add(self, hypotheses: Sequence[Hypothesis]) -> float:
-        """Take in the lists of a decode; its word error rate in percent."""
-        errors = 0
-        for hypothesis in hypotheses:
-            found = self._found[hypothesis.id]
-            # an utterance without frames has no list, only its empty text
-            for c in hypothesis.nbest or (Candidate(hypothesis.text, 0.0, hypothesis.acoustic, hypothesis.lm, 0),):
-                old = found.get(c.text)
-                wrong = word_errors(self._references[hypothesis.id], c.text) if old is None else old[3]
-                # the sum over alignments that a narrow beam sees is too small, never too large
-                acoustic = c.acoustic if old is None else max(c.acoustic, old[0])
-                found[c.text] = (acoustic, c.lm + LN10 * UNKNOWN_LOG10 * c.unknown, len(c.text.split()), wrong)
-            errors += found[hypothesis.text][3]
-        return 100 * errors / self._words
-
-    def search(self, search: Search) -> list[Point]:
-        """Rescore on the coarse grid, then on the fine one around its best."""
-        coarse = self._rescore(_grid(search.lm_weights, search.coarse[0]), _grid(search.word_scores, search.coarse[1]))
-        best = _best(coarse)
-        around = [(max(low, centre - step), min(high, centre + step)) for centre, step, (low, high) in (
-            (best.lm_weight, search.coarse[0], search.lm_weights),
-            (best.word_score, search.coarse[1], search.word_scores))]
-        return coarse + self._rescore(_grid(around[0], search.fine[0]), _grid(around[1], search.fine[1]))
-
-    def _rescore(self, lm_weights: np.ndarray, word_scores: np.ndarray) -> list[Point]:
-        weights, scores = (axis.ravel() for axis in np.meshgrid(lm_weights, word_scores, indexing="ij"))
-        errors = np.zeros(len(weights), dtype=np.int64)
-        for candidates in self._found.values():
-            acoustic, lm, words, wrong = np.asarray(list(candidates.values())).T[:, :, None]
-            winners = (acoustic + lm * weights + words * scores).argmax(axis=0)
-            errors += wrong[winners, 0].astype(np.int64)
-        return [Point(float(w), float(s), 100 * int(e) / self._words, decoded=False)
-                for w, s, e in zip(weights, scores, errors)]
-
-
-def _grid(ends: tuple[float, float], step: float) -> np.ndarray:
-    low, high = ends
-    values = low + step * np.arange(int((high - low) / step + 1e-9) + 1)
-    return np.unique(np.round(np.append(values, high), 6))
-
-
-def _best(points: Sequence[Point]) -> Point:
-    return min(points, key=lambda p: (p.wer, p.lm_weight, abs(p.word_score), p.word_score))
 
 
 def _edges(best: Point, search: Search) -> tuple[str, ...]:
@@ -228,6 +236,23 @@ def _refuse_the_final_set(emissions: Emissions, forbidden: str | None) -> None:
     if emissions.manifest_hash == forbidden:
         raise InputError(f"{emissions.folder}: emissions of the set that the final score is made on; weights tuned on "
                          "it make the score too good: tune on another set")
+
+
+def _findable(decoder: WeightedDecoder) -> Collection[str]:
+    """The words that a decoder can find: those of the lexicon, or of the language model. Checks that they fit."""
+    decoder.prepare()
+    lexicon = None if isinstance(decoder, BeamDecoder) else decoder.lexicon
+    if lexicon is not None:
+        return lexicon.words if isinstance(lexicon, Lexicon) else lexicon
+    lm = Path(decoder.lm or "")
+    return NgramArrays.load(lm).words.list if lm.suffix == ".ngrams" else read_unigrams(lm)
+
+
+def _unknown_penalty(decoder: WeightedDecoder) -> float:
+    """What a decoder adds for a word that the language model does not know, in nats before weighing."""
+    if isinstance(decoder, BeamDecoder):
+        return LN10 * UNKNOWN_LOG10
+    return 0.0 if isinstance(decoder, LexiconDecoder) else decoder.unknown_penalty or 0.0
 
 
 def _texts(ids: Sequence[str], references: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Lexicons: how words are spelled in a recogniser's symbols; lines `WORD<tab>W O R D |`, as flashlight reads them."""
+"""Lexicons: how words are spelled in a recogniser's symbols; lines `WORD<tab>W O R D |`, as flashlight reads them.
+
+A list of words, one a line, is read as a lexicon too: each word is spelled by its characters.
+"""
 
 from __future__ import annotations
 
@@ -55,20 +58,30 @@ class Lexicon:
         with writing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(lines)
 
+    @property
+    def by_characters(self) -> bool:
+        """Whether every word has one spelling, by its characters."""
+        return all(each == ((*word, SEPARATOR),) for word, each in self.spellings.items())
+
     @staticmethod
     def load(path: Path, vocabulary: Vocabulary) -> Lexicon:
-        """Read a lexicon for the recogniser that has this vocabulary. Empty lines are passed over.
+        """Read a lexicon or a list of words for the recogniser that has this vocabulary. Empty lines are passed over.
 
         Raises:
             UsageError: no such file.
+            InputError: as `spelled`, of a list of words.
             FormatError: naming the line: no tab, no spelling, a symbol that the vocabulary lacks, a spelling twice.
         """
         path = Path(path)
         if not path.is_file():
             raise UsageError(f"{path}: no such lexicon")
+        lines = _read(path).split("\n")
+        words = [line.strip() for line in lines if line.strip()]
+        if words and not any(" " in word or "\t" in word for word in words):
+            return _of_list(path, words, vocabulary)
         known = frozenset(vocabulary.symbols)
         found: dict[str, tuple[Spelling, ...]] = {}
-        for number, line in enumerate(_read(path).split("\n"), 1):
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             word, spelling = _entry(f"{path}, line {number}", line.rstrip("\r"), known)
@@ -78,6 +91,13 @@ class Lexicon:
         if not found:
             raise FormatError(f"{path}: no words; expected lines such as WORD<tab>W O R D {SEPARATOR}")
         return Lexicon(found)
+
+
+def _of_list(path: Path, words: list[str], vocabulary: Vocabulary) -> Lexicon:
+    try:
+        return Lexicon.spelled(words, vocabulary)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _entry(where: str, line: str, known: frozenset[str]) -> tuple[str, Spelling]:

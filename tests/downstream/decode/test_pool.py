@@ -1,5 +1,6 @@
 """Many processes give what one gives, in order; errors and Ctrl-C come through, and no process is left behind."""
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -151,7 +152,7 @@ def test_groups_are_of_like_lengths_and_enough_for_all_processes(emissions, batc
     assert sorted(map(len, groups), reverse=True) == sizes
     assert all(h.id in h.text.split() for h in found)
     lengths = sorted(([emissions.frames(id) for id in group] for group in groups), reverse=True)
-    assert sum(lengths, []) == sorted(map(emissions.frames, emissions.ids), reverse=True)
+    assert list(itertools.chain.from_iterable(lengths)) == sorted(map(emissions.frames, emissions.ids), reverse=True)
 
 
 def test_a_gpu_is_used_by_this_process_alone(emissions):

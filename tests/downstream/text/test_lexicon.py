@@ -43,6 +43,18 @@ def test_a_word_may_have_several_spellings(tmp_path):
     assert lexicon.spellings["A"] == (("A", "|"),)
 
 
+def test_a_list_of_words_is_a_lexicon_too(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("HE'S\r\nA\n\nA\n")
+    lexicon = Lexicon.load(path, VOCABULARY)
+    assert lexicon == Lexicon.spelled(["HE'S", "A"], VOCABULARY)
+    assert lexicon.by_characters
+    assert not Lexicon({"DR": (("D", "O", "C", "T", "O", "R", "|"),)}).by_characters
+    path.write_text("A\nCAFÉ\n")
+    with pytest.raises(InputError, match=r"words\.txt: 1 of 2 words cannot be spelled.*'CAFÉ'"):
+        Lexicon.load(path, VOCABULARY)
+
+
 @pytest.mark.parametrize(("content", "says"), [
     ("A A |", "line 1: .*expected WORD<tab>"), ("A\tA |\nB\t", "line 2"), ("A\tA |\nB\tb |", "line 2: .*no symbol 'b'"),
     ("A\tA |\nA\tA |", "line 2: 'A' has this spelling"), ("\n", "no words"), ("A B\tA B |", "line 1"),

@@ -1,0 +1,176 @@
+"""Which decoder, from the settings that commands share."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from downstream.decode.alphabet import SEPARATORS, alphabet
+from downstream.decode.batched import BatchedDecoder
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.greedy import GreedyDecoder
+from downstream.decode.lexicon import LexiconDecoder
+from downstream.text.lexicon import Lexicon
+from downstream.text.vocabulary import SEPARATOR, Vocabulary
+from upstream.errors import FormatError, UsageError
+
+WeightedDecoder = BeamDecoder | LexiconDecoder | BatchedDecoder  # those that weigh a language model
+AnyDecoder = GreedyDecoder | WeightedDecoder
+
+
+class Name(str, Enum):
+    """The decoders by the names that commands give them."""
+
+    greedy = "greedy"
+    beam = "beam"
+    lexicon = "lexicon"
+    batched = "batched"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A decoder and its settings. None is the decoder's own default.
+
+    Attributes:
+        name: None: beam search where there is a language model, a beam or hotwords, else greedy.
+        lm: ARPA file; `batched` takes packed arrays (`.ngrams`) too, and `lexicon` a KenLM binary.
+        lexicon: file of `WORD<tab>W O R D |` lines, or of words alone.
+        lm_weight, word_score: natural logarithms.
+        beam: hypotheses kept after each frame.
+        tokens_per_frame: symbols tried in a frame.
+        nbest: candidates that a hypothesis lists.
+        hotwords: words to expect, and what each adds in nats; None: 10, pyctcdecode's default.
+        device: of torch, for `batched`.
+    """
+
+    name: Name | None = None
+    lm: Path | None = None
+    lexicon: Path | None = None
+    lm_weight: float | None = None
+    word_score: float | None = None
+    beam: int | None = None
+    tokens_per_frame: int | None = None
+    nbest: int = 1
+    hotwords: tuple[tuple[str, float | None], ...] = ()
+    device: str | None = None
+
+    @property
+    def chosen(self) -> Name:
+        """The decoder, the default resolved."""
+        searched = self.lm is not None or self.beam is not None or self.hotwords
+        return self.name or (Name.beam if searched else Name.greedy)
+
+    def make(self, symbols: Sequence[str], blank: int) -> AnyDecoder:
+        """The decoder for a recogniser's symbols, not yet prepared.
+
+        Raises:
+            UsageError: settings that the decoder does not have, or a file that is not there.
+            InputError: symbols that cannot be decoded with, a lexicon or hotwords that they cannot spell.
+        """
+        self._refuse_what_has_no_effect()
+        symbols = tuple(symbols)
+        letters = alphabet(symbols, blank).letters
+        for word, _ in self.hotwords:
+            if not word or not letters.issuperset(word):
+                raise UsageError(f"hotword {word!r} cannot be spelled in the recogniser's symbols")
+        if self.chosen == Name.greedy:
+            return GreedyDecoder(symbols, blank)
+        if self.chosen == Name.beam:
+            return self._beam(symbols, blank)
+        given = {"lm": self.lm, "lm_weight": self.lm_weight, "word_score": self.word_score, "beam": self.beam,
+                 "tokens_per_frame": self.tokens_per_frame, "nbest": self.nbest}
+        settings = {name: value for name, value in given.items() if value is not None}
+        lexicon = None if self.lexicon is None else load_lexicon(self.lexicon, symbols, blank)
+        if self.chosen == Name.lexicon:
+            return LexiconDecoder(symbols, blank, lexicon=lexicon, **settings)  # type: ignore[arg-type]
+        if lexicon is not None and not lexicon.by_characters:
+            raise UsageError(f"{self.lexicon}: a lexicon with other spellings than by characters; the batched decoder "
+                             "knows none: take --decoder lexicon")
+        if self.device is not None:
+            _check_device(self.device)
+        words = None if lexicon is None else tuple(lexicon.words)
+        bonus = tuple((word, BeamDecoder.hotword_weight if nats is None else nats) for word, nats in self.hotwords)
+        return BatchedDecoder(symbols, blank, lexicon=words, hotwords=bonus, device=self.device,
+                              **settings)  # type: ignore[arg-type]
+
+    def _beam(self, symbols: tuple[str, ...], blank: int) -> BeamDecoder:
+        bonuses = {BeamDecoder.hotword_weight if nats is None else nats for _, nats in self.hotwords}
+        if len(bonuses) > 1:
+            named = ", ".join(f"{bonus:g}" for bonus in sorted(bonuses))
+            raise UsageError(f"hotwords with bonuses of {named}: pyctcdecode has one for all; give the same, or take "
+                             "--decoder batched")
+        given = {"lm_weight": self.lm_weight, "word_score": self.word_score, "beam": self.beam,
+                 "hotword_weight": next(iter(bonuses), None)}
+        settings = {name: value for name, value in given.items() if value is not None}
+        return BeamDecoder(symbols, blank, self.lm, tokens_per_frame=self.tokens_per_frame, nbest=self.nbest,
+                           hotwords=tuple(word for word, _ in self.hotwords), **settings)  # type: ignore[arg-type]
+
+    def _refuse_what_has_no_effect(self) -> None:
+        name = self.chosen
+        given = {
+            "--lm": (self.lm is not None, {Name.beam, Name.lexicon, Name.batched}),
+            "--beam": (self.beam is not None, {Name.beam, Name.lexicon, Name.batched}),
+            "--nbest": (self.nbest > 1, {Name.beam, Name.lexicon, Name.batched}),
+            "--tokens": (self.tokens_per_frame is not None, {Name.beam, Name.lexicon, Name.batched}),
+            "--lexicon": (self.lexicon is not None, {Name.lexicon, Name.batched}),
+            "--hotwords": (bool(self.hotwords), {Name.beam, Name.batched}),
+            "--device": (self.device is not None, {Name.batched})}
+        for option, (there, takers) in given.items():
+            if there and name not in takers:
+                others = " or ".join(taker.value for taker in Name if taker in takers)
+                raise UsageError(f"{option} has no effect on the {name.value} decoder: take --decoder {others}, or "
+                                 "leave it out")
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {device!r} cannot be used ({reason}); give cpu or cuda, or leave it out") from error
+
+
+def name_of(decoder: AnyDecoder) -> Name:
+    """The name that commands give a decoder."""
+    return {GreedyDecoder: Name.greedy, BeamDecoder: Name.beam, LexiconDecoder: Name.lexicon,
+            BatchedDecoder: Name.batched}[type(decoder)]
+
+
+def load_lexicon(path: Path, symbols: Sequence[str], blank: int) -> Lexicon:
+    """A lexicon for the symbols of emissions, whose word separator may be a space. Raises as `Lexicon.load`."""
+    separated = tuple(SEPARATOR if s in SEPARATORS and i != blank else s for i, s in enumerate(symbols))
+    return Lexicon.load(path, Vocabulary(separated, blank))
+
+
+def parse_hotwords(given: str) -> tuple[tuple[str, float | None], ...]:
+    """Hotwords as `WORD=BONUS,WORD,...`, or a file of one such a line; the bonus in nats, None where there is none.
+
+    Raises:
+        UsageError: no words, a word twice, or a bonus that is no number.
+        FormatError: a file that is no text.
+    """
+    text = given
+    if Path(given).is_file():
+        try:
+            text = Path(given).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{given}: not UTF-8 text; expected a hotword a line, WORD or WORD=BONUS") from error
+    found: dict[str, float | None] = {}
+    for item in filter(None, map(str.strip, re.split(r"[,\n]", text))):
+        word, equals, number = (part.strip() for part in item.partition("="))
+        try:
+            bonus = float(number) if equals else None
+        except ValueError:
+            bonus = math.nan
+        if word in found or not word or (bonus is not None and not math.isfinite(bonus)):
+            raise UsageError(f"hotword {item!r}: expected each word once, as WORD or WORD=BONUS with the bonus in nats")
+        found[word] = bonus
+    if not found:
+        raise UsageError(f"--hotwords {given!r}: no words; give WORD,WORD=BONUS,... or a file of such lines")
+    return tuple(found.items())

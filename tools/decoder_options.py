@@ -1,0 +1,91 @@
+"""The options that choose a decoder, as `decode` and `transcribe` have them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.choice import Choice, Name, parse_hotwords
+from upstream.errors import UsageError
+from upstream.progress import say
+
+Decoder = Annotated[Name | None, typer.Option(
+    help="greedy: the likeliest symbols. beam: pyctcdecode with KenLM, any word. lexicon: flashlight with KenLM, only "
+         "words of the lexicon or else of the language model. batched: our own, the same words, many utterances at "
+         "once, also on a GPU. By default greedy, and beam with --lm, --beam or --hotwords.")]
+Lm = Annotated[Path | None, typer.Option(help="ARPA file (.arpa, .arpa.gz); batched takes packed .ngrams too, lexicon "
+                                              "with --lexicon a KenLM binary. Without --decoder: beam search with it.")]
+LexiconFile = Annotated[Path | None, typer.Option(
+    "--lexicon", help="Words that may be found, for lexicon and batched: lines WORD<tab>W O R D |, a word may have "
+                      "several; or words alone, one a line. Those of the language model by default.")]
+Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default. Without "
+                                                      "--decoder and --lm: beam search without a language model.")]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Symbols tried in a frame; 5 to 10 halve the time on weak "
+                                                        "recognisers. All likely ones by default, 8 of batched.")]
+Hotwords = Annotated[str | None, typer.Option(
+    help="Words to expect, for beam and batched: WORD,WORD=BONUS,... or a file of such lines. The bonus is in nats, "
+         f"{BeamDecoder.hotword_weight:g} by default; beam has one for all.")]
+Device = Annotated[str | None, typer.Option(help="For batched: cpu or cuda, by torch; by default the CPU by numpy.")]
+
+LmWeight = Annotated[float | None, typer.Option(help="Of natural logarithms (flashlight's are 2.3 times as high); "
+                                                     f"needs --lm. {BeamDecoder.lm_weight:g} by default.")]
+WordScore = Annotated[float | None, typer.Option(help="Added for each word, in nats; needs --lm. "
+                                                      f"{BeamDecoder.word_score:g} by default.")]
+Tuned = Annotated[Path | None, typer.Option(help="Take what `hubertkit tune` found: both weights and, unless they are "
+                                                 "given, decoder, beam and tokens.")]
+T = TypeVar("T")
+
+
+def choice_of(decoder: Name | None, lm: Path | None, lm_weight: float | None, word_score: float | None,
+              tuned: Path | None, beam: int | None, tokens: int | None, lexicon: Path | None, hotwords: str | None,
+              device: str | None, nbest: int = 1) -> Choice:
+    """A decoder with its settings, from the options of a command.
+
+    Raises:
+        UsageError: weights without a language model, given twice, a file that is not of `hubertkit tune`, or hotwords
+            that are none.
+    """
+    if lm is None and (tuned is not None or lm_weight is not None or word_score is not None):
+        raise UsageError("weights without a language model have no effect: give one with --lm")
+    found = _Tuned(lm_weight, word_score)
+    if tuned is not None:
+        if lm_weight is not None or word_score is not None:
+            raise UsageError("--tuned gives both weights: leave out --lm-weight and --word-score")
+        found = _Tuned.read(tuned)
+        if decoder is not None and found.decoder not in (None, decoder):
+            say(f"{tuned}: tuned for the {found.decoder.value} decoder; its weights may not suit {decoder.value}")
+            found = _Tuned(found.lm_weight, found.word_score)
+    return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score, beam or found.beam,
+                  tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device)
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """What `hubertkit tune` found."""
+
+    lm_weight: float | None
+    word_score: float | None
+    decoder: Name | None = None
+    beam: int | None = None
+    tokens: int | None = None
+
+    @staticmethod
+    def read(path: Path) -> _Tuned:
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file; `hubertkit tune` writes it")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return _Tuned(float(found["lm_weight"]), float(found["word_score"]), _if(Name, found.get("decoder")),
+                          _if(int, found.get("beam")), _if(int, found.get("tokens_per_frame")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path}: not what `hubertkit tune` writes") from error
+
+
+def _if(kind: Callable[[str], T], value: str | None) -> T | None:
+    return None if value is None else kind(value)
