@@ -65,7 +65,10 @@ class Search:
 
 @dataclass(frozen=True)
 class BeamPoint:
-    """Decoding with the weights found and one beam: word error rate in percent, and seconds of audio a second."""
+    """Decoding with the weights found and one beam: word error rate in percent, and seconds of audio a second.
+
+    The time is that of all processes together from their start on, so a short set makes a fast decoder look slower.
+    """
 
     beam: int
     wer: float

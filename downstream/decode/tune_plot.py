@@ -11,7 +11,7 @@ from downstream.decode.nbest_lists import Point
 from downstream.decode.tune import Tuning
 from upstream.stage import disk_errors, writing
 
-_CELLS = 300  # of the picture along each axis
+_CELLS = 200  # of the picture along each axis
 _WORST = 2.0  # times the best rate, where colours end: beyond, all is equally bad
 
 
@@ -57,8 +57,8 @@ def _heat_map(figure: Any, axes: Any, found: Tuning) -> None:
                  label="chosen", clip_on=False, zorder=4)
     low_end, high_end = found.wer_interval
     edge = f"; on the edge: {', '.join(found.on_edge)}" if found.on_edge else ""
-    axes.set_title(f"{found.decoder}: WER {found.wer:.2f} ({low_end:.2f} to {high_end:.2f}) at {found.lm_weight:g}, "
-                   f"{found.word_score:g}{edge}", fontsize=10)
+    axes.set_title(f"{found.decoder}: WER {found.wer:.2f} ({low_end:.2f} to {high_end:.2f}) at lm_weight "
+                   f"{found.lm_weight:g}, word_score {found.word_score:g}{edge}", fontsize=10)
     axes.set_xlabel("lm_weight (natural logarithms)")
     axes.set_ylabel("word_score (nats)")
     axes.legend(loc="upper right", facecolor="grey", labelcolor="white")
@@ -70,11 +70,11 @@ def _beams(axes: Any, found: Tuning) -> None:
     for point in found.beams:
         axes.annotate(f"{point.beam}", (point.audio_seconds_per_second, point.wer), xytext=(5, 5),
                       textcoords="offset points")
-    axes.set_xscale("log")
+    axes.set_xlim(left=0, right=1.15 * max(p.audio_seconds_per_second for p in found.beams))
     axes.set_xlabel(f"seconds of audio a second, {found.beams[0].processes} processes")
     axes.set_ylabel("WER (%)")
     axes.set_title(f"beams; chosen: {found.beam}", fontsize=10)
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
 
 
 def _places(values: list[float]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The commands `decode`, `tune` and `score` on ten utterances: what they print and write, and what they refuse."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.emissions import EmissionsWriter
+from downstream.score.references import read_references
 from tools import decode, score
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import FormatError, InputError, UsageError
@@ -41,6 +43,7 @@ def data(tmp_path_factory):
     with EmissionsWriter(folder / "dev", symbols, 0, 50.0, {"manifest_hash": manifest.hash}) as writer:
         for id, rows in utterances.items():
             writer.add(id, rows)
+    (folder / "lm.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\x00\x01")
     (folder / "dev.txt").write_text("".join(f"{id}\t{text}\n" for id, text in references.items()))
     return folder
 
@@ -84,9 +87,55 @@ def test_tuned_beam_search_beats_greedy_decoding(app, data, tmp_path):
     assert "paired bootstrap by speaker" in table
 
 
+@pytest.fixture
+def lm(tmp_path):
+    """A language model beside which arrays may be written."""
+    return shutil.copy(LM, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lexicon", "batched"])
+def test_what_tuning_found_chooses_the_decoder(app, data, lm, tmp_path, name, capsys):
+    hyps, tuned, words = tmp_path / "hyps.jsonl", tmp_path / "tune.json", tmp_path / "words.txt"
+    references = (data / "dev.txt").read_text()
+    words.write_text("\n".join(sorted({w for line in references.splitlines() for w in line.split("\t")[1].split()})))
+    said = run(app, "tune", data / "dev", "--references", data / "dev.arrow", "--lm", lm, "--out", tuned, "--decoder",
+               name, "--beam", 20, "--beams", "5,20", "--lexicon", words, "--decodes", 3)
+    assert said.count("\nbeam ") + said.startswith("beam ") == 2
+    found = json.loads(tuned.read_text())
+    assert (found["decoder"], found["beam"] in (5, 20), found["lexicon"]) == (name, True, str(words))
+    assert found["wer_interval"][0] <= found["wer"] <= found["wer_interval"][1]
+    assert tuned.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    run(app, "decode", data / "dev", "--out", hyps, "--lm", lm, "--tuned", tuned, "--lexicon", words)
+    rate = json.loads(run(app, "score", hyps, "--references", data / "dev.txt", "--json"))["wer"]
+    assert rate == pytest.approx(found["wer"])
+    capsys.readouterr()
+    run(app, "decode", data / "dev", "--out", hyps, "--lm", lm, "--tuned", tuned, "--decoder", "beam", "--nbest", 2)
+    assert all(h.nbest for h in read_hypotheses(hyps))
+
+
+def test_hotwords_are_heard_by_both_searches_that_have_them(app, data, tmp_path):
+    greedy, hyps = tmp_path / "greedy.jsonl", tmp_path / "hyps.jsonl"
+    run(app, "decode", data / "dev", "--out", greedy)
+    references = read_references(data / "dev.txt").texts
+    missed = next(word for h in read_hypotheses(greedy) for word in references[h.id].split()
+                  if len(word) > 3 and word not in h.text.split())
+    for name, hot in (("beam", missed), ("batched", f"{missed}=15")):
+        run(app, "decode", data / "dev", "--out", hyps, "--decoder", name, "--hotwords", hot)
+        assert any(missed in h.text.split() for h in read_hypotheses(hyps))
+
+
 @pytest.mark.parametrize(("arguments", "error", "words"), [
     (["decode", "dev", "--out", "h.jsonl", "--lm-weight", "1"], UsageError, "give one with --lm"),
-    (["decode", "dev", "--out", "h.jsonl", "--nbest", "2"], UsageError, "belong to beam search"),
+    (["decode", "dev", "--out", "h.jsonl", "--nbest", "2"], UsageError, "--nbest has no effect on the greedy"),
+    (["decode", "dev", "--out", "h.jsonl", "--lexicon", "dev.txt"], UsageError, "take --decoder lexicon or batched"),
+    (["decode", "dev", "--out", "h.jsonl", "--decoder", "lexicon", "--lexicon", "dev.txt"], FormatError,
+     "dev.txt, line 1: "),
+    (["decode", "dev", "--out", "h.jsonl", "--decoder", "batched", "--lm", "lm.bin"], FormatError, "lm.bin"),
+    (["decode", "dev", "--out", "h.jsonl", "--hotwords", "a"], UsageError, "'a' cannot be spelled"),
+    (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--decoder", "greedy"], UsageError,
+     "--lm has no effect"),
+    (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--beams", "5,x"], UsageError,
+     "--beams 5,x: expected whole numbers"),
     (["decode", "nowhere", "--out", "h.jsonl"], FormatError, "no emissions.json"),
     (["decode", "dev", "--out", "h.jsonl", "--lm", "none.arpa"], UsageError, "none.arpa: no such file"),
     (["decode", "dev", "--out", "h.jsonl", "--lm", str(LM), "--tuned", "dev.txt"], UsageError, "not what"),

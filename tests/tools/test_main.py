@@ -131,8 +131,8 @@ def test_transcribing_needs_a_recogniser_and_audio(capsys, recordings, tmp_path)
 
 
 @pytest.mark.parametrize(("words", "weights"), [
-    ([], (BeamDecoder.lm_weight, BeamDecoder.word_score)),
-    (["--lm", "lm.arpa"], (BeamDecoder.lm_weight, BeamDecoder.word_score)),
+    ([], (None, None)),
+    (["--lm", "lm.arpa"], (None, None)),
     (["--lm", "lm.arpa", "--tuned", "tuned.json"], (1.25, -0.5)),
     (["--lm", "lm.arpa", "--lm-weight", "2", "--word-score", "0.5"], (2.0, 0.5)),
 ])
@@ -142,7 +142,7 @@ def test_transcribe_decodes_with_the_weights_of_decode(capsys, monkeypatch, tmp_
     given = []
     monkeypatch.setattr(transcribe, "run_transcription", lambda _, __, settings, **___: given.append(settings) or [])
     assert call(capsys, "transcribe", "asr", "a.wav", *words) == (0, "", "")
-    assert [(s.lm_weight, s.word_score) for s in given] == [weights]
+    assert [(s.decoder.lm_weight, s.decoder.word_score) for s in given] == [weights]
 
 
 @pytest.mark.parametrize("command", ["decode", "transcribe"])

@@ -160,6 +160,18 @@ def test_raw_samples_piped_in_come_out_as_words_while_the_pipe_is_open(asr, join
     assert (early + rest).decode().split() == wanted.split()
 
 
+def test_any_decoder_transcribes_and_a_lexicon_holds(asr, corpus, tmp_path, capsys):
+    _, plain, _ = call(capsys, "transcribe", asr, corpus / "u03.wav")
+    words = {w for path in corpus.glob("*.txt") for w in path.read_text().split()} - {plain.split()[0]}
+    (tmp_path / "words.txt").write_text("\n".join(sorted(words)))
+    for name in ("lexicon", "batched"):
+        code, out, _ = call(capsys, "transcribe", asr, corpus / "u03.wav", "--decoder", name, "--lexicon",
+                            tmp_path / "words.txt")
+        assert (code, set(out.split()) <= words, out != plain) == (0, True, True)
+    code, _, err = call(capsys, "transcribe", asr, corpus / "u03.wav", "--lexicon", tmp_path / "words.txt")
+    assert (code, "take --decoder lexicon or batched" in err) == (2, True)
+
+
 def test_a_hotword_is_chosen_where_the_emissions_are_undecided():
     rows = np.log(np.array([[.02, .02, .52, .44], [.02, .94, .02, .02]]))  # blank, |, A, B
     decoder = BeamDecoder(("<pad>", "|", "A", "B"), 0)

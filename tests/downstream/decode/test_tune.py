@@ -8,10 +8,16 @@ import pytest
 from posteriors import read_slice
 from small_arpa import write_arpa
 
+from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
+from downstream.decode.choice import name_of
+from downstream.decode.lexicon import LexiconDecoder
+from downstream.decode.nbest_lists import Point
 from downstream.decode.pool import decode_all
 from downstream.decode.tune import Search, evenly, tune
+from downstream.decode.tune_plot import nearest, plot_tuning
 from downstream.emissions import Emissions, EmissionsWriter
+from downstream.score.intervals import bootstrap_interval
 from downstream.score.rates import score
 from upstream.errors import InputError, UsageError
 
@@ -45,7 +51,14 @@ def decoder(tmp_path):
     return BeamDecoder(SYMBOLS, 0, write_arpa(tmp_path), beam=30)
 
 
-def test_it_finds_the_best_of_a_full_search(emissions, decoder):
+@pytest.fixture(params=["beam", "lexicon", "batched"])
+def any_decoder(request, tmp_path):
+    kind = {"beam": BeamDecoder, "lexicon": LexiconDecoder, "batched": BatchedDecoder}[request.param]
+    return kind(SYMBOLS, 0, write_arpa(tmp_path), beam=30)
+
+
+def test_it_finds_the_best_of_a_full_search(emissions, any_decoder):
+    decoder = any_decoder
     search = Search(lm_weights=(0.0, 1.0), word_scores=(-2.0, 2.0), coarse=(0.5, 1.0), fine=(0.25, 0.5))
     found = tune(emissions, TEXTS, decoder, search, workers=1)
 
@@ -56,7 +69,8 @@ def test_it_finds_the_best_of_a_full_search(emissions, decoder):
 
     assert found.wer == wer(found.lm_weight, found.word_score)
     assert found.wer == min(wer(w, s) for w in np.arange(0, 1.1, 0.25) for s in np.arange(-2, 2.1, 0.5))
-    assert found.wer < wer(0.0, 0.0)  # the model helps
+    assert found.wer < wer(0.0, 0.0) or not isinstance(decoder, BeamDecoder)  # the model helps where any word may be
+    assert found.decoder == name_of(decoder).value
     for point in found.surface:
         if point.decoded:
             assert point.wer == wer(point.lm_weight, point.word_score)
@@ -73,6 +87,77 @@ def test_rescored_lists_say_what_decoding_says(emissions, decoder):
         hypotheses = decode_all(emissions, replace(wide, lm_weight=point.lm_weight, word_score=point.word_score),
                                 list(chosen), workers=1)
         assert score(chosen, {h.id: h.text for h in hypotheses}).wer == point.wer
+
+
+def test_rescored_lists_say_what_decoding_says_over_a_lexicon(emissions, tmp_path):
+    """With words that the model does not know, in flashlight's search and in ours, closed and open."""
+    search = Search(lm_weights=(0.0, 1.0), word_scores=(-1.0, 1.0), coarse=(0.5, 1.0), fine=(0.5, 1.0), nbest=5000,
+                    decodes=2)
+    lm, words, wide = write_arpa(tmp_path), ("A", "B", "AB", "EBB"), {"beam": 5000, "beam_threshold": 500.0}
+    for decoder in (LexiconDecoder(SYMBOLS, 0, lm, words, **wide),
+                    BatchedDecoder(SYMBOLS, 0, lm, words, **wide, token_min_logp=-50.0, blank_threshold=1.0),
+                    BatchedDecoder(SYMBOLS, 0, lm, words, **wide, unknown_penalty=-2.0, blank_threshold=1.0)):
+        found = tune(emissions, TEXTS, decoder, replace(search, seconds=0.21), workers=1)
+        chosen = {id: TEXTS[id] for id in evenly(emissions, 0.21)}
+        for point in found.surface:
+            weighed = replace(decoder, lm_weight=point.lm_weight, word_score=point.word_score, nbest=5000)
+            hypotheses = decode_all(emissions, weighed, list(chosen), workers=1)
+            assert score(chosen, {h.id: h.text for h in hypotheses}).wer == point.wer
+
+
+def test_a_hundred_settings_cost_less_than_ten_decodes(emissions, decoder):
+    found = tune(emissions, TEXTS, decoder, workers=1)
+    decoded = sum(point.decoded for point in found.surface)
+    assert decoded < 10
+    assert len({(point.lm_weight, point.word_score) for point in found.surface}) > 100
+
+
+def test_the_interval_is_that_of_the_chosen_decode(emissions, any_decoder):
+    found = tune(emissions, TEXTS, any_decoder, workers=1)
+    weighed = replace(any_decoder, lm_weight=found.lm_weight, word_score=found.word_score, nbest=Search.nbest)
+    counts = score(TEXTS, {h.id: h.text for h in decode_all(emissions, weighed, workers=1)}).per_utterance
+    wanted = bootstrap_interval(counts.errors, counts.words)
+    assert found.wer_interval == (wanted.low, wanted.high)
+    assert found.wer_interval[0] <= found.wer <= found.wer_interval[1]
+
+
+def test_the_beam_with_the_fewest_errors_is_chosen_and_the_smaller_of_equals(emissions, any_decoder):
+    seen = []
+    found = tune(emissions, TEXTS, any_decoder, Search(decodes=2), beams=(40, 1, 20), workers=1,
+                 progress=lambda *done: seen.append(done))
+    assert [point.beam for point in found.beams] == [1, 20, 40]
+    assert all(point.audio_seconds_per_second > 0 and point.processes == 1 for point in found.beams)
+    for point in found.beams:
+        weighed = replace(any_decoder, lm_weight=found.lm_weight, word_score=found.word_score, beam=point.beam)
+        hypotheses = decode_all(emissions, weighed, workers=1)
+        assert score(TEXTS, {h.id: h.text for h in hypotheses}).wer == point.wer
+    assert (found.wer, found.beam) == min((point.wer, point.beam) for point in found.beams)
+    assert found.beam > 1 or not isinstance(any_decoder, LexiconDecoder)  # for it, a beam of 1 is too narrow
+    assert seen[-1] == (30, 30)  # 2 pairs of weights and 3 beams
+    with pytest.raises(UsageError, match="beams 5, 0"):
+        tune(emissions, TEXTS, any_decoder, beams=(5, 0))
+
+
+def test_words_that_a_lexicon_lacks_are_missed(emissions, tmp_path):
+    with pytest.raises(InputError, match=r"60% of the 10 words of the references, not 'B'"):
+        tune(emissions, TEXTS, LexiconDecoder(SYMBOLS, 0, write_arpa(tmp_path), ("A", "AB")), workers=1)
+    packed = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path))
+    packed.prepare()
+    assert tune(emissions, TEXTS, replace(packed, lm=tmp_path / "small.ngrams"), workers=1).coverage == 1.0
+
+
+def test_the_picture_is_a_png_and_shows_the_nearest_point(emissions, decoder, tmp_path):
+    for number, beams in enumerate([(), (5, 10)]):
+        plot_tuning(tune(emissions, TEXTS, decoder, Search(decodes=2), beams=beams, workers=1), tmp_path / "a.png")
+        content = (tmp_path / "a.png").read_bytes()
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        width = int.from_bytes(content[16:20], "big")
+        assert width == pytest.approx(816 * (number + 1), abs=2)
+    one = Search(lm_weights=(0.5, 0.5), word_scores=(0.0, 0.0), starts=((0.5, 0.0),), decodes=1)
+    plot_tuning(tune(emissions, TEXTS, decoder, one, workers=1), tmp_path / "b.png")
+    points = (Point(0.0, 0.0, 7.0, False), Point(1.0, 0.0, 8.0, False), Point(1.0, 10.0, 9.0, False))
+    np.testing.assert_array_equal(nearest(points, np.array([0.1, 0.6, 0.9]), np.array([0.0, 9.0])),
+                                  [[7, 8, 8], [7, 9, 9]])
 
 
 def test_what_it_was_found_on_is_recorded(emissions, decoder):

@@ -1,0 +1,95 @@
+"""One flag chooses the decoder; settings that it does not have are refused, hotwords and lexicons are read."""
+
+import pytest
+from small_arpa import write_arpa
+from test_batched import sure_path
+
+from downstream.decode.batched import BatchedDecoder
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.choice import Choice, Name, load_lexicon, name_of, parse_hotwords
+from downstream.decode.lexicon import LexiconDecoder
+from upstream.errors import FormatError, InputError, UsageError
+
+SYMBOLS = ("<pad>", "|", "A", "B", "E")
+
+
+@pytest.mark.parametrize(("given", "name"), [
+    ({}, "greedy"), ({"lm": True}, "beam"), ({"beam": 5}, "beam"), ({"hotwords": (("A", None),)}, "beam"),
+    ({"name": Name.greedy}, "greedy"), ({"name": Name.lexicon, "lm": True}, "lexicon"),
+    ({"name": Name.batched, "lm": True}, "batched"), ({"name": Name.batched}, "batched")])
+def test_the_default_is_greedy_or_beam_search_and_the_name_goes_first(tmp_path, given, name):
+    if "lm" in given:
+        given = {**given, "lm": write_arpa(tmp_path)}
+    decoder = Choice(**given).make(SYMBOLS, 0)
+    assert name_of(decoder).value == name == Choice(**given).chosen.value
+    decoder.prepare()
+    assert decoder.decode("u", sure_path("A|B"), 50.0).text == "A B"
+
+
+@pytest.mark.parametrize("kind", [BeamDecoder, LexiconDecoder, BatchedDecoder])
+def test_settings_arrive_and_what_is_left_out_is_the_decoders_own(tmp_path, kind):
+    name = name_of(kind(SYMBOLS, 0, write_arpa(tmp_path)))
+    lm = write_arpa(tmp_path)
+    assert Choice(name, lm).make(SYMBOLS, 0) == kind(SYMBOLS, 0, lm)
+    choice = Choice(name, lm, lm_weight=0.0, word_score=0.0, beam=7, tokens_per_frame=3, nbest=4)
+    assert choice.make(SYMBOLS, 0) == kind(SYMBOLS, 0, lm, lm_weight=0.0, word_score=0.0, beam=7, tokens_per_frame=3,
+                                           nbest=4)
+
+
+def test_a_lexicon_is_read_with_its_spellings_or_as_words(tmp_path):
+    path, spaced = tmp_path / "lexicon.txt", ("<pad>", " ", "A", "B", "E")
+    path.write_text("AB\tA B |\nAB\tB E |\n")
+    decoder = Choice(Name.lexicon, lexicon=path).make(spaced, 0)
+    assert decoder.decode("u", sure_path("BE|AB"), 50.0).text == "AB AB"
+    with pytest.raises(UsageError, match=r"other spellings than by characters; .* take --decoder lexicon"):
+        Choice(Name.batched, lexicon=path).make(SYMBOLS, 0)
+    path.write_text("AB\nBE\n")
+    for name in (Name.lexicon, Name.batched):
+        decoder = Choice(name, lexicon=path).make(spaced, 0)
+        assert decoder.decode("u", sure_path("BE|AB"), 50.0).text == "BE AB"
+    assert load_lexicon(path, spaced, 0).words == ["AB", "BE"]
+    path.write_text("AB\nCC\n")
+    with pytest.raises(InputError, match=r"lexicon\.txt: 1 of 2 words"):
+        Choice(Name.lexicon, lexicon=path).make(SYMBOLS, 0)
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({"nbest": 2}, "--nbest has no effect on the greedy decoder: take --decoder beam or lexicon or batched"),
+    ({"name": Name.greedy, "lm": "x.arpa"}, "--lm has no effect on the greedy"),
+    ({"tokens_per_frame": 3}, "--tokens has no effect on the greedy"),
+    ({"lexicon": "words.txt"}, "--lexicon has no effect on the greedy decoder: take --decoder lexicon or batched"),
+    ({"name": Name.beam, "lexicon": "words.txt"}, "--lexicon has no effect on the beam"),
+    ({"name": Name.lexicon, "hotwords": (("A", 1.0),)}, "--hotwords has no effect on the lexicon"),
+    ({"name": Name.lexicon, "device": "cuda"}, "--device has no effect on the lexicon"),
+    ({"name": Name.lexicon}, "a lexicon search needs words"),
+    ({"name": Name.batched, "device": "nowhere"}, "device 'nowhere' cannot be used"),
+    ({"hotwords": (("A", 1.0), ("B", 2.0))}, "bonuses of 1, 2: pyctcdecode has one for all"),
+    ({"hotwords": (("A", 1.0), ("B", None))}, "bonuses of 1, 10"),
+    ({"hotwords": (("XY", None),)}, "hotword 'XY' cannot be spelled"),
+    ({"name": Name.batched, "hotwords": (("a b", None),)}, "hotword 'a b' cannot be spelled"),
+])
+def test_what_has_no_effect_or_cannot_be_is_refused(given, says):
+    with pytest.raises(UsageError, match=says):
+        Choice(**given).make(SYMBOLS, 0)
+
+
+def test_hotwords_have_bonuses(tmp_path):
+    assert parse_hotwords("A=2.5, B ,AB=-1") == (("A", 2.5), ("B", None), ("AB", -1.0))
+    (tmp_path / "words.txt").write_text("A=2.5\n\nB\n")
+    assert parse_hotwords(str(tmp_path / "words.txt")) == (("A", 2.5), ("B", None))
+    given = (("A", 2.5), ("B", None))
+    assert Choice(Name.batched, hotwords=given).make(SYMBOLS, 0).hotwords == (("A", 2.5), ("B", 10.0))
+    beam = Choice(Name.beam, hotwords=(("A", 2.5), ("B", 2.5))).make(SYMBOLS, 0)
+    assert (beam.hotwords, beam.hotword_weight) == (("A", "B"), 2.5)
+
+
+@pytest.mark.parametrize("given", ["", ",", "A=x", "A=nan", "A=inf", "=3", "A,A", "A=1,A=2", "A="])
+def test_hotwords_that_are_none_are_refused(given):
+    with pytest.raises(UsageError, match="hotword"):
+        parse_hotwords(given)
+
+
+def test_a_file_of_hotwords_is_text(tmp_path):
+    (tmp_path / "words.bin").write_bytes(b"\xff\xfe")
+    with pytest.raises(FormatError, match=r"words\.bin: not UTF-8"):
+        parse_hotwords(str(tmp_path / "words.bin"))
