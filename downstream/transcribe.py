@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from downstream.captions import SpokenWord, Transcript
 from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS, emission_pieces, segments
 from downstream.decode.alphabet import alphabet
-from downstream.decode.choice import Choice
-from downstream.decode.hypothesis import Word
+from downstream.decode.choice import Choice, spellings_of
+from downstream.decode.confidence import confidences
 from downstream.recogniser import load_recogniser
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
@@ -99,6 +98,7 @@ class Transcriber:
         self._blank = vocabulary.blank
         self._decoder = settings.decoder.make(vocabulary.symbols, vocabulary.blank)
         self._decoder.prepare()
+        self._spelled = spellings_of(self._decoder)
 
     def check(self, name: object, samples: int) -> None:
         """Raise InputError for a recording too short for a frame."""
@@ -118,8 +118,8 @@ class Transcriber:
         rate = self._grid.rate
         for first, rows in segments(pieces, self._columns):
             usable = self._columns.usable(rows)
-            for word in self._decoder.decode("", rows, rate).words:
-                sure = confidence(usable, word, self._columns.characters, rate)
+            words = self._decoder.decode("", rows, rate).words
+            for word, sure in zip(words, confidences(usable, words, self._columns, rate, self._spelled)):
                 yield SpokenWord(word.word, word.start_s + first / rate, word.end_s + first / rate, sure)
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
@@ -128,21 +128,3 @@ class Transcriber:
             logprobs, _ = self._model(window, None)
         found: np.ndarray = logprobs[0].cpu().numpy()
         return found
-
-
-def confidence(rows: np.ndarray, word: Word, characters: tuple[str, ...], rate: float) -> float:
-    """How sure the emissions are of a word, in [0, 1]: P(word | its frames) ** (1 / frames), over all alignments.
-
-    Args:
-        rows: (T, V) natural-log probabilities.
-        word: with its time in these rows, in seconds.
-        characters: of the V columns, "" for the blank.
-        rate: frames a second (Hz).
-    """
-    span = rows[round(word.start_s * rate):round(word.end_s * rate)]
-    if not len(span):
-        return 0.0
-    target = torch.tensor([[characters.index(c) for c in word.word]])
-    loss = F.ctc_loss(torch.from_numpy(span.astype(np.float64))[:, None], target, torch.tensor([len(span)]),
-                      torch.tensor([target.shape[1]]), blank=characters.index(""), reduction="sum")
-    return float(torch.exp(-loss / len(span)).clamp(max=1.0))

@@ -64,7 +64,7 @@ def decode(
     choice = choice_of(decoder, lm, lm_weight, word_score, tuned, beam, tokens, lexicon, hotwords, device, nbest)
     chosen = choice.make(stored.symbols, stored.blank)
     with progress("decoding", len(stored)) as report:
-        hypotheses = decode_all(stored, chosen, workers=workers, progress=report)
+        hypotheses = decode_all(stored, chosen, workers=workers, progress=report, confidences=True)
     write_hypotheses(out, hypotheses)
     _tell_unfinished(hypotheses)
     print(f"{out}: {len(hypotheses)} hypotheses, {sum(len(h.text.split()) for h in hypotheses)} words")

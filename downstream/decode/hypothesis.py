@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from upstream.errors import FormatError, UsageError
 from upstream.stage import disk_errors, writing
 
+_OPTIONAL = ("nbest", "confidences", "unfinished")  # left out of files where there are none
+
 
 class Word(NamedTuple):
     """A word and the time from the first frame that emits it to the end of the last one, in seconds."""
@@ -45,6 +47,7 @@ class Hypothesis:
         lm: natural-log probability by the language model, unweighted; 0 without one.
         words: the words of the text with their times.
         nbest: the best candidates, the text itself first; empty where the decoder was not asked for them.
+        confidences: of the words, in [0, 1]; empty where they were not asked for. See `decode.confidence`.
         unfinished: whether a search over a lexicon ended inside a word: the text lacks that piece, or is that of greedy
             decoding where no word was finished.
     """
@@ -56,6 +59,7 @@ class Hypothesis:
     lm: float = 0.0
     words: tuple[Word, ...] = ()
     nbest: tuple[Candidate, ...] = ()
+    confidences: tuple[float, ...] = ()
     unfinished: bool = False
 
 
@@ -98,6 +102,7 @@ def _parse(path: Path, number: int, line: str) -> Hypothesis:
             acoustic=float(record.get("acoustic", 0.0)), lm=float(record.get("lm", 0.0)),
             words=tuple(Word(_text(w), float(s), float(e)) for w, s, e in record.get("words", ())),
             nbest=tuple(Candidate(**c) for c in record.get("nbest", ())),
+            confidences=tuple(map(float, record.get("confidences", ()))),
             unfinished=bool(record.get("unfinished", False)))
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path}, line {number}: not a hypothesis ({type(error).__name__}: {error}); each line is a "
@@ -113,4 +118,4 @@ def _text(value: Any) -> str:
 def _plain(hypothesis: Hypothesis) -> dict[str, Any]:
     record = asdict(hypothesis)  # named tuples stay tuples
     record["nbest"] = [candidate._asdict() for candidate in hypothesis.nbest]
-    return {key: value for key, value in record.items() if key not in ("nbest", "unfinished") or value}
+    return {key: value for key, value in record.items() if key not in _OPTIONAL or value}

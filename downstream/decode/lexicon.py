@@ -139,7 +139,13 @@ class LexiconDecoder:
         best = next(iter(candidates.values()))
         times = tuple(Word(word, start / rate, end / rate) for word, start, end in found[0].words)
         return Hypothesis(id, best.text, best.score, best.acoustic, best.lm, times,
-                          tuple(candidates.values()) if self.nbest > 1 else (), found[0].unfinished)
+                          tuple(candidates.values()) if self.nbest > 1 else (), unfinished=found[0].unfinished)
+
+    def spelled(self, word: str) -> list[str]:
+        """The spellings of a word, without the separator."""
+        if not isinstance(self.lexicon, Lexicon):
+            return [word]
+        return ["".join(spelling[:-1]) for spelling in self.lexicon.spellings.get(word, ((*word, ""),))]
 
     def _candidate(self, path: _Path, words: Words) -> Candidate:
         score, lm = path.score - self.silence_score, path.lm  # of the frame that was put at the end

@@ -23,6 +23,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from downstream.decode.alphabet import alphabet
+from downstream.decode.choice import spellings_of
+from downstream.decode.confidence import with_confidences
 from downstream.decode.hypothesis import Hypothesis
 from downstream.emissions import Emissions
 from upstream.errors import HubertkitError, UsageError
@@ -60,8 +63,8 @@ class BatchDecoder(Decoder, Protocol):
 
 
 def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None = None, *,
-               workers: int | None = None, progress: Progress | None = None,
-               start: Start | None = None) -> list[Hypothesis]:
+               workers: int | None = None, progress: Progress | None = None, start: Start | None = None,
+               confidences: bool = False) -> list[Hypothesis]:
     """Decode utterances.
 
     Args:
@@ -73,6 +76,7 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
         progress: called in this process after each utterance with the number done and the number in all.
         start: how processes start; "fork" where there is one, by default. With "spawn" the calling script needs the
             usual `if __name__ == "__main__"`.
+        confidences: whether hypotheses say how sure the emissions are of their words.
 
     Raises:
         UsageError: fewer than one worker, or several for one GPU.
@@ -88,8 +92,8 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
     found: dict[int, Hypothesis] = {}
     longest_first = sorted(range(len(ids)), key=lambda i: -lengths[i])  # so that no long one is left for the end
     groups = _groups(decoder, longest_first, workers)
-    results = (_here(emissions, decoder, ids, groups) if workers <= 1 else
-               _elsewhere(emissions.folder, decoder, ids, groups, workers, start))
+    results = (_here(emissions, decoder, ids, groups, confidences) if workers <= 1 else
+               _elsewhere(emissions.folder, decoder, ids, groups, workers, start, confidences))
     with contextlib.closing(results):  # so that an interruption in `progress` ends the processes as well
         for index, hypothesis in results:
             found[index] = hypothesis
@@ -122,26 +126,32 @@ def _groups(decoder: Decoder, order: list[int], workers: int) -> list[list[int]]
     return [order[first:first + size] for first in range(0, len(order), size)]
 
 
-def _decode(emissions: Emissions, decoder: Decoder, ids: list[str]) -> list[Hypothesis]:
+def _decode(emissions: Emissions, decoder: Decoder, ids: list[str], sure: bool) -> list[Hypothesis]:
     rows = [emissions.logprobs(id) for id in ids]
     if isinstance(decoder, BatchDecoder):
-        return decoder.decode_batch(ids, rows, emissions.rate)
-    return [decoder.decode(id, each, emissions.rate) for id, each in zip(ids, rows)]
+        found = decoder.decode_batch(ids, rows, emissions.rate)
+    else:
+        found = [decoder.decode(id, each, emissions.rate) for id, each in zip(ids, rows)]
+    if not sure:
+        return found
+    columns, spelled = alphabet(emissions.symbols, emissions.blank), spellings_of(decoder)
+    return [with_confidences(one, columns.usable(each), columns, emissions.rate, spelled)
+            for one, each in zip(found, rows)]
 
 
-def _here(emissions: Emissions, decoder: Decoder, ids: list[str],
-          groups: list[list[int]]) -> Generator[tuple[int, Hypothesis], None, None]:
+def _here(emissions: Emissions, decoder: Decoder, ids: list[str], groups: list[list[int]],
+          sure: bool) -> Generator[tuple[int, Hypothesis], None, None]:
     for group in groups:
-        yield from zip(group, _decode(emissions, decoder, [ids[i] for i in group]))
+        yield from zip(group, _decode(emissions, decoder, [ids[i] for i in group], sure))
 
 
 def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], groups: list[list[int]], workers: int,
-               start: Start | None) -> Generator[tuple[int, Hypothesis], None, None]:
+               start: Start | None, sure: bool) -> Generator[tuple[int, Hypothesis], None, None]:
     method = start or ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context(method)
     at = context.RawArray("b", len(ids))  # shared: 1 where a process is at an utterance
-    executor = ProcessPoolExecutor(workers, context, _begin, (folder, decoder, os.getpid(), at))
+    executor = ProcessPoolExecutor(workers, context, _begin, (folder, decoder, os.getpid(), at, sure))
     try:
         futures: dict[Future[list[Hypothesis]], list[int]] = {
             executor.submit(_decode_group, [ids[i] for i in group], group): group for group in groups}
@@ -160,10 +170,10 @@ def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], groups: list[list
         executor.shutdown(cancel_futures=True)
 
 
-_mine: tuple[Emissions, Decoder, Any] | None = None  # of a worker process
+_mine: tuple[Emissions, Decoder, Any, bool] | None = None  # of a worker process
 
 
-def _begin(folder: Path, decoder: Decoder, parent: int, at: Any) -> None:
+def _begin(folder: Path, decoder: Decoder, parent: int, at: Any, sure: bool) -> None:
     """Make this process a worker: quiet on signals, one thread, gone when its parent is."""
     global _mine
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -173,7 +183,7 @@ def _begin(folder: Path, decoder: Decoder, parent: int, at: Any) -> None:
         sys.modules["torch"].set_num_threads(1)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     decoder.prepare()
-    _mine = Emissions.load(folder), decoder, at
+    _mine = Emissions.load(folder), decoder, at, sure
 
 
 def _follow(parent: int) -> None:
@@ -185,10 +195,10 @@ def _follow(parent: int) -> None:
 def _decode_group(ids: list[str], indices: list[int]) -> list[Hypothesis]:
     if _mine is None:
         raise RuntimeError("a decoding process was not prepared")
-    emissions, decoder, at = _mine
+    emissions, decoder, at, sure = _mine
     for index in indices:
         at[index] = 1
-    found = _decode(emissions, decoder, ids)
+    found = _decode(emissions, decoder, ids, sure)
     for index in indices:
         at[index] = 0
     return found

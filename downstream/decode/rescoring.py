@@ -44,8 +44,8 @@ def score_nbest(hypotheses: Iterable[Hypothesis], model: CausalModel) -> list[li
 def rescore(hypotheses: Sequence[Hypothesis], scores: Sequence[Sequence[float]], weights: Weights) -> list[Hypothesis]:
     """Hypotheses with their candidates in the new order, best first; ties keep the old order.
 
-    `lm` of a candidate becomes the neural model's, `score` the new one. Times of words are kept where the best text
-    stays; otherwise there are none.
+    `lm` of a candidate becomes the neural model's, `score` the new one. Times and confidences of words are kept where
+    the best text stays; otherwise there are none.
     """
     return [_rescored(h, row, weights) for h, row in zip(hypotheses, scores, strict=True)]
 
@@ -84,5 +84,7 @@ def _rescored(hypothesis: Hypothesis, scores: Sequence[float], weights: Weights)
         return hypothesis
     found.sort(key=lambda candidate: -candidate.score)
     best = found[0]
+    same = best.text == hypothesis.text
     return replace(hypothesis, text=best.text, score=best.score, acoustic=best.acoustic, lm=best.lm,
-                   words=hypothesis.words if best.text == hypothesis.text else (), nbest=tuple(found))
+                   words=hypothesis.words if same else (), confidences=hypothesis.confidences if same else (),
+                   nbest=tuple(found))

@@ -13,10 +13,9 @@ import pytest
 import soundfile
 
 from downstream.decode.beam import BeamDecoder
-from downstream.decode.hypothesis import Word
 from downstream.finetune import finetune
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
-from downstream.transcribe import Settings, Transcriber, confidence, recordings
+from downstream.transcribe import Settings, Transcriber, recordings
 from tools import main
 from upstream.audio import import_folder
 from upstream.errors import UsageError
@@ -96,12 +95,6 @@ def test_words_come_before_the_recording_ends(asr, joined):
     assert len(given) * 1600 < len(wave) / 3
 
 
-def test_confidence_by_hand():
-    rows = np.log(np.array([[.1, .1, .8], [.5, .1, .4]]))  # blank, |, A: paths A-, AA and -A spell A
-    wanted = (.8 * .5 + .8 * .4 + .1 * .4) ** 0.5
-    assert confidence(rows, Word("A", 0.0, 0.04), ("", " ", "A"), 50.0) == pytest.approx(wanted)
-
-
 def test_a_folder_is_its_recordings_and_an_empty_one_is_refused(asr, corpus, tmp_path, capsys):
     code, out, _ = call(capsys, "transcribe", asr, corpus)
     assert code == 0
@@ -168,6 +161,10 @@ def test_any_decoder_transcribes_and_a_lexicon_holds(asr, corpus, tmp_path, caps
         code, out, _ = call(capsys, "transcribe", asr, corpus / "u03.wav", "--decoder", name, "--lexicon",
                             tmp_path / "words.txt")
         assert (code, set(out.split()) <= words, out != plain) == (0, True, True)
+    (tmp_path / "words.txt").write_text("".join(f"<{w}>\t{' '.join(w)} |\n" for w in words))
+    _, out, _ = call(capsys, "transcribe", asr, corpus / "u03.wav", "--decoder", "lexicon", "--lexicon",
+                     tmp_path / "words.txt", "--json")  # words of other characters than they are spelled with
+    assert all(w["word"][0] == "<" and 0 < w["confidence"] <= 1 for w in json.loads(out)["words"])
     code, _, err = call(capsys, "transcribe", asr, corpus / "u03.wav", "--lexicon", tmp_path / "words.txt")
     assert (code, "take --decoder lexicon or batched" in err) == (2, True)
 

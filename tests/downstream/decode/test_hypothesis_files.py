@@ -12,7 +12,8 @@ candidates = st.builds(Candidate, st.text(), numbers, numbers, numbers, st.integ
 hypotheses = st.builds(
     Hypothesis, id=st.text(min_size=1), text=st.text(), score=numbers, acoustic=numbers, lm=numbers,
     words=st.lists(st.builds(Word, st.text(), numbers, numbers), max_size=2).map(tuple),
-    nbest=st.lists(candidates, max_size=2).map(tuple), unfinished=st.booleans())
+    nbest=st.lists(candidates, max_size=2).map(tuple), unfinished=st.booleans(),
+    confidences=st.lists(numbers, max_size=2).map(tuple))
 
 
 @given(st.lists(hypotheses, max_size=3, unique_by=lambda h: h.id))
