@@ -12,8 +12,8 @@ import torch
 from downstream.captions import SpokenWord, Transcript
 from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS, emission_pieces, segments
 from downstream.decode.alphabet import alphabet
-from downstream.decode.choice import Choice, spellings_of
-from downstream.decode.confidence import confidences
+from downstream.decode.choice import Choice
+from downstream.decode.confidence import confidences, spellings_of
 from downstream.recogniser import load_recogniser
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file

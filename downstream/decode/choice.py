@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -140,11 +140,6 @@ def name_of(decoder: AnyDecoder) -> Name:
     """The name that commands give a decoder."""
     return {GreedyDecoder: Name.greedy, BeamDecoder: Name.beam, LexiconDecoder: Name.lexicon,
             BatchedDecoder: Name.batched}[type(decoder)]
-
-
-def spellings_of(decoder: object) -> Callable[[str], Sequence[str]] | None:
-    """How a decoder spells a word, where that may be otherwise than by its characters."""
-    return decoder.spelled if isinstance(decoder, LexiconDecoder) else None
 
 
 def load_lexicon(path: Path, symbols: Sequence[str], blank: int) -> Lexicon:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,6 +12,19 @@ from downstream.decode.alphabet import Alphabet
 from downstream.decode.hypothesis import Hypothesis, Word
 
 Spelled = Callable[[str], Sequence[str]]
+
+
+@runtime_checkable
+class Speller(Protocol):
+    """A decoder whose words may be spelled otherwise than by their characters: `LexiconDecoder`."""
+
+    def spelled(self, word: str) -> Sequence[str]:
+        """The spellings of a word, without the separator."""
+
+
+def spellings_of(decoder: object) -> Spelled | None:
+    """How a decoder spells words, where that may be otherwise than by their characters."""
+    return decoder.spelled if isinstance(decoder, Speller) else None
 
 
 def with_confidences(hypothesis: Hypothesis, rows: np.ndarray, columns: Alphabet, rate: float,

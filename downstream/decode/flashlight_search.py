@@ -129,7 +129,7 @@ def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> Word
     return Words(names, strange, tree, model)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def make_search(words: Words, options: Options, columns: Alphabet) -> Any:
     """flashlight's decoder; cheap beside `load_words`."""
     from flashlight.lib.text.decoder import CriterionType, LexiconDecoder, LexiconDecoderOptions

@@ -24,8 +24,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from downstream.decode.alphabet import alphabet
-from downstream.decode.choice import spellings_of
-from downstream.decode.confidence import with_confidences
+from downstream.decode.confidence import spellings_of, with_confidences
 from downstream.decode.hypothesis import Hypothesis
 from downstream.emissions import Emissions
 from upstream.errors import HubertkitError, UsageError
