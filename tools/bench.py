@@ -29,7 +29,7 @@ from benchmarks.speed import run as run_speed
 from benchmarks.teachers import recordings_of
 from benchmarks.teachers import run as run_teachers
 from downstream.transcribe import Settings
-from tools.decode import Tuned, language_weights
+from tools.decoder_options import Tuned, choice_of
 from tools.demo import NOISE_DB
 from tools.launch import AUTO, RanksOption, launched
 from tools.sweep import whole_numbers
@@ -118,8 +118,8 @@ def seams(
     pause: Annotated[float, typer.Option(help="Seconds of silence between two utterances.")] = 0.5,
 ) -> None:
     """Utterances transcribed one by one, and joined to long recordings: what the seams cost."""
-    weight, score = language_weights(lm, None, None, tuned)
-    settings = {"greedy": Settings()} | ({} if lm is None else {"beam + LM": Settings(lm, weight, score)})
+    choice = choice_of(lm=lm, tuned=tuned)
+    settings = {"greedy": Settings()} | ({} if lm is None else {f"{choice.chosen.value} + LM": Settings(choice)})
     results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]),
                **run_seams(recogniser, Manifest.load(test), settings, minutes, pause, say)}
     write_results(out, results)

@@ -61,7 +61,8 @@ def decode(
 ) -> None:
     """Turn emissions into text: greedily, or by a search with a language model or a lexicon."""
     stored = Emissions.load(emissions)
-    choice = choice_of(decoder, lm, lm_weight, word_score, tuned, beam, tokens, lexicon, hotwords, device, nbest)
+    choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
+                       tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device, nbest=nbest)
     chosen = choice.make(stored.symbols, stored.blank)
     with progress("decoding", len(stored)) as report:
         hypotheses = decode_all(stored, chosen, workers=workers, progress=report, confidences=True)

@@ -42,9 +42,10 @@ Tuned = Annotated[Path | None, typer.Option(help="Take what `hubertkit tune` fou
 T = TypeVar("T")
 
 
-def choice_of(decoder: Name | None, lm: Path | None, lm_weight: float | None, word_score: float | None,
-              tuned: Path | None, beam: int | None, tokens: int | None, lexicon: Path | None, hotwords: str | None,
-              device: str | None, nbest: int = 1) -> Choice:
+def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight: float | None = None,
+              word_score: float | None = None, tuned: Path | None = None, beam: int | None = None,
+              tokens: int | None = None, lexicon: Path | None = None, hotwords: str | None = None,
+              device: str | None = None, nbest: int = 1) -> Choice:
     """A decoder with its settings, from the options of a command.
 
     Raises:

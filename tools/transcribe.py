@@ -70,7 +70,8 @@ def transcribe(
     overlap: Annotated[float, typer.Option(help="Seconds that windows overlap.")] = Settings.overlap_seconds,
 ) -> None:
     """Write what is said in recordings."""
-    choice = choice_of(decoder, lm, lm_weight, word_score, tuned, beam, tokens, lexicon, hotwords, device)
+    choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
+                       tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device)
     settings = Settings(choice, window, overlap)
     chosen = "json" if as_json else format.value
     _check(files, chosen, out, streaming, pcm)
