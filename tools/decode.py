@@ -74,12 +74,13 @@ def decode(
 def tune(
     emissions: Annotated[Path, typer.Argument(help="Folder of emissions of a development set.")],
     references: Annotated[Path, typer.Option(help="Its manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
-    lm: Lm = ...,  # type: ignore[assignment]
+    lm: Annotated[Path, typer.Option(help="ARPA file (.arpa, .arpa.gz); batched takes packed .ngrams too, lexicon "
+                                          "with --lexicon a KenLM binary.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="JSON file for `hubertkit decode --tuned`; a picture of what was tried is "
                                            "written beside it (.png).")] = ...,  # type: ignore[assignment]
     final: Annotated[Path | None, typer.Option(help="Manifest of the final score's set: refuse to tune on it.")] = None,
     decoder: Annotated[Name, typer.Option(help="Which to tune for; see `hubertkit decode --help`.")] = Name.beam,
-    beam: Beam = None,
+    beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default.")] = None,
     beams: Annotated[str | None, typer.Option(help="Beams to decode with once the weights are found, for instance "
                                                    "25,50,100: that with the fewest errors is kept, and the speed of "
                                                    "each written down.")] = None,
@@ -92,6 +93,9 @@ def tune(
     workers: Workers = None,
 ) -> None:
     """Find the weights of a language model on a development set."""
+    picture = out.with_suffix(".png")
+    if picture == out:
+        raise UsageError(f"{out}: the name of the picture; give a JSON file, {out.with_suffix('.json')} for instance")
     stored, search = Emissions.load(emissions), Search(seconds=seconds, decodes=decodes)
     forbidden = None if final is None else _manifest_hash(final)
     chosen = Choice(decoder, lm, lexicon, beam=beam, tokens_per_frame=tokens, device=device).make(
@@ -101,7 +105,7 @@ def tune(
     with progress("tuning", decodes * len(stored)) as report:
         found = run_tuning(stored, read_references(references).texts, chosen, search, beams=_numbers(beams),
                            forbidden_manifest_hash=forbidden, workers=workers, progress=report)
-    plot_tuning(found, out.with_suffix(".png"))
+    plot_tuning(found, picture)
     write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": str(lm),
                      "lexicon": None if lexicon is None else str(lexicon)})
     for name in found.on_edge:

@@ -136,6 +136,7 @@ def test_hotwords_are_heard_by_both_searches_that_have_them(app, data, tmp_path)
      "--lm has no effect"),
     (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--beams", "5,x"], UsageError,
      "--beams 5,x: expected whole numbers"),
+    (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.png"], UsageError, "of the picture"),
     (["decode", "nowhere", "--out", "h.jsonl"], FormatError, "no emissions.json"),
     (["decode", "dev", "--out", "h.jsonl", "--lm", "none.arpa"], UsageError, "none.arpa: no such file"),
     (["decode", "dev", "--out", "h.jsonl", "--lm", str(LM), "--tuned", "dev.txt"], UsageError, "not what"),
