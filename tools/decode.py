@@ -105,9 +105,9 @@ def tune(
     with progress("tuning", decodes * len(stored)) as report:
         found = run_tuning(stored, read_references(references).texts, chosen, search, beams=_numbers(beams),
                            forbidden_manifest_hash=forbidden, workers=workers, progress=report)
-    plot_tuning(found, picture)
     write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": str(lm),
                      "lexicon": None if lexicon is None else str(lexicon)})
+    plot_tuning(found, picture)
     for name in found.on_edge:
         say(f"{name}={getattr(found, name):g} lies on the edge of what was tried; the best may lie beyond")
     for point in found.beams:

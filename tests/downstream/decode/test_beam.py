@@ -108,14 +108,17 @@ def pyctcdecode_beams(logprobs, lm, lm_weight, word_score, **options):
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), frames=st.integers(1, 40), lm_weight=st.floats(0, 2), word_score=st.floats(-2, 2))
-def test_it_equals_pyctcdecode_called_directly(tmp_path_factory, seed, frames, lm_weight, word_score):
+@given(seed=st.integers(0, 10_000), frames=st.integers(1, 40), lm_weight=st.floats(0, 2), word_score=st.floats(-2, 2),
+       hotwords=st.sampled_from([(), ("AB",), ("BE", "EEB")]))
+def test_it_equals_pyctcdecode_called_directly(tmp_path_factory, seed, frames, lm_weight, word_score, hotwords):
     """Ending in a letter for sure, since pyctcdecode scores an utterance that ends in a separator otherwise."""
     lm = write_arpa(tmp_path_factory.getbasetemp(), zipped=seed % 2 == 0)
     logprobs = random_logprobs(frames, seed, sharpness=3.0)
     logprobs[-1] = np.log([1e-9, 1e-9, 1 - 4e-9, 1e-9, 1e-9])
-    ours = BeamDecoder(SYMBOLS, 0, lm, lm_weight, word_score, beam=20, nbest=20).decode("u", logprobs, 50.0)
-    theirs = pyctcdecode_beams(logprobs, lm, lm_weight, word_score, beam_width=20)
+    ours = BeamDecoder(SYMBOLS, 0, lm, lm_weight, word_score, beam=20, nbest=20, hotwords=hotwords,
+                       hotword_weight=3.0).decode("u", logprobs, 50.0)
+    theirs = pyctcdecode_beams(logprobs, lm, lm_weight, word_score, beam_width=20, hotwords=hotwords,
+                               hotword_weight=3.0)
     assert [c.text for c in ours.nbest] == [beam[0] for beam in theirs]
     np.testing.assert_allclose([c.acoustic for c in ours.nbest], [beam[3] for beam in theirs], atol=1e-5)
     np.testing.assert_allclose([c.score for c in ours.nbest], [beam[4] for beam in theirs], atol=1e-5)
