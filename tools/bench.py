@@ -20,7 +20,9 @@ from benchmarks.kmeans import Plan as KmeansPlan
 from benchmarks.kmeans import run as run_kmeans
 from benchmarks.low_resource import run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
-from benchmarks.results import table, write_results
+from benchmarks.ranks import Plan as RanksPlan
+from benchmarks.ranks import run as run_ranks
+from benchmarks.results import read_results, table, write_results
 from benchmarks.scale import HOURS, UTTERANCES
 from benchmarks.scale import run as run_scale
 from benchmarks.seams import run as run_seams
@@ -49,6 +51,7 @@ KMEANS_COLUMNS = ["what", "system", "seconds", "inertia", "held_out_inertia", "s
 TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "phone_purity", "cluster_purity"]
 FEEDING_COLUMNS = ["what", "source", "threads", "audio_seconds_per_second", "goal"]
 SEAM_COLUMNS = ["decoder", "recordings", "count", "longest_seconds", "words", "errors", "wer", "difference", "goal"]
+RANKS_COLUMNS = ["what", "processes", "threads", "audio_seconds_per_second", "times_one", "goal"]
 FRONT_END_COLUMNS = ["what", "model", "front_end", "seconds", "audio_seconds_per_second", "share_of_conv", "best"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
@@ -201,6 +204,21 @@ def kmeans(
     results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_kmeans(KmeansPlan(points=points), say)}
     write_results(out, results)
     Console().print(table(results["rows"], KMEANS_COLUMNS))
+    print(out)
+
+
+@app.command("ranks")
+def ranks_together(
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("ranks.json"),
+    updates: Annotated[int, typer.Option(help="Of each training.")] = RanksPlan.updates,
+    repeats: Annotated[int, typer.Option(help="Turns of all trainings.")] = RanksPlan.repeats,
+) -> None:
+    """Two ranks of one thread beside one, and beside two trainings apart: audio seconds a second of `hubert-tiny`."""
+    if repeats < 1 or updates < 2 * RanksPlan.log_every:
+        raise UsageError(f"--updates {updates} --repeats {repeats}: at least {2 * RanksPlan.log_every} and 1")
+    plan = RanksPlan(updates=updates, repeats=repeats)
+    write_results(out, {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_ranks(plan, say)})
+    Console().print(table(read_results(out)["rows"], RANKS_COLUMNS))
     print(out)
 
 

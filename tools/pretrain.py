@@ -19,7 +19,8 @@ from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.stage import LOCK, busy, read_stage
-from upstream.training.health import Finding, examine
+from upstream.training.health import entropy_of, examine, verdict
+from upstream.training.loop import chosen_device
 from upstream.training.monitor import read_metrics
 from upstream.training.reference import reference_for
 
@@ -45,6 +46,7 @@ def pretrain(
     """Pretrain an encoder by rounds: teacher, units, masked prediction, and again with the encoder's own layer."""
     loaded = load_recipe(PretrainRecipe, recipe, overrides or [], SHIPPED)
     planned = rounds_of(loaded)
+    chosen_device(loaded.device)  # or say that there is none before ranks are started
     course = Course(out, first, last)
     course.check(stage_names(loaded, planned))
     if dry_run:
@@ -80,8 +82,8 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     Console().print(table)
     for folder, record in found:
         if record is not None and record.get("kind") == "encoder":
-            for finding in _findings(folder, record["settings"]):
-                print(f"{folder.relative_to(run)}: {finding}")
+            for line in _health(folder, record["settings"]):
+                print(f"{folder.relative_to(run)}: {line}")
 
 
 def _show(stages: list[Outlook], course: Course) -> None:
@@ -115,11 +117,14 @@ def _time(seconds: float | None) -> str:
         f"{seconds / 3600:.1f} h"
 
 
-def _findings(folder: Path, settings: dict[str, Any]) -> list[Finding]:
-    """What the log of an encoder's stage says."""
+def _health(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """What the log of an encoder's stage says, in lines."""
     shape, first = settings.get("encoder", {}), _reads(folder.parent / "teacher") != "layer"
     reference = reference_for(*(shape.get(name) for name in ("frontend", "width", "layers"))) if first else None
-    return examine(read_metrics(folder, "train"), read_metrics(folder, "valid"), reference, first)
+    histograms = ((read_stage(folder.parent / "units") or {}).get("result") or {}).get("histogram")
+    train, valid = read_metrics(folder, "train"), read_metrics(folder, "valid")
+    found = examine(train, valid, reference, first, entropy_of(histograms) if histograms else None)
+    return [line for line in (*map(str, found), verdict(train, valid, found)) if line]
 
 
 def _reads(teacher: Path) -> str:

@@ -50,8 +50,8 @@ from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 from upstream.training.batch_size import fitted
-from upstream.training.health import examine
-from upstream.training.loop import Examine, best_device, train, weights_settings
+from upstream.training.health import entropy_of, examine
+from upstream.training.loop import Examine, chosen_device, train, weights_settings
 from upstream.training.reference import beside_the_paper, reference_for
 
 
@@ -82,13 +82,14 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
 
     Raises:
         BusyError: another process works in `out`.
+        UsageError: the recipe asks for a GPU, and there is none.
         RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
     """
     outside, configs = read_outside(outside_encoders(recipe))
     rounds = rounds_of(recipe, configs)
     for round_ in rounds:
         _noise_source(round_.mixing)
-    device = best_device()
+    device = chosen_device(recipe.device)
     with locked(out):
         corpus = corpus_stage(recipe, out / "corpus", say)
         results: list[RoundResult] = []
@@ -269,7 +270,7 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         task = _task(recipe, replace(round_, training=training), corpus, units, noise, init, device)
         say(f"round {round_.number}: {beside_the_paper(round_.training.batch_seconds)}")
         final = train(task, training, target, seed=recipe.seed, device=device,
-                      what=f"round {round_.number}: encoder", examine=_examination(round_))
+                      what=f"round {round_.number}: encoder", examine=_examination(round_, histograms))
         if ranks.first():
             extra = {"round": round_.number, "units": units_hash, "objective": as_settings(round_.objective),
                      "training": as_settings(training)}
@@ -285,11 +286,12 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
                      together=True)
 
 
-def _examination(round_: Round) -> Examine:
+def _examination(round_: Round, histograms: list[np.ndarray]) -> Examine:
     """What is told whether the training looks healthy; reference curves are of first rounds with a teacher."""
     shape, early = round_.encoder, not round_.has_teacher or round_.teacher.features != "layer"
     reference = reference_for(shape.frontend, shape.width, shape.layers) if early and round_.has_teacher else None
-    return partial(examine, reference=reference, first_round=early)
+    entropy = entropy_of([h.tolist() for h in histograms]) if histograms else None
+    return partial(examine, reference=reference, first_round=early, label_entropy=entropy)
 
 
 def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | None, noise: AudioCache | None,

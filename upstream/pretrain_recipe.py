@@ -174,6 +174,7 @@ class PretrainRecipe:
 
     data: str = ""  # a manifest, or a folder of audio; must be given
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     valid_share: float = 0.05  # of the audio, held out by speaker; 0 trains on everything
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)

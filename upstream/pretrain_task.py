@@ -23,6 +23,7 @@ from upstream.teacher.units import Units
 from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe
 from upstream.training.optimiser import ParameterGroup
 from upstream.training.precision import autocast
+from upstream.training.prefetching import on_device
 
 Probe = Callable[[Encoder], dict[str, float]]
 
@@ -125,7 +126,7 @@ class PretrainTask:
                 row[:, stream] = self._labels(utterance, stream, int(start), frames)
         masked = int(crops.mask.sum())
         weight = self.model.weight(masked, crops.mask.size - masked)
-        return PretrainBatch(crops.update, crops.number, torch.from_numpy(crops.waveforms).to(self._device),
+        return PretrainBatch(crops.update, crops.number, on_device(crops.waveforms, self._device),
                              torch.from_numpy(crops.mask), torch.from_numpy(labels), float(weight), crops.seconds,
                              crops.ids)
 

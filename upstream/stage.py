@@ -219,6 +219,11 @@ def disk_reason(error: OSError, where: Path | None = None) -> str | None:
     advice = {errno.ENOSPC: "the disk is full; free some space and run the same command again",
               errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
               errno.ENOENT: "there is no such folder, and none can be made there; give another",
+              errno.EIO: "the disk failed (input/output error); look at the system's log, and run the same command "
+                         "again once it answers",
+              errno.EFBIG: "the file is larger than is allowed here (ulimit -f, or the file system); raise the limit "
+                           "and run the same command again",
+              errno.ESTALE: "the network file system lost the file; run the same command again once it answers",
               errno.EROFS: "the file system is read-only; give another folder",
               errno.EACCES: "no permission; give another file or folder",
               errno.ENOTDIR: "a file stands where a folder is needed; give another folder",

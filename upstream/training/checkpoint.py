@@ -5,6 +5,8 @@ A checkpoint counts once its small JSON beside it is there: that file is written
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from upstream import ranks
-from upstream.errors import FormatError
+from upstream.errors import FormatError, UsageError
 from upstream.progress import say
-from upstream.stage import file_hash, read_json, write_json, writing
+from upstream.stage import changes, file_hash, read_json, write_json, writing
 from upstream.training.sharding import like, whole
 
 
@@ -43,27 +45,29 @@ def training_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[s
 
 
 def save_checkpoint(folder: Path, update: int, state: dict[str, Tensor], extra: dict[str, Any], keep: Keep,
-                    is_best: bool = False) -> Path:
+                    is_best: bool = False, settings: Mapping[str, Any] | None = None) -> Path:
     """Write the checkpoint of one update atomically and remove those that need not stay.
 
     Args:
         state: of `training_state`.
         extra: plain values to get back on loading: what the loop needs to go on.
         is_best: no checkpoint of this folder had a better validation.
+        settings: what of a recipe the weights depend on: compared on loading.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"update-{update:08d}.safetensors"
     with writing(path) as temporary:
         save_file(state, temporary)
         digest = file_hash(temporary)
-    write_json(path.with_suffix(".json"), {"update": update, "sha256": digest, "best": is_best, "extra": extra})
+    write_json(path.with_suffix(".json"), {"update": update, "sha256": digest, "best": is_best, "extra": extra,
+                                           "settings": dict(settings or {})})
     _remove_old(folder, keep)
     return path
 
 
 def best_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was the best when it was saved, if one is kept."""
-    best = [path for path in _complete(folder) if read_json(path.with_suffix(".json")).get("best")]
+    best = [path for path in _complete(folder) if (_record(path) or {}).get("best")]
     return best[-1] if best else None
 
 
@@ -78,24 +82,71 @@ def _remove_old(folder: Path, keep: Keep) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer,
+                    settings: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
     """Restore the newest checkpoint that is whole; a damaged one is named and the one before it is used.
+
+    Args:
+        settings: of this recipe; those that a checkpoint was saved with must be the same.
 
     Returns:
         The update it was made after (0 where there is none), and its `extra`.
+
+    Raises:
+        UsageError: the checkpoint is of another recipe, naming the values that differ.
+        FormatError: it is of another model, naming the tensors that differ.
     """
-    for path in reversed(_complete(folder)):
-        record = read_json(path.with_suffix(".json"))
-        if file_hash(path) != record["sha256"]:
-            say(f"warning: {path} is damaged (its hash differs); using the checkpoint before it")
+    found = _complete(folder)
+    for path in reversed(found):
+        record = _record(path)
+        if record is None or file_hash(path) != record["sha256"]:
+            say(f"warning: {path} is damaged (its {'record cannot be read' if record is None else 'hash differs'}); "
+                "using the checkpoint before it")
             continue
+        _check_recipe(path, record.get("settings"), settings)
         tensors = load_file(path)
-        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        laid_out = model.state_dict()
-        model.load_state_dict({k: like(v, laid_out[k]) if k in laid_out else v for k, v in weights.items()})
+        _restore_weights(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")},
+                         path)
         _restore_optimiser(optimiser, tensors, path)
         return int(record["update"]), record["extra"]
+    if found:
+        say(f"warning: no checkpoint in {folder} is whole; beginning anew")
     return 0, {}
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """What stands beside a checkpoint; None if that is damaged."""
+    try:
+        record = read_json(path.with_suffix(".json"))
+    except FormatError:
+        return None
+    return record if isinstance(record, dict) and {"update", "sha256", "extra"} <= set(record) else None
+
+
+def _check_recipe(path: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
+    if not before or now is None:  # saved before there was such a record, or nobody asks
+        return
+    differ = changes({"version": 1, "settings": before, "inputs": {}},
+                     {"version": 1, "settings": json.loads(json.dumps(now)), "inputs": {}})
+    if differ:
+        raise UsageError(f"{path} is of another recipe ({differ}); use that recipe to go on from it, or give this one "
+                         "a folder of its own")
+
+
+def _restore_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    laid_out = model.state_dict()
+    differ = [f"{name} {_shape(weights.get(name))} -> {_shape(laid_out.get(name))}"
+              for name in sorted(weights.keys() | laid_out.keys())
+              if _shape(weights.get(name)) != _shape(laid_out.get(name))]
+    if differ:
+        raise FormatError(f"{path} is of another model: {'; '.join(differ[:4])}"
+                          f"{f'; and {len(differ) - 4} more' if len(differ) > 4 else ''}; use the recipe that made it, "
+                          "or give this one a folder of its own")
+    model.load_state_dict({k: like(v, laid_out[k]) for k, v in weights.items()})
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "(none)" if tensor is None else "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -7,13 +7,14 @@ fairseq pull request 4521). Losses are in nats, summed over label streams.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from upstream.training.reference import Reference
 
 SETTLED = 300  # updates before which a loss says nothing
+BY_HEART_AFTER = 500  # updates before which a validation may lag behind
 NOTHING_TO_LEARN = 0.05  # nats: no real labels are that predictable
 STUCK_WITHIN = 0.02  # of the label entropy, as a share of it
 COLLAPSED_SHARE = 0.2  # of the best code perplexity so far
@@ -41,7 +42,7 @@ class Finding:
 
 
 def examine(train: Sequence[Record], valid: Sequence[Record], reference: Reference | None = None,
-            first_round: bool = True) -> list[Finding]:
+            first_round: bool = True, label_entropy: float | None = None) -> list[Finding]:
     """What the records of `metrics.jsonl` say about a pretraining, the worst first.
 
     Args:
@@ -51,8 +52,11 @@ def examine(train: Sequence[Record], valid: Sequence[Record], reference: Referen
             audio costs).
         reference: a run of such an encoder that went well.
         first_round: whether the teacher knows no encoder: then unmasked frames are forgotten, and that is normal.
+        label_entropy: of all labels, nats (`entropy_of`); that of the validation's stands in for it, whose speakers may
+            be few.
     """
-    found = [*_labels(train, valid), *_collapse(valid), *_divergence(train), *_behind(train, valid, reference),
+    found = [*_empty(train), *_misfit(train, valid, label_entropy), *_by_heart(train, valid), *_collapse(valid),
+             *_divergence(train), *_behind(train, valid, reference),
              *_generalisation(train, valid), *_unmasked(valid, first_round), *_loader(train)]
     return sorted(found, key=lambda finding: ("broken", "warning", "note").index(finding.level))
 
@@ -62,23 +66,67 @@ def bits(nats: float) -> float:
     return nats / math.log(2)
 
 
-def _labels(train: Sequence[Record], valid: Sequence[Record]) -> Iterator[Finding]:
+def entropy_of(histograms: Iterable[Sequence[int]]) -> float:
+    """Nats that a label costs one who knows how common each class is and no more, summed over streams.
+
+    Args:
+        histograms: of each stream, how often each class occurs.
+    """
+    total = 0.0
+    for counts in histograms:
+        whole = sum(counts)
+        total -= sum(n / whole * math.log(n / whole) for n in counts if n)
+    return total
+
+
+def verdict(train: Sequence[Record], valid: Sequence[Record], found: Sequence[Finding]) -> str:
+    """What to say of a log in which nothing is broken and nothing to be warned of; empty where something is."""
     losses = [r for r in train if "loss" in r]
-    if not losses:
-        return
-    newest = losses[-1]
-    if newest["loss"] < NOTHING_TO_LEARN:
+    if not losses or any(finding.level != "note" for finding in found):
+        return ""
+    newest, checks, entropy = losses[-1], [r["loss"] for r in valid if "loss" in r], _entropy(valid)
+    if not _settled(losses):
+        return f"too early to say after {newest['update']} updates: the loss settles once the warm-up is over"
+    if entropy and checks and checks[-1] > (1 - STUCK_WITHIN) * entropy:
+        return (f"too early to say after {newest['update']} updates: the validation loss, {checks[-1]:.2f} nats, is not "
+                f"yet below what its label histogram alone gives ({entropy:.2f})")
+    return (f"looks healthy after {newest['update']} updates, loss {newest['loss']:.2f} nats "
+            f"({bits(newest['loss']):.2f} bits)")
+
+
+def _empty(train: Sequence[Record]) -> Iterator[Finding]:
+    losses = [r for r in train if "loss" in r]
+    if losses and losses[-1]["loss"] < NOTHING_TO_LEARN:
         yield Finding("empty labels", "broken",
-                      f"the loss is {newest['loss']:.3f} nats after {newest['update']} updates: the labels "
+                      f"the loss is {losses[-1]['loss']:.3f} nats after {losses[-1]['update']} updates: the labels "
                       "can be guessed without hearing anything",
                       "look at the units' histogram; are they of one class, or empty?")
-    entropy = _entropy(valid)
-    if entropy and _settled(losses) and newest["loss"] > (1 - STUCK_WITHIN) * entropy:
+
+
+def _misfit(train: Sequence[Record], valid: Sequence[Record], label_entropy: float | None) -> Iterator[Finding]:
+    losses, entropy = [r for r in train if "loss" in r], label_entropy or _entropy(valid)
+    if entropy and losses and _settled(losses) and losses[-1]["loss"] > (1 - STUCK_WITHIN) * entropy:
         yield Finding("misfit labels", "broken",
-                      f"after {newest['update']} updates the loss, {newest['loss']:.2f} nats, is still what "
-                      f"the label histogram alone gives ({entropy:.2f})",
+                      f"after {losses[-1]['update']} updates the loss, {losses[-1]['loss']:.2f} nats, is no better "
+                      f"than what the label histogram alone gives ({entropy:.2f})",
                       "the labels do not fit the audio (another manifest, another rate, shifted?), or the learning "
-                      "rate is far too low")
+                      "rate is wrong: far too high if the loss goes up and down, far too low if it hardly moves")
+
+
+def _by_heart(train: Sequence[Record], valid: Sequence[Record]) -> Iterator[Finding]:
+    """Labels that do not fit can still be remembered: then the training loss falls and that of a validation never."""
+    entropy, losses = _entropy(valid), [r["loss"] for r in valid if "loss" in r]
+    known = [r for r in train if "loss" in r]
+    if not entropy or len(losses) < 3 or not known or not _settled(known) or known[-1]["update"] < BY_HEART_AFTER:
+        return
+    if min(losses) > (1 - STUCK_WITHIN) * entropy > known[-1]["loss"]:
+        yield Finding("misfit labels", "broken",
+                      f"after {known[-1]['update']} updates the validation loss has never been better than what its "
+                      f"label histogram alone gives ({entropy:.2f} nats), while the training loss fell to "
+                      f"{known[-1]['loss']:.2f}: what is learnt holds for the training audio alone",
+                      "the labels do not fit the audio (another manifest, another rate, shifted?), two teachers "
+                      "labelled the two parts, the learning rate is far too high, or there is far too little audio for "
+                      "this model")
 
 
 def _entropy(valid: Sequence[Record]) -> float | None:
@@ -130,12 +178,18 @@ def _behind(train: Sequence[Record], valid: Sequence[Record], reference: Referen
 
 
 def _generalisation(train: Sequence[Record], valid: Sequence[Record]) -> Iterator[Finding]:
-    losses = [r["loss"] for r in valid if "loss" in r]
-    if len(losses) < 3 or len(train) < 2 or losses[-1] < (1 + RISEN_BY) * min(losses):
+    """Two validations in a row, so that no odd one counts, and a training loss that went on falling in the meantime."""
+    losses = [(r["loss"], r["update"]) for r in valid if "loss" in r]
+    if len(losses) < 3:
         return
-    if train[-1].get("loss", math.inf) < train[0].get("loss", -math.inf):
+    least, when = min(losses)
+    then = [r["loss"] for r in train if "loss" in r and r["update"] <= when]
+    newest = [r["loss"] for r in train if "loss" in r]
+    if not then or min(loss for loss, _ in losses[-2:]) < (1 + RISEN_BY) * least:
+        return
+    if newest[-1] < then[-1]:
         yield Finding("overfitting", "warning",
-                      f"the validation loss rose from {min(losses):.2f} to {losses[-1]:.2f} nats while the "
+                      f"the validation loss rose from {least:.2f} to {losses[-1][0]:.2f} nats while the "
                       "training loss fell",
                       "more data, a smaller model or fewer updates; make sure that one teacher labelled both parts")
 

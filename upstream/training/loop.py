@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from upstream import ranks
-from upstream.errors import HubertkitError, Interrupted
+from upstream.errors import HubertkitError, Interrupted, UsageError
 from upstream.keyed import keyed_int
 from upstream.progress import progress, say
 from upstream.training.allocator import keep_memory
@@ -31,7 +31,7 @@ from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint,
 from upstream.training.distributed import GradientSum
 from upstream.training.fitting import is_out_of_memory, no_room
 from upstream.training.health import Finding
-from upstream.training.monitor import Monitor, Speed, announce, describe, progress_values, read_metrics
+from upstream.training.monitor import Monitor, Speed, announce, cut_back, describe, progress_values, read_metrics
 from upstream.training.optimiser import ParameterGroup, build_adamw, clip_gradients, set_rates
 from upstream.training.peak import Arithmetic
 from upstream.training.pool import Pool as Pool
@@ -42,6 +42,7 @@ from upstream.training.recipe import weights_settings as weights_settings
 from upstream.training.sharding import Shards, can_shard, prepare, whole
 
 EVERY = slice(None)  # all micro-batches of an update; several ranks take a share each
+SKIPPED = "skipped.jsonl"
 BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end the run
 Batch = TypeVar("Batch")
 Examine = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], Sequence[Finding]]
@@ -100,13 +101,16 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     prepare(task.model, recipe)
     shards = Shards(task, device) if recipe.shard and can_shard() else None
     optimiser = build_adamw(task.groups(), recipe.optimiser)
-    start, state = load_checkpoint(folder / "checkpoints", task.model, optimiser)
+    settings = {"seed": seed, "training": weights_settings(recipe)}
+    start, state = load_checkpoint(folder / "checkpoints", task.model, optimiser, settings)
     if len(set(ranks.gather(start))) > 1:
         raise HubertkitError(f"{folder}: the ranks find different checkpoints; put the run on a shared file system")
     skipped, validation, best = state.get("skipped", 0), state.get("validation", {}), state.get("best")
     if start:
         say(f"{what}: from the checkpoint of update {start}")
     pool = Pool(state.get("pool", {}) if ranks.first() else {})
+    if ranks.first():
+        cut_back(folder / SKIPPED, start)
     monitor, arithmetic = Monitor(folder, start, recipe.wandb), Arithmetic(device, recipe.precision)
     speed = Speed()
     gradients, scale = shards or GradientSum(task.model.parameters()), LossScale(recipe.precision, state.get("scale"))
@@ -117,7 +121,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         tensors = training_state(task.model, optimiser)
         if ranks.first():
             save_checkpoint(folder / "checkpoints", update, tensors, extra,
-                            Keep(recipe.keep_checkpoints, recipe.keep_every, recipe.keep_best), is_best)
+                            Keep(recipe.keep_checkpoints, recipe.keep_every, recipe.keep_best), is_best, settings)
 
     with contextlib.ExitStack() as stack:
         stack.callback(monitor.close)
@@ -145,7 +149,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                                          "training.optimiser.peak_rate or use training.precision=float32")
             scale.update(finite and math.isfinite(norm))
             optimiser.zero_grad(set_to_none=True)
-            pool.add({"gradient_norm": (norm, 1.0)} if bad == 0 else {})
+            pool.add({"gradient_norm": (norm, 1.0)} if math.isfinite(norm) else {})
             speed.add(sum(b.seconds for b in batches))
             if update % recipe.log_every == 0 or update == recipe.updates:
                 pool.join()
@@ -172,13 +176,26 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
 
 
 def best_device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This rank's GPU if there is one. It has its number, for other threads of a process begin with the first GPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def chosen_device(wanted: str) -> torch.device:
+    """The device that a recipe asks for: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UsageError: a GPU, and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+        raise UsageError(f"device=cuda: torch {torch.__version__} finds no GPU here ({built}); see whether nvidia-smi "
+                         "lists one and CUDA_VISIBLE_DEVICES hides it, or use device=auto or device=cpu")
+    return torch.device("cpu") if wanted == "cpu" else best_device()
 
 
 def _compared(value: float | None, best: float | None) -> tuple[float | None, bool]:
-    """The lowest value so far, and whether it is this one."""
-    if value is None or (best is not None and value >= best):
+    """The lowest value so far, and whether it is this one; one that is not finite is none."""
+    if value is None or not math.isfinite(value) or (best is not None and value >= best):
         return best, False
     return value, True
 
@@ -196,10 +213,10 @@ def _say_new(known: set[str], examine: Examine, folder: Path) -> None:
 def _report_skipped(update: int, batches: list[Any], folder: Path) -> None:
     """Say that an update was skipped, and write down which utterances were in it."""
     say(f"warning: update {update} skipped, its loss or gradient is not finite; its utterances are in "
-        f"{folder / 'skipped.jsonl'}")
+        f"{folder / SKIPPED}")
     ids = ranks.gather([utterance for batch in batches for utterance in batch.ids])
     if ranks.first():
-        with open(folder / "skipped.jsonl", "a", encoding="utf-8") as file:
+        with open(folder / SKIPPED, "a", encoding="utf-8") as file:
             file.write(json.dumps({"update": update, "utterances": [i for rank in ids for i in rank]}) + "\n")
 
 
@@ -209,7 +226,7 @@ def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, 
     """Gradient of this rank's part of the update's mean loss into `.grad`; False if a loss is not finite."""
     task.model.train()
     every = ranks.total(sum(b.weight for b in batches)) / (1 if shards is None else shards.divisor)
-    finite = True
+    losses = []
     for batch in batches:
         if shards is not None:
             shards.sync(batch is batches[-1])
@@ -218,6 +235,9 @@ def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, 
         loss = _gradient(task, batch, precision, device, scale * batch.weight / every, arithmetic)
         if loss is None:
             raise no_room(task, batch, device, precision, alone=shards is None)
+        losses.append(loss)
+    finite = True
+    for loss in losses:  # only now: asking for a number waits for the GPU, which has all micro-batches to do by then
         finite = finite and bool(torch.isfinite(loss.total))
         if finite:
             pool.add(loss.sums)
@@ -236,7 +256,12 @@ def _gradient(task: Task[Any], batch: Any, precision: str, device: torch.device,
         if not is_out_of_memory(error):
             raise
         return None  # with the error go the tensors that its traceback holds
-    return Loss(loss.total.detach(), loss.sums)
+    return Loss(loss.total.detach(), {name: (_number(value), _number(count))
+                                      for name, (value, count) in loss.sums.items()})
+
+
+def _number(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,16 +39,18 @@ class Monitor:
             return
         self.path = folder / "metrics.jsonl"
         self._wandb = _wandb_run(folder, wandb) if wandb else None
-        _cut_back(self.path, update)
+        cut_back(self.path, update)
         from torch.utils.tensorboard import SummaryWriter
 
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
         self._file = open(self.path, "a", encoding="utf-8")
 
     def log(self, update: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Record numbers of one update; `kind` is `train` or `valid`."""
+        """Record numbers of one update; `kind` is `train` or `valid`. Numbers that are not finite are left out: JSON
+        has no words for them, and nothing could be compared with them."""
         if not self._writes:
             return
+        values = {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
         self._file.write(json.dumps({"update": update, "kind": kind, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
@@ -94,7 +97,7 @@ class Speed:
         """Count what happens inside as waiting."""
         began = time.monotonic()
         yield
-        self._waited += time.monotonic() - began
+        self._waited += max(0.0, time.monotonic() - began)
 
     def take(self) -> dict[str, float]:
         """Since the last call; starts anew. Of several ranks the longest wait counts: the others wait for that one."""
@@ -140,16 +143,27 @@ def announce(update: int, values: Mapping[str, Any]) -> None:
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:
     """All records of one kind in a run's log, oldest first; an unfinished last line is left out."""
     path = folder / "metrics.jsonl"
-    return [r for r in _records(path) if r["kind"] == kind] if path.is_file() else []
+    return [r for r in _records(path) if r.get("kind") == kind] if path.is_file() else []
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
-
-
-def _cut_back(path: Path, update: int) -> None:
+def cut_back(path: Path, update: int) -> None:
+    """Leave only what a log of lines says up to an update: what a run that goes on from there will write again."""
     if path.is_file():
         kept = [r for r in _records(path) if r["update"] <= update]
         with writing(path) as temporary:
             temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; one that a machine which stopped left half-written or empty is named and left out."""
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if isinstance(record, dict) and "update" in record:
+            found.append(record)
+        elif line:
+            say(f"warning: {path}: line {number} is damaged and left out")
+    return found

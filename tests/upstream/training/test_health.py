@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.training.health import Finding, bits, examine
+from upstream.training.health import Finding, bits, entropy_of, examine, verdict
 from upstream.training.reference import PAPER_MINUTES, Reference, beside_the_paper
 
 
@@ -52,7 +52,7 @@ def test_collapse_is_told_by_the_classes_in_use():
 
 
 def test_a_rising_validation_loss_is_a_warning_only_while_training_improves():
-    rising = log([3.4, 3.2, 3.5], 200)
+    rising = log([3.4, 3.2, 3.5, 3.5], 150)
     assert levels(HEALTHY, rising) == ["warning"]
     assert levels(list(reversed(HEALTHY)), rising) == []
 
@@ -134,3 +134,42 @@ def test_any_log_gives_findings_in_whole_sentences(train, valid):
         assert isinstance(finding, Finding)
         assert finding.what
         assert finding.advice
+
+
+def test_the_entropy_of_labels_by_hand():
+    """Halves and quarters: 1/2 ln 2 + 2 x 1/4 ln 4 = 1.5 ln 2; a second stream of two equal classes adds ln 2."""
+    assert entropy_of([[2, 1, 1, 0]]) == pytest.approx(1.5 * math.log(2))
+    assert entropy_of([[2, 1, 1, 0], [5, 5]]) == pytest.approx(2.5 * math.log(2))
+
+
+def test_a_training_loss_is_compared_with_the_entropy_of_all_labels_and_not_of_a_few_speakers():
+    """3.9 nats are much of the 4.4 of all labels, and nothing of the 3.9 of two held-out speakers."""
+    train, valid = log([4.3, 4.1, 4.0, 3.9]), log([4.1, 3.8, 3.7], 130, label_entropy=[3.9] * 3)
+    assert [f.topic for f in examine(train, valid)] == ["misfit labels"]
+    assert examine(train, valid, label_entropy=4.4) == []
+
+
+def test_labels_that_do_not_fit_are_found_even_where_they_are_learnt_by_heart():
+    """Measured: shuffled labels, whose entropy is 3.54; the training loss leaves it, the validation loss never does."""
+    train, valid = log([3.6, 3.5, 3.3, 3.1], 150), log([3.59, 3.6, 3.65], 200, label_entropy=[3.54] * 3)
+    [finding] = [f for f in examine(train, valid, label_entropy=3.54) if f.level == "broken"]
+    assert "the training audio alone" in finding.what
+    assert examine(train, log([3.59, 3.4, 3.42], 200, label_entropy=[3.54] * 3), label_entropy=3.54) == []
+    assert examine(train[:3], valid[:2], label_entropy=3.54) == [], "too early to say"
+
+
+def test_one_odd_validation_is_no_overfitting():
+    """Measured: a rate that is too high, where both losses go up and down."""
+    up_and_down = log([3.8, 3.56, 3.84, 3.6], 150)
+    assert examine(log([4.0, 3.64, 3.8, 3.7, 3.7, 3.6]), up_and_down) == []
+    assert [f.topic for f in examine(HEALTHY, log([3.4, 3.2, 3.5, 3.6], 150))] == ["overfitting"]
+
+
+def test_a_healthy_run_is_called_healthy_and_a_young_one_young():
+    assert verdict(HEALTHY, HEALTHY_VALID, []) == "looks healthy after 600 updates, loss 3.10 nats (4.47 bits)"
+    assert verdict(HEALTHY[:2], [], []).startswith("too early to say after 200 updates")
+    assert "is not yet below what its label histogram alone gives (3.20)" in verdict(
+        HEALTHY, log([3.3, 3.2], 300, label_entropy=[3.2] * 2), [])
+    assert verdict(HEALTHY, [], [Finding("loader", "warning", "x", "y")]) == ""
+    assert verdict(HEALTHY, [], [Finding("unmasked frames", "note", "x", "y")]) != ""
+    assert verdict([], [], []) == ""

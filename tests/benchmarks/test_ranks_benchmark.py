@@ -1,0 +1,31 @@
+"""The comparison of ranks, tiny: one, two that share, two apart, each beside one."""
+
+import pytest
+
+from benchmarks.ranks import Plan, run
+from benchmarks.results import check
+from tools.main import run as main
+
+SMALL = ("encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
+         "rounds.0.teacher.clusters=8", "rounds.1.teacher.layer=1", "training.precision=float32")
+
+
+@pytest.mark.slow
+def test_one_rank_two_ranks_and_two_trainings_apart_are_measured():
+    said = []
+    found = run(Plan(updates=4, log_every=2, repeats=1, overrides=SMALL), said.append)
+    assert [(r["what"], r["processes"]) for r in found["rows"]] == [("ranks", 1), ("ranks", 2), ("apart", 2)]
+    assert [r["times_one"] for r in found["rows"][:1]] == [1.0]
+    assert [r.get("goal") for r in found["rows"]] == [None, 1.8, None]
+    one, two, _ = (r["audio_seconds_per_second"] for r in found["rows"])
+    assert found["rows"][1]["times_one"] == pytest.approx(two / one, abs=0.01)
+    check({"format": 1, "date": "2026-01-01", "machine": {"processor": "x", "cores": 2},
+           "versions": {"python": "3", "torch": "2"}, "command": "x", **found}, "rows")
+    assert said[0] == "turn 1 of 1: ranks of one training, 1 of them"
+
+
+def test_too_few_updates_are_refused(tmp_path, capsys):
+    assert main(["bench", "ranks", "--updates", "10", "--out", str(tmp_path / "r.json")]) == 2
+    assert "at least 40" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="two readings"):
+        Plan(updates=3, log_every=2)
