@@ -10,6 +10,8 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -18,12 +20,13 @@ import torch.distributed as dist
 import typer
 
 from upstream import ranks
-from upstream.errors import UsageError
+from upstream.errors import RankLost, UsageError
 from upstream.progress import say
 
 AUTO = "auto"
 HOST = "127.0.0.1"
-LAST_WORDS_SECONDS = 20.0  # that a rank has to end after the first one
+LAST_WORDS_SECONDS = 20.0  # that a rank has to end after another one
+LOOK_SECONDS = 1.0  # between two looks at the other ranks
 
 RanksOption = Annotated[str, typer.Option("--ranks", help="Processes that train together on this machine; auto: one "
                                           "for each GPU or CPU core, as far as they divide the micro-batches.")]
@@ -38,7 +41,10 @@ def join_from_environment() -> None:
     if port is None:
         ranks.join(rank, count)
     else:
-        ranks.join(rank, count, dist.TCPStore(HOST, int(port), count, False), torch.get_num_threads())
+        _end_with_parent()
+        store = dist.TCPStore(HOST, int(port), count, False)
+        store.set(_here(rank), "")
+        ranks.join(rank, count, store, torch.get_num_threads())
     if rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # results are printed once
 
@@ -52,7 +58,9 @@ def launched(wanted: str, micro_batches: Sequence[int]) -> Iterator[None]:
         micro_batches: in an update of each training that will be run; the ranks share them evenly.
 
     Raises:
-        UsageError: no number, or one that does not divide the micro-batches.
+        UsageError: no number, one that does not divide the micro-batches, or more ranks than GPUs.
+        RankLost: a rank died before all were there. One that dies later ends this process as soon as it notices; where
+            it computes something by itself, after `LAST_WORDS_SECONDS`.
     """
     if dist.is_initialized():
         _check(ranks.count(), micro_batches)
@@ -69,8 +77,10 @@ def launched(wanted: str, micro_batches: Sequence[int]) -> Iterator[None]:
     store = dist.TCPStore(HOST, 0, count, True, wait_for_workers=False)
     others = [_start(rank, count, threads, store.port) for rank in range(1, count)]
     try:
+        _await(store, others)
         ranks.join(0, count, store, threads)
-        yield
+        with _watched(others):
+            yield
     finally:
         ranks.leave()
         _end(others)
@@ -91,6 +101,10 @@ def _chosen(wanted: str, micro_batches: Sequence[int]) -> int:
         return largest_share(micro_batches, cards if cards else torch.get_num_threads())
     if not wanted.isdecimal() or int(wanted) < 1:
         raise UsageError(f"--ranks {wanted}: must be a number from 1, or auto")
+    cards = torch.cuda.device_count()
+    if 0 < cards < int(wanted):
+        raise UsageError(f"--ranks {wanted}: this machine has {cards} GPU{'s' * (cards > 1)}, and each rank needs one; "
+                         "use fewer ranks, or CUDA_VISIBLE_DEVICES= to train on the CPU")
     _check(int(wanted), micro_batches)
     return int(wanted)
 
@@ -108,6 +122,61 @@ def _start(rank: int, count: int, threads: int, port: int) -> subprocess.Popen[b
                    "HUBERTKIT_STORE": str(port), "OMP_NUM_THREADS": str(threads)}
     return subprocess.Popen([sys.executable, "-m", "tools.main", *sys.argv[1:]], env=environment,
                             stdin=subprocess.DEVNULL)
+
+
+def _here(rank: int) -> str:
+    return f"rank {rank} is here"
+
+
+def _await(store: dist.Store, others: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until all other ranks have started; to join them would wait for a dead one, too."""
+    while not store.check([_here(rank) for rank in range(1, len(others) + 1)]):
+        if lost := _lost(others):
+            raise RankLost(f"{lost} before it began; what it said stands above")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _watched(others: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """End this process if another rank dies and nothing here notices: neither a computation that one rank does alone
+    nor a GPU that waits for another's memory is told by a closed connection."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK_SECONDS):
+            if (lost := _lost(others)) and not done.wait(LAST_WORDS_SECONDS):
+                print(f"hubertkit: {lost}, so this process ends too; run the command again, it goes on from the last "
+                      "checkpoint", file=sys.stderr, flush=True)
+                for process in others:
+                    process.kill()
+                os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _lost(processes: Sequence[subprocess.Popen[bytes]]) -> str:
+    """Which rank has failed, in words; empty where none has."""
+    for rank, process in enumerate(processes, 1):
+        if code := process.poll():
+            return f"rank {rank} has died ({f'killed by signal {-code}' if code < 0 else f'exit code {code}'})"
+    return ""
+
+
+def _end_with_parent() -> None:
+    """End this rank some time after the first one has died, whatever it waits for."""
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_SECONDS)
+        time.sleep(LAST_WORDS_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

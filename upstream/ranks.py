@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from upstream.errors import RankLost
+from upstream.errors import RankLost, UsageError
 
 # A rank that dies closes its connections, which the others see at once; a stage that only rank 0 does may take days.
 PATIENCE = timedelta(days=7)
@@ -54,10 +54,18 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
     Args:
         store: where they meet; None takes `torchrun`'s environment variables.
         threads: of this process while all ranks compute; alone, rank 0 may use those of all. 0 leaves them.
+
+    Raises:
+        UsageError: this rank's GPU is missing.
+        RankLost: another rank died before all were there.
     """
     global _threads_together
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+        local, cards = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
+        if local >= cards:
+            raise UsageError(f"rank {local} of this machine has no GPU, for there are {cards}; start as many ranks as "
+                             "GPUs, or set CUDA_VISIBLE_DEVICES= to train on the CPU")
+        torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _losses():
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)

@@ -10,9 +10,13 @@ import time
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from tools import launch
 from tools.launch import _check, largest_share, launched
-from upstream.errors import UsageError
+from tools.main import run as main
+from upstream import ranks
+from upstream.errors import RankLost, UsageError
 
 SMALL = ["hubert-tiny", "encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64",
          "encoder.positional_groups=2", "encoder.layerdrop=0.2", "encoder.dropout=0.1", "training.crop_seconds=1",
@@ -111,6 +115,86 @@ def test_ranks_divide_the_micro_batches_of_every_training():
 def test_a_number_of_ranks_that_is_none_is_refused(wanted):
     with pytest.raises(UsageError, match="must be a number from 1, or auto"), launched(wanted, [4]):
         pass
+
+
+def test_a_rank_that_dies_before_it_has_joined_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(launch, "_start", lambda *words: subprocess.Popen([sys.executable, "-c", "exit(3)"]))
+    with pytest.raises(RankLost, match=r"rank 1 has died \(exit code 3\) before it began"), launched("2", [4]):
+        raise AssertionError("there is nobody to train with")
+
+
+WATCHING = """
+import subprocess, sys, time
+from tools import launch
+launch.LOOK_SECONDS = launch.LAST_WORDS_SECONDS = 0.2
+others = [subprocess.Popen(["sleep", "100"]), subprocess.Popen(["sleep", "100"])]
+others[1].kill()
+with launch._watched(others):
+    time.sleep(100)
+"""
+
+
+def test_a_rank_that_dies_while_the_first_computes_alone_ends_it_and_the_others():
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", WATCHING], capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("hubertkit: rank 2 has died (killed by signal 9), so this process ends too")
+    assert time.monotonic() - began < 60
+
+
+ORPHAN = """
+import os, subprocess, sys
+code = "import time; from tools import launch; launch.LAST_WORDS_SECONDS = 0; launch._end_with_parent(); " \\
+       "print(1, flush=True); time.sleep(100)"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_rank_whose_first_has_died_does_not_stay():
+    done = subprocess.run([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True, timeout=90, check=True)
+    limit = time.monotonic() + 30
+    while "tools" in arguments(int(done.stdout)) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert arguments(int(done.stdout)) == ""
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="this machine has 2 GPUs"), launched("4", [4]):
+        pass
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UsageError, match="rank 2 of this machine has no GPU, for there are 2"):
+        ranks.join(2, 4)
+
+
+def test_a_gpu_that_a_recipe_asks_for_and_that_is_missing_is_wrong_use(recordings, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert main(["pretrain", *SMALL, f"data={recordings}", "device=cuda", "--out", str(tmp_path / "run")]) == 2
+    assert "finds no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_job_that_lost_a_rank_from_its_last_checkpoint(recordings, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts",
+               "1", "-m", "tools.main", "pretrain", *SMALL, f"data={recordings}", "training.updates=300",
+               "training.save_every=5", "rounds.0.training.log_every=1", "--until", "round1", "--out", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    checkpoints = tmp_path / "round1/encoder/checkpoints"
+    limit = time.monotonic() + 100
+    while not list(checkpoints.glob("*.json")) and time.monotonic() < limit:
+        time.sleep(0.05)
+    os.kill(max(children(process.pid)), signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "from the checkpoint of update" in said
+    lines = (tmp_path / "round1/encoder/metrics.jsonl").read_text().splitlines()
+    assert [r["update"] for r in map(json.loads, lines) if r["kind"] == "train"] == list(range(1, 301))
 
 
 def test_torchrun_starts_the_ranks_as_well(recordings, tmp_path):

@@ -96,6 +96,8 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
         UsageError: the checkpoint is of another recipe, naming the values that differ.
         FormatError: it is of another model, naming the tensors that differ.
     """
+    if ranks.first():
+        _remove_unfinished(folder)
     found = _complete(folder)
     for path in reversed(found):
         record = _record(path)
@@ -112,6 +114,14 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
     if found:
         say(f"warning: no checkpoint in {folder} is whole; beginning anew")
     return 0, {}
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """What a process that was killed was writing; nobody else writes here, for the run is locked."""
+    complete = set(_complete(folder))
+    for path in [*folder.glob(".update-*.tmp"), *folder.glob("update-*.safetensors")]:
+        if path not in complete:
+            path.unlink(missing_ok=True)
 
 
 def _record(path: Path) -> dict[str, Any] | None:

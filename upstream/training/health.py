@@ -88,8 +88,8 @@ def verdict(train: Sequence[Record], valid: Sequence[Record], found: Sequence[Fi
     if not _settled(losses):
         return f"too early to say after {newest['update']} updates: the loss settles once the warm-up is over"
     if entropy and checks and checks[-1] > (1 - STUCK_WITHIN) * entropy:
-        return (f"too early to say after {newest['update']} updates: the validation loss, {checks[-1]:.2f} nats, is not "
-                f"yet below what its label histogram alone gives ({entropy:.2f})")
+        return (f"too early to say after {newest['update']} updates: the validation loss, {checks[-1]:.2f} nats, is "
+                f"not yet below what its label histogram alone gives ({entropy:.2f})")
     return (f"looks healthy after {newest['update']} updates, loss {newest['loss']:.2f} nats "
             f"({bits(newest['loss']):.2f} bits)")
 

@@ -31,7 +31,16 @@ from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint,
 from upstream.training.distributed import GradientSum
 from upstream.training.fitting import is_out_of_memory, no_room
 from upstream.training.health import Finding
-from upstream.training.monitor import Monitor, Speed, announce, cut_back, describe, progress_values, read_metrics
+from upstream.training.monitor import (
+    Monitor,
+    Speed,
+    announce,
+    cut_back,
+    describe,
+    finite_ones,
+    progress_values,
+    read_metrics,
+)
 from upstream.training.optimiser import ParameterGroup, build_adamw, clip_gradients, set_rates
 from upstream.training.peak import Arithmetic
 from upstream.training.pool import Pool as Pool
@@ -159,9 +168,10 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                 report(update, note=describe(progress_values(values, validation)))
             if update % recipe.validate_every == 0 or update == recipe.updates:
                 with contextlib.nullcontext() if shards is None else shards.gathered():
-                    validation = ranks.alone(task.validate)
+                    measured = ranks.alone(task.validate)
+                validation = finite_ones(measured)
                 monitor.log(update, "valid", validation)
-                announce(update, validation)
+                announce(update, measured)
                 _say_new(known, examine, folder)
                 speed.take()
                 best, is_best = _compared(validation.get(task.better), best)

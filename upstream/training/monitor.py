@@ -46,11 +46,10 @@ class Monitor:
         self._file = open(self.path, "a", encoding="utf-8")
 
     def log(self, update: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Record numbers of one update; `kind` is `train` or `valid`. Numbers that are not finite are left out: JSON
-        has no words for them, and nothing could be compared with them."""
+        """Record numbers of one update, those that are finite; `kind` is `train` or `valid`."""
         if not self._writes:
             return
-        values = {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
+        values = finite_ones(values)
         self._file.write(json.dumps({"update": update, "kind": kind, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
@@ -66,6 +65,11 @@ class Monitor:
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def finite_ones(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without numbers that are not finite: JSON has no words for them, and nothing compares with them."""
+    return {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
 def _wandb_run(folder: Path, project: str) -> Any:
@@ -101,9 +105,10 @@ class Speed:
 
     def take(self) -> dict[str, float]:
         """Since the last call; starts anew. Of several ranks the longest wait counts: the others wait for that one."""
-        seconds = max(1e-9, time.monotonic() - self._began)
-        found = {"audio_seconds_per_second": round(ranks.total(self._audio) / seconds, 1),
-                 "waiting_share": round(max(ranks.gather(self._waited)) / seconds, 4)}
+        seconds = time.monotonic() - self._began
+        audio, waited = ranks.total(self._audio), max(ranks.gather(self._waited))
+        found = {"audio_seconds_per_second": round(audio / seconds, 1) if seconds > 0 else 0.0,
+                 "waiting_share": round(min(1.0, waited / seconds), 4) if seconds > 0 else 0.0}
         self._audio = self._waited = 0.0
         self._began = time.monotonic()
         return found
