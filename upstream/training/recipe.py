@@ -15,7 +15,7 @@ class TrainingRecipe:
     """How long, in what batches, with what optimiser. Defaults are HuBERT BASE's on one machine."""
 
     updates: int = 400_000
-    batch_seconds: float = 2800.0  # audio in one update, all micro-batches together
+    batch_seconds: Any = 2800.0  # audio in one update, all micro-batches and ranks together
     micro_batch_seconds: Any = 87.5  # audio that goes through the encoder at once; auto: what fits (pretraining only)
     crop_seconds: float = 15.625  # pretraining: the longest crop (fairseq's 250,000 samples)
     least_seconds: float = 2.0  # shorter utterances are left out
@@ -38,14 +38,19 @@ class TrainingRecipe:
                 raise ValueError(f"training.{name}={value}, must be at least 1")
         if self.keep_every < 0:
             raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
+        if self.batch_seconds == AUTO:
+            raise ValueError("training.batch_seconds=auto: the audio of an update is what a recipe is about, and the "
+                             "same on every machine; what goes through the encoder at once may be chosen by what fits: "
+                             "training.micro_batch_seconds=auto")
         auto = self.micro_batch_seconds == AUTO
+        for name in ("batch_seconds", "micro_batch_seconds")[:1 if auto else 2]:
+            if type(getattr(self, name)) not in (int, float):
+                raise ValueError(f"training.{name}={getattr(self, name)}, must be a number of seconds"
+                                 f"{', or auto' * (name == 'micro_batch_seconds')}")
+            object.__setattr__(self, name, float(getattr(self, name)))
         if auto and self.shard:
             raise ValueError("training.micro_batch_seconds=auto measures a whole model; with training.shard=true give "
                              "a number of seconds")
-        if not auto and type(self.micro_batch_seconds) not in (int, float):
-            raise ValueError(f"training.micro_batch_seconds={self.micro_batch_seconds}, must be seconds or auto")
-        if not auto:
-            object.__setattr__(self, "micro_batch_seconds", float(self.micro_batch_seconds))
         if min(self.batch_seconds, self.batch_seconds if auto else self.micro_batch_seconds, self.crop_seconds) <= 0:
             raise ValueError("training.batch_seconds, micro_batch_seconds and crop_seconds must be above 0")
         if not auto and not 0.95 <= self.accumulate * self.micro_batch_seconds / self.batch_seconds <= 1.05:

@@ -1,5 +1,6 @@
 """`micro_batch_seconds=auto`: the largest part of an update that fits, chosen once; what is said where none does."""
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -181,3 +182,12 @@ def test_other_errors_of_a_batch_are_not_taken_for_lack_of_memory(tmp_path):
     task.model = nn.Linear(7, 7)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         train(task, task.recipe, tmp_path, seed=0, device=CPU)
+
+
+@pytest.mark.parametrize(("values", "says"), [
+    ({"batch_seconds": "auto"}, "training.micro_batch_seconds=auto"),
+    ({"batch_seconds": "long"}, "training.batch_seconds=long, must be a number of seconds"),
+    ({"micro_batch_seconds": "some"}, "training.micro_batch_seconds=some, must be a number of seconds, or auto")])
+def test_what_is_no_number_of_seconds_is_refused(values, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        replace(RECIPE, **values)
