@@ -20,7 +20,7 @@ import torch.distributed as dist
 import typer
 
 from upstream import ranks
-from upstream.errors import RankLost, UsageError
+from upstream.errors import Interrupted, RankLost, UsageError
 from upstream.progress import say
 
 AUTO = "auto"
@@ -159,9 +159,9 @@ def _watched(others: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _lost(processes: Sequence[subprocess.Popen[bytes]]) -> str:
-    """Which rank has failed, in words; empty where none has."""
+    """Which rank has failed, in words; empty where none has. One that was asked to stop leaves as the first saves."""
     for rank, process in enumerate(processes, 1):
-        if code := process.poll():
+        if (code := process.poll()) and code != Interrupted.exit_code:
             return f"rank {rank} has died ({f'killed by signal {-code}' if code < 0 else f'exit code {code}'})"
     return ""
 

@@ -142,6 +142,13 @@ def test_a_rank_that_dies_while_the_first_computes_alone_ends_it_and_the_others(
     assert time.monotonic() - began < 60
 
 
+def test_a_rank_that_was_asked_to_stop_is_not_lost():
+    codes = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in (0, 130)]
+    for process in codes:
+        process.wait()
+    assert launch._lost(codes) == ""
+
+
 ORPHAN = """
 import os, subprocess, sys
 code = "import time; from tools import launch; launch.LAST_WORDS_SECONDS = 0; launch._end_with_parent(); " \\
