@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,23 @@ def machine() -> dict[str, Any]:
             "system": platform.system(), "bf16_instructions": _has_bf16()}
 
 
-def table(rows: list[dict[str, Any]], columns: list[str], title: str = "") -> Any:
-    """Rows as a rich table; numbers with one digit, intervals in brackets."""
+def table(rows: list[dict[str, Any]], columns: list[str], title: str = "",
+          digits: Mapping[str, int] | None = None) -> Any:
+    """Rows as a rich table; numbers with one digit or as many as `digits` says, intervals in brackets."""
     from rich.table import Table
 
     found = Table(title=title or None)
     for column in columns:
         found.add_column(column, justify="left" if column in ("encoder", "labelled", "decoder") else "right")
     for row in rows:
-        found.add_row(*(_cell(row.get(column), row.get(f"{column}_interval")) for column in columns))
+        found.add_row(*(_cell(row.get(column), row.get(f"{column}_interval"), (digits or {}).get(column, 1))
+                        for column in columns))
     return found
 
 
-def _cell(value: Any, interval: list[float] | None) -> str:
-    text = f"{value:.1f}" if isinstance(value, float) else "" if value is None else str(value)
-    return f"{text} [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else text
+def _cell(value: Any, interval: list[float] | None, digits: int) -> str:
+    text = f"{value:.{digits}f}" if isinstance(value, float) else "" if value is None else str(value)
+    return f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else text
 
 
 def _cpuinfo() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,10 @@ from rich.console import Console
 
 from benchmarks.curves import CURVES, SENTENCES
 from benchmarks.curves import record as record_curve
+from benchmarks.decoding import QUICK as QUICK_DECODING
+from benchmarks.decoding import Plan as DecodingPlan
+from benchmarks.decoding import run as run_decoding
+from benchmarks.decoding import shown as shown_decoding
 from benchmarks.feeding import run as run_feeding
 from benchmarks.front_ends import Plan as FrontEndPlan
 from benchmarks.front_ends import run as run_front_ends
@@ -20,9 +25,11 @@ from benchmarks.kmeans import Plan as KmeansPlan
 from benchmarks.kmeans import run as run_kmeans
 from benchmarks.low_resource import run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
+from benchmarks.posteriors import Sets, import_posteriors
 from benchmarks.ranks import Plan as RanksPlan
 from benchmarks.ranks import run as run_ranks
 from benchmarks.results import read_results, table, write_results
+
 from benchmarks.scale import HOURS, UTTERANCES
 from benchmarks.scale import run as run_scale
 from benchmarks.seams import run as run_seams
@@ -30,6 +37,7 @@ from benchmarks.speed import plan_for
 from benchmarks.speed import run as run_speed
 from benchmarks.teachers import recordings_of
 from benchmarks.teachers import run as run_teachers
+from downstream.decode.choice import check_device
 from downstream.transcribe import Settings
 from tools.decoder_options import Tuned, choice_of
 from tools.demo import NOISE_DB
@@ -53,6 +61,7 @@ FEEDING_COLUMNS = ["what", "source", "threads", "audio_seconds_per_second", "goa
 SEAM_COLUMNS = ["decoder", "recordings", "count", "longest_seconds", "words", "errors", "wer", "difference", "goal"]
 RANKS_COLUMNS = ["what", "processes", "threads", "audio_seconds_per_second", "times_one", "goal"]
 FRONT_END_COLUMNS = ["what", "model", "front_end", "seconds", "audio_seconds_per_second", "share_of_conv", "best"]
+DECODING_COLUMNS = ["decoder", "beam", "threads", "wer", "speed", "memory_mb", "difference"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
 
@@ -238,3 +247,41 @@ def front_ends(
     results = run_front_ends(plan, data, aligned, alignments, out, shlex.join(["hubertkit", *sys.argv[1:]]), say)
     Console().print(table(results["rows"], FRONT_END_COLUMNS))
     print(out / "results.json")
+
+
+@app.command("decoding")
+def decoding(
+    lm: Annotated[Path, typer.Option(help="ARPA file (.arpa, .arpa.gz); all decoders use it.")],
+    out: Annotated[Path, typer.Option(help="Folder of the measurement; the same command again goes on there.")],
+    emissions: Annotated[Path | None, typer.Option(help="Folder of a recogniser's emissions `dev` and `test`, with the "
+                                                        "references `dev.txt`, `test.txt` (or .arrow) beside.")] = None,
+    posteriors: Annotated[Path | None, typer.Option(help="Folder of simulated posteriors instead.")] = None,
+    dev_references: Annotated[Path | None, typer.Option(help="A manifest, or a file of `id text` lines.")] = None,
+    test_references: Annotated[Path | None, typer.Option(help="Likewise.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of torch, cuda for instance: measure our own decoder there as "
+                                                    "well.")] = None,
+    workers: Annotated[str, typer.Option(help="1, or all: measure the best points over all cores as well.")] = "1",
+    repeats: Annotated[int, typer.Option(min=1, help="Decodes of which the median counts; fewer if they are "
+                                                     "long.")] = DecodingPlan.repeats,
+    quick: Annotated[bool, typer.Option(help="The narrowest beams, hardly tuned, to see that it runs.")] = False,
+) -> None:
+    """Word error rate against speed of every decoder and beam, tuned on dev, on the same emissions."""
+    if (emissions is None) == (posteriors is None):
+        raise UsageError("give either --emissions or --posteriors")
+    if workers not in ("1", "all"):
+        raise UsageError(f"--workers {workers}: 1 or all")
+    if device is not None:
+        check_device(device)
+    if posteriors is not None:
+        import_posteriors(posteriors, emissions := out / "emissions")
+    assert emissions is not None  # one of the two is given
+    plan = replace(QUICK_DECODING if quick else DecodingPlan(repeats=repeats), device=device,
+                   all_cores=workers == "all")
+    results = run_decoding(plan, Sets.load(emissions, dev_references, test_references), lm, out,
+                           shlex.join(["hubertkit", *sys.argv[1:]]), say)
+    Console().print(table(shown_decoding(results["rows"]), DECODING_COLUMNS, digits={"wer": 2, "difference": 2}))
+    for goal in results["goals"]:
+        if goal["goal"] is not None:
+            fast = "never as good" if goal["times_as_fast"] is None else f"{goal['times_as_fast']:g} times as fast"
+            print(f"{goal['decoder']} against {goal['against']}: {fast} (goal {goal['goal']:g})")
+    print(out / "results.json", out / "frontier.png", sep="\n")

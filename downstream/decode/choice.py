@@ -91,7 +91,7 @@ class Choice:
             raise UsageError(f"{self.lexicon}: a lexicon with other spellings than by characters; the batched decoder "
                              "knows none: take --decoder lexicon")
         if self.device is not None:
-            _check_device(self.device)
+            check_device(self.device)
         words = None if lexicon is None else tuple(lexicon.words)
         bonus = tuple((word, BeamDecoder.hotword_weight if nats is None else nats) for word, nats in self.hotwords)
         return BatchedDecoder(symbols, blank, lexicon=words, hotwords=bonus, device=self.device,
@@ -126,7 +126,8 @@ class Choice:
                                  "leave it out")
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise UsageError saying why torch cannot use a device, if it cannot."""
     import torch
 
     try:
