@@ -121,6 +121,7 @@ class _Comparison:
                  say: Callable[[str], None]) -> None:
         self.rows: list[dict[str, Any]] = []
         self._plan, self._sets, self._models, self._out, self._say = plan, sets, models, out, say
+        self._tuned: dict[str, dict[str, Any]] = {}
         self._errors: dict[tuple[str, int], np.ndarray] = {}  # (N,) of each family and beam, by one thread
         self._seconds = sum(sets.test.emissions.seconds(id) for id in sets.test.emissions.ids)
         self._head = {"benchmark": "decoding", "command": command}
@@ -150,9 +151,9 @@ class _Comparison:
              scored: Score) -> None:
         counts = scored.per_utterance
         interval = bootstrap_interval(counts.errors, counts.words)
-        seconds = float(np.median(found["seconds"]))
         if threads == 1:
             self._errors[family.name, beam] = counts.errors
+        seconds, busy = (float(np.median(found[kind])) for kind in ("seconds", "cpu_seconds"))
         self.rows.append({
             "decoder": family.name, "beam": beam or None, "wer": round(scored.wer, 3),
             "wer_interval": [round(interval.low, 3), round(interval.high, 3)],
@@ -160,8 +161,10 @@ class _Comparison:
             "peak_memory": found["peak_memory"], "load_seconds": found["load_seconds"], **weights,
             "tokens_per_frame": family.tokens_per_frame, "threshold": family.threshold,
             "device": family.device or "cpu", "words": scored.words, "errors": scored.errors,
-            "decoding_seconds": found["seconds"], "memory_at_start": found["memory_at_start"],
-            "gpu_memory": found["gpu_memory"], **self._against(family, beam, counts.errors, counts.words)})
+            "decoding_seconds": found["seconds"], "cpu_seconds": found["cpu_seconds"],
+            "audio_seconds_per_cpu_second": round(self._seconds / busy, 1),
+            "memory_at_start": found["memory_at_start"], "gpu_memory": found["gpu_memory"],
+            **self._against(family, beam, counts.errors, counts.words)})
 
     def _against(self, family: Family, beam: int, errors: np.ndarray, words: np.ndarray) -> dict[str, Any]:
         """The difference from the reference decoder with the same beam, or the next wider one, or its widest."""
@@ -178,6 +181,11 @@ class _Comparison:
             return {"lm_weight": None, "word_score": None, "on_edge": []}
         if family.weights_of:
             family = next(f for f in self._plan.families if f.name == family.weights_of)
+        if family.name not in self._tuned:
+            self._tuned[family.name] = self._tune(family)
+        return self._tuned[family.name]
+
+    def _tune(self, family: Family) -> dict[str, Any]:
         dev, search = self._sets.dev, self._plan.search
         decoder = family.make(dev.emissions, self._models, family.tuned_at)
         if isinstance(decoder, GreedyDecoder):
@@ -225,9 +233,8 @@ class _Comparison:
     def _goal(self, peer: Family, theirs: dict[str, Any], ours: Family, rows: list[dict[str, Any]]) -> dict[str, Any]:
         close = [row for row in rows if self._worse_by(ours.name, row["beam"], peer.name, theirs["beam"])
                  <= LEAST_DIFFERENCE]
-        speed = "audio_seconds_per_second"
-        best = max(close, key=lambda row: row[speed], default=None)
-        ratio = None if best is None else round(best[speed] / theirs[speed], 2)
+        best = min(close, key=_seconds, default=None)
+        ratio = None if best is None else round(_seconds(theirs) / _seconds(best), 2)
         goal = GOALS.get(theirs["beam"]) if peer.decoder == Name.lexicon else None
         return {"against": f"{peer.name}, beam {theirs['beam']}", "decoder": ours.name,
                 "beam": None if best is None else best["beam"], "times_as_fast": ratio, "goal": goal,
@@ -237,6 +244,10 @@ class _Comparison:
         """Points of WER that the first is worse by at most, at the upper end of the paired 95 % interval."""
         words = np.asarray([len(text.split()) for text in self._sets.test.texts.values()])
         return paired_bootstrap(self._errors[name, beam], self._errors[other, other_beam], words).interval.high
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    return float(np.median(row["decoding_seconds"]))
 
 
 def _settings(decoder: Any) -> dict[str, Any]:

@@ -132,7 +132,8 @@ def measure(job: Job) -> dict[str, Any]:
     counted, nor is loading.
 
     Returns:
-        `seconds` of each repeat, `load_seconds`, `peak_memory` in bytes (of several processes, that of the largest),
+        `seconds` of each repeat, `cpu_seconds` of all processes in each, `load_seconds`, `peak_memory` in bytes (of
+        several processes, that of the largest),
         `memory_at_start` of the interpreter and its libraries, `gpu_memory` in bytes or None.
     """
     emissions = Emissions.load(job.emissions)
@@ -141,15 +142,23 @@ def measure(job: Job) -> dict[str, Any]:
     load_seconds = time.perf_counter() - began
     decode_all(emissions, job.decoder, [min(emissions.ids, key=emissions.frames)], workers=1)
     taken: list[float] = []
+    busy: list[float] = []
     while len(taken) < job.repeats and sum(taken) < ENOUGH_SECONDS:
-        began = time.perf_counter()
+        began, busy_before = time.perf_counter(), _cpu_seconds()
         found = decode_all(emissions, job.decoder, workers=job.workers)
         taken.append(time.perf_counter() - began)
+        busy.append(_cpu_seconds() - busy_before)
     write_hypotheses(job.hypotheses, found)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 if job.workers > 1 else 0
-    return {"seconds": [round(s, 4) for s in taken], "load_seconds": round(load_seconds, 3),
-            "peak_memory": max(peak_memory(), children), "memory_at_start": at_start,
+    return {"seconds": [round(s, 4) for s in taken], "cpu_seconds": [round(s, 4) for s in busy],
+            "load_seconds": round(load_seconds, 3), "peak_memory": max(peak_memory(), children), "memory_at_start": at_start,
             "gpu_memory": _gpu_memory(getattr(job.decoder, "device", None))}
+
+
+def _cpu_seconds() -> float:
+    """That this process and those which it has waited for were at work: other programs count for less in it."""
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF,
+                                                                                  resource.RUSAGE_CHILDREN)))
 
 
 def _gpu_memory(device: str | None) -> int | None:
