@@ -133,8 +133,8 @@ def measure(job: Job) -> dict[str, Any]:
 
     Returns:
         `seconds` of each repeat, `cpu_seconds` of all processes in each, `load_seconds`, `peak_memory` in bytes (of
-        several processes, that of the largest),
-        `memory_at_start` of the interpreter and its libraries, `gpu_memory` in bytes or None.
+        several processes, that of the largest), `memory_at_start` of the interpreter and its libraries, `gpu_memory` in
+        bytes or None.
     """
     emissions = Emissions.load(job.emissions)
     at_start, began = peak_memory(), time.perf_counter()
@@ -151,8 +151,8 @@ def measure(job: Job) -> dict[str, Any]:
     write_hypotheses(job.hypotheses, found)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 if job.workers > 1 else 0
     return {"seconds": [round(s, 4) for s in taken], "cpu_seconds": [round(s, 4) for s in busy],
-            "load_seconds": round(load_seconds, 3), "peak_memory": max(peak_memory(), children), "memory_at_start": at_start,
-            "gpu_memory": _gpu_memory(getattr(job.decoder, "device", None))}
+            "load_seconds": round(load_seconds, 3), "peak_memory": max(peak_memory(), children),
+            "memory_at_start": at_start, "gpu_memory": _gpu_memory(getattr(job.decoder, "device", None))}
 
 
 def _cpu_seconds() -> float:
