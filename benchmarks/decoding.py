@@ -73,13 +73,10 @@ def run(plan: Plan, sets: Sets, lm: Path, out: Path, command: str, say: Callable
         lm: ARPA file, may be gzipped; all decoders use it.
 
     Raises:
-        UsageError: no such language model.
+        UsageError: no such language model, or not as ARPA.
         InputError: a language model that does not fit the recogniser or the references.
     """
-    if not lm.is_file():
-        raise UsageError(f"{lm}: no such file; language models are made by `hubertkit lm build`")
-    if lm.suffix == ".ngrams":
-        raise UsageError(f"{lm}: packed arrays, which only our own decoder reads; give the ARPA file")
+    check_file(lm)
     with locked(out):
         models = Models(lm, out / "lm.ngrams")
         with progress("packing the language model", 1) as report:
@@ -94,6 +91,14 @@ def run(plan: Plan, sets: Sets, lm: Path, out: Path, command: str, say: Callable
                 comparison.point(families[row["decoder"]], row["beam"] or 0, cores)
         plot_decoding(comparison.rows, out / "frontier.png")
         return comparison.write()
+
+
+def check_file(lm: Path) -> None:
+    """Raise UsageError where there is no such file, or none that all decoders can read."""
+    if not lm.is_file():
+        raise UsageError(f"{lm}: no such file; language models are made by `hubertkit lm build`")
+    if lm.suffix == ".ngrams":
+        raise UsageError(f"{lm}: packed arrays, which only our own decoder reads; give the ARPA file")
 
 
 def frontier(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

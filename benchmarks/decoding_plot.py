@@ -45,20 +45,23 @@ def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def _line(axes: Any, rows: Sequence[Row], colour: str, name: str) -> None:
+    from matplotlib.patheffects import withStroke
+
     for several in (False, True):
         chosen = sorted((r for r in rows if (r["threads"] > 1) == several), key=lambda r: r["audio_seconds_per_second"])
         if not chosen:
             continue
         speeds, rates = [r["audio_seconds_per_second"] for r in chosen], [r["wer"] for r in chosen]
         bars = [[r["wer"] - r["wer_interval"][0] for r in chosen], [r["wer_interval"][1] - r["wer"] for r in chosen]]
-        axes.errorbar(speeds, rates, bars, color=colour, fmt="none", elinewidth=1, capsize=2, alpha=0.35)
+        axes.errorbar(speeds, rates, bars, color=colour, fmt="none", elinewidth=1, capsize=2, alpha=0.3)
         axes.plot(speeds, rates, color=colour, marker="o", linestyle=":" if several else "-",
                   markerfacecolor="white" if several else colour,
                   label=f"{name}, {chosen[0]['threads']} threads" if several else name)
         for row in chosen:
             if row["beam"] is not None:
-                axes.annotate(str(row["beam"]), (row["audio_seconds_per_second"], row["wer"]), xytext=(5, 4),
-                              textcoords="offset points", color=colour, fontsize=9)
+                axes.annotate(str(row["beam"]), (row["audio_seconds_per_second"], row["wer"]), xytext=(5, 5),
+                              textcoords="offset points", color=colour, fontsize=9,
+                              path_effects=[withStroke(linewidth=3, foreground="white")])
 
 
 def _number_ticks(axes: Any) -> None:

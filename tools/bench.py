@@ -16,6 +16,7 @@ from benchmarks.curves import CURVES, SENTENCES
 from benchmarks.curves import record as record_curve
 from benchmarks.decoding import QUICK as QUICK_DECODING
 from benchmarks.decoding import Plan as DecodingPlan
+from benchmarks.decoding import check_file
 from benchmarks.decoding import run as run_decoding
 from benchmarks.decoding import shown as shown_decoding
 from benchmarks.feeding import run as run_feeding
@@ -272,6 +273,7 @@ def decoding(
         raise UsageError(f"--workers {workers}: 1 or all")
     if device is not None:
         check_device(device)
+    check_file(lm)
     if posteriors is not None:
         import_posteriors(posteriors, emissions := out / "emissions")
     assert emissions is not None  # one of the two is given
