@@ -48,22 +48,19 @@ class Plan:
     memory: bool = True
 
 
-def measure(plan: Plan, say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+def measure(plan: Plan, say: Callable[[str], None] = print) -> Iterator[list[dict[str, Any]]]:
     """One row for each model, precision and system; `hubertkit` is ours.
 
-    Returns:
-        Rows with `system`, `model`, `device`, `precision`, `seconds` (median of an update), `spread` (its quartiles),
+    Yields:
+        The rows of a model in a precision, with `system`, `model`, `device`, `precision`, `seconds` (median of an update), `spread` (its quartiles),
         `audio_seconds` (of an update), `tflop` (nominal: forward and backward of the plain model), `share_of_peak`,
         `peak_tflops` (of the matrix product), `peak_memory` (bytes; on CPUs above those of the process before).
     """
     if plan.device.type == "cpu":
         keep_memory()  # as training does; the peers, which leave that to their users, gain as much
-    rows = []
     for model in plan.models:
         for precision in plan.precisions:
-            work = Work(model, plan.batch, plan.seconds, plan.device, precision)
-            rows += list(_compare(plan, work, say))
-    return rows
+            yield list(_compare(plan, Work(model, plan.batch, plan.seconds, plan.device, precision), say))
 
 
 def tflop(work: Work) -> float:
@@ -247,12 +244,19 @@ def plan_for(device: str, quick: bool) -> Plan:
     return plan
 
 
-def run(plan: Plan, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Rows and the profile of our update, for a results file."""
+def run(plan: Plan, say: Callable[[str], None] = print,
+        save: Callable[[dict[str, Any]], None] = lambda content: None) -> dict[str, Any]:
+    """Rows and the profile of our update, for a results file; `save` is given what there is whenever there is more."""
     began = time.monotonic()
-    work = Work(plan.models[0], plan.batch, plan.seconds, plan.device, plan.precisions[0])
-    return {"benchmark": "speed", "rows": measure(plan, say), "profile": profile(work),
-            "seconds": round(time.monotonic() - began, 1)}
+    content: dict[str, Any] = {"benchmark": "speed", "rows": []}
+    for rows in measure(plan, say):
+        content["rows"] += rows
+        content["seconds"] = round(time.monotonic() - began, 1)
+        save(content)
+    content["profile"] = profile(Work(plan.models[0], plan.batch, plan.seconds, plan.device, plan.precisions[0]))
+    content["seconds"] = round(time.monotonic() - began, 1)
+    save(content)
+    return content
 
 
 def main() -> None:
@@ -262,9 +266,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("speed.json"))
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    content = {"command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]), "torch": torch.__version__,
-               **run(plan_for(given.device, given.quick))}
-    given.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    about = {"command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]), "torch": torch.__version__}
+    run(plan_for(given.device, given.quick), save=lambda content: _write(given.out, about | content))
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """All of the file or nothing, without the packages that `upstream.stage` needs."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

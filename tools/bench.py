@@ -30,7 +30,6 @@ from benchmarks.posteriors import Sets, import_posteriors
 from benchmarks.ranks import Plan as RanksPlan
 from benchmarks.ranks import run as run_ranks
 from benchmarks.results import read_results, table, write_results
-
 from benchmarks.scale import HOURS, UTTERANCES
 from benchmarks.scale import run as run_scale
 from benchmarks.seams import run as run_seams
@@ -98,8 +97,8 @@ def speed(
     chosen = device or best_device().type
     if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"--device {chosen}: must be cpu or cuda, and a GPU must be there for cuda")
-    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_speed(plan_for(chosen, quick), say)}
-    write_results(out, results)
+    command = {"command": shlex.join(["hubertkit", *sys.argv[1:]])}
+    results = run_speed(plan_for(chosen, quick), say, lambda content: write_results(out, command | content))
     Console().print(table(results["rows"], SPEED_COLUMNS))
     print(out)
 

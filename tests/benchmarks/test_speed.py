@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import speed
 from benchmarks.results import check
 from benchmarks.speed import Plan, forward_flop, measure, plan_for, pretraining_gpu_hours, tflop
 from benchmarks.speed_systems import SYSTEMS, PlainHubert, Work
@@ -53,12 +54,22 @@ def test_base_has_the_size_it_should():
 def test_rows_fit_the_schema_and_hold_every_system(tmp_path):
     said = []
     plan = Plan(CPU, ("tiny",), ("float32",), batch=1, seconds=1.0, repeats=2, matmul=128, memory=False)
-    rows = measure(plan, said.append)
+    (rows,) = measure(plan, said.append)  # one model in one precision
     assert [r["system"] for r in rows] == ["hubertkit", "torchaudio", "transformers"]
     content = {"format": 1, "date": "2026-01-01", "machine": {"processor": "x", "cores": 2},
                "versions": {"python": "3", "torch": "2"}, "benchmark": "speed", "command": "x", "rows": rows}
     check(json.loads(json.dumps(content)), tmp_path)
     assert all(r["spread"][0] <= r["seconds"] <= r["spread"][1] for r in rows)
+
+
+def test_what_was_measured_is_saved_before_the_next_model_begins(monkeypatch):
+    saved = []
+    monkeypatch.setattr(speed, "measure", lambda plan, say: iter([[{"model": "base"}], [{"model": "large"}]]))
+    monkeypatch.setattr(speed, "profile", lambda work: [{"operator": "mm"}])
+    whole = speed.run(plan_for("cpu", quick=True), save=lambda content: saved.append(json.loads(json.dumps(content))))
+    assert [len(content["rows"]) for content in saved] == [1, 2, 2]
+    assert saved[-1] == whole
+    assert "profile" not in saved[1]
 
 
 def test_gpu_hours_of_a_pretraining():
