@@ -28,12 +28,28 @@ _WRONG_USE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "C
 
 def build_app() -> typer.Typer:
     """The whole command line. Command groups are imported here, so that `--help` says all there is."""
-    from tools import align, bench, convert, corpus, decode, demo, lm, pretrain, recognise, score, teacher, transcribe
+    from tools import (
+        align,
+        bench,
+        convert,
+        corpus,
+        decode,
+        decode_check,
+        decomposition,
+        demo,
+        lm,
+        pretrain,
+        recognise,
+        score,
+        teacher,
+        transcribe,
+    )
     from tools import units as units_command
 
     app = typer.Typer(name="hubertkit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                       help="From recordings to a speech encoder, a recogniser, and a word error rate to trust.")
-    for module in (demo, pretrain, recognise, transcribe, decode, score, align, units_command, convert):
+    for module in (demo, pretrain, recognise, transcribe, decode_check, decode, score, decomposition, align,
+                   units_command, convert):
         module.register(app)
     app.add_typer(corpus.app, name="corpus", help="Manifests: import, export, check, show, segment, split.")
     app.add_typer(teacher.app, name="teacher", help="Teachers: fit, import, check, how good they are, which layer.")

@@ -124,12 +124,12 @@ def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float
     Raises:
         InputError: less than 80 %; with the reason where it is upper against lower case.
     """
-    share = _spelt(unigrams, alphabet)
+    share = spelt_share(unigrams, alphabet.letters)
     if share >= LEAST_COVERAGE:
         return share
     found = f"the recogniser can spell {share:.0%} of the {len(unigrams)} words of the language model"
     for name, other in (("upper", str.upper), ("lower", str.lower)):
-        if _spelt([other(word) for word in unigrams], alphabet) >= LEAST_COVERAGE:
+        if spelt_share([other(word) for word in unigrams], alphabet.letters) >= LEAST_COVERAGE:
             raise InputError(f"{found}: its symbols are {name} case; build the language model from {name}-case text")
     raise InputError(f"{found}, at least {LEAST_COVERAGE:.0%} are needed; build it from text normalised as the "
                      "transcripts were")
@@ -147,5 +147,6 @@ def check_coverage(unigrams: Collection[str], texts: Collection[str], least: flo
     return share
 
 
-def _spelt(words: Collection[str], alphabet: Alphabet) -> float:
-    return sum(alphabet.letters.issuperset(word) for word in words) / max(1, len(words))
+def spelt_share(words: Collection[str], letters: frozenset[str]) -> float:
+    """The share of words that consist of these letters alone; 0 of none."""
+    return sum(letters.issuperset(word) for word in words) / max(1, len(words))

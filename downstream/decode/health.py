@@ -1,0 +1,64 @@
+"""What gives a word error rate of 90, named before an hour is spent: checks of emissions, references, model, lexicon.
+
+    hubertkit decode-check EMISSIONS --references DEV --lm LM --lexicon FILE
+
+Each check has a number that is measured, limits that stand beside it in the code, and a sentence on what to do. The
+first one that failed is the cause more often than not: a wrong blank, for instance, makes the text wrong as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from downstream.decode import health_emissions, health_words
+from downstream.decode.alphabet import alphabet
+from downstream.decode.check import Check
+from downstream.decode.tune import evenly
+from downstream.emissions import Emissions
+from upstream.errors import InputError
+
+
+def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Collection[str] | None = None,
+            lexicon: Mapping[str, Collection[tuple[str, ...]]] | None = None, seconds: float = 300.0) -> list[Check]:
+    """Every check that the given things allow.
+
+    Args:
+        emissions: of a development set.
+        references: {id: text} of it; ids without emissions do not matter.
+        lm_words: the words of the language model, without `<s>`, `</s>` and `<unk>`.
+        lexicon: {word: spellings}, as `health_words.read_lexicon` gives it.
+        seconds: of speech to look at; more is thinned out evenly along utterance lengths. Texts are looked at whole.
+
+    Raises:
+        InputError: no utterance, or none that has a reference.
+    """
+    ids = [id for id in emissions.ids if id in references]
+    if not ids:
+        raise InputError(f"{emissions.folder}: none of the {len(emissions)} utterances has a reference, "
+                         f"{next(iter(emissions.ids), 'without any')} for instance; give the references of what was "
+                         "recognised")
+    checks = [_references_there(len(ids), emissions)]
+    texts = [references[id] for id in ids]
+    chosen = set(evenly(emissions, seconds)) & set(ids) or set(ids)
+    sample = health_emissions.Sample.of(emissions, [id for id in ids if id in chosen], references)
+    checks += health_emissions.examine(sample)
+    try:
+        letters = alphabet(emissions.symbols, emissions.blank).letters
+    except InputError:  # said by the checks of the emissions
+        return checks
+    checks.append(health_words.references_spelled(texts, letters))
+    if lm_words is not None:
+        checks += health_words.examine_model(lm_words, texts, letters)
+    if lexicon is not None:
+        checks += health_words.examine_lexicon(lexicon, texts, emissions.symbols, lm_words)
+    return checks
+
+
+def _references_there(found: int, emissions: Emissions) -> Check:
+    share = found / len(emissions)
+    what = f"{found} of {len(emissions)} utterances have a reference"
+    if found == len(emissions):
+        return Check("references", "ok", share, what)
+    missing = len(emissions) - found
+    return Check("references", "warning", share, what,
+                 f"{missing} cannot be tuned on; give the references of the same set as the emissions")

@@ -1,0 +1,148 @@
+"""Do references, language model, lexicon and the recogniser's symbols speak of the same words?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from downstream.decode.alphabet import SEPARATORS
+from downstream.decode.check import Check, graded
+from downstream.decode.word_model import LEAST_COVERAGE, spelt_share
+from downstream.lm.arpa import read_unigrams
+from downstream.lm.arrays import NgramArrays
+from upstream.errors import FormatError, UsageError
+
+Spellings = dict[str, tuple[tuple[str, ...], ...]]
+
+# (good), (bearable) shares
+REFERENCES_SPELLED = (0.995, 1.0), (0.9, 1.0)
+WORDS_SPELLED = (0.98, 1.0), (LEAST_COVERAGE, 1.0)
+UNKNOWN_WORDS = (0.0, 0.05), (0.0, 1 - LEAST_COVERAGE)
+LEXICON_IN_MODEL = (0.5, 1.0), (0.1, 1.0)
+
+
+def references_spelled(texts: Collection[str], letters: frozenset[str]) -> Check:
+    """The share of the references' running words that the symbols can spell."""
+    words = [word for text in texts for word in text.split()]
+    share = spelt_share(words, letters)
+    odd = next((c for word in words for c in word if c not in letters), "")
+    return graded("references spelled", share, *REFERENCES_SPELLED,
+                  f"the symbols can spell {share:.1%} of the {len(words)} words of the references"
+                  + (f", no {odd!r} for instance" if odd else ""),
+                  _other_case(words, letters, "the references") or "normalise the references as the transcripts of "
+                  "training were (case, digits, punctuation); no decoder can find these words")
+
+
+def examine_model(words: Collection[str], texts: Collection[str], letters: frozenset[str]) -> list[Check]:
+    """Of a language model's words: can they be spelled, and do they cover the references?"""
+    share = spelt_share(words, letters)
+    return [
+        graded("model spelled", share, *WORDS_SPELLED,
+               f"the symbols can spell {share:.1%} of the {len(words)} words of the language model",
+               _other_case(words, letters, "the language model's text") or "build the model from text normalised as "
+               "the transcripts were (`hubertkit lm build --normalise`)"),
+        _unknown("model coverage", words, texts, "the language model", "build it from text of the same kind, or with "
+                 "a larger vocabulary")]
+
+
+def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: Collection[str],
+                    symbols: Sequence[str], lm_words: Collection[str] | None = None) -> list[Check]:
+    """Of a lexicon: can its spellings be made of the symbols, do they end words, does it cover references and model?"""
+    known = frozenset(symbols)
+    spellings = [spelling for each in lexicon.values() for spelling in each]
+    share = sum(known.issuperset(spelling) for spelling in spellings) / max(1, len(spellings))
+    checks = [
+        graded("lexicon spelled", share, *WORDS_SPELLED,
+               f"the symbols can spell {share:.1%} of the {len(lexicon)} words of the lexicon",
+               _other_case(["".join(s) for s in spellings], known, "the lexicon") or "make the lexicon of this "
+               "recogniser's symbols; words that cannot be spelled are never found"),
+        _ends(spellings, symbols),
+        _unknown("lexicon coverage", lexicon, texts, "the lexicon", "add the words: with a lexicon no other word can "
+                 "be found")]
+    if lm_words is not None:
+        checks.append(_common(lexicon, lm_words))
+    return checks
+
+
+def read_model_words(path: Path) -> list[str]:
+    """The words of an ARPA file or of what `hubertkit lm pack` wrote, without `<unk>`, `<s>`, `</s>`.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: no language model, or one without words.
+    """
+    path = Path(path)
+    words = NgramArrays.load(path).words.list[3:] if path.suffix == ".ngrams" else read_unigrams(path)
+    if not words:
+        raise FormatError(f"{path}: a language model without words; build it from text")
+    return words
+
+
+def read_lexicon(path: Path) -> Spellings:
+    """A lexicon whatever its symbols: lines `WORD<tab>W O R D |`, or words alone, spelled with a separator.
+
+    Raises:
+        UsageError: no such file.
+        FormatError: no UTF-8, or no words.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such lexicon")
+    found: Spellings = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    for line in lines:
+        word, *spelling = line.split() or [""]
+        if word:
+            found[word] = (*found.get(word, ()), tuple(spelling) or tuple(word))
+    if not found:
+        raise FormatError(f"{path}: no words; expected lines such as WORD<tab>W O R D |")
+    return found
+
+
+def _unknown(name: str, words: Collection[str], texts: Collection[str], whose: str, advice: str) -> Check:
+    """The share of the references' running words that are not among `words`."""
+    known, running = frozenset(words), [word for text in texts for word in text.split()]
+    unknown = [word for word in running if word not in known]
+    share = len(unknown) / max(1, len(running))
+    example = f", {max(set(unknown), key=lambda word: (unknown.count(word), word))!r} for instance" if unknown else ""
+    for case, change in (("upper", str.upper), ("lower", str.lower)):
+        folded = {change(word) for word in known}
+        if share > UNKNOWN_WORDS[0][1] and sum(change(word) not in folded for word in running) < 0.5 * len(unknown):
+            advice = (f"{whose} and the references are of different case: write both in {case} case, the "
+                      "recogniser's")
+            break
+    return graded(name, share, *UNKNOWN_WORDS,
+                  f"{share:.1%} of the {len(running)} words of the references are not in {whose}{example}", advice)
+
+
+def _ends(spellings: Sequence[tuple[str, ...]], symbols: Sequence[str]) -> Check:
+    """Flashlight finds a word only where its spelling ends with the separator that the recogniser emits."""
+    separator = next((s for s in symbols if s in SEPARATORS), SEPARATORS[0])
+    share = sum(bool(s) and s[-1] == separator for s in spellings) / max(1, len(spellings))
+    plain = not any(symbol in SEPARATORS for s in spellings for symbol in s)
+    what = f"{share:.1%} of the spellings end with the word separator {separator!r}"
+    if plain:
+        return Check("lexicon separator", "ok", share, "the lexicon is of spellings without a separator, which is "
+                                                       "added when it is read")
+    return graded("lexicon separator", share, (1.0, 1.0), (0.99, 1.0), what,
+                  f"end every spelling with {separator!r}, or the words are never closed")
+
+
+def _common(lexicon: Collection[str], lm_words: Collection[str]) -> Check:
+    known = frozenset(lm_words)
+    share = sum(word in known for word in lexicon) / max(1, len(lexicon))
+    return graded("lexicon in model", share, *LEXICON_IN_MODEL,
+                  f"the language model knows {share:.1%} of the {len(lexicon)} words of the lexicon",
+                  "the others all get its <unk>: take a lexicon of the model's own words, in the same case")
+
+
+def _other_case(words: Collection[str], letters: frozenset[str], whose: str) -> str:
+    """What to do where the words could be spelled in the other case."""
+    before = spelt_share(words, letters)
+    for case, change in (("upper", str.upper), ("lower", str.lower)):
+        if before < WORDS_SPELLED[0][0] and spelt_share([change(w) for w in words], letters) > max(0.9, before):
+            return f"the symbols are {case} case: write {whose} in {case} case"
+    return ""

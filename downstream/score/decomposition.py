@@ -1,0 +1,183 @@
+"""Where word errors come from: the search, the emissions, the language model, or words that nobody could find.
+
+The ladder. Word errors of greedy decoding, of the beam search without a language model, with it, and of the best
+candidate of each n-best list (the oracle), which is what a perfect rescoring of these lists would leave.
+
+Blame (after Chase 1997, "Blame assignment for errors made by large vocabulary speech recognizers"). Reference and
+found text are weighed by the decoder's own score `S = acoustic + language`, both whole: acoustic is the natural log of
+the CTC probability summed over all alignments, language is the weighted language model with its word score. All word
+errors of an utterance are put down to one of
+
+- `vocabulary`: the vocabulary is closed and the reference holds a word outside it. No weights could find it;
+- `search`: S(reference) > S(found). The decoder would have preferred the reference and did not meet it, or summed too
+  few of its alignments: a wider beam helps;
+- else it is a model error, S(found) >= S(reference), and a wider beam does not help:
+  - `acoustic`: the emissions prefer what was found, the language model does not. A better recogniser helps, or more
+    weight on the language model;
+  - `language`: the language model prefers what was found, the emissions do not. A better language model helps, or less
+    weight on it;
+  - `both`: each of them prefers what was found, or the two texts are worth the same.
+
+Every wrong utterance has exactly one blame, so the parts add up to the word errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from downstream.decode.objective import Weighed
+from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
+from downstream.score.rates import word_errors
+from upstream.errors import InputError
+
+Blame = Literal["vocabulary", "search", "acoustic", "language", "both"]
+BLAMES: tuple[Blame, ...] = get_args(Blame)
+
+_SAME = 1e-6  # nats; a smaller difference is rounding
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the ladder: word errors, their rate in percent, and its 95% interval over utterances."""
+
+    name: str
+    errors: int
+    wer: float
+    interval: ConfidenceInterval
+
+
+@dataclass(frozen=True)
+class Part:
+    """Utterances with one blame, and all the word errors in them."""
+
+    utterances: int
+    errors: int
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words of the references of one kind, and how many of them were substituted or deleted."""
+
+    words: int
+    errors: int
+
+    @property
+    def rate(self) -> float:
+        """Errors in percent of the words; 0 where there are none."""
+        return 100 * self.errors / max(1, self.words)
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Word errors taken apart in three ways.
+
+    Attributes:
+        words: in the references.
+        ladder: in the order in which the steps were given, then the oracle.
+        blamed: the word errors of the last step before the oracle, by blame; the parts add up to them.
+        known, unknown: the words of the references inside and outside of the vocabulary. Their errors and `insertions`
+            add up to the same number.
+        insertions: words found where the reference has none.
+    """
+
+    words: int
+    ladder: tuple[Step, ...]
+    blamed: dict[Blame, Part]
+    known: Words
+    unknown: Words
+    insertions: int
+
+
+def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame | None:
+    """Whose fault a wrong text is; None where it is right.
+
+    Args:
+        reference, found: under the score of the decoder that found it.
+        reachable: whether the decoder's vocabulary holds every word of the reference.
+    """
+    if reference.text.split() == found.text.split():
+        return None
+    if not reachable:
+        return "vocabulary"
+    if reference.score > found.score + _SAME:
+        return "search"
+    acoustic, language = found.acoustic > reference.acoustic, found.language > reference.language
+    if acoustic != language:
+        return "acoustic" if acoustic else "language"
+    return "both"
+
+
+def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, str]],
+              nbest: Mapping[str, Sequence[str]], weighed: Mapping[str, tuple[Weighed, Weighed]],
+              vocabulary: Collection[str], closed: bool = False) -> Decomposition:
+    """Take the word errors of a decoding apart.
+
+    Args:
+        references: {id: text}.
+        steps: {name: {id: text}} from the simplest decoding to the one that is taken apart, the last.
+        nbest: {id: texts} that the last one listed; the text it chose counts as listed.
+        weighed: {id: (reference, found)} by the score of the last one.
+        vocabulary: words that the language model (or the lexicon) knows.
+        closed: whether the decoder can find no other words.
+
+    Raises:
+        InputError: no words in the references, or an utterance without a hypothesis, a list or scores.
+    """
+    ids = tuple(references)
+    for what, there in (*steps.items(), ("n-best", nbest), ("weighed", weighed)):
+        missing = next((id for id in ids if id not in there), None)
+        if missing is not None:
+            raise InputError(f"{missing}: nothing from {what!r}; decode every utterance that has a reference")
+    words = np.asarray([len(references[id].split()) for id in ids], dtype=np.int64)
+    if not words.sum():
+        raise InputError(f"all {len(ids)} references are empty: a word error rate needs words")
+    found = list(steps.values())[-1]
+    errors = {name: [word_errors(references[id], texts[id]) for id in ids] for name, texts in steps.items()}
+    errors["oracle"] = [oracle_errors(references[id], (found[id], *nbest[id])) for id in ids]
+    known = frozenset(vocabulary)
+    return Decomposition(int(words.sum()), tuple(_step(name, counts, words) for name, counts in errors.items()),
+                         _blamed(ids, references, errors[list(steps)[-1]], weighed, known if closed else None),
+                         *_by_vocabulary(references, found, known))
+
+
+def oracle_errors(reference: str, texts: Iterable[str]) -> int:
+    """Word errors of the text of a list that has the fewest."""
+    return min(word_errors(reference, text) for text in texts)
+
+
+def _step(name: str, errors: Sequence[int], words: np.ndarray) -> Step:
+    counts = np.asarray(errors, dtype=np.int64)
+    return Step(name, int(counts.sum()), 100 * float(counts.sum()) / float(words.sum()),
+                bootstrap_interval(counts, words))
+
+
+def _blamed(ids: Sequence[str], references: Mapping[str, str], errors: Sequence[int],
+            weighed: Mapping[str, tuple[Weighed, Weighed]], known: frozenset[str] | None) -> dict[Blame, Part]:
+    """`known`: of a closed vocabulary, else None."""
+    parts: dict[Blame, list[int]] = {name: [] for name in BLAMES}
+    for id, wrong in zip(ids, errors):
+        whose = blame(*weighed[id], reachable=known is None or known.issuperset(references[id].split()))
+        if whose is not None:
+            parts[whose].append(wrong)
+    return {name: Part(len(each), sum(each)) for name, each in parts.items()}
+
+
+def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str],
+                   known: frozenset[str]) -> tuple[Words, Words, int]:
+    from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
+
+    words, errors, insertions = [0, 0], [0, 0], 0  # unknown, known
+    for id, text in references.items():
+        truth = text.split()
+        for word in truth:
+            words[word in known] += 1
+        for edit in Levenshtein.editops(truth, found[id].split()):
+            if edit.tag == "insert":
+                insertions += 1
+            else:
+                errors[truth[edit.src_pos] in known] += 1
+    return Words(words[1], errors[1]), Words(words[0], errors[0]), insertions

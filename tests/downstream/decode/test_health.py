@@ -1,0 +1,187 @@
+"""The check before decoding: a healthy case passes everything, each deliberate mistake is named by its own check."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from posteriors import FOLDER, read_slice
+
+from downstream.decode.alphabet import alphabet
+from downstream.decode.health import examine
+from downstream.decode.health_emissions import kind_of, normalised, temperature_of
+from downstream.decode.health_words import examine_lexicon, examine_model, read_lexicon, read_model_words
+from downstream.emissions import Emissions
+from upstream.errors import FormatError, InputError, UsageError
+
+UTTERANCES, REFERENCES, SYMBOLS = read_slice()
+WORDS = read_model_words(FOLDER / "words.arpa.gz")
+LEXICON = {word: ((*word, " "),) for word in WORDS}
+
+
+def stored(utterances=UTTERANCES, symbols=SYMBOLS, blank=0, rate=50.0):
+    """Emissions in memory, whatever they hold; a writer would refuse most mistakes, files of others hold them."""
+    offsets = np.cumsum([0, *map(len, utterances.values())])
+    rows = np.concatenate([*utterances.values()])
+    header = {"symbols": symbols, "blank": blank, "frame_rate": rate, "hash": "", "meta": {}}
+    return Emissions(FOLDER, header, list(utterances), offsets, rows)
+
+
+def changed(change):
+    return stored({id: change(rows) for id, rows in UTTERANCES.items()})
+
+
+def levels(emissions, references=REFERENCES, words=WORDS, lexicon=None):
+    return {check.name: check for check in examine(emissions, references, words, lexicon, seconds=math.inf)}
+
+
+def test_a_healthy_case_passes_every_check():
+    found = levels(stored(), lexicon=LEXICON)
+    assert {check.level for check in found.values()} == {"ok"}
+    assert not any(check.advice for check in found.values())
+    assert list(found) == ["references", "values", "blank", "symbols", "word separator", "empty output", "frame rate",
+                           "length", "agreement", "temperature", "references spelled", "model spelled",
+                           "model coverage", "lexicon spelled", "lexicon separator", "lexicon coverage",
+                           "lexicon in model"]
+    assert found["temperature"].measured == pytest.approx(1, abs=0.25)  # the posteriors are exact
+
+
+def swapped(one, two):
+    order = list(range(len(SYMBOLS)))
+    order[one], order[two] = two, one
+    return lambda rows: rows[:, order]
+
+
+@pytest.mark.parametrize(("change", "name", "says"), [
+    (np.exp, "values", "natural logarithm"),
+    (lambda rows: rows / math.log(10), "values", "multiply them by ln 10"),
+    (lambda rows: rows + 7.5, "values", "apply log_softmax over the symbols"),
+    (lambda rows: rows[:, :] - 1.0, "values", "leave no column out"),
+    (lambda rows: np.where(rows < -19, np.nan, rows), "values", "the audio is broken"),
+    (swapped(0, 7), "blank", "the blank is likely column 7"),
+    (swapped(1, SYMBOLS.index("Q")), "word separator", "the column of the word separator is another one"),
+    (lambda rows: normalised(rows + np.where(np.arange(29) == 0, 30.0, 0.0)), "empty output", "train it for longer"),
+    (lambda rows: normalised(rows * 10), "temperature", "multiply the logits by"),
+    (lambda rows: normalised(rows / 10), "temperature", "multiply the logits by"),
+    (lambda rows: rows[:, [0, 1, 2, *range(28, 2, -1)]], "agreement", "symbols are in another order"),
+    (lambda rows: rows[::8], "length", "these references cannot be found"),
+])
+def test_broken_emissions_are_named(change, name, says):
+    check = levels(changed(change))[name]
+    assert check.level == "failed"
+    assert says in check.advice
+
+
+@pytest.mark.parametrize(("change", "kind"), [
+    (lambda rows: rows, "log-probabilities"), (np.exp, "probabilities"), (lambda rows: rows + 9, "logits"),
+    (lambda rows: rows / math.log(10), "log10 probabilities"), (lambda rows: rows * 0.9, "unnormalised"),
+])
+def test_other_numbers_are_told_apart_and_the_rest_is_still_looked_at(change, kind):
+    assert kind_of([change(rows) for rows in UTTERANCES.values()])[0] == kind
+    found = levels(changed(change))
+    assert found["agreement"].level == "ok"
+    assert found["temperature"].level == "ok"
+
+
+@pytest.mark.parametrize(("rate", "level"), [(50.0, "ok"), (100.0, "warning"), (25.0, "warning"), (200.0, "failed"),
+                                             (5.0, "failed")])
+def test_the_frame_rate_is_held_against_the_characters_a_second(rate, level):
+    check = levels(stored(rate=rate))["frame rate"]
+    seconds = sum(map(len, UTTERANCES.values())) / rate
+    assert check.measured == pytest.approx(sum(map(len, REFERENCES.values())) / seconds)
+    assert check.level == level
+
+
+@pytest.mark.parametrize(("symbols", "blank", "name", "says"), [
+    (tuple("_" if s == " " else s for s in SYMBOLS), 0, "symbols", "0 word separators"),
+    (tuple("|" if s == "Z" else s for s in SYMBOLS), 0, "symbols", "2 word separators"),
+    (SYMBOLS, 29, "blank", "column 29 of 29"), (SYMBOLS, 28, "blank", "'Z'"),
+])
+def test_symbols_that_cannot_be_decoded_with_are_named(symbols, blank, name, says):
+    check = levels(stored(symbols=symbols, blank=blank))[name]
+    assert check.level == "failed"
+    assert says in check.what
+
+
+def test_another_case_is_named_wherever_it_is():
+    lower = {id: text.lower() for id, text in REFERENCES.items()}
+    found = levels(stored(), lower)
+    assert found["references spelled"].level == found["model coverage"].level == "failed"
+    assert "write the references in upper case" in found["references spelled"].advice
+    assert "write both in upper case" in found["model coverage"].advice
+    found = levels(stored(), words=[word.lower() for word in WORDS], lexicon={w.lower(): ((*w.lower(), " "),)
+                                                                              for w in WORDS})
+    for name in ("model spelled", "model coverage", "lexicon spelled", "lexicon coverage"):
+        assert found[name].level == "failed"
+        assert "case" in found[name].advice
+    symbols = tuple(s.lower() for s in SYMBOLS)
+    assert "lower case" in levels(stored(symbols=symbols))["model spelled"].advice
+
+
+def test_a_model_of_other_words_is_named_with_the_share_that_it_lacks():
+    texts, letters = ["A B A C", "A D"], frozenset("ABCD")
+    spelled, coverage = examine_model(["A", "B"], texts, letters)
+    assert (spelled.level, spelled.measured) == ("ok", 1.0)
+    assert (coverage.level, coverage.measured) == ("failed", pytest.approx(2 / 6))
+    assert "33.3% of the 6 words" in coverage.what
+    spelled, coverage = examine_model(["A", "B", "C", "D", "É"], texts, letters)
+    assert (spelled.level, spelled.measured, coverage.level) == ("warning", 0.8, "ok")
+
+
+@pytest.mark.parametrize(("lexicon", "lm", "name", "says"), [
+    ({"A": (("A",),), "B": (("B", "|"),)}, None, "lexicon separator", "end every spelling with '|'"),
+    ({"A": (("A", " "),), "B": (("B", " "),)}, None, "lexicon separator", "end every spelling with '|'"),
+    ({"A": (("Á", "|"),), "B": (("B", "|"),)}, None, "lexicon spelled", "of this recogniser's symbols"),
+    ({"A": (("A", "|"),)}, None, "lexicon coverage", "add the words"),
+    ({"A": (("A", "|"),), "B": (("B", "|"),)}, ["a", "b"], "lexicon in model", "the model's own words"),
+])
+def test_a_lexicon_that_does_not_fit_is_named(lexicon, lm, name, says):
+    found = {c.name: c for c in examine_lexicon(lexicon, ["A B"], ("_", "|", "A", "B"), lm)}
+    assert found[name].level == "failed"
+    assert says in found[name].advice
+
+
+def test_utterances_without_a_reference_are_counted_and_none_at_all_is_refused():
+    one, *_ = REFERENCES
+    check = levels(stored(), {one: REFERENCES[one]})["references"]
+    assert (check.level, check.measured) == ("warning", 0.1)
+    with pytest.raises(InputError, match="none of the 10 utterances has a reference"):
+        levels(stored(), {"other": "A"})
+
+
+def test_emissions_without_frames_are_named():
+    check = levels(stored({id: rows[:0] for id, rows in UTTERANCES.items()}))["values"]
+    assert (check.level, check.what) == ("failed", "the emissions hold no frame")
+
+
+@settings(max_examples=8)
+@given(factor=st.floats(0.3, 3))
+def test_the_temperature_that_was_put_in_is_found_again(factor):
+    ids = list(UTTERANCES)[:3]
+    rows, texts = [normalised(UTTERANCES[id].astype(np.float64)) for id in ids], [REFERENCES[id] for id in ids]
+    columns = alphabet(SYMBOLS, 0)
+    once = temperature_of(rows, texts, columns)
+    assert temperature_of([normalised(r * factor) for r in rows], texts, columns) == pytest.approx(once * factor,
+                                                                                                   rel=0.06)
+
+
+def test_a_recogniser_that_ends_with_a_separator_is_as_sure_as_one_that_does_not():
+    """Twenty frames of a certain separator after the text, as fairseq's recognisers write it, change nothing."""
+    columns = alphabet(SYMBOLS, 0)
+    rows, texts = [*map(normalised, UTTERANCES.values())][:3], [*REFERENCES.values()][:3]
+    end = normalised(np.where(np.arange(29) == 1, 0.0, np.full((20, 29), -30.0)))
+    assert temperature_of([np.concatenate([r, end]) for r in rows], texts, columns) == pytest.approx(
+        temperature_of(rows, texts, columns), rel=0.03)
+
+
+def test_lexicons_are_read_whatever_their_symbols(tmp_path):
+    path = tmp_path / "lexicon.txt"
+    path.write_text("AB\tA B |\nAB\tA B B |\n\nÉA É A |\nWORD\n")
+    assert read_lexicon(path) == {"AB": (("A", "B", "|"), ("A", "B", "B", "|")), "ÉA": (("É", "A", "|"),),
+                                  "WORD": (("W", "O", "R", "D"),)}
+    path.write_bytes(b"")
+    with pytest.raises(FormatError, match="no words"):
+        read_lexicon(path)
+    with pytest.raises(UsageError, match="no such lexicon"):
+        read_lexicon(tmp_path / "none")

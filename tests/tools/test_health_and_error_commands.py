@@ -1,0 +1,107 @@
+"""`decode-check` and `errors` from the outside, on ten utterances."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from downstream.emissions import EmissionsWriter
+from tools.main import run
+
+sys.path.append(str(Path(__file__).parents[1] / "downstream" / "decode"))
+from posteriors import FOLDER, read_slice
+
+LM = str(FOLDER / "words.arpa.gz")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    utterances, references, symbols = read_slice()
+    for name, blank in (("dev", 0), ("blank-e", 7)):
+        with EmissionsWriter(folder / name, symbols, blank, 50.0) as writer:
+            for id, rows in utterances.items():
+                writer.add(id, rows)
+    (folder / "dev.txt").write_text("".join(f"{id}\t{text}\n" for id, text in references.items()))
+    (folder / "lower.txt").write_text("".join(f"{id}\t{text.lower()}\n" for id, text in references.items()))
+    (folder / "words.txt").write_text("\n".join({word for text in references.values() for word in text.split()}))
+    (folder / "empty").write_bytes(b"")
+    return folder
+
+
+def check(data, emissions, references, *arguments):
+    return run(["decode-check", str(data / emissions), "--references", str(data / references), *arguments])
+
+
+def test_a_healthy_set_up_passes(data, capsys):
+    assert check(data, "dev", "dev.txt", "--lm", LM, "--lexicon", str(data / "words.txt")) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith("17 checks: 0 failed, 0 warnings\n")
+    assert check(data, "dev", "dev.txt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {c["level"] for c in found} == {"ok"}
+    assert set(found[0]) == {"name", "level", "measured", "what", "advice"}
+
+
+@pytest.mark.parametrize(("emissions", "references", "says"), [
+    ("dev", "lower.txt", "-> the symbols are upper case: write the references in upper case"),
+    ("blank-e", "dev.txt", "so the blank is likely column 0"),
+])
+def test_a_mistake_is_named_and_the_exit_code_tells(data, capsys, emissions, references, says):
+    assert check(data, emissions, references) == 1
+    said = capsys.readouterr().out
+    assert says in said
+    assert "failed" in said
+
+
+def errors(data, *arguments):
+    return run(["errors", str(data / "dev"), "--references", str(data / "dev.txt"), "--lm", LM, *arguments])
+
+
+def test_errors_are_taken_apart(data, capsys):
+    assert errors(data, "--beam", "20", "--nbest", "20", "--lm-weight", "0.2", "--workers", "1", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    names = [step["name"] for step in found["ladder"]]
+    counts = [step["errors"] for step in found["ladder"]]
+    assert names == ["greedy", "beam", "+ lm", "oracle"]
+    assert counts[0] == 40
+    assert counts[2] < counts[1]
+    assert counts[3] <= counts[2]
+    assert sum(part["errors"] for part in found["blamed"].values()) == counts[2] > 0
+    assert (found["words"], found["unknown"]["words"]) == (90, 0)
+    assert errors(data, "--beam", "20", "--workers", "1") == 0
+    assert "a wider beam" in capsys.readouterr().out
+
+
+def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):
+    """Those of greedy decoding: by the score with the language model the references would have been better."""
+    out = str(tmp_path / "greedy.jsonl")
+    assert run(["decode", str(data / "dev"), "--out", out]) == 0
+    capsys.readouterr()
+    assert errors(data, "--hypotheses", out, "--closed", "--workers", "1", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [step["errors"] for step in found["ladder"]][2:] == [40, 40]
+    assert found["blamed"]["search"]["errors"] == 40
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (["decode-check", "dev", "--references", "none"], 2, "none: no such file"),
+    (["decode-check", "dev", "--references", "words.txt"], 1, "none of the 10 utterances has a reference"),
+    (["decode-check", "none", "--references", "dev.txt"], 1, "no emissions.json"),
+    (["decode-check", "dev", "--references", "dev.txt", "--lm", "empty"], 1, "an empty file (0 bytes)"),
+    (["decode-check", "dev", "--references", "dev.txt", "--lm", "dev.txt"], 1, "not an ARPA file"),
+    (["decode-check", "dev", "--references", "dev.txt", "--lexicon", "empty"], 1, "empty: no words"),
+    (["decode-check", "dev", "--references", "dev.txt", "--lexicon", "none"], 2, "none: no such lexicon"),
+    (["errors", "dev", "--references", "words.txt", "--lm", LM], 1, "no reference"),
+    (["errors", "dev", "--references", "dev.txt", "--lm", "empty"], 1, "an empty file"),
+    (["errors", "dev", "--references", "dev.txt", "--lm", LM, "--closed"], 2, "--hypotheses"),
+    (["errors", "dev", "--references", "dev.txt", "--lm", LM, "--hypotheses", "empty"], 1, "no hypothesis for"),
+])
+def test_mistakes_end_in_one_line(data, monkeypatch, capsys, arguments, code, says):
+    monkeypatch.chdir(data)
+    assert run(arguments) == code
+    said = capsys.readouterr()
+    assert says in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""

@@ -1,0 +1,149 @@
+"""`hubertkit errors`: whether the search, the emissions or the language model is to blame for word errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from downstream.decode.alphabet import alphabet
+from downstream.decode.beam import BeamDecoder
+from downstream.decode.greedy import GreedyDecoder
+from downstream.decode.hypothesis import Hypothesis, read_hypotheses
+from downstream.decode.objective import Objective
+from downstream.decode.pool import Decoder, decode_all
+from downstream.decode.word_model import WordModel, load_word_model
+from downstream.emissions import Emissions
+from downstream.score.decomposition import Decomposition, Step, decompose
+from downstream.score.references import read_references
+from tools.decode import LmWeight, Tuned, WordScore, Workers, language_weights
+from upstream.errors import InputError, UsageError
+from upstream.progress import progress
+
+_MEANING = {
+    "vocabulary": "a reference word is outside the closed vocabulary",
+    "search": "the reference scores higher and was not found: a wider beam",
+    "acoustic": "the emissions prefer what was found: a better recogniser",
+    "language": "the language model prefers what was found: a better model",
+    "both": "emissions and language model prefer what was found",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(errors)
+
+
+def errors(
+    emissions: Annotated[Path, typer.Argument(help="Folder of emissions.")],
+    references: Annotated[Path, typer.Option(help="Their manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
+    lm: Annotated[Path, typer.Option(help="ARPA file, may be gzipped.")] = ...,  # type: ignore[assignment]
+    lm_weight: LmWeight = None,
+    word_score: WordScore = None,
+    tuned: Tuned = None,
+    beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept after each frame.")] = 50,
+    nbest: Annotated[int, typer.Option(min=2, help="Candidates of an utterance that the oracle chooses from.")] = 50,
+    hypotheses: Annotated[Path | None, typer.Option(help="Take apart these, of any decoder with the same weights, "
+                                                         "instead of decoding with the language model.")] = None,
+    closed: Annotated[bool, typer.Option("--closed", help="They are of a decoder that finds only words of the "
+                                                          "language model.")] = False,
+    workers: Workers = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the tables.")] = False,
+) -> None:
+    """Greedy, beam, language model and oracle side by side, and the errors by whose fault they are."""
+    if closed and hypotheses is None:
+        raise UsageError("--closed says how --hypotheses were found: the search of this command knows no such limit")
+    stored, truth = Emissions.load(emissions), read_references(references).texts
+    ids = _with_reference(stored, truth)
+    given = None if hypotheses is None else _chosen(read_hypotheses(hypotheses), ids, hypotheses)
+    weight, score = language_weights(lm, lm_weight, word_score, tuned)
+    whole = BeamDecoder(stored.symbols, stored.blank, lm, weight, score, beam=beam, nbest=nbest)
+    with progress("decoding", (3 if given is None else 2) * len(ids)) as report:
+        decoders: list[Decoder] = [GreedyDecoder(stored.symbols, stored.blank),
+                                   replace(whole, lm=None, nbest=1)]
+        if given is None:
+            decoders.append(whole)
+        found = [decode_all(stored, decoder, ids, workers=workers, progress=lambda done, _, before=number: (
+            report(before * len(ids) + done))) for number, decoder in enumerate(decoders)]  # type: ignore[misc]
+    if given is not None:
+        found.append(given)
+    result = _taken_apart(stored, {id: truth[id] for id in ids}, found, whole, closed)
+    if as_json:
+        print(json.dumps({"lm": str(lm), "lm_weight": weight, "word_score": score, "beam": beam, "nbest": nbest,
+                          **as_plain(result)}, indent=1))
+    else:
+        _show(result)
+
+
+def as_plain(result: Decomposition) -> dict[str, Any]:
+    """A decomposition as JSON values."""
+    return {**asdict(result), "ladder": [_plain_step(step) for step in result.ladder],
+            "known": {**asdict(result.known), "rate": result.known.rate},
+            "unknown": {**asdict(result.unknown), "rate": result.unknown.rate}}
+
+
+def _plain_step(step: Step) -> dict[str, Any]:
+    return {"name": step.name, "errors": step.errors, "wer": step.wer,
+            "wer_interval": [step.interval.low, step.interval.high]}
+
+
+def _with_reference(stored: Emissions, truth: dict[str, str]) -> list[str]:
+    missing = next((id for id in stored.ids if id not in truth), None)
+    if missing is not None:
+        raise InputError(f"{missing}: no reference; give the references of what was recognised")
+    return list(stored.ids)
+
+
+def _chosen(found: Sequence[Hypothesis], ids: Sequence[str], path: Path) -> list[Hypothesis]:
+    by_id = {hypothesis.id: hypothesis for hypothesis in found}
+    missing = next((id for id in ids if id not in by_id), None)
+    if missing is not None:
+        raise InputError(f"{path}: no hypothesis for {missing}; decode the same emissions")
+    return [by_id[id] for id in ids]
+
+
+def _taken_apart(stored: Emissions, truth: dict[str, str], found: Sequence[Sequence[Hypothesis]], decoder: BeamDecoder,
+                 closed: bool) -> Decomposition:
+    assert decoder.lm is not None
+    model, vocabulary = load_word_model(decoder.lm)
+    objective = Objective(WordModel(model, vocabulary).text_score, decoder.lm_weight, decoder.word_score)
+    columns = alphabet(stored.symbols, stored.blank)
+    best = {h.id: h for h in found[-1]}
+    weighed = {}
+    with progress("weighing", len(truth)) as report:
+        for done, (id, text) in enumerate(truth.items(), 1):
+            reference, chosen = objective.weigh([text, best[id].text], stored.logprobs(id), columns)
+            weighed[id] = (reference, chosen)
+            report(done)
+    steps = {name: {h.id: h.text for h in each} for name, each in zip(("greedy", "beam", "+ lm"), found)}
+    nbest = {id: [candidate.text for candidate in h.nbest] for id, h in best.items()}
+    return decompose(truth, steps, nbest, weighed, vocabulary.words, closed)
+
+
+def _show(result: Decomposition) -> None:
+    console = Console()
+    ladder = Table("decoding", "WER %", "95%", "errors", "less than the step before")
+    before = None
+    for step in result.ladder:
+        gain = "" if before is None else f"{before.wer - step.wer:+.2f}"
+        ladder.add_row(step.name, f"{step.wer:.2f}", f"{step.interval.low:.2f} to {step.interval.high:.2f}",
+                       str(step.errors), gain)
+        before = step
+    console.print(ladder)
+    total = max(1, result.ladder[-2].errors)
+    parts = Table("blame", "utterances", "errors", "share", "")
+    for name, part in result.blamed.items():
+        parts.add_row(name, str(part.utterances), str(part.errors), f"{part.errors / total:.0%}", _MEANING[name])
+    console.print(parts)
+    words = Table("words of the references", "number", "errors", "rate %")
+    words.add_row("in the language model", str(result.known.words), str(result.known.errors),
+                  f"{result.known.rate:.2f}")
+    words.add_row("not in it", str(result.unknown.words), str(result.unknown.errors), f"{result.unknown.rate:.2f}")
+    words.add_row("inserted", "", str(result.insertions), "")
+    console.print(words)
