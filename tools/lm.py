@@ -17,6 +17,7 @@ from rich.table import Table
 
 from downstream.lm.arpa import ngram_counts, write_arpa
 from downstream.lm.arrays import pack as pack_arpa
+from downstream.lm.character_model import CharacterShape, CharacterTraining, train_characters
 from downstream.lm.interpolation import Pair
 from downstream.lm.kenlm_file import memory_of
 from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
@@ -27,6 +28,7 @@ from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
+from upstream.training.loop import best_device
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -154,6 +156,29 @@ def pack(
     with progress("reading", 1) as report:
         new = pack_arpa(model, out, report, say)
     say(f"{'written' if new else 'as it was, of the same model'}: {out}")
+
+
+@app.command()
+def train(
+    texts: Annotated[list[Path], typer.Argument(help="Plain or .gz text, one sentence a line.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model, for `hubertkit rescore`.")],
+    normalise: Normalise = False,
+    updates: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = CharacterTraining.updates,
+    batch_characters: Annotated[int, typer.Option(min=1, help="In an update.")] = CharacterTraining.batch_characters,
+    width: Annotated[int, typer.Option(min=1, help="Of the LSTM.")] = CharacterShape.width,
+    layers: Annotated[int, typer.Option(min=1, help="Of the LSTM.")] = CharacterShape.layers,
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+) -> None:
+    """Train a small neural character model, with which n-best lists are ranked again."""
+    sentences = [" ".join((normalised(line) if normalise else line).split()) for path in texts for line in _lines(path)]
+    with progress("training", updates) as report:
+        model, losses = train_characters(sentences, CharacterShape(width, layers), CharacterTraining(
+            updates, batch_characters, seed=seed), best_device(), report)
+    last = losses[-max(1, len(losses) // 20):]
+    loss = sum(last) / len(last)
+    model.save(out, {"texts": [str(path) for path in texts], "updates": updates, "batch_characters": batch_characters,
+                     "seed": seed, "loss": loss})
+    print(f"{out}: {len(model.characters)} characters, {loss:.3f} nats a character in the last {len(last)} updates")
 
 
 @app.command()

@@ -40,6 +40,7 @@ def build_app() -> typer.Typer:
         lm,
         pretrain,
         recognise,
+        rescore,
         score,
         teacher,
         transcribe,
@@ -48,7 +49,7 @@ def build_app() -> typer.Typer:
 
     app = typer.Typer(name="hubertkit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                       help="From recordings to a speech encoder, a recogniser, and a word error rate to trust.")
-    for module in (demo, pretrain, recognise, transcribe, decode_check, decode, score, decomposition, align,
+    for module in (demo, pretrain, recognise, transcribe, decode_check, decode, rescore, score, decomposition, align,
                    units_command, convert):
         module.register(app)
     app.add_typer(corpus.app, name="corpus", help="Manifests: import, export, check, show, segment, split.")

@@ -1,12 +1,21 @@
 """Scores of a causal model equal transformers' own loss, alone or padded in a batch; a small random GPT-2."""
 
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+from downstream.decode.beam import BeamDecoder
 from downstream.decode.hypothesis import Candidate, Hypothesis, Word
-from downstream.decode.rescoring import Weights, rescore, score_nbest, tune_weights
+from downstream.decode.rescoring import RescoringSearch, Weights, rescore, score_nbest, tune_weights
 from downstream.lm.rescoring import CausalModel
+from downstream.score.rates import word_errors
 from upstream.errors import FormatError, InputError, UsageError
+
+sys.path.append(str(Path(__file__).parents[1] / "decode"))
+from posteriors import FOLDER, read_slice
 
 TEXTS = ["A", "", "THE CAT SAT ON THE MAT", "THE CAT", "UNKNOWN CAT", "A"]
 
@@ -70,11 +79,51 @@ def test_the_ranking_by_hand():
 
 
 def test_tuning_finds_the_weights_with_the_fewest_errors():
-    grid = [Weights(0.0), Weights(0.5), Weights(1.0)]
-    assert tune_weights([FOUND], [[-8.0, -4.0]], ["THE CAT"], grid) == (Weights(0.5), 0)
-    assert tune_weights([FOUND], [[-8.0, -4.0]], ["A CAT"], grid) == (Weights(0.0), 0)
-    with pytest.raises(UsageError, match="no weights"):
-        tune_weights([FOUND], [[-8.0, -4.0]], ["A CAT"], [])
+    """THE CAT wins where -2 - 4w beats -1 - 8w, from w = .25 on; .3 is the next setting."""
+    search = RescoringSearch((0.0, 1.0), (0.0, 0.0), (0.0, 0.0), fine=(0.1, 1.0, 1.0))
+    found = tune_weights([FOUND], [[-8.0, -4.0]], ["THE CAT"], search)
+    assert found.weights == Weights(0.3)
+    assert (found.wer, found.wer_before, found.wer_oracle, found.on_edge) == (0.0, 50.0, 0.0, ())
+    assert tune_weights([FOUND], [[-8.0, -4.0]], ["A CAT"], search).weights == Weights(0.0)
+    with pytest.raises(InputError, match="nothing to tune on"):
+        tune_weights([FOUND], [[-8.0, -4.0]], [" "], search)
+
+
+def test_an_edge_is_told():
+    search = RescoringSearch((0.0, 0.3), (0.0, 0.0), (0.0, 0.0), fine=(0.3, 1.0, 1.0))
+    assert tune_weights([FOUND], [[-8.0, -4.0]], ["THE CAT"], search).on_edge == ("lm_weight",)
+    with pytest.raises(UsageError, match="from low to high"):
+        RescoringSearch((1.0, 0.0))
+
+
+def test_the_chosen_weights_give_the_errors_that_tuning_tells():
+    """On lists made at random: what is tuned is what `rescore` does, and no setting of the coarse grid is better."""
+    rng = np.random.default_rng(0)
+    texts = ["A", "B", "A B", "B A", "A B A"]
+    lists = [Hypothesis(str(u), texts[0], 0.0, 0.0, nbest=tuple(
+        Candidate(t, 0.0, *rng.normal(scale=3, size=2), int(rng.integers(2))) for t in texts)) for u in range(12)]
+    scores = [list(rng.normal(scale=3, size=len(texts))) for _ in lists]
+    references = [str(rng.choice(texts)) for _ in lists]
+
+    def errors(weights):
+        return sum(word_errors(r, h.text) for r, h in zip(references, rescore(lists, scores, weights)))
+
+    found = tune_weights(lists, scores, references)
+    words = sum(len(text.split()) for text in references)
+    assert found.wer == pytest.approx(100 * errors(found.weights) / words)
+    assert found.wer_oracle == 0
+    assert found.interval.low <= found.wer <= found.interval.high
+    assert all(errors(found.weights) <= errors(Weights(w, s, n)) for w in (0.0, 0.6, 2.0) for s in (-4.0, 0.0, 3.0)
+               for n in (0.0, 1.0))
+
+
+def test_the_weights_that_made_a_list_keep_its_order():
+    utterances, _, symbols = read_slice()
+    decoder = BeamDecoder(symbols, 0, FOLDER / "words.arpa.gz", 0.7, 0.5, beam=20, nbest=10)
+    lists = [decoder.decode(id, rows, 50.0) for id, rows in list(utterances.items())[:3]]
+    again = rescore(lists, [[0.0] * len(h.nbest) for h in lists], Weights(0.0, 0.5, 0.7))
+    assert [[c.text for c in h.nbest] for h in again] == [[c.text for c in h.nbest] for h in lists]
+    assert [h.words for h in again] == [h.words for h in lists]
 
 
 def test_every_candidate_is_scored_and_a_text_without_a_list_is_refused(model):

@@ -1,0 +1,206 @@
+"""A small character language model of our own for n-best rescoring: an LSTM, trained on plain text in minutes.
+
+    hubertkit lm train books.txt --out characters
+    hubertkit rescore-tune dev.jsonl --references dev.arrow --model characters --out weights.json
+
+A folder holds `characters.json` (symbols, sizes) and `model.safetensors`. Every text is read from a state of zeros
+after a newline and ends with one, so the probabilities of all texts sum to 1. What is not among the characters of the
+training text counts as one unknown character.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from upstream.errors import FormatError, InputError
+from upstream.keyed import keyed, keyed_torch
+from upstream.stage import disk_errors, read_json, write_json, writing
+
+FORMAT_VERSION = 1
+_END = 0  # the newline that parts texts; 1 is the unknown character
+_FIRST = 2  # of the characters proper
+
+
+@dataclass(frozen=True)
+class CharacterShape:
+    """Sizes of the network."""
+
+    width: int = 256  # of the characters' vectors and of the LSTM
+    layers: int = 2
+    dropout: float = 0.1  # between layers, in training
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers) < 1 or not 0 <= self.dropout < 1:
+            raise InputError(f"{self}: width and layers are at least 1, dropout lies in [0, 1)")
+
+
+@dataclass(frozen=True)
+class CharacterTraining:
+    """How it learns: Adam, the rate warmed up over a twentieth of the updates and then lowered along a cosine."""
+
+    updates: int = 2000
+    batch_characters: int = 8192
+    peak_rate: float = 3e-3
+    clip_norm: float = 1.0
+    longest: int = 400  # characters of a sentence; what follows is not trained on
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.updates, self.batch_characters, self.longest) < 1 or min(self.peak_rate, self.clip_norm) <= 0:
+            raise InputError(f"{self}: all must be above 0")
+
+
+class CharacterModel(nn.Module):
+    """Probabilities of texts, character by character.
+
+    Args:
+        characters: those it knows, without the newline.
+    """
+
+    def __init__(self, characters: Sequence[str], shape: CharacterShape) -> None:
+        super().__init__()
+        self.characters, self.shape = tuple(characters), shape
+        self._ids = {character: _FIRST + i for i, character in enumerate(self.characters)}
+        self.embedding = nn.Embedding(_FIRST + len(self.characters), shape.width)
+        self.lstm = nn.LSTM(shape.width, shape.width, shape.layers, batch_first=True,
+                            dropout=shape.dropout if shape.layers > 1 else 0.0)
+        self.output = nn.Linear(shape.width, _FIRST + len(self.characters))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) int64 -> (B, T, symbols) float32 natural-log probabilities of what comes after each."""
+        return F.log_softmax(self.output(self.lstm(self.embedding(ids))[0]).float(), dim=-1)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text's characters, without its ends."""
+        return [self._ids.get(character, 1) for character in text]
+
+    def losses(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """(B,) negative natural-log probability of texts, each with its end."""
+        longest = max(map(len, rows)) + 1
+        ids = torch.zeros((len(rows), longest), dtype=torch.int64)
+        wanted = torch.full((len(rows), longest), -1)
+        for place, row in enumerate(rows):
+            ids[place, 1:len(row) + 1] = torch.tensor(row, dtype=torch.int64)
+            wanted[place, :len(row) + 1] = torch.tensor([*row, _END])
+        device = self.output.weight.device
+        logprobs = self(ids.to(device))
+        return F.nll_loss(logprobs.transpose(1, 2), wanted.to(device), ignore_index=-1, reduction="none").sum(dim=1)
+
+    def scores(self, texts: Sequence[str], batch_characters: int = 65_536) -> list[float]:
+        """Natural-log probability of each text with its end; equal texts are computed once.
+
+        Args:
+            batch_characters: in a batch, padding included; padding changes nothing in what a text gets.
+        """
+        order = sorted(set(texts), key=lambda text: (len(text), text))
+        found: dict[str, float] = {}
+        self.eval()
+        with torch.inference_mode():
+            while order:
+                count = 1
+                while count < len(order) and (count + 1) * (len(order[count]) + 1) <= batch_characters:
+                    count += 1
+                batch, order = order[:count], order[count:]
+                losses = self.losses([self.encode(text) for text in batch]).double()
+                found.update(zip(batch, (-losses).tolist(), strict=True))
+        return [found[text] for text in texts]
+
+    def save(self, folder: Path, about: dict[str, Any] | None = None) -> None:
+        """Write the folder; `characters.json` comes last, so a folder without it is not finished."""
+        folder = Path(folder)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "characters.json").unlink(missing_ok=True)
+            with writing(folder / "model.safetensors") as temporary:
+                save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, temporary)
+            write_json(folder / "characters.json", {"format": "hubertkit character model", "version": FORMAT_VERSION,
+                                                    "characters": list(self.characters), "shape": asdict(self.shape),
+                                                    "about": dict(about or {})})
+
+    @staticmethod
+    def load(folder: Path, device: torch.device | str = "cpu") -> CharacterModel:
+        """Read a folder. Raises FormatError: no such model, another version, or weights that do not fit."""
+        path = Path(folder) / "characters.json"
+        if not path.is_file():
+            raise FormatError(f"{folder}: no characters.json: no model of `hubertkit lm train`, or one not finished")
+        header = read_json(path)
+        if not isinstance(header, dict) or header.get("version") != FORMAT_VERSION:
+            raise FormatError(f"{path}: not a character model of version {FORMAT_VERSION}; train it again")
+        try:
+            model = CharacterModel(header["characters"], CharacterShape(**header["shape"]))
+            model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise FormatError(f"{folder}: weights that do not fit characters.json "
+                              f"({' '.join(str(error).split())[:200]}); train it again") from error
+        return model.to(device).eval()
+
+
+def train_characters(sentences: Sequence[str], shape: CharacterShape | None = None,
+                     training: CharacterTraining | None = None, device: torch.device | str = "cpu",
+                     progress: Callable[..., None] | None = None) -> tuple[CharacterModel, list[float]]:
+    """Train on sentences, each by itself.
+
+    Args:
+        sentences: normalised as the transcripts are; empty ones are left out.
+        progress: told the updates done, how many there are, and the loss in a note.
+
+    Returns:
+        The model, and the loss of every update in nats a character.
+
+    Raises:
+        InputError: no sentence.
+    """
+    training = training or CharacterTraining()
+    texts = [text[:training.longest] for text in sentences if text]
+    if not texts:
+        raise InputError("no sentence to train a language model on")
+    characters = sorted(set().union(*texts))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_torch(training.seed, "character model").initial_seed())
+        model = CharacterModel(characters, shape or CharacterShape()).to(device).train()
+        optimiser = torch.optim.Adam(model.parameters(), training.peak_rate)
+        losses = []
+        for update, batch in enumerate(_batches(texts, training)):
+            for group in optimiser.param_groups:
+                group["lr"] = training.peak_rate * _rate(update, training.updates)
+            loss = model.losses([model.encode(text) for text in batch]).sum() / sum(len(text) + 1 for text in batch)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+            optimiser.step()
+            losses.append(float(loss.detach()))
+            if progress is not None:
+                progress(update + 1, training.updates, note=f"{losses[-1]:.3f} nats a character")
+    return model.eval(), losses
+
+
+def _rate(update: int, updates: int) -> float:
+    """Share of the peak rate."""
+    warmup = max(1, updates // 20)
+    if update < warmup:
+        return (update + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (update - warmup) / max(1, updates - warmup)))
+
+
+def _batches(texts: Sequence[str], training: CharacterTraining) -> Iterator[list[str]]:
+    """As many batches as updates. Each is a run of sentences of like length, begun at a keyed place."""
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    for update in range(training.updates):
+        rng = keyed(training.seed, "character batch", update)
+        # sentences drawn evenly; their neighbours by length fill the batch with little padding
+        first = int(rng.integers(len(order)))
+        size = max(1, training.batch_characters // (len(texts[order[first]]) + 1))
+        low = max(0, min(first - size, len(order) - 3 * size))
+        pool = order[low:low + 3 * size]
+        yield [texts[i] for i in rng.choice(pool, min(size, len(pool)), replace=False)]

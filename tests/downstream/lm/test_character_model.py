@@ -1,0 +1,72 @@
+"""Our own small model: probabilities of texts, equal to a step-by-step pass, padded or not, saved or not."""
+
+import math
+
+import pytest
+import torch
+
+from downstream.lm.character_model import CharacterModel, CharacterShape, CharacterTraining, train_characters
+from upstream.errors import FormatError, InputError
+
+TEXTS = ["", "A", "AB BA", "B", "AB BA", "A€"]
+SMALL = CharacterShape(16, 2, 0.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return CharacterModel(" AB", SMALL).eval()
+
+
+def test_a_score_is_the_sum_over_its_steps(model):
+    """Each character is asked for after the state that the ones before it left; the newline begins and ends."""
+    for text, found in zip(TEXTS, model.scores(TEXTS), strict=True):
+        state, before, total = None, 0, 0.0
+        for wanted in [*model.encode(text), 0]:
+            with torch.inference_mode():
+                output, state = model.lstm(model.embedding(torch.tensor([[before]])), state)
+                total += float(torch.log_softmax(model.output(output)[0, 0], 0)[wanted])
+            before = wanted
+        assert found == pytest.approx(total, abs=1e-4)
+
+
+def test_probabilities_of_all_short_texts_and_of_going_on_sum_to_one(model):
+    """Of the texts of no character, of one, and all longer ones together: nothing is lost."""
+    scores = model.scores(["", *" AB", "€"])
+    with torch.inference_mode():
+        first = model(torch.tensor([[0]]))[0, 0].exp()
+        later = [first[c] * (1 - model(torch.tensor([[0, c]]))[0, 1, 0].exp()) for c in range(1, 5)]
+    assert sum(map(math.exp, scores)) + float(sum(later)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 65_536])
+def test_padding_does_not_change_a_score(model, batch):
+    assert model.scores(TEXTS, batch) == pytest.approx([model.scores([t])[0] for t in TEXTS], abs=1e-4)
+
+
+def test_training_learns_the_text_and_is_the_same_each_time():
+    sentences = ["ABAB AB", "AB ABAB", ""] * 10
+    first, losses = train_characters(sentences, SMALL, CharacterTraining(60, 200, 0.02))
+    again, same = train_characters(sentences, SMALL, CharacterTraining(60, 200, 0.02))
+    assert losses == same
+    assert losses[-1] < 0.3 < math.log(3) < losses[0]
+    assert first.scores(["ABAB AB"])[0] > first.scores(["BABA BA"])[0] + 5
+    assert first.scores(["AB"]) == again.scores(["AB"])
+
+
+def test_a_saved_model_gives_the_same(model, tmp_path):
+    model.save(tmp_path / "lm", {"loss": 1.0})
+    assert CharacterModel.load(tmp_path / "lm").scores(TEXTS) == model.scores(TEXTS)
+
+
+def test_other_folders_are_refused(model, tmp_path):
+    with pytest.raises(FormatError, match=r"no characters\.json"):
+        CharacterModel.load(tmp_path)
+    model.save(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(FormatError, match="do not fit"):
+        CharacterModel.load(tmp_path)
+    with pytest.raises(InputError, match="no sentence"):
+        train_characters(["", ""])
+    with pytest.raises(InputError, match="at least 1"):
+        CharacterShape(0)

@@ -1,0 +1,126 @@
+"""`hubertkit rescore` and `hubertkit rescore-tune`: n-best lists ranked again by a neural language model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from downstream.decode.hypothesis import Hypothesis, read_hypotheses, write_hypotheses
+from downstream.decode.rescoring import TextModel, Weights, candidates_of, score_nbest, tune_weights
+from downstream.decode.rescoring import rescore as reranked
+from downstream.lm.character_model import CharacterModel
+from downstream.lm.rescoring import CausalModel
+from downstream.score.references import read_references
+from upstream.errors import InputError, UsageError
+from upstream.progress import progress, say
+from upstream.stage import write_json
+from upstream.training.loop import best_device
+
+Model = Annotated[str, typer.Option(help="Folder or name on the hub of a causal language model (extra hf), or folder "
+                                         "of a model of `hubertkit lm train`.")]
+Lower = Annotated[bool, typer.Option("--lower", help="Give it lower-case text.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(rescore)
+    app.command("rescore-tune")(rescore_tune)
+
+
+def rescore(
+    hypotheses: Annotated[Path, typer.Argument(help="What `hubertkit decode --nbest` wrote.")],
+    model: Model = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="Hypotheses to write, one JSON object a line.")] = ...,  # type: ignore[assignment]
+    tuned: Annotated[Path | None, typer.Option(help="Take the weights from what `rescore-tune` wrote.")] = None,
+    lm_weight: Annotated[float | None, typer.Option(help="Of the neural model's natural logarithm.")] = None,
+    word_score: Annotated[float | None, typer.Option(help="Added for each word, in nats.")] = None,
+    ngram_weight: Annotated[float | None, typer.Option(help="Of the n-gram score in the lists.")] = None,
+    lower: Lower = False,
+) -> None:
+    """Rank n-best lists again by a neural language model."""
+    found = _lists(hypotheses)
+    weights = _weights(tuned, lm_weight, word_score, ngram_weight, found)
+    ranked = reranked(found, _scored(found, _model(model, lower)), weights)
+    write_hypotheses(out, ranked)
+    print(f"{out}: {sum(a.text != b.text for a, b in zip(found, ranked))} of {len(found)} hypotheses changed")
+
+
+def rescore_tune(
+    hypotheses: Annotated[Path, typer.Argument(help="N-best lists of a development set.")],
+    references: Annotated[Path, typer.Option(help="Its manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
+    model: Model = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="JSON file for `hubertkit rescore --tuned`.")] = ...,  # type: ignore[assignment]
+    lower: Lower = False,
+) -> None:
+    """Find the weights of a neural language model on a development set's n-best lists."""
+    found, truth = _lists(hypotheses), read_references(references).texts
+    missing = next((h.id for h in found if h.id not in truth), None)
+    if missing is not None:
+        raise InputError(f"{missing}: no reference; tuning needs the text of every utterance")
+    tuning = tune_weights(found, _scored(found, _model(model, lower)), [truth[h.id] for h in found])
+    weights, ends = tuning.weights, tuning.interval
+    write_json(out, {**asdict(weights), **{k: v for k, v in asdict(tuning).items() if k != "weights"}, "model": model,
+                     "lower": lower, "ids": [h.id for h in found]})
+    for name in tuning.on_edge:
+        say(f"{name}={getattr(weights, name):g} lies on the edge of what was tried; the best may lie beyond")
+    print(f"{out}: lm_weight {weights.lm_weight:g}, word_score {weights.word_score:g}, ngram_weight "
+          f"{weights.ngram_weight:g}, WER {tuning.wer:.2f} ({ends.low:.2f} to {ends.high:.2f}) on "
+          f"{tuning.utterances} utterances; {tuning.wer_before:.2f} before, {tuning.wer_oracle:.2f} at best")
+
+
+def _lists(path: Path) -> list[Hypothesis]:
+    found = read_hypotheses(path)
+    if not found:
+        raise InputError(f"{path}: no hypotheses")
+    for hypothesis in found:
+        candidates_of(hypothesis)  # says which has none, before a model is loaded
+    return found
+
+
+def _model(name: str, lower: bool) -> TextModel:
+    if (Path(name) / "characters.json").is_file():
+        if lower:
+            raise UsageError("--lower is for models of the hub; a model of `lm train` knows the text it was trained on")
+        return CharacterModel.load(Path(name), best_device())
+    return CausalModel(name, best_device(), lower)
+
+
+def _scored(found: Sequence[Hypothesis], model: TextModel) -> list[list[float]]:
+    """Scores list by list, some lists at a time so that progress is seen."""
+    scores: list[list[float]] = []
+    with progress("scoring", len(found)) as report:
+        for first in range(0, len(found), 8):
+            scores += score_nbest(found[first:first + 8], model)
+            report(len(scores))
+    return scores
+
+
+def _weights(tuned: Path | None, lm_weight: float | None, word_score: float | None, ngram_weight: float | None,
+             found: Sequence[Hypothesis]) -> Weights:
+    """Raises UsageError where the weights are given twice or not at all, InputError where they were tuned on these."""
+    given = {"lm_weight": lm_weight, "word_score": word_score, "ngram_weight": ngram_weight}
+    given = {name: value for name, value in given.items() if value is not None}
+    if tuned is None:
+        if "lm_weight" not in given:
+            raise UsageError("give --tuned, what `hubertkit rescore-tune` wrote, or --lm-weight")
+        return Weights(**given)  # type: ignore[arg-type]
+    if given:
+        raise UsageError("--tuned gives all weights: leave out --lm-weight, --word-score and --ngram-weight")
+    if not tuned.is_file():
+        raise UsageError(f"{tuned}: no such file; `hubertkit rescore-tune` writes it")
+    try:
+        about: dict[str, Any] = json.loads(tuned.read_text(encoding="utf-8"))
+        weights = Weights(*(float(about[name]) for name in ("lm_weight", "word_score", "ngram_weight")))
+        own = set(about["ids"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{tuned}: not what `hubertkit rescore-tune` writes") from error
+    seen = next((h.id for h in found if h.id in own), None)
+    if seen is not None:
+        raise InputError(f"{seen}: the weights in {tuned} were tuned on this utterance, which makes its score too "
+                         "good: tune on another set")
+    return weights
