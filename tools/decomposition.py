@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +14,16 @@ from rich.table import Table
 
 from downstream.decode.alphabet import alphabet
 from downstream.decode.beam import BeamDecoder
+from downstream.decode.choice import AnyDecoder, Name
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses
-from downstream.decode.objective import Objective
-from downstream.decode.pool import Decoder, decode_all
-from downstream.decode.word_model import WordModel, load_word_model
+from downstream.decode.objective import Objective, without_language_model
+from downstream.decode.pool import decode_all
 from downstream.emissions import Emissions
 from downstream.score.decomposition import Decomposition, Step, decompose
 from downstream.score.references import read_references
-from tools.decode import LmWeight, Tuned, WordScore, Workers, language_weights
+from tools.decode import Workers
+from tools.decoder_options import Beam, Device, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore, choice_of
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress
 
@@ -43,40 +44,45 @@ def register(app: typer.Typer) -> None:
 def errors(
     emissions: Annotated[Path, typer.Argument(help="Folder of emissions.")],
     references: Annotated[Path, typer.Option(help="Their manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
-    lm: Annotated[Path, typer.Option(help="ARPA file, may be gzipped.")] = ...,  # type: ignore[assignment]
+    lm: Lm = ...,  # type: ignore[assignment]
+    decoder: Annotated[Name | None, typer.Option(help="As `hubertkit decode` has them, but not greedy.")] = None,
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
     tuned: Tuned = None,
-    beam: Annotated[int, typer.Option(min=1, help="Hypotheses kept after each frame.")] = 50,
+    beam: Beam = None,
+    tokens: Tokens = None,
+    lexicon: LexiconFile = None,
+    device: Device = None,
     nbest: Annotated[int, typer.Option(min=2, help="Candidates of an utterance that the oracle chooses from.")] = 50,
-    hypotheses: Annotated[Path | None, typer.Option(help="Take apart these, of any decoder with the same weights, "
-                                                         "instead of decoding with the language model.")] = None,
-    closed: Annotated[bool, typer.Option("--closed", help="They are of a decoder that finds only words of the "
-                                                          "language model.")] = False,
+    hypotheses: Annotated[Path | None, typer.Option(help="Take apart these, decoded with the same settings, instead of "
+                                                         "decoding with the language model again.")] = None,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the tables.")] = False,
 ) -> None:
     """Greedy, beam, language model and oracle side by side, and the errors by whose fault they are."""
-    if closed and hypotheses is None:
-        raise UsageError("--closed says how --hypotheses were found: the search of this command knows no such limit")
-    stored, truth = Emissions.load(emissions), read_references(references).texts
-    ids = _with_reference(stored, truth)
-    given = None if hypotheses is None else _chosen(read_hypotheses(hypotheses), ids, hypotheses)
-    weight, score = language_weights(lm, lm_weight, word_score, tuned)
-    whole = BeamDecoder(stored.symbols, stored.blank, lm, weight, score, beam=beam, nbest=nbest)
-    with progress("decoding", (3 if given is None else 2) * len(ids)) as report:
-        decoders: list[Decoder] = [GreedyDecoder(stored.symbols, stored.blank),
-                                   replace(whole, lm=None, nbest=1)]
-        if given is None:
-            decoders.append(whole)
-        found = [decode_all(stored, decoder, ids, workers=workers, progress=lambda done, _, before=number: (
-            report(before * len(ids) + done))) for number, decoder in enumerate(decoders)]  # type: ignore[misc]
+    stored = Emissions.load(emissions)
+    truth = _with_reference(stored, read_references(references).texts)
+    choice = choice_of(decoder, lm, lm_weight, word_score, tuned, beam, tokens, lexicon, None, device, nbest)
+    whole = choice.make(stored.symbols, stored.blank)
+    if isinstance(whole, GreedyDecoder):
+        raise UsageError("greedy decoding has no search and no language model to blame: take another --decoder")
+    given = None if hypotheses is None else _chosen(read_hypotheses(hypotheses), list(truth), hypotheses)
+    objective = Objective.of(whole)
+    steps: dict[str, AnyDecoder] = {
+        "greedy": GreedyDecoder(stored.symbols, stored.blank),
+        "beam": BeamDecoder(stored.symbols, stored.blank, beam=whole.beam)}
+    if (words_alone := without_language_model(whole, objective.vocabulary)) is not None:
+        steps["+ lexicon"] = words_alone
+    if given is None:
+        steps["+ lm"] = whole
+    found = _decoded(stored, steps, workers)
     if given is not None:
-        found.append(given)
-    result = _taken_apart(stored, {id: truth[id] for id in ids}, found, whole, closed)
+        found["+ lm"] = given
+    result = _taken_apart(stored, truth, found, objective)
     if as_json:
-        print(json.dumps({"lm": str(lm), "lm_weight": weight, "word_score": score, "beam": beam, "nbest": nbest,
-                          **as_plain(result)}, indent=1))
+        print(json.dumps({"lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
+                          "word_score": whole.word_score, "beam": whole.beam, "nbest": nbest, **as_plain(result)},
+                         indent=1))
     else:
         _show(result)
 
@@ -93,11 +99,19 @@ def _plain_step(step: Step) -> dict[str, Any]:
             "wer_interval": [step.interval.low, step.interval.high]}
 
 
-def _with_reference(stored: Emissions, truth: dict[str, str]) -> list[str]:
+def _with_reference(stored: Emissions, truth: dict[str, str]) -> dict[str, str]:
     missing = next((id for id in stored.ids if id not in truth), None)
     if missing is not None:
         raise InputError(f"{missing}: no reference; give the references of what was recognised")
-    return list(stored.ids)
+    return {id: truth[id] for id in stored.ids}
+
+
+def _decoded(stored: Emissions, steps: dict[str, AnyDecoder], workers: int | None) -> dict[str, list[Hypothesis]]:
+    for decoder in steps.values():
+        decoder.prepare()  # says what is wrong before anything is decoded
+    with progress("decoding", len(steps) * len(stored)) as report:
+        return {name: decode_all(stored, decoder, workers=workers, progress=lambda done, _, before=number: (
+            report(before * len(stored) + done))) for number, (name, decoder) in enumerate(steps.items())}  # type: ignore[misc]
 
 
 def _chosen(found: Sequence[Hypothesis], ids: Sequence[str], path: Path) -> list[Hypothesis]:
@@ -108,22 +122,18 @@ def _chosen(found: Sequence[Hypothesis], ids: Sequence[str], path: Path) -> list
     return [by_id[id] for id in ids]
 
 
-def _taken_apart(stored: Emissions, truth: dict[str, str], found: Sequence[Sequence[Hypothesis]], decoder: BeamDecoder,
-                 closed: bool) -> Decomposition:
-    assert decoder.lm is not None
-    model, vocabulary = load_word_model(decoder.lm)
-    objective = Objective(WordModel(model, vocabulary).text_score, decoder.lm_weight, decoder.word_score)
-    columns = alphabet(stored.symbols, stored.blank)
-    best = {h.id: h for h in found[-1]}
+def _taken_apart(stored: Emissions, truth: dict[str, str], found: dict[str, list[Hypothesis]],
+                 objective: Objective) -> Decomposition:
+    columns, best = alphabet(stored.symbols, stored.blank), {h.id: h for h in found["+ lm"]}
     weighed = {}
     with progress("weighing", len(truth)) as report:
         for done, (id, text) in enumerate(truth.items(), 1):
             reference, chosen = objective.weigh([text, best[id].text], stored.logprobs(id), columns)
             weighed[id] = (reference, chosen)
             report(done)
-    steps = {name: {h.id: h.text for h in each} for name, each in zip(("greedy", "beam", "+ lm"), found)}
+    steps = {name: {h.id: h.text for h in each} for name, each in found.items()}
     nbest = {id: [candidate.text for candidate in h.nbest] for id, h in best.items()}
-    return decompose(truth, steps, nbest, weighed, vocabulary.words, closed)
+    return decompose(truth, steps, nbest, weighed, objective.vocabulary, objective.closed)
 
 
 def _show(result: Decomposition) -> None:
@@ -142,7 +152,7 @@ def _show(result: Decomposition) -> None:
         parts.add_row(name, str(part.utterances), str(part.errors), f"{part.errors / total:.0%}", _MEANING[name])
     console.print(parts)
     words = Table("words of the references", "number", "errors", "rate %")
-    words.add_row("in the language model", str(result.known.words), str(result.known.errors),
+    words.add_row("in the vocabulary", str(result.known.words), str(result.known.errors),
                   f"{result.known.rate:.2f}")
     words.add_row("not in it", str(result.unknown.words), str(result.unknown.errors), f"{result.unknown.rate:.2f}")
     words.add_row("inserted", "", str(result.insertions), "")

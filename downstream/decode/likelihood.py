@@ -10,7 +10,8 @@ from downstream.decode.alphabet import Alphabet
 
 _PAUSE, _BLANK = -1, -2  # states that are no letters
 
-def text_logprobs(usable: np.ndarray, texts: Sequence[str], columns: Alphabet) -> list[float]:
+def text_logprobs(usable: np.ndarray, texts: Sequence[str], columns: Alphabet,
+                  best_path: bool = False) -> list[float]:
     """Natural-log probability of texts by the emissions of an utterance.
 
     As decoders read paths: separators before the first word and after the last one say nothing, and several between
@@ -21,6 +22,7 @@ def text_logprobs(usable: np.ndarray, texts: Sequence[str], columns: Alphabet) -
         usable: (T, usable columns) natural-log probabilities, as `Alphabet.usable` gives them, T >= 0; minus infinity
             is allowed.
         texts: words parted by white space.
+        best_path: the probability of the best path instead of the sum over all.
 
     Returns:
         Of each text, -inf where the symbols cannot spell it, or the frames are too few for it.
@@ -30,10 +32,11 @@ def text_logprobs(usable: np.ndarray, texts: Sequence[str], columns: Alphabet) -
     sizes = [0 if chain is None else len(chain) for chain in chains]
     states = np.concatenate([np.empty(0, np.int64), *(chain for chain in chains if chain is not None)])
     first = np.cumsum([0, *(size for size in sizes if size)])[:-1]
-    alpha = _forward(np.asarray(usable, np.float64), states, first, blank, separator)
+    add = np.maximum if best_path else np.logaddexp
+    alpha = _forward(np.asarray(usable, np.float64), states, first, blank, separator, add)
     ends = iter(np.split(alpha, first[1:])) if len(first) else iter(())
     # a text may end in the silence after its last word, in the blank after its last letter, or in that letter
-    return [float(np.logaddexp.reduce(next(ends)[-3:])) if size else -np.inf for size in sizes]
+    return [float(add.reduce(next(ends)[-3:])) if size else -np.inf for size in sizes]
 
 
 def _chain(text: str, columns: Alphabet) -> np.ndarray | None:
@@ -52,15 +55,17 @@ def _chain(text: str, columns: Alphabet) -> np.ndarray | None:
     return np.asarray(states, np.int64)
 
 
-def _forward(rows: np.ndarray, states: np.ndarray, first: np.ndarray, blank: int, separator: int) -> np.ndarray:
+def _forward(rows: np.ndarray, states: np.ndarray, first: np.ndarray, blank: int, separator: int,
+             add: np.ufunc) -> np.ndarray:
     """(states,) log of the summed probability of the paths that are in each state after the last frame.
 
     Args:
         states: chains one after another.
         first: where each begins.
+        add: of natural logarithms; the maximum for the best path.
     """
     # a pause is entered with a separator and goes on with blanks or separators: so each path is counted once
-    either = np.logaddexp(rows[:, blank], rows[:, separator])[:, None] if len(rows) else np.empty((0, 1))
+    either = add(rows[:, blank], rows[:, separator])[:, None] if len(rows) else np.empty((0, 1))
     table = np.concatenate([rows, either], axis=1)
     stay = np.select([states == _PAUSE, states == _BLANK], [table.shape[1] - 1, blank], states)
     enter = np.where(states == _PAUSE, separator, stay)
@@ -75,6 +80,6 @@ def _forward(rows: np.ndarray, states: np.ndarray, first: np.ndarray, blank: int
     padded = np.full(len(states) + 2, -np.inf)
     for frame in table:
         padded[2:] = alpha
-        arriving = np.logaddexp(padded[1:-1] + from_last, padded[:-2] + from_skip)
-        alpha = np.logaddexp(alpha + frame[stay], arriving + frame[enter])
+        arriving = add(padded[1:-1] + from_last, padded[:-2] + from_skip)
+        alpha = add(alpha + frame[stay], arriving + frame[enter])
     return alpha

@@ -74,12 +74,27 @@ def test_errors_are_taken_apart(data, capsys):
     assert "a wider beam" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("decoder", ["lexicon", "batched"])
+def test_closed_decoders_have_a_step_more_and_errors_of_the_vocabulary(data, capsys, tmp_path, decoder):
+    """Every word of the references is known; with a lexicon that lacks one, whoever says it is out of reach."""
+    lexicon, words = tmp_path / "lexicon.txt", (data / "words.txt").read_text().split()
+    lexicon.write_text("\n".join(word for word in words if word != "THE"))
+    wanted = sum("THE" in line.split()[1:] for line in (data / "dev.txt").read_text().splitlines())
+    arguments = ["--decoder", decoder, "--beam", "20", "--lm-weight", "0.7", "--workers", "1", "--json"]
+    assert errors(data, *arguments, "--lexicon", str(lexicon)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [step["name"] for step in found["ladder"]] == ["greedy", "beam", "+ lexicon", "+ lm", "oracle"]
+    assert found["blamed"]["vocabulary"]["utterances"] == wanted > 0
+    assert found["unknown"]["words"] == found["unknown"]["errors"]
+    assert sum(part["errors"] for part in found["blamed"].values()) == found["ladder"][3]["errors"]
+
+
 def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):
     """Those of greedy decoding: by the score with the language model the references would have been better."""
     out = str(tmp_path / "greedy.jsonl")
     assert run(["decode", str(data / "dev"), "--out", out]) == 0
     capsys.readouterr()
-    assert errors(data, "--hypotheses", out, "--closed", "--workers", "1", "--json") == 0
+    assert errors(data, "--hypotheses", out, "--workers", "1", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [step["errors"] for step in found["ladder"]][2:] == [40, 40]
     assert found["blamed"]["search"]["errors"] == 40
@@ -95,7 +110,7 @@ def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):
     (["decode-check", "dev", "--references", "dev.txt", "--lexicon", "none"], 2, "none: no such lexicon"),
     (["errors", "dev", "--references", "words.txt", "--lm", LM], 1, "no reference"),
     (["errors", "dev", "--references", "dev.txt", "--lm", "empty"], 1, "an empty file"),
-    (["errors", "dev", "--references", "dev.txt", "--lm", LM, "--closed"], 2, "--hypotheses"),
+    (["errors", "dev", "--references", "dev.txt", "--lm", LM, "--decoder", "greedy"], 2, "no effect on the greedy"),
     (["errors", "dev", "--references", "dev.txt", "--lm", LM, "--hypotheses", "empty"], 1, "no hypothesis for"),
 ])
 def test_mistakes_end_in_one_line(data, monkeypatch, capsys, arguments, code, says):

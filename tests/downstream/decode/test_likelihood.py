@@ -11,7 +11,6 @@ from test_beam import SYMBOLS, every_text, random_logprobs
 
 from downstream.decode.alphabet import alphabet
 from downstream.decode.likelihood import text_logprobs
-from downstream.decode.objective import Objective
 
 ONE = alphabet(("_", "|", "A"), 0)
 TWO = np.log([[0.5, 0.1, 0.4], [0.6, 0.1, 0.3]])
@@ -32,6 +31,11 @@ def test_it_is_the_sum_over_all_paths(frames, seed):
     assert found == pytest.approx(list(expected.values()), abs=1e-9)
 
 
+def test_the_best_path_by_hand():
+    """Of A: .4 * .6, A and then blank, is the likeliest of its paths."""
+    assert text_logprobs(TWO, ["A"], ONE, best_path=True) == [pytest.approx(math.log(0.24))]
+
+
 @given(frames=st.integers(1, 40), seed=st.integers(0, 10_000), text=st.text("ABE ", max_size=12))
 def test_where_separators_are_impossible_it_is_torchs_loss(frames, seed, text):
     logprobs, word = random_logprobs(frames, seed), text.replace(" ", "")
@@ -46,10 +50,3 @@ def test_where_separators_are_impossible_it_is_torchs_loss(frames, seed, text):
 def test_texts_together_get_what_each_gets_alone(seed, texts):
     logprobs, columns = random_logprobs(9, seed), alphabet(SYMBOLS, 0)
     assert text_logprobs(logprobs, texts, columns) == [text_logprobs(logprobs, [t], columns)[0] for t in texts]
-
-
-def test_a_score_by_hand():
-    """Of A: acoustic log .58; language .5 * (-4 - 3 * 1) + .25 = -3.25. Spaces do not count."""
-    [found] = Objective(lambda text: (-4.0, 1), 0.5, 0.25, unknown_penalty=-3.0).weigh([" A "], TWO, ONE)
-    assert (found.text, found.language) == ("A", -3.25)
-    assert found.score == pytest.approx(math.log(0.58) - 3.25)
