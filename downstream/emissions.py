@@ -194,7 +194,20 @@ class Emissions:
         return end - start
 
     def logprobs(self, id: str) -> np.ndarray:
-        """(T, V) float32 natural-log probabilities of an utterance. Raises InputError if it is not there."""
+        """(T, V) float32 natural-log probabilities of an utterance.
+
+        Raises:
+            InputError: it is not there, or holds NaN, which only files of others do.
+        """
+        rows = self.as_stored(id)
+        wrong = np.isnan(rows).any(axis=1)
+        if wrong.any():
+            raise InputError(f"{self.folder}: NaN in the emissions of {id}, first at frame {int(wrong.argmax())}; the "
+                             "recogniser or the audio is broken")
+        return rows
+
+    def as_stored(self, id: str) -> np.ndarray:
+        """(T, V) float32, whatever it is that is stored. Raises InputError if the utterance is not there."""
         start, end = self._span(id)
         return np.asarray(self._rows[start:end], dtype=np.float32)
 

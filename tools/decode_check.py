@@ -16,7 +16,7 @@ from downstream.decode.health import examine
 from downstream.decode.health_words import read_lexicon, read_model_words
 from downstream.emissions import Emissions
 from downstream.score.references import read_references
-from upstream.progress import progress
+from upstream.progress import progress, say
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -36,9 +36,10 @@ def decode_check(
 ) -> None:
     """Check emissions, references, language model and lexicon against each other; exit 1 if a check failed."""
     stored, texts = Emissions.load(emissions), read_references(references).texts
+    with progress("reading", 1) as report:
+        words = None if lm is None else read_model_words(lm, report, say)
     with progress("checking", 1):
-        checks = examine(stored, texts, None if lm is None else read_model_words(lm),
-                         None if lexicon is None else read_lexicon(lexicon), seconds)
+        checks = examine(stored, texts, words, None if lexicon is None else read_lexicon(lexicon), seconds)
     failed = sum(check.level == "failed" for check in checks)
     if as_json:
         print(json.dumps([_plain(check) for check in checks], indent=1, ensure_ascii=False))

@@ -30,28 +30,40 @@ def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Colle
         seconds: of speech to look at; more is thinned out evenly along utterance lengths. Texts are looked at whole.
 
     Raises:
-        InputError: no utterance, or none that has a reference.
+        InputError: no utterance, none that has a reference, or only empty ones.
     """
     ids = [id for id in emissions.ids if id in references]
+    if not len(emissions):
+        raise InputError(f"{emissions.folder}: emissions of no utterance; there is nothing to decode")
     if not ids:
         raise InputError(f"{emissions.folder}: none of the {len(emissions)} utterances has a reference, "
-                         f"{next(iter(emissions.ids), 'without any')} for instance; give the references of what was "
+                         f"{emissions.ids[0]} for instance; give the references of what was "
                          "recognised")
-    checks = [_references_there(len(ids), emissions)]
     texts = [references[id] for id in ids]
+    if not any(text.split() for text in texts):
+        raise InputError(f"the references of all {len(ids)} utterances are empty: nothing to compare with")
+    checks = [_references_there(len(ids), emissions)]
+    letters = _letters(emissions)
+    if letters is not None:
+        checks.append(health_words.references_spelled(texts, letters))
     chosen = set(evenly(emissions, seconds)) & set(ids) or set(ids)
     sample = health_emissions.Sample.of(emissions, [id for id in ids if id in chosen], references)
     checks += health_emissions.examine(sample)
-    try:
-        letters = alphabet(emissions.symbols, emissions.blank).letters
-    except InputError:  # said by the checks of the emissions
+    if letters is None:
         return checks
-    checks.append(health_words.references_spelled(texts, letters))
     if lm_words is not None:
         checks += health_words.examine_model(lm_words, texts, letters)
     if lexicon is not None:
         checks += health_words.examine_lexicon(lexicon, texts, emissions.symbols, lm_words)
     return checks
+
+
+def _letters(emissions: Emissions) -> frozenset[str] | None:
+    """None where the symbols cannot be decoded with, which the checks of the emissions say."""
+    try:
+        return alphabet(emissions.symbols, emissions.blank).letters
+    except InputError:
+        return None
 
 
 def _references_there(found: int, emissions: Emissions) -> Check:

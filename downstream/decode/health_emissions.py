@@ -70,7 +70,7 @@ class Sample:
     @staticmethod
     def of(emissions: Emissions, ids: Sequence[str], references: Mapping[str, str]) -> Sample:
         """Read utterances."""
-        return Sample(tuple(emissions.logprobs(id).astype(np.float64) for id in ids),
+        return Sample(tuple(emissions.as_stored(id).astype(np.float64) for id in ids),
                       tuple(" ".join(references[id].split()) for id in ids), tuple(ids), emissions.symbols,
                       emissions.blank, emissions.rate)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from downstream.decode.alphabet import SEPARATORS
 from downstream.decode.check import Check, graded
 from downstream.decode.word_model import LEAST_COVERAGE, spelt_share
-from downstream.lm.arpa import read_unigrams
+from downstream.lm.arpa import ngram_counts, read_unigrams
 from downstream.lm.arrays import NgramArrays
+from downstream.text.vocabulary import SEPARATOR
 from upstream.errors import FormatError, UsageError
 
 Spellings = dict[str, tuple[tuple[str, ...], ...]]
@@ -48,7 +49,7 @@ def examine_model(words: Collection[str], texts: Collection[str], letters: froze
 def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: Collection[str],
                     symbols: Sequence[str], lm_words: Collection[str] | None = None) -> list[Check]:
     """Of a lexicon: can its spellings be made of the symbols, do they end words, does it cover references and model?"""
-    known = frozenset(symbols)
+    known = frozenset(SEPARATOR if symbol in SEPARATORS else symbol for symbol in symbols)  # as files write it
     spellings = [spelling for each in lexicon.values() for spelling in each]
     share = sum(known.issuperset(spelling) for spelling in spellings) / max(1, len(spellings))
     checks = [
@@ -56,7 +57,7 @@ def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: C
                f"the symbols can spell {share:.1%} of the {len(lexicon)} words of the lexicon",
                _other_case(["".join(s) for s in spellings], known, "the lexicon") or "make the lexicon of this "
                "recogniser's symbols; words that cannot be spelled are never found"),
-        _ends(spellings, symbols),
+        _ends(spellings),
         _unknown("lexicon coverage", lexicon, texts, "the lexicon", "add the words: with a lexicon no other word can "
                  "be found")]
     if lm_words is not None:
@@ -64,15 +65,24 @@ def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: C
     return checks
 
 
-def read_model_words(path: Path) -> list[str]:
-    """The words of an ARPA file or of what `hubertkit lm pack` wrote, without `<unk>`, `<s>`, `</s>`.
+def read_model_words(path: Path, progress: Callable[[float, float], None] | None = None,
+                     say: Callable[[str], None] | None = None) -> list[str]:
+    """The words of a whole ARPA file or of what `hubertkit lm pack` wrote, without `<unk>`, `<s>`, `</s>`.
+
+    Args:
+        progress: told the n-grams counted and how many the header announces.
+        say: told in a line where the model has no `<unk>`.
 
     Raises:
         UsageError: no such file.
-        FormatError: no language model, or one without words.
+        FormatError: no language model, one that was cut short, or one without words.
     """
     path = Path(path)
-    words = NgramArrays.load(path).words.list[3:] if path.suffix == ".ngrams" else read_unigrams(path)
+    if path.suffix == ".ngrams":
+        words = NgramArrays.load(path).words.list[3:]
+    else:
+        words = read_unigrams(path)
+        ngram_counts(path, progress, say)  # a file that was cut short looks whole up to there
     if not words:
         raise FormatError(f"{path}: a language model without words; build it from text")
     return words
@@ -118,17 +128,16 @@ def _unknown(name: str, words: Collection[str], texts: Collection[str], whose: s
                   f"{share:.1%} of the {len(running)} words of the references are not in {whose}{example}", advice)
 
 
-def _ends(spellings: Sequence[tuple[str, ...]], symbols: Sequence[str]) -> Check:
+def _ends(spellings: Sequence[tuple[str, ...]]) -> Check:
     """Flashlight finds a word only where its spelling ends with the separator that the recogniser emits."""
-    separator = next((s for s in symbols if s in SEPARATORS), SEPARATORS[0])
-    share = sum(bool(s) and s[-1] == separator for s in spellings) / max(1, len(spellings))
-    plain = not any(symbol in SEPARATORS for s in spellings for symbol in s)
-    what = f"{share:.1%} of the spellings end with the word separator {separator!r}"
+    share = sum(spelling[-1] == SEPARATOR for spelling in spellings) / max(1, len(spellings))
+    plain = not any(SEPARATOR in spelling for spelling in spellings)
+    what = f"{share:.1%} of the spellings end with the word separator {SEPARATOR!r}"
     if plain:
         return Check("lexicon separator", "ok", share, "the lexicon is of spellings without a separator, which is "
                                                        "added when it is read")
     return graded("lexicon separator", share, (1.0, 1.0), (0.99, 1.0), what,
-                  f"end every spelling with {separator!r}, or the words are never closed")
+                  f"end every spelling with {SEPARATOR!r}, or the words are never closed")
 
 
 def _common(lexicon: Collection[str], lm_words: Collection[str]) -> Check:

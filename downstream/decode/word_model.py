@@ -131,8 +131,9 @@ def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float
     for name, other in (("upper", str.upper), ("lower", str.lower)):
         if spelt_share([other(word) for word in unigrams], alphabet.letters) >= LEAST_COVERAGE:
             raise InputError(f"{found}: its symbols are {name} case; build the language model from {name}-case text")
-    raise InputError(f"{found}, at least {LEAST_COVERAGE:.0%} are needed; build it from text normalised as the "
-                     "transcripts were")
+    odd = next(character for word in unigrams for character in word if character not in alphabet.letters)
+    raise InputError(f"{found}, at least {LEAST_COVERAGE:.0%} are needed and it has no symbol {odd!r} for instance; "
+                     "build it from text normalised as the transcripts were, or is it of another language?")
 
 
 def check_coverage(unigrams: Collection[str], texts: Collection[str], least: float = LEAST_COVERAGE) -> float:

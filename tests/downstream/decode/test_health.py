@@ -17,7 +17,7 @@ from upstream.errors import FormatError, InputError, UsageError
 
 UTTERANCES, REFERENCES, SYMBOLS = read_slice()
 WORDS = read_model_words(FOLDER / "words.arpa.gz")
-LEXICON = {word: ((*word, " "),) for word in WORDS}
+LEXICON = {word: ((*word, "|"),) for word in WORDS}
 
 
 def stored(utterances=UTTERANCES, symbols=SYMBOLS, blank=0, rate=50.0):
@@ -40,8 +40,8 @@ def test_a_healthy_case_passes_every_check():
     found = levels(stored(), lexicon=LEXICON)
     assert {check.level for check in found.values()} == {"ok"}
     assert not any(check.advice for check in found.values())
-    assert list(found) == ["references", "values", "blank", "symbols", "word separator", "empty output", "frame rate",
-                           "length", "agreement", "temperature", "references spelled", "model spelled",
+    assert list(found) == ["references", "references spelled", "values", "blank", "symbols", "word separator",
+                           "empty output", "frame rate", "length", "agreement", "temperature", "model spelled",
                            "model coverage", "lexicon spelled", "lexicon separator", "lexicon coverage",
                            "lexicon in model"]
     assert found["temperature"].measured == pytest.approx(1, abs=0.25)  # the posteriors are exact
@@ -110,7 +110,7 @@ def test_another_case_is_named_wherever_it_is():
     assert found["references spelled"].level == found["model coverage"].level == "failed"
     assert "write the references in upper case" in found["references spelled"].advice
     assert "write both in upper case" in found["model coverage"].advice
-    found = levels(stored(), words=[word.lower() for word in WORDS], lexicon={w.lower(): ((*w.lower(), " "),)
+    found = levels(stored(), words=[word.lower() for word in WORDS], lexicon={w.lower(): ((*w.lower(), "|"),)
                                                                               for w in WORDS})
     for name in ("model spelled", "model coverage", "lexicon spelled", "lexicon coverage"):
         assert found[name].level == "failed"
@@ -131,7 +131,6 @@ def test_a_model_of_other_words_is_named_with_the_share_that_it_lacks():
 
 @pytest.mark.parametrize(("lexicon", "lm", "name", "says"), [
     ({"A": (("A",),), "B": (("B", "|"),)}, None, "lexicon separator", "end every spelling with '|'"),
-    ({"A": (("A", " "),), "B": (("B", " "),)}, None, "lexicon separator", "end every spelling with '|'"),
     ({"A": (("Á", "|"),), "B": (("B", "|"),)}, None, "lexicon spelled", "of this recogniser's symbols"),
     ({"A": (("A", "|"),)}, None, "lexicon coverage", "add the words"),
     ({"A": (("A", "|"),), "B": (("B", "|"),)}, ["a", "b"], "lexicon in model", "the model's own words"),
@@ -148,6 +147,11 @@ def test_utterances_without_a_reference_are_counted_and_none_at_all_is_refused()
     assert (check.level, check.measured) == ("warning", 0.1)
     with pytest.raises(InputError, match="none of the 10 utterances has a reference"):
         levels(stored(), {"other": "A"})
+    with pytest.raises(InputError, match="nothing to compare with"):
+        levels(stored(), dict.fromkeys(REFERENCES, " "))
+    with pytest.raises(InputError, match="emissions of no utterance"):
+        levels(Emissions(FOLDER, {"symbols": SYMBOLS, "blank": 0, "frame_rate": 50.0, "hash": "", "meta": {}}, [],
+                         np.zeros(1, np.int64), np.zeros((0, 29))))
 
 
 def test_emissions_without_frames_are_named():
