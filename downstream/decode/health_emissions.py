@@ -86,7 +86,8 @@ def examine(sample: Sample) -> list[Check]:
     checks = [_values(kind, deviation, sum(map(len, sample.rows)))]
     if kind == "NaN" or not any(map(len, sample.rows)):
         return checks
-    sample = replace(sample, rows=tuple(map(normalised, map(_TO_LOGPROBS[kind], sample.rows))))
+    logprobs = (np.clip(_TO_LOGPROBS[kind](rows), -1e4, 1e4) for rows in sample.rows)  # infinities would give NaN
+    sample = replace(sample, rows=tuple(map(normalised, logprobs)))
     checks.append(_blank(sample))
     try:
         columns = alphabet(sample.symbols, sample.blank)
@@ -156,12 +157,9 @@ def _values(kind: Kind, deviation: float, frames: int) -> Check:
     if kind == "log-probabilities":
         return Check("values", "ok", deviation, f"rows are natural-log probabilities; their sums are within "
                                                 f"{deviation:.1g} of 1")
-    found = "there is NaN among them" if kind == "NaN" else f"a row's exponentials sum to {_number(deviation)}, not 1"
+    found = ("there is NaN among them" if kind == "NaN" else
+             f"the exponentials of a row miss the sum of 1 by a factor of {math.exp(min(deviation, 700.0)):.3g}")
     return Check("values", "failed", deviation, found, _WHAT_TO_DO[kind])
-
-
-def _number(deviation: float) -> str:
-    return f"e^±{deviation:.3g}"
 
 
 def _blank(sample: Sample) -> Check:

@@ -154,6 +154,16 @@ def test_utterances_without_a_reference_are_counted_and_none_at_all_is_refused()
                          np.zeros(1, np.int64), np.zeros((0, 29))))
 
 
+@pytest.mark.parametrize(("value", "level"), [(-np.inf, "ok"), (np.inf, "failed")])
+def test_infinities_are_looked_at_like_the_rest(value, level):
+    """Minus infinity is a probability of 0, and may stand anywhere; infinity is none."""
+    found = levels(changed(lambda rows: np.where(rows < -19, value, rows)))
+    assert found["values"].level == level
+    assert found["temperature"].measured > 0
+    rows = {id: np.where(np.arange(len(r))[:, None] == 5, -np.inf, r) for id, r in UTTERANCES.items()}
+    assert levels(stored(rows))["values"].level == "failed"  # a frame that says nothing at all
+
+
 def test_emissions_without_frames_are_named():
     check = levels(stored({id: rows[:0] for id, rows in UTTERANCES.items()}))["values"]
     assert (check.level, check.what) == ("failed", "the emissions hold no frame")
