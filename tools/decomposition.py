@@ -62,7 +62,8 @@ def errors(
     """Greedy, beam, language model and oracle side by side, and the errors by whose fault they are."""
     stored = Emissions.load(emissions)
     truth = _with_reference(stored, read_references(references).texts)
-    choice = choice_of(decoder, lm, lm_weight, word_score, tuned, beam, tokens, lexicon, None, device, nbest)
+    choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
+                       tokens=tokens, lexicon=lexicon, device=device, nbest=nbest)
     whole = choice.make(stored.symbols, stored.blank)
     if isinstance(whole, GreedyDecoder):
         raise UsageError("greedy decoding has no search and no language model to blame: take another --decoder")
