@@ -52,9 +52,10 @@ def measure(plan: Plan, say: Callable[[str], None] = print) -> Iterator[list[dic
     """One row for each model, precision and system; `hubertkit` is ours.
 
     Yields:
-        The rows of a model in a precision, with `system`, `model`, `device`, `precision`, `seconds` (median of an update), `spread` (its quartiles),
-        `audio_seconds` (of an update), `tflop` (nominal: forward and backward of the plain model), `share_of_peak`,
-        `peak_tflops` (of the matrix product), `peak_memory` (bytes; on CPUs above those of the process before).
+        The rows of a model in a precision, with `system`, `model`, `device`, `precision`, `seconds` (median of an
+        update), `spread` (its quartiles), `audio_seconds` (of an update), `tflop` (nominal: forward and backward of the
+        plain model), `share_of_peak`, `peak_tflops` (of the matrix product), `peak_memory` (bytes; on CPUs above those
+        of the process before).
     """
     if plan.device.type == "cpu":
         keep_memory()  # as training does; the peers, which leave that to their users, gain as much

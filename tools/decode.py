@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ from tools.decoder_options import (
     WordScore,
     choice_of,
 )
+from tools.decoding_recipe import Recipe, Settings, recipe_decoder
 from upstream.errors import UsageError
 from upstream.progress import progress, say
 from upstream.stage import write_json
@@ -57,13 +58,22 @@ def decode(
     hotwords: Hotwords = None,
     nbest: Annotated[int, typer.Option(min=1, help="Candidates to write of each utterance; not of greedy.")] = 1,
     device: Device = None,
+    recipe: Recipe = None,
+    settings: Settings = None,
     workers: Workers = None,
 ) -> None:
     """Turn emissions into text: greedily, or by a search with a language model or a lexicon."""
     stored = Emissions.load(emissions)
-    choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
-                       tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device, nbest=nbest)
-    chosen = choice.make(stored.symbols, stored.blank)
+    options: dict[str, Any] = {
+        "decoder": decoder, "lm": lm, "lm_weight": lm_weight, "word_score": word_score, "tuned": tuned, "beam": beam,
+        "tokens": tokens, "lexicon": lexicon, "hotwords": hotwords, "device": device}
+    if recipe is not None:
+        chosen = recipe_decoder(recipe, settings, stored.symbols, stored.blank, **options,
+                                nbest=None if nbest == 1 else nbest)
+    elif settings:
+        raise UsageError("--set changes a recipe: name one with --recipe")
+    else:
+        chosen = choice_of(**options, nbest=nbest).make(stored.symbols, stored.blank)
     with progress("decoding", len(stored)) as report:
         hypotheses = decode_all(stored, chosen, workers=workers, progress=report, confidences=True)
     write_hypotheses(out, hypotheses)

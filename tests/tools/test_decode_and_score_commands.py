@@ -124,7 +124,20 @@ def test_hotwords_are_heard_by_both_searches_that_have_them(app, data, tmp_path)
         assert any(missed in h.text.split() for h in read_hypotheses(hyps))
 
 
+def test_a_recipe_decodes_as_the_options_that_it_stands_for(app, data, tmp_path):
+    by_recipe, by_options = tmp_path / "recipe.jsonl", tmp_path / "options.jsonl"
+    run(app, "decode", data / "dev", "--out", by_recipe, "--recipe", "librispeech-4gram", "--set", f"lm={LM}",
+        "--set", "labels=960h", "--set", "beam=20", "--set", "beam_threshold=50")  # 50 is the decoder's own
+    run(app, "decode", data / "dev", "--out", by_options, "--decoder", "lexicon", "--lm", LM, "--beam", 20,
+        "--lm-weight", 1.74 / 2.302585093, "--word-score", 0.52)
+    assert [h.text for h in read_hypotheses(by_recipe)] == [h.text for h in read_hypotheses(by_options)]
+    assert any(h.text for h in read_hypotheses(by_recipe))
+
+
 @pytest.mark.parametrize(("arguments", "error", "words"), [
+    (["decode", "dev", "--out", "h.jsonl", "--set", "beam=5"], UsageError, "name one with --recipe"),
+    (["decode", "dev", "--out", "h.jsonl", "--recipe", "librispeech-4gram", "--beam", "5"], UsageError,
+     "--beam beside --recipe"),
     (["decode", "dev", "--out", "h.jsonl", "--lm-weight", "1"], UsageError, "give one with --lm"),
     (["decode", "dev", "--out", "h.jsonl", "--nbest", "2"], UsageError, "--nbest has no effect on the greedy"),
     (["decode", "dev", "--out", "h.jsonl", "--lexicon", "dev.txt"], UsageError, "take --decoder lexicon or batched"),
