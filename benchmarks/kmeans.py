@@ -54,6 +54,7 @@ def run(plan: Plan, say: Callable[[str], None] = say) -> dict[str, Any]:
     for name, system in (("hubertkit", _ours), ("scikit-learn MiniBatchKMeans", _minibatch), ("faiss", _faiss)):
         say(f"{name}: {plan.points} points, {plan.clusters} clusters")
         try:
+            system(train[:max(plan.clusters, len(train) // 100)], plan.clusters, plan.seed)  # imports, thread pools
             began = time.perf_counter()
             centroids = system(train, plan.clusters, plan.seed)
             seconds = time.perf_counter() - began

@@ -93,9 +93,9 @@ def test_coarse_to_fine_ends_within_three_percent_of_a_hundred_iterations_over_a
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((12, 5)) * 2
     points = torch.from_numpy(centres[rng.integers(12, size=20_000)] + rng.standard_normal((20_000, 5))).float()
-    assert [(len(part), times) for part, times in levels(points, 4, 30)] == [(1250, 30), (5000, 8), (20_000, 3)]
-    assert [(len(part), times) for part, times in levels(points, 16, 30)] == [(5000, 30), (20_000, 3)]
-    assert levels(points[:3000], 4, 30)[0][1] == 30
+    assert [(len(part), times) for part, times in levels(points, 4, 30)] == [(1250, 12), (5000, 15), (20_000, 4)]
+    assert [(len(part), times) for part, times in levels(points, 16, 30)] == [(5000, 12), (20_000, 15)]
+    assert levels(points[:1900], 4, 30)[0][1] == 30
     for clusters in (4, 12, 16):
         quick = fit(points, clusters, seed=1, restarts=5)[1]
         with monkeypatch.context() as patch:
@@ -150,6 +150,14 @@ def test_assignment_equals_brute_force_and_ties_go_to_the_lower_index(data, n, d
     found = assign(torch.from_numpy(frames).float(), torch.from_numpy(centroids).float())
     assert found.dtype == torch.int64
     assert found.tolist() == list(expected)
+
+
+def test_the_lowest_score_is_the_same_with_few_threads_and_with_many(monkeypatch, frames):
+    centroids = torch.cat([frames["x"][:20], frames["x"][:20]])  # every one has its equal
+    few = assign(frames["x"], centroids)
+    monkeypatch.setattr(nearest, "_NUMPY_UP_TO", 0)
+    assert torch.equal(assign(frames["x"], centroids), few)
+    assert few.max() < 20
 
 
 def test_assignment_in_pieces_equals_assignment_at_once(monkeypatch, frames):
