@@ -11,14 +11,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from upstream.errors import RankLost, UsageError
+from upstream.errors import HubertkitError, RankLost, UsageError
 
 # A rank that dies closes its connections, which the others see at once; a stage that only rank 0 does may take days.
 PATIENCE = timedelta(days=7)
@@ -119,6 +119,8 @@ def total(value: float) -> float:
 
 def add_up(tensor: Tensor) -> None:
     """Replace a tensor by its sum over all ranks, in place. Every rank ends with the same bits."""
+    if not _several():
+        return
     with _losses():
         dist.all_reduce(tensor)
 
@@ -139,6 +141,17 @@ def divide(weights: np.ndarray) -> slice:
     shares = np.arange(1, count()) / count()
     bounds = [0, *np.searchsorted(ends, shares * (ends[-1] if len(ends) else 0)).tolist(), len(ends)]
     return slice(bounds[rank()], bounds[rank() + 1])
+
+
+def place(rows: int) -> tuple[int, int]:
+    """How many rows the ranks before this one have, and how many all have, if this one has so many."""
+    counts = gather(rows)
+    return sum(counts[:rank()]), sum(counts)
+
+
+def refuse(error: HubertkitError) -> NoReturn:
+    """Raise an error that every rank has found: the first one says it, the others only end."""
+    raise error if first() else SystemExit(error.exit_code)
 
 
 def rows_on_first(own: Tensor) -> Tensor:

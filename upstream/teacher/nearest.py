@@ -30,11 +30,16 @@ def assign(frames: Tensor, centroids: Tensor) -> Tensor:
 
 def inertia(points: Tensor, centroids: Tensor, labels: Tensor) -> float:
     """Mean squared distance of each of `points (n, d)` to the centroid that its label (n,) names."""
+    return squared_distance(points, centroids, labels) / len(points)
+
+
+def squared_distance(points: Tensor, centroids: Tensor, labels: Tensor) -> float:
+    """The sum of them; 0 without points."""
     total = 0.0
     rows = _rows(points, points.shape[1])
     for part, own in zip(points.split(rows), labels.split(rows)):
         total += float((part - centroids[own]).square().sum(1).double().sum())
-    return total / len(points)
+    return total
 
 
 def _lowest(scores: Tensor) -> Tensor:

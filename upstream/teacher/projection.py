@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upstream import ranks
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.keyed import keyed
 
@@ -50,10 +51,11 @@ class Projection:
 def fit_pca(points: Tensor, dimensions: int, whiten: bool = False) -> Projection:
     """Principal components of frames, by the eigenvectors of their covariance in float64 on the host.
 
-    The largest entry of each component is positive, so that the same frames give the same signs.
+    The largest entry of each component is positive, so that the same frames give the same signs. Where several ranks
+    call it, each gives its own frames, and all get the components of all of them.
 
     Args:
-        points: (n, d) float32, n >= 2.
+        points: (n, d) float32, n >= 2 on all ranks together.
         dimensions: p to keep, 1 to d; 0 keeps all.
         whiten: give each component unit variance.
 
@@ -64,17 +66,20 @@ def fit_pca(points: Tensor, dimensions: int, whiten: bool = False) -> Projection
     found = points.shape[1]
     if not 0 <= dimensions <= found:
         raise UsageError(f"pca={dimensions}: the frames have {found} dimensions; give 1 to {found}, or 0 for none")
-    if len(points) < 2:
-        raise InputError(f"{len(points)} frames for a PCA; give more audio")
+    total = ranks.place(len(points))[1]
+    if total < 2:
+        ranks.refuse(InputError(f"{total} frames for a PCA; give more audio"))
     mean = torch.zeros(found, dtype=torch.float64)
     second = torch.zeros(found, found, dtype=torch.float64)
     for part in points.split(1 << 16):
-        mean += part.double().sum(0).cpu() / len(points)
+        mean += part.double().sum(0).cpu() / total
+    ranks.add_up(mean)
     for part in points.split(1 << 16):
         centred = part.double().cpu() - mean
-        second += centred.T @ centred / (len(points) - 1)
+        second += centred.T @ centred / (total - 1)
+    ranks.add_up(second)
     if not bool(torch.isfinite(second).all()):
-        raise InputError("a frame of the sample is not finite; the audio or the encoder behind it is broken")
+        ranks.refuse(InputError("a frame of the sample is not finite; the audio or the encoder behind it is broken"))
     variances, vectors = torch.linalg.eigh(second)  # ascending
     kept = torch.arange(found - 1, found - 1 - (dimensions or found), -1)
     matrix, variances = vectors[:, kept].T, variances[kept]

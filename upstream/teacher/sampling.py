@@ -30,13 +30,19 @@ class Recordings(Protocol):
     def __len__(self) -> int: ...
 
 
+def sample_size(manifest: Recordings, indices: np.ndarray, frames: int) -> int:
+    """Frames in the sample of `draw_sample`, known before anything is read."""
+    return min(frames, sum(CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]))
+
+
 def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frames: int, seed: int, read: Read,
-                progress: Progress | None = None) -> Tensor:
+                progress: Progress | None = None, shared: bool = False) -> Tensor:
     """(n, d) float32 on the host: a random sample of the frames of some utterances, n = frames or all there are.
 
     Every set of so many frames is equally likely. Which they are is drawn before anything is read, from the lengths
     alone, so only the sample is ever in memory, it does not depend on batches, and utterances without a share are not
-    read at all. Several ranks read a part each; the first one gets the sample, the others none of it.
+    read at all. Several ranks read a part each; the first one gets the sample and the others none of it or, if it is
+    `shared`, every rank keeps its own part, which come one after the other in the order of the ranks.
     """
     ends = np.cumsum([CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
@@ -54,4 +60,4 @@ def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frame
         sample[bounds[place] - first:bounds[place + 1] - first] = found[rows.to(found.device)].cpu()
         if progress is not None:
             progress(done, len(reading))
-    return ranks.rows_on_first(sample)
+    return sample if shared else ranks.rows_on_first(sample)

@@ -27,12 +27,13 @@ from upstream.stage import disk_errors, read_json, write_json, writing
 from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
 from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia
-from upstream.teacher.sampling import Progress, Recordings, draw_sample
+from upstream.teacher.sampling import Progress, Recordings, draw_sample, sample_size
 from upstream.teacher.units import Units, UnitsWriter, join
 
 FORMAT = "hubertkit teacher"
 VERSION = 1
 SAMPLE_FRAMES = 1_000_000
+ONE_PROCESS = 8 << 30  # bytes of a sample that one of several processes may hold: twice the default's for LARGE
 
 __all__ = ["Recordings", "Teacher", "draw_sample"]
 
@@ -61,8 +62,10 @@ class Teacher:
             pca: int = 0, whiten: bool = False) -> Teacher:
         """Fit k-means on a random sample of frames (Hsu et al. 2021, section IV-B).
 
-        Several ranks read the sample together; the first one clusters it, so the teacher does not depend on how many
-        there are: a sample that fits into memory takes far longer to read than to cluster.
+        Several ranks read the sample together. On CPUs the first one clusters it, as a process alone would: that takes
+        far less time than the reading. Where they have GPUs, or the sample is more than `ONE_PROCESS` bytes, each keeps
+        what it has read, and they cluster it together (`lloyd`); how many they are changes nothing but, rarely, a last
+        bit.
 
         Args:
             source: what to cluster; plain features, as in the paper.
@@ -85,18 +88,21 @@ class Teacher:
             return Teacher.random(source, numbers, seed=seed)
         check_clusters(numbers, kind)
         chosen = np.arange(len(manifest)) if indices is None else np.asarray(indices, np.int64)
-        sample = draw_sample(source, manifest, chosen, sample_frames, seed, read, progress)
-        engine = default_engine(source.device)
+        frames = sample_size(manifest, chosen, sample_frames)
+        together = ranks.count() > 1 and (source.device.type != "cpu" or
+                                          4 * frames * source.describe()["dim"] > ONE_PROCESS)
+        sample = draw_sample(source, manifest, chosen, sample_frames, seed, read, progress, shared=together)
 
-        def cluster() -> tuple[Quantiser, tuple[float, ...], int]:
+        def cluster() -> tuple[Quantiser, tuple[float, ...], str]:
+            engine = default_engine(source.device)
             return *fit_quantiser(sample.to(source.device), numbers, kind, seed, iterations, restarts, engine, pca,
-                                  whiten), len(sample)
+                                  whiten), engine
 
-        quantiser, inertias, frames = ranks.alone(cluster)
+        quantiser, inertias, engine = cluster() if together else ranks.alone(cluster)
         fitted: dict[str, Any] = {
             "clusters": clusters if isinstance(clusters, int) else list(numbers), "sample_frames": frames,
             "utterances": len(chosen), "seed": seed, "iterations": iterations, "restarts": restarts,
-            "engine": engine, "manifest_hash": manifest.hash}
+            "engine": engine, "ranks": ranks.count() if together else 1, "manifest_hash": manifest.hash}
         if len(numbers) > 1:
             fitted["inertias"] = list(inertias)
         if quantiser.projection is not None:
