@@ -18,6 +18,7 @@ from upstream.pretrain import pretrain, stage_names
 from upstream.pretrain_recipe import PretrainRecipe, Round, outside_encoders, rounds_of
 from upstream.round_encoders import read_outside
 from upstream.stage import read_stage
+from upstream.teacher.units import Units
 from upstream.training.monitor import read_metrics
 
 FLOAT = 4  # bytes
@@ -107,7 +108,8 @@ def _units_bytes(recipe: PretrainRecipe, round_: Round, out: Path) -> int | None
     if not sources:
         return None
     frames = int(frame_counts(Manifest.load(sources[0]).lengths, CONV_GRID).sum())
-    return 2 * frames * len(round_.teacher.numbers)
+    given = round_.teacher.units
+    return 2 * frames * len(round_.teacher.numbers if given is None else Units.load(Path(given)).classes)
 
 
 def _like(out: Path, kind: str, round_: Round | None) -> float | None:

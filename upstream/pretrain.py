@@ -9,6 +9,7 @@ trains an encoder to predict the units of masked frames; the next round clusters
     ...
 
 A teacher may read other encoders than that of the round before, and a round may start from one (`round_encoders`).
+Where a round's units were made elsewhere (`teacher.units`), there is no teacher, and round1/units holds those.
 A round whose objective is wav2vec 2.0's has no teacher and no units: round1/encoder is all there is.
 Every line is a stage in a folder of its own; running the same command again goes on where it stopped.
 """
@@ -45,10 +46,10 @@ from upstream.round_encoders import EncoderFile, read_outside, start_from
 from upstream.round_teacher import make_teacher, teacher_key, teacher_source
 from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
-from upstream.teacher.gate import check_units
+from upstream.teacher.gate import check_coverage, check_units
 from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
-from upstream.teacher.units import Units
+from upstream.teacher.units import Units, select
 from upstream.training.batch_size import fitted
 from upstream.training.health import entropy_of, examine
 from upstream.training.loop import Examine, chosen_device, train, weights_settings
@@ -105,6 +106,8 @@ def stage_names(recipe: PretrainRecipe, rounds: list[Round]) -> list[str]:
     judged = recipe.probe.alignments is not None and recipe.probe.manifest is None
     for round_ in rounds:
         kinds = ["teacher", "units", "encoder", *["quality"] * judged] if round_.has_teacher else ["encoder"]
+        if round_.has_units_already:
+            kinds.remove("teacher")
         names += [f"round{round_.number}/{kind}" for kind in kinds]
     return names
 
@@ -189,8 +192,12 @@ def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, 
     if not round_.has_teacher:
         encoder = _encoder_stage(recipe, round_, corpus, folder, None, encoders.init, device, say)
         return RoundResult(None, folder / "encoder", {}, {}, encoder)
-    teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", encoders.read, device, say)
-    units = _units_stage(recipe, round_, corpus, folder, encoders.read, teacher["hash"], device, say)
+    if round_.teacher.units is not None:
+        teacher: dict[str, Any] = {}
+        units = _given_units_stage(recipe, Path(round_.teacher.units), corpus, folder, say)
+    else:
+        teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", encoders.read, device, say)
+        units = _units_stage(recipe, round_, corpus, folder, encoders.read, teacher["hash"], device, say)
     encoder = _encoder_stage(recipe, round_, corpus, folder, units["hash"], encoders.init, device, say)
     quality = _quality_stage(recipe, corpus, folder, units["hash"], say)
     return RoundResult(folder / "units", folder / "encoder", teacher, units | quality, encoder)
@@ -230,6 +237,21 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
 
     return run_stage(folder / "units", "units", version=1, settings={}, work=work, say=say, together=True,
                      inputs={"manifest": corpus.manifest.hash, "teacher": teacher_hash})
+
+
+def _given_units_stage(recipe: PretrainRecipe, source: Path, corpus: Corpus, folder: Path,
+                       say: Callable[[str], None]) -> dict[str, Any]:
+    """Units that were made elsewhere, those of the manifest's utterances, behind the same gate as our own."""
+    given = Units.load(source)
+
+    def work(target: Path) -> dict[str, Any]:
+        check_coverage(given, corpus.manifest)
+        units = select(given, corpus.manifest.ids, target)
+        histograms = check_units(units, corpus.manifest, rules=recipe.gate)
+        return {"hash": units.hash, "classes": list(units.classes), "histogram": [h.tolist() for h in histograms]}
+
+    return run_stage(folder / "units", "units", version=1, settings={}, work=work, say=say,
+                     inputs={"manifest": corpus.manifest.hash, "given": given.hash})
 
 
 def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units_hash: str,
@@ -277,7 +299,8 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
             if units is not None:  # what its labels mean and how often each came travels with the encoder
                 extra["unit_statistics"] = {"classes": list(units.classes), "rate": units.rate,
                                             "histogram": [h.tolist() for h in histograms]}
-                Teacher.load(folder / "teacher").save(target / "teacher")
+                if not round_.has_units_already:
+                    Teacher.load(folder / "teacher").save(target / "teacher")
             save_encoder(task.model.encoder, target, extra=extra, head=head_state(task.model))
         chosen = {} if training is round_.training else {"micro_batch_seconds": training.micro_batch_seconds}
         return {"hash": encoder_hash(task.model.encoder) if ranks.first() else "", **chosen, **final}
@@ -289,7 +312,8 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
 def _examination(round_: Round, histograms: list[np.ndarray]) -> Examine:
     """What is told whether the training looks healthy; reference curves are of first rounds with a teacher."""
     shape, early = round_.encoder, not round_.has_teacher or round_.teacher.features != "layer"
-    reference = reference_for(shape.frontend, shape.width, shape.layers) if early and round_.has_teacher else None
+    usual = early and round_.has_teacher and not round_.has_units_already
+    reference = reference_for(shape.frontend, shape.width, shape.layers) if usual else None
     entropy = entropy_of([h.tolist() for h in histograms]) if histograms else None
     return partial(examine, reference=reference, first_round=early, label_entropy=entropy)
 

@@ -37,6 +37,7 @@ class TeacherRecipe:
     whiten: bool = False  # give components unit variance
     stacked: bool = False  # fbank: two frames side by side, what the filterbank front end reads
     imported: str | None = None  # a file of centroids made elsewhere (.npy, scikit-learn's joblib)
+    units: str | None = None  # a folder of units made elsewhere: phones, another model's labels; nothing is fitted
 
     def __post_init__(self) -> None:
         if not self.numbers or not all(type(k) is int and k >= 2 for k in self.numbers):
@@ -53,6 +54,12 @@ class TeacherRecipe:
             raise ValueError(f"teacher: stacked=true is for features=fbank, not {self.features}")
         if self.imported is not None and (self.kind != "auto" or self.pca or self.whiten):
             raise ValueError("teacher: imported centroids are used as they are; leave out kind, pca and whiten")
+        if self.units is not None:
+            useless = [name for name, is_so in (("imported", self.imported is not None), ("kind", self.kind != "auto"),
+                                                ("features", self.features == "layer"), ("pca", self.pca > 0),
+                                                ("whiten", self.whiten)) if is_so]
+            if useless:
+                raise ValueError(f"teacher: units={self.units} are used as they are; leave out {', '.join(useless)}")
 
     def _check_layer(self) -> None:
         mix = isinstance(self.layer, list | tuple)
@@ -214,6 +221,11 @@ class Round:
     def has_teacher(self) -> bool:
         """Whether there is something to predict that must be made first; `teacher` says nothing otherwise."""
         return self.objective.kind == "hubert"
+
+    @property
+    def has_units_already(self) -> bool:
+        """Whether what it predicts was made elsewhere, so that no teacher need be."""
+        return self.has_teacher and self.teacher.units is not None
 
 
 def outside_encoders(recipe: PretrainRecipe) -> list[str]:

@@ -75,7 +75,7 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
     return settings, inputs
 
 
-_LATER = ("kind", "pca", "whiten", "stacked", "imported", "rounds", "encoder")
+_LATER = ("kind", "pca", "whiten", "stacked", "imported", "rounds", "encoder", "units")
 
 
 def teacher_source(recipe: TeacherRecipe, encoders: Sequence[Encoder], layer: Any, device: torch.device) -> Source:

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from upstream.errors import RecipeError
-from upstream.pretrain import pretrain
-from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, TeacherRecipe
+from upstream.audio import import_folder
+from upstream.errors import InputError, RecipeError
+from upstream.outlook import outlook
+from upstream.pretrain import pretrain, stage_names
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, TeacherRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.round_teacher import teacher_key
 from upstream.teacher.teacher import Teacher
-from upstream.teacher.units import Units
+from upstream.teacher.units import Units, UnitsWriter
 
 TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=2",
         "encoder.positional_groups=2", "training.crop_seconds=1", "training.micro_batch_seconds=4",
@@ -54,6 +56,29 @@ def test_centroids_made_elsewhere_are_used_as_they_are(recordings, tmp_path):
     assert np.array_equal(Teacher.load(tmp_path / "run/round1/teacher").centroids.numpy(), centroids)
 
 
+def test_units_made_elsewhere_are_predicted_without_a_teacher_and_the_next_round_goes_on(recordings, tmp_path):
+    manifest = import_folder(recordings)
+    with UnitsWriter(tmp_path / "given", (5, 3), {"fitted": False}) as writer:
+        for number, i in enumerate(["another", *manifest.ids]):
+            labels = np.arange(number, number + 74)
+            writer.add(i, labels % 5, labels % 3)
+    words = [f"rounds.0.teacher.units={tmp_path / 'given'}"]
+    first, second = rounds(recordings, tmp_path / "run", *words)
+    assert Units.load(first.units).ids == manifest.ids
+    assert Units.load(first.units).labels(manifest.ids[2], 1).tolist() == (np.arange(3, 77) % 3).tolist()
+    assert Units.load(second.units).classes == (8,)
+    assert not (tmp_path / "run/round1/teacher").exists()
+    recipe = load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={recordings}", *words], SHIPPED)
+    assert stage_names(recipe, rounds_of(recipe))[1:3] == ["round1/units", "round1/encoder"]
+    assert {o.state for o in outlook(recipe, tmp_path / "run")} == {"done"}
+    with UnitsWriter(tmp_path / "given", (5,)) as writer:
+        for i in manifest.ids[1:]:
+            writer.add(i, np.arange(74) % 5)
+    assert [o.state for o in outlook(recipe, tmp_path / "run")][:2] == ["done", "stale"]
+    with pytest.raises(InputError, match=f"^{manifest.ids[0]}: no units in .*gate check `coverage`"):
+        rounds(recordings, tmp_path / "run", *words)
+
+
 def test_the_best_layer_is_what_a_sweep_picks(recordings, tmp_path):
     _, second = rounds(recordings, tmp_path, "rounds.1.teacher.layer=best")
     teacher = Teacher.load(tmp_path / "round2/teacher")
@@ -65,10 +90,11 @@ def test_the_best_layer_is_what_a_sweep_picks(recordings, tmp_path):
     ("clusters=1", "at least 2"), ("clusters=[8,x]", "at least 2"), ("clusters=[]", "at least 2"),
     ("layer=last", "a number or best"), ("kind=many", "kind"), ("pca=-1", "pca=-1"),
     ("stacked=true", "stacked=true is for features=fbank"), ("sample_frames=5", "at least as many"),
+    ("units=x rounds.0.teacher.pca=3", "units=x are used as they are; leave out pca"),
 ])
 def test_a_teacher_that_cannot_be_is_refused_by_name(recordings, tmp_path, word, says):
     with pytest.raises(RecipeError, match=says):
-        rounds(recordings, tmp_path, f"rounds.0.teacher.{word}")
+        rounds(recordings, tmp_path, *f"rounds.0.teacher.{word}".split())
 
 
 def test_options_at_their_defaults_leave_an_older_stage_fresh():

@@ -206,6 +206,14 @@ class Units:
         return self.streams[stream][self.offsets[place]:self.offsets[place + 1]]
 
 
+def select(units: Units, ids: Sequence[str], folder: Path) -> Units:
+    """Write the units of some utterances, in this order, to another folder. Raises InputError for one without units."""
+    with UnitsWriter(folder, units.classes, units.meta, units.rate) as writer:
+        for utterance_id in ids:
+            writer.add(utterance_id, *(units.labels(utterance_id, i) for i in range(len(units.classes))))
+    return Units.load(folder)
+
+
 def join(parts: Sequence[Path], folder: Path) -> None:
     """Put units of parts of a corpus, made by one teacher, into one folder, in this order.
 

@@ -102,7 +102,7 @@ def test_ranks_with_a_part_of_the_frames_each_end_as_one_process_with_all(record
         for rank in range(count):
             np.testing.assert_array_equal(found[rank][name][0], found[0][name][0])  # the same bits everywhere
             np.testing.assert_allclose(found[rank][name][0], centroids, rtol=1e-6, atol=1e-7)
-            assert found[rank][name][1] == pytest.approx(inertia, rel=1e-9)
+            assert found[rank][name][1] == pytest.approx(inertia, rel=1e-7)  # a row's own sum is float32
     for rank in range(count):
         assert found[rank]["fitted"] == {"engine": "torch", "ranks": count, "sample_frames": 300}
         for name in ("nan", "many", "same"):  # the first one says it for all
