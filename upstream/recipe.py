@@ -41,10 +41,18 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         raise RecipeError(f"{path}: not a YAML recipe: {' '.join(str(error).split())}") from error
     if not isinstance(content, DictConfig):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(content).__name__}")
-    recipe = _merge(OmegaConf.structured(schema), content, str(path))
-    for word in overrides:
-        recipe = _override(recipe, word)
-    return _to_object(recipe, str(path))
+
+    def with_overrides(words: Sequence[str], where: str) -> Schema:
+        recipe = _merge(OmegaConf.structured(schema), content, str(path))
+        for word in words:
+            recipe = _override(recipe, word)
+        return _to_object(recipe, where)
+
+    try:
+        return with_overrides(overrides, str(path))
+    except RecipeValueError:
+        with_overrides(overrides, _to_blame(overrides, lambda words: with_overrides(words, "")) or str(path))
+        raise
 
 
 def refine(base: Schema, changes: dict[str, Any], where: str) -> Schema:
@@ -70,6 +78,21 @@ def find_recipe(source: str | Path, shipped: Path) -> Path:
     raise UsageError(f"no recipe called {source!r}{_nearest(str(source), known)}; those that ship: {', '.join(known)}")
 
 
+class RecipeValueError(RecipeError):
+    """A value, or values together, that a recipe's own checks refuse."""
+
+
+def _to_blame(words: Sequence[str], load: Callable[[Sequence[str]], Any]) -> str | None:
+    """The last word without which the words before it were a good recipe; None where not even the file is."""
+    for count in range(len(words) - 1, -1, -1):
+        try:
+            load(words[:count])
+        except RecipeError:
+            continue
+        return f"override {words[count]!r}"
+    return None
+
+
 def _override(recipe: Any, word: str) -> Any:
     """Apply one `key=value` word; a key may go into a list: `rounds.1.teacher.clusters=50`."""
     key, equals, value = word.partition("=")
@@ -77,11 +100,25 @@ def _override(recipe: Any, word: str) -> Any:
         raise RecipeError(f"override {word!r}: expected key=value, for instance training.updates=1000")
     where = f"override {word!r}"
     _unlock(recipe)
+    _check_items(recipe, key, where)
     try:
         parsed = OmegaConf.from_dotlist([f"value={value}"]).value
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
     return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
+
+
+def _check_items(recipe: Any, key: str, where: str) -> None:
+    """Raise RecipeError where a key such as `rounds.7.init` goes beyond a list."""
+    node, done = recipe, ""
+    for part in key.split("."):
+        if OmegaConf.is_list(node) and not (part.isdecimal() and int(part) < len(node)):
+            last = f"the last is {done}.{len(node) - 1}" if len(node) else "it is empty"
+            raise RecipeError(f"{where}: there is no {done}.{part}; items are counted from 0, and {last}")
+        if not OmegaConf.is_config(node) or node._is_none() or (OmegaConf.is_dict(node) and part not in node):
+            return
+        node = node._get_node(int(part) if OmegaConf.is_list(node) else part)
+        done = f"{done}.{part}" if done else part
 
 
 def _unlock(config: Any) -> None:
@@ -118,7 +155,7 @@ def _to_object(recipe: Any, where: str) -> Any:
     except OmegaConfBaseException as error:
         raise RecipeError(f"{where}: {str(error).splitlines()[0]}") from error
     except ValueError as error:  # a __post_init__ that found a value out of range
-        raise RecipeError(f"{where}: {error}") from error
+        raise RecipeValueError(f"{where}: {error}") from error
 
 
 def _keys(config: Any) -> list[str]:

@@ -54,7 +54,7 @@ def test_overrides_reach_into_parts_and_lists(shipped):
     ("training.updates=many", "training.updates"),
     ("training.updates=0", "must be at least 1"),
     ("training.updates", "expected key=value"),
-    ("rounds.7.updates=1", "rounds.7.updates=1"),
+    ("rounds.7.updates=1", "there is no rounds.7; items are counted from 0, and the last is rounds.1"),
     ("changes=[1,2]", "changes"),
     ("seed=[", "seed=["),
 ])
@@ -64,6 +64,16 @@ def test_a_bad_override_is_named_in_one_line(shipped, word, says):
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_value_out_of_range_is_blamed_on_the_word_or_the_file_that_has_it(shipped, tmp_path):
+    with pytest.raises(RecipeError, match=r"^override 'training.updates=-3': updates=-3, must be at least 1"):
+        load(shipped, "seed=4", "training.updates=-3", "training.rate=1")
+    path = tmp_path / "mine.yaml"
+    path.write_text("training: {updates: -4}\n")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: updates=-4"):
+        load_recipe(Outer, path, ["seed=4"], tmp_path)
+    assert load_recipe(Outer, path, ["training.updates=4"], tmp_path).training.updates == 4
 
 
 def test_a_bad_key_in_a_file_names_the_file(tmp_path):
