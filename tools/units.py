@@ -21,7 +21,7 @@ from upstream.features.source import Source
 from upstream.model import load_encoder
 from upstream.progress import progress
 from upstream.stage import disk_errors
-from upstream.teacher.discrete import describe, write_jsonl, write_km
+from upstream.teacher.discrete import describe, write_arrow, write_jsonl, write_km
 from upstream.teacher.matching import matching_source
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
@@ -36,6 +36,7 @@ class Form(str, enum.Enum):
     auto = "auto"
     jsonl = "jsonl"
     km = "km"
+    arrow = "arrow"
     store = "store"
 
 
@@ -47,19 +48,20 @@ def register(app: typer.Typer) -> None:
 def units(
     audio: Annotated[list[Path], typer.Argument(help="Audio files, or one manifest, or one folder of audio.")],
     teacher: Annotated[Path, typer.Option(help="Folder of a teacher.")] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(help="FILE.jsonl, FILE.km or a folder (the units store).")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="FILE.jsonl, FILE.km, FILE.arrow or a folder (the units "
+                                              "store).")] = ...,  # type: ignore[assignment]
     encoder: Annotated[list[Path] | None, typer.Option(help="The encoder that the teacher reads a layer of; once for "
                                                             "each where it reads several.")] = None,
     layer: Annotated[int | None, typer.Option(help="Its layer; must be the teacher's.")] = None,
     collapse: Annotated[bool, typer.Option("--collapse", help="Write runs of equal units as one.")] = False,
-    times: Annotated[bool, typer.Option(help="In JSONL, where each unit starts.")] = True,
+    times: Annotated[bool, typer.Option(help="In JSONL and Arrow, where each unit starts.")] = True,
     form: Annotated[Form, typer.Option("--format", help="auto goes by the name of OUT.")] = Form.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print the description as JSON.")] = False,
 ) -> None:
     """Write the discrete units of recordings, with their bit rate."""
     form = _form(form, out)
     if form is Form.store and collapse:
-        raise UsageError("--collapse: the units store has a label for each frame; write .jsonl or .km")
+        raise UsageError("--collapse: the units store has a label for each frame; write .jsonl, .km or .arrow")
     known = load_teacher(teacher)
     source = source_of(known, encoder or [], layer)
     manifest = recordings(audio)
@@ -73,6 +75,8 @@ def units(
             made = _label(known, source, manifest, Path(folder))
             if form is Form.jsonl:
                 write_jsonl(made, out, collapse, times)
+            elif form is Form.arrow:
+                write_arrow(made, out, collapse, times)
             else:
                 write_km(made, out, collapse)
             description = describe(made, collapse)
@@ -113,9 +117,9 @@ def _label(teacher: Teacher, source: Source, manifest: Manifest, folder: Path) -
 def _form(form: Form, out: Path) -> Form:
     if form is not Form.auto:
         return form
-    found = {".jsonl": Form.jsonl, ".km": Form.km, "": Form.store}.get(out.suffix)
+    found = {".jsonl": Form.jsonl, ".km": Form.km, ".arrow": Form.arrow, "": Form.store}.get(out.suffix)
     if found is None:
-        raise UsageError(f"--out {out}: name it .jsonl or .km, or a folder without a suffix, or give --format")
+        raise UsageError(f"--out {out}: name it .jsonl, .km or .arrow, or a folder without a suffix, or give --format")
     return found
 
 

@@ -4,6 +4,8 @@
             and, where runs of equal units are collapsed to one, `durations` (frames)
     .km     as fairseq writes labels: a line of numbers for each utterance, and FILE.json beside it with the description
             and the ids; several streams become FILE.0.km, FILE.1.km, ...
+    .arrow  an Arrow IPC file with the columns of JSONL, lists of lists whatever the number of streams; the description
+            is the value of `hubertkit` in the metadata of its schema
 
 Frame t of an utterance stands for the 20 ms that start at t * hop / 16000 seconds; the window that it was made of is
 25 ms long and starts there too.
@@ -14,10 +16,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from upstream.frames import CONV_GRID
 from upstream.stage import disk_errors, write_json, writing
@@ -25,6 +29,7 @@ from upstream.teacher.units import Units
 
 FORMAT = "hubertkit discrete units"
 VERSION = 1
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,29 @@ def write_km(units: Units, path: Path, collapsed: bool = False) -> list[Path]:
     return files
 
 
+def write_arrow(units: Units, path: Path, collapsed: bool = False, times: bool = True) -> None:
+    """Write units as an Arrow IPC file, atomically: `id`, `seconds`, `units` (uint16), and where they are asked for
+    `starts` (float32 seconds) and `durations` (uint32 frames)."""
+    lists = {"units": pa.uint16(), "starts": pa.float32(), "durations": pa.uint32()}
+    shown = [n for n in lists if n == "units" or (n == "starts" and times) or (n == "durations" and collapsed)]
+    schema = pa.schema([("id", pa.string()), ("seconds", pa.float64()),
+                        *((name, pa.list_(pa.list_(lists[name]))) for name in shown)],
+                       metadata={"hubertkit": json.dumps(describe(units, collapsed), allow_nan=False)})
+    with disk_errors(path), writing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, \
+            pa.ipc.new_file(sink, schema) as writer:
+        rows = _list_rows(units, collapsed, times)
+        while batch := list(islice(rows, _ROWS_AT_ONCE)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+
+
 def _rows(units: Units, collapsed: bool, times: bool) -> Iterator[dict[str, Any]]:
+    single = len(units.classes) == 1
+    for row in _list_rows(units, collapsed, times):
+        yield {k: v[0] if isinstance(v, list) else v for k, v in row.items()} if single else row
+
+
+def _list_rows(units: Units, collapsed: bool, times: bool) -> Iterator[dict[str, Any]]:
+    """What is written of each utterance; `units`, `starts` and `durations` are lists of a list for each stream."""
     hop_seconds = 1 / units.rate
     for utterance_id in units.ids:
         shown = [_shown(units, utterance_id, stream, collapsed) for stream in range(len(units.classes))]
@@ -115,7 +142,7 @@ def _rows(units: Units, collapsed: bool, times: bool) -> Iterator[dict[str, Any]
             row["starts"] = [np.round((np.cumsum(d) - d) * hop_seconds, 4).tolist() for _, d in shown]
         if collapsed:
             row["durations"] = [durations.tolist() for _, durations in shown]
-        yield row if len(shown) > 1 else {k: v[0] if isinstance(v, list) else v for k, v in row.items()}
+        yield row
 
 
 def _shown(units: Units, utterance_id: str, stream: int, collapsed: bool) -> tuple[np.ndarray, np.ndarray]:

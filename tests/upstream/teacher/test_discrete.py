@@ -4,11 +4,12 @@ import itertools
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.teacher.discrete import bit_rate, bit_rates, collapse, describe, write_jsonl, write_km
+from upstream.teacher.discrete import bit_rate, bit_rates, collapse, describe, write_arrow, write_jsonl, write_km
 from upstream.teacher.units import Units, UnitsWriter
 
 LABELS = st.lists(st.integers(0, 5), max_size=60).map(lambda x: np.array(x, np.uint16))
@@ -100,3 +101,20 @@ def test_km_is_lines_of_numbers_with_a_description_beside(one, tmp_path):
 def test_km_of_several_streams_is_several_files(two, tmp_path):
     assert [p.name for p in write_km(two, tmp_path / "u.km", collapsed=True)] == ["u.0.km", "u.1.km"]
     assert (tmp_path / "u.1.km").read_text() == "1 2\n"
+
+
+def test_arrow_holds_what_jsonl_holds(one, two, tmp_path):
+    for units, collapsed in ((one, True), (two, True), (one, False)):
+        write_arrow(units, tmp_path / "u.arrow", collapsed)
+        write_jsonl(units, tmp_path / "u.jsonl", collapsed)
+        with pa.memory_map(str(tmp_path / "u.arrow")) as source:
+            table = pa.ipc.open_file(source).read_all()
+        head, *rows = lines(tmp_path / "u.jsonl")
+        assert json.loads(table.schema.metadata[b"hubertkit"]) == head
+        for found, row in zip(table.to_pylist(), rows, strict=True):
+            assert found["id"] == row["id"]
+            assert found["seconds"] == row["seconds"]
+            for name in row.keys() - {"id", "seconds"}:
+                streams = [row[name]] if units is one else row[name]
+                for stored, written in zip(found[name], streams, strict=True):
+                    assert stored == pytest.approx(written, abs=1e-6)
