@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from upstream.audio.corpora.common_voice import export_common_voice
 from upstream.audio.corpora.fairseq import export_fairseq
 from upstream.audio.corpora.kaldi import export_kaldi
+from upstream.audio.corpora.libri_light import export_libri_light
 from upstream.audio.corpora.nemo import export_nemo
+from upstream.audio.corpora.parquet import export_parquet
+from upstream.audio.corpora.tar_shards import export_tar
 from upstream.audio.cutting import cut_audio, refuse_parts
 from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
@@ -71,6 +75,46 @@ def nemo(manifest: ManifestFile, out: Folder,
     if cut:
         loaded = cut_audio(loaded, out / "audio")
     _print([export_nemo(loaded, out / f"{name}.jsonl")], loaded)
+
+
+@app.command("common-voice")
+def common_voice(manifest: ManifestFile, out: Folder,
+                 name: Annotated[str, typer.Option(help="train, dev, test, ...")] = "train") -> None:
+    """NAME.tsv, and clips/ with each utterance as FLAC."""
+    _refuse_file(out)
+    loaded = Manifest.load(manifest)
+    _print([export_common_voice(loaded, out, name)], loaded)
+
+
+@app.command("parquet")
+def parquet(manifest: ManifestFile,
+            out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .parquet.", show_default=False)]
+            ) -> None:
+    """Hugging Face's Parquet, with each utterance inside as FLAC."""
+    if out.suffix != ".parquet" or out.is_dir():
+        raise UsageError(f"--out {out}: name a file in .parquet")
+    loaded = Manifest.load(manifest)
+    _print([export_parquet(loaded, out)], loaded)
+
+
+@app.command("tar")
+def tar(manifest: ManifestFile, out: Folder,
+        name: Annotated[str, typer.Option(help="Of the shards.")] = "train",
+        shard_mb: Annotated[int, typer.Option(min=1, help="A shard ends after so many MB.")] = 1024) -> None:
+    """Tar shards of WebDataset: KEY.flac, KEY.txt, KEY.json."""
+    _refuse_file(out)
+    loaded = Manifest.load(manifest)
+    _print(export_tar(loaded, out, name, shard_mb << 20), loaded)
+
+
+@app.command("libri-light")
+def libri_light(manifest: ManifestFile, out: Folder,
+                rest: Annotated[Path | None, typer.Option("--9h", metavar="MANIFEST", show_default=False, help=(
+                    "What makes the hour ten."))] = None) -> None:
+    """1h/0 to 1h/5 of one manifest, and 9h of another."""
+    _refuse_file(out)
+    loaded = Manifest.load(manifest)
+    _print(export_libri_light(loaded, out, Manifest.load(rest) if rest is not None else None), loaded)
 
 
 def _refuse_file(out: Path) -> None:

@@ -25,8 +25,11 @@ from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.teacher.fairseq_labels import import_labels
+from upstream.teacher.phone_units import import_phones
 
 LISTED = 20  # problems that are printed one by one
+
+MANIFESTS = (".arrow", ".parquet")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -134,15 +137,32 @@ def km(labels: Annotated[list[Path], typer.Argument(metavar="LABELS...", help="O
     print(f"{out}: units of {len(units):,} utterances, {', '.join(map(str, units.classes))} classes")
 
 
+@app.command("phones")
+def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of TextGrid or CTM files.",
+                                                      show_default=False)],
+           manifest: Annotated[Path, typer.Option(help="Of the recordings.", show_default=False)],
+           out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of units to write.", show_default=False)]
+           ) -> None:
+    """Phone alignments as units: the best labels there are, for rounds.0.teacher.units=DIR."""
+    if out.is_file():
+        raise UsageError(f"{out}: a file; --out names a folder")
+    if not alignments.is_dir():
+        raise UsageError(f"{alignments}: no such folder")
+    units = import_phones(alignments, Manifest.load(manifest), out)
+    print(f"{out}: units of {len(units):,} utterances, {units.classes[0]} phones")
+
+
 def normalised(manifest: Manifest) -> Manifest:
     """The same recordings with normalised transcripts; one of which nothing is left counts as none."""
     return Manifest.of((replace(u, text=normalise_text(u.text or "") or None) for u in manifest), manifest.source)
 
 
 def refuse_folder(out: Path) -> None:
-    """Raise UsageError where a manifest is to be written and a folder is."""
+    """Raise UsageError where a manifest is to be written and a folder is, or a file that is none."""
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the manifest's file, such as {out / 'manifest.arrow'}")
+    if out.is_file() and out.suffix.lower() not in MANIFESTS:
+        raise UsageError(f"{out}: is there already and no manifest; name the file .arrow or .parquet")
 
 
 def _make(importer: Callable[[Skip | None], Manifest], out: Path, skip_bad: bool, normalise: bool) -> None:

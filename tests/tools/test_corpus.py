@@ -119,6 +119,10 @@ def test_skip_bad_leaves_out_and_names(folder, capsys):
 def test_wrong_use_is_told_as_such(folder, tmp_path):
     with pytest.raises(UsageError, match="a folder; --out names"):
         run("import", "folder", folder, "--out", tmp_path)
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match="is there already and no manifest"):
+        run("import", "folder", folder, "--out", tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
     with pytest.raises(UsageError, match="no such manifest"):
         run("show", tmp_path / "none.arrow")
     with pytest.raises(UsageError, match="list of ids cannot be read"):

@@ -1,7 +1,8 @@
-"""Utterances as files of their own, for programs that read whole files at 16 kHz only."""
+"""Utterances as files of their own, on disk or in memory, for programs that read whole files at 16 kHz only."""
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,13 +36,20 @@ def cut_audio(manifest: Manifest, folder: Path, suffix: str = ".flac") -> Manife
         shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
         unfinished.mkdir(parents=True)
         try:
-            names = [_write(utterance, unfinished, suffix) for utterance in _reported(manifest)]
+            names = [_write(utterance, unfinished, suffix) for utterance in reported(manifest)]
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     whole = (replace(u, audio=folder / name, start=0, samples=u.length, rate=SAMPLE_RATE, channels=1, offset=None,
                      size=None) for u, name in zip(manifest, names))
     return Manifest.of(whole, manifest.source)
+
+
+def flac(utterance: Utterance) -> bytes:
+    """An utterance as a FLAC file in memory: 16 kHz, one channel, 16 bits. Raises InputError if it cannot be read."""
+    file = io.BytesIO()
+    soundfile.write(file, sixteen_bits(read(utterance)), SAMPLE_RATE, format="FLAC")
+    return file.getvalue()
 
 
 def refuse_parts(manifest: Manifest) -> None:
@@ -64,7 +72,8 @@ def _write(utterance: Utterance, folder: Path, suffix: str) -> str:
     return name
 
 
-def _reported(manifest: Manifest) -> Iterator[Utterance]:
+def reported(manifest: Manifest) -> Iterator[Utterance]:
+    """The utterances, with progress on what is written of them."""
     with progress("writing audio", len(manifest)) as report:
         for done, utterance in enumerate(manifest, 1):
             yield utterance

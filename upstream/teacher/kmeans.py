@@ -140,8 +140,8 @@ def _without_empty(points: Tensor, centroids: Tensor) -> tuple[Tensor, float]:
             return centroids, _spread(points, centroids, labels)
         centroids = lloyd(points, repair_empty(points, centroids, labels), iterations=2)
     different = torch.unique(torch.cat(ranks.gather(torch.unique(points, dim=0).cpu())), dim=0)
-    ranks.refuse(InputError(f"{len(different)} different frames for {len(centroids)} clusters; give more audio, or ask "
-                            "for fewer clusters"))
+    return ranks.refuse(InputError(f"{len(different)} different frames for {len(centroids)} clusters; give more audio, "
+                                   "or ask for fewer clusters"))
 
 
 def _spread(points: Tensor, centroids: Tensor, labels: Tensor | None = None) -> float:

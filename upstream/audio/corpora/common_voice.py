@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
+from upstream.audio.cutting import cut_audio
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
 
@@ -41,6 +43,20 @@ def import_common_voice(src: Path, skip: Skip | None = None) -> Manifest:
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{src}: not a readable UTF-8 table ({error})") from error
     return manifest_of(entries, bad, src)
+
+
+def export_common_voice(manifest: Manifest, folder: Path, name: str = "train") -> Path:
+    """Write `NAME.tsv` (`client_id`, `path`, `sentence`) and the recordings to `clips/`, as `cut_audio` does.
+
+    Raises:
+        UsageError: `clips` is there already.
+        InputError: an utterance cannot be read; nothing is left then.
+    """
+    clips = cut_audio(manifest, folder / "clips")
+    rows = ["\t".join(NEEDED)]
+    for u in clips:
+        rows.append("\t".join(" ".join(cell.split()) for cell in (u.speaker or "", u.audio.name, u.text or "")))
+    return write_lines(folder / f"{name}.tsv", rows)
 
 
 def _entry(clips: Path, row: dict[str, str]) -> Entry:

@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
+from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.corpora.probing import Skip
+from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
-from upstream.errors import UsageError
+from upstream.errors import InputError, UsageError
+from upstream.stage import disk_errors
 
 Part = Literal["10min", "1h", "10h"]
 FOLDS = 6
@@ -40,3 +44,55 @@ def import_libri_light(src: Path, part: Part, fold: int = 0, skip: Skip | None =
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; give Libri-light's librispeech_finetuning")
     return import_librispeech(src, skip=skip, folders=folders)
+
+
+def export_libri_light(hour: Manifest, folder: Path, rest: Manifest | None = None) -> list[Path]:
+    """Write the layout: an hour as six sets in `1h/0` to `1h/5`, and what makes it ten in `9h`.
+
+    Utterances go to the sets in turn, speaker after speaker, so that each set has all of them. Audio is written as
+    FLAC (16 kHz, one channel, 16 bits), with `SPEAKER-CHAPTER.trans.txt` beside it. Returns the folders.
+
+    Raises:
+        UsageError: the folder is there already.
+        InputError: an id that is not `SPEAKER-CHAPTER-NUMBER`, no text, an utterance in both, or one that cannot be
+            read; nothing is left then.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise UsageError(f"{folder}: is there already; give another folder to export to")
+    ordered = sorted(range(len(hour)), key=lambda i: hour.ids[i])
+    sets = {Path("1h", str(n)): hour.select(sorted(ordered[n::FOLDS])) for n in range(FOLDS)}
+    if rest is not None:
+        both = next((i for i in rest.ids if i in set(hour.ids)), None)
+        if both is not None:
+            raise InputError(f"{both}: is in the hour and in what is to make it ten; give `corpus split` parts that "
+                             "share nothing")
+        sets[Path("9h")] = rest
+    for u in (u for part in sets.values() for u in part):
+        if len(u.id.split("-")) != 3 or not all(u.id.split("-")) or "/" in u.id or not u.text:
+            raise InputError(f"{u.id}: Libri-light's layout wants ids SPEAKER-CHAPTER-NUMBER and texts, as LibriSpeech "
+                             "has them")
+    unfinished = folder.with_name(f".{folder.name}.writing")
+    with disk_errors(folder):
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
+        try:
+            for place, part in sets.items():
+                _write_set(part, unfinished / place)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return [folder / place for place in sets]
+
+
+def _write_set(part: Manifest, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    texts: dict[Path, list[str]] = {}
+    for u in reported(part):
+        speaker, chapter, _ = u.id.split("-")
+        place = folder / speaker / chapter
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{u.id}.flac").write_bytes(flac(u))
+        line = f"{u.id} {' '.join((u.text or '').split())}"
+        texts.setdefault(place / f"{speaker}-{chapter}.trans.txt", []).append(line)
+    for path, lines in texts.items():
+        write_lines(path, sorted(lines))

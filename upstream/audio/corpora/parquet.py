@@ -8,6 +8,7 @@ each time. Such values are written once into a plain tar for each Parquet file, 
 from __future__ import annotations
 
 import io
+import json
 import mmap
 import tarfile
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ import pyarrow.parquet as pq
 
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
+from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
+from upstream.frames import SAMPLE_RATE
 from upstream.stage import disk_errors, writing
 
 ROWS_AT_ONCE = 32  # whose audio is in memory
@@ -62,6 +65,31 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
         if made and not any(extracted.iterdir()):
             extracted.rmdir()
         raise
+
+
+def export_parquet(manifest: Manifest, path: Path) -> Path:
+    """Write a Parquet file with the audio inside (FLAC: 16 kHz, one channel, 16 bits), as `datasets` reads it.
+
+    Columns: `id`, `audio` of `{bytes, path}`, `text`, `speaker`. Nothing is compressed again, so that an import reads
+    the audio where it lies. Raises InputError for an utterance that cannot be read; nothing is left then.
+    """
+    audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    text = {"dtype": "string", "_type": "Value"}
+    features = {"id": text, "audio": {"sampling_rate": SAMPLE_RATE, "_type": "Audio"}, "text": text, "speaker": text}
+    schema = pa.schema([("id", pa.string()), ("audio", audio), ("text", pa.string()), ("speaker", pa.string())],
+                       metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    with disk_errors(path), writing(path) as temporary, \
+            pq.ParquetWriter(temporary, schema, compression="none", use_dictionary=False) as file:
+        rows: list[dict[str, Any]] = []
+        for u in reported(manifest):
+            rows.append({"id": u.id, "audio": {"bytes": flac(u), "path": f"{u.id.replace('/', '-')}.flac"},
+                         "text": u.text, "speaker": u.speaker})
+            if len(rows) == ROWS_AT_ONCE:
+                file.write_table(pa.Table.from_pylist(rows, schema))
+                rows.clear()
+        if rows:
+            file.write_table(pa.Table.from_pylist(rows, schema))
+    return path
 
 
 @dataclass(frozen=True)

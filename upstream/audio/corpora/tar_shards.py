@@ -5,6 +5,7 @@ Audio is read where it lies; nothing is unpacked. A compressed tar has no places
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections import Counter
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
+from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
+from upstream.stage import disk_errors, writing
 
 TEXT_NAMES = ("text", "sentence", "transcription", "transcript")  # what corpora call it, the first that is there
 SPEAKER_NAMES = ("speaker", "speaker_id", "client_id")
@@ -46,6 +49,41 @@ def import_tar(src: Path, skip: Skip | None = None) -> Manifest:
     if max(often.values(), default=0) > 1:
         found = [(shard, replace(entry, id=f"{_word(shard.stem)}-{entry.id}")) for shard, entry in found]
     return manifest_of([entry for _, entry in found], bad, src)
+
+
+def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_bytes: int = 1 << 30) -> list[Path]:
+    """Write `NAME-000000.tar`, ...: of each utterance `KEY.flac`, and `KEY.txt` and `KEY.json` (`speaker`) where there
+    is a text and a speaker. A key is the id with its dots, which end keys, as `_`; a shard ends after `shard_bytes`.
+
+    Raises:
+        InputError: an utterance that cannot be read, two ids that differ in dots only; complete shards are left.
+    """
+    shards: list[Path] = []
+    keys: dict[str, str] = {}
+    utterances = iter(reported(manifest))
+    waiting = next(utterances, None)
+    while waiting is not None:
+        path = folder / f"{name}-{len(shards):06d}.tar"
+        with disk_errors(path), writing(path) as temporary, tarfile.open(temporary, "w") as tar:
+            while waiting is not None and tar.offset < shard_bytes:
+                key = waiting.id.replace(".", "_")
+                if key in keys:
+                    raise InputError(f"{waiting.id}: a tar cannot tell it from {keys[key]}; rename one of them")
+                keys[key] = waiting.id
+                _append(tar, f"{key}.flac", flac(waiting))
+                if waiting.text:
+                    _append(tar, f"{key}.txt", waiting.text.encode())
+                if waiting.speaker is not None:
+                    _append(tar, f"{key}.json", json.dumps({"speaker": waiting.speaker}, ensure_ascii=False).encode())
+                waiting = next(utterances, None)
+        shards.append(path)
+    return shards
+
+
+def _append(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 @dataclass
