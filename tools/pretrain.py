@@ -63,18 +63,22 @@ def pretrain(
 
 
 def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Show the stages of a run: done, running or interrupted, time, size; and whether its trainings look healthy.
+    """Show the stages of a run: done, stale, running or interrupted, time, size; whether its trainings look healthy.
 
-    What a changed recipe makes stale, and why, is said by `pretrain ... --dry-run`.
+    Stale is what was made of something that has changed since, as a stage done again with `--until` leaves it. What a
+    changed recipe makes stale is said by `pretrain ... --dry-run`.
     """
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder")
     table = Table("stage", "state", "seconds", "MB", "started")
     open_state = "running" if any(busy(p.parent) for p in run.rglob(LOCK)) else "interrupted"
     found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json"))]
-    for folder, record in sorted(found, key=lambda f: (f[1] or {}).get("started", "")):
+    for folder, record in sorted(found, key=lambda f: ((f[1] or {}).get("started", ""), _ORDER.find(f[0].name))):
         if record is not None:
-            state = "done" if record["state"] == "done" else open_state
+            changed = [name for name, made_of in (("manifest", run / "corpus"), ("teacher", folder.parent / "teacher"),
+                                                  ("units", folder.parent / "units"))
+                       if _is_other(record["inputs"].get(name), made_of)]
+            state = open_state if record["state"] != "done" else f"stale: other {changed[0]}" if changed else "done"
             table.add_row(str(folder.relative_to(run)), state, str(record.get("seconds", "")),
                           f"{record['bytes'] / 1e6:.1f}" if "bytes" in record else "", record.get("started", ""))
     if not found:
@@ -119,8 +123,9 @@ def _time(seconds: float | None) -> str:
 
 def _health(folder: Path, settings: dict[str, Any]) -> list[str]:
     """What the log of an encoder's stage says, in lines."""
-    shape, first = settings.get("encoder", {}), _reads(folder.parent / "teacher") != "layer"
-    reference = reference_for(*(shape.get(name) for name in ("frontend", "width", "layers"))) if first else None
+    shape, reads = settings.get("encoder", {}), _reads(folder.parent / "teacher")
+    first, usual = reads != "layer", reads not in ("layer", "")  # curves are of trainings with a teacher of features
+    reference = reference_for(*(shape.get(name) for name in ("frontend", "width", "layers"))) if usual else None
     histograms = ((read_stage(folder.parent / "units") or {}).get("result") or {}).get("histogram")
     train, valid = read_metrics(folder, "train"), read_metrics(folder, "valid")
     found = examine(train, valid, reference, first, entropy_of(histograms) if histograms else None)
@@ -130,3 +135,12 @@ def _health(folder: Path, settings: dict[str, Any]) -> list[str]:
 def _reads(teacher: Path) -> str:
     """What a round's teacher reads: `layer` of an encoder in later rounds; empty where there is no teacher."""
     return str((read_stage(teacher) or {"settings": {}})["settings"].get("features", ""))
+
+
+_ORDER = "corpus teacher units encoder quality"  # where two stages started in the same second
+
+
+def _is_other(used: str | None, stage: Path) -> bool:
+    """Whether a stage has a result of another hash than the one that was used of it."""
+    result = (read_stage(stage) or {}).get("result") or {}
+    return used is not None and result.get("hash") not in (None, used)

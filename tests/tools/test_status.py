@@ -48,6 +48,19 @@ def test_status_tells_a_running_stage_from_an_interrupted_one(tmp_path, capsys):
     assert not busy(tmp_path / "nowhere")
 
 
+def test_status_says_which_stage_was_made_of_something_that_has_changed(tmp_path, capsys):
+    for kind, version, given, hash_ in (("corpus", 1, {}, "c"), ("round1/teacher", 1, {"manifest": "c"}, "t"),
+                                        ("round1/units", 1, {"manifest": "c", "teacher": "t"}, "u"),
+                                        ("round1/teacher", 2, {"manifest": "c"}, "another")):
+        run_stage(tmp_path / kind, kind.rpartition("/")[2], version=version, settings={}, inputs=given,
+                  work=lambda target, hash_=hash_: {"hash": hash_}, say=lambda line: None)
+    assert run(["status", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [("done" in line, "stale: other teacher" in line) for line in lines if "│ " in line] == [
+        (True, False), (True, False), (False, True)]
+    assert [line.split()[1] for line in lines if "│ " in line] == ["corpus", "round1/teacher", "round1/units"]
+
+
 def test_a_dry_run_says_what_is_stale_and_a_part_is_done(tmp_path, capsys):
     for i in range(4):
         rng = np.random.default_rng(i)

@@ -107,7 +107,7 @@ def test_wrong_uses_are_told(data, tmp_path):
     audio = data / "audio" / "a.wav"
     with pytest.raises(UsageError, match="the units store has a label for each frame"):
         call(audio, "--teacher", data / "mfcc", "--out", tmp_path / "store", "--collapse")
-    with pytest.raises(UsageError, match=r"name it \.jsonl or \.km"):
+    with pytest.raises(UsageError, match=r"name it \.jsonl, \.km or \.arrow"):
         call(audio, "--teacher", data / "mfcc", "--out", tmp_path / "u.txt")
     with pytest.raises(UsageError, match="one manifest, or one folder, or audio files only"):
         call(audio, data / "manifest.arrow", "--teacher", data / "mfcc", "--out", tmp_path / "u.km")
