@@ -92,13 +92,22 @@ def frame_phones(path: Path, length: int, grid: FrameGrid = CONV_GRID) -> np.nda
     return phones_at_frames(path, grid.frames(length), grid, seconds(length))
 
 
-def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, duration: float | None = None) -> np.ndarray:
-    """As `frame_phones`, for a number of frames; `duration` in seconds if it is known, else what the frames say."""
+def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, duration: float | None = None,
+                     whole: bool = False) -> np.ndarray:
+    """As `frame_phones`, for a number of frames; `duration` in seconds if it is known, else what the frames say.
+
+    With `whole`, a TextGrid, whose intervals leave nothing out, must reach the end of the recording as well; a CTM may
+    leave out silence.
+    """
     intervals = read_alignment(path)
     duration = seconds(grid.samples(frames + 1)) if duration is None else duration
     if intervals and intervals[-1].end > duration + _SLACK_SECONDS:
         raise InputError(f"{path}: the alignment ends at {intervals[-1].end:.2f} s, the recording at {duration:.2f} s; "
                          "it is of another recording")
+    reached = intervals[-1].end if intervals else 0.0
+    if whole and path.suffix.lower() != ".ctm" and reached < duration - _SLACK_SECONDS:
+        raise InputError(f"{path}: the alignment ends at {reached:.2f} s, the recording goes on to {duration:.2f} s; "
+                         "it does not cover it: align the recording again, or remove the file")
     starts = np.array([i.start for i in intervals])
     ends = np.array([i.end for i in intervals])
     names = np.array([*(phone_class(i.label) for i in intervals), SILENCE])

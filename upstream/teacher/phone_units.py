@@ -8,7 +8,8 @@ import numpy as np
 
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError
-from upstream.teacher.alignments import SILENCE, find_alignments, frame_phones
+from upstream.frames import CONV_GRID, seconds
+from upstream.teacher.alignments import SILENCE, find_alignments, phones_at_frames
 from upstream.teacher.units import Units, UnitsWriter
 
 
@@ -23,7 +24,8 @@ def import_phones(folder: Path, manifest: Manifest, out: Path) -> Units:
         out: folder for the units.
 
     Raises:
-        InputError: naming the first utterance without an alignment, or whose alignment goes on after it ends.
+        InputError: naming the first utterance without an alignment, or whose alignment goes on after it ends or does
+            not cover it.
         FormatError: a file that cannot be read.
     """
     found = find_alignments(folder)
@@ -34,7 +36,7 @@ def import_phones(folder: Path, manifest: Manifest, out: Path) -> Units:
     codes: dict[str, int] = {}
     heard = []
     for i, length in zip(manifest.ids, manifest.lengths):
-        names, inverse = np.unique(frame_phones(found[i], int(length)), return_inverse=True)
+        names, inverse = np.unique(_phones(found[i], int(length)), return_inverse=True)
         heard.append(np.array([codes.setdefault(str(n), len(codes)) for n in names], np.uint16)[inverse])
     phones = sorted(codes, key=lambda name: (name != SILENCE, name))
     places = np.empty(len(codes), np.uint16)
@@ -44,3 +46,7 @@ def import_phones(folder: Path, manifest: Manifest, out: Path) -> Units:
         for i, labels in zip(manifest.ids, heard):
             writer.add(i, places[labels])
     return Units.load(out)
+
+
+def _phones(path: Path, length: int) -> np.ndarray:
+    return phones_at_frames(path, CONV_GRID.frames(length), duration=seconds(length), whole=True)

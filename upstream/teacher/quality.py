@@ -117,7 +117,7 @@ def quality(units: Units, alignments: Mapping[str, Path], manifest: Named | None
     phones, labels = [], []
     for done, utterance_id in enumerate(both, 1):
         labels.append(np.asarray(units.labels(utterance_id, stream)))
-        phones.append(phones_at_frames(alignments[utterance_id], len(labels[-1])))
+        phones.append(phones_at_frames(alignments[utterance_id], len(labels[-1]), whole=True))
         if progress is not None:
             progress(done, len(both))
     return quality_of_utterances(phones, labels, units.classes[stream], missing=len(ids) - len(both))

@@ -172,3 +172,11 @@ def test_real_alignments_are_read(speech):
         assert intervals[0].start == 0
         assert all(before.end == after.start for before, after in pairwise(intervals))
         assert 10 < len({phone_class(i.label) for i in intervals}) <= 41
+
+
+def test_a_textgrid_that_stops_before_its_recording_does_is_refused_where_all_of_it_counts(tmp_path):
+    write(tmp_path / "a.TextGrid", textgrid({"phones": [(0.0, 0.5, "A")]}))
+    with pytest.raises(InputError, match=r"a.TextGrid: .* ends at 0\.50 s, the recording goes on to 2\.00 s"):
+        phones_at_frames(tmp_path / "a.TextGrid", 99, duration=2.0, whole=True)
+    (tmp_path / "a.ctm").write_text("a 1 0 0.5 A\n")  # silence may be left out
+    assert set(phones_at_frames(tmp_path / "a.ctm", 99, duration=2.0, whole=True)) == {"A", "SIL"}
