@@ -140,7 +140,7 @@ def _judge(candidate: Candidate, encoder: Path | None, recordings: Recordings, f
             units = teacher.label(source, aligned, target / "units", read=AudioCache(aligned).wave, progress=report)
         return {"hash": teacher.hash, "rows": list(_rows(candidate, units, recordings))}
 
-    result = run_stage(folder, "judged teacher", version=1, settings=settings, inputs=inputs, work=work, say=say)
+    result = run_stage(folder, "judged teacher", version=2, settings=settings, inputs=inputs, work=work, say=say)
     return list(result["rows"])
 
 

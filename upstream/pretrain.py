@@ -219,7 +219,7 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
     names = ["encoder"] if len(read) == 1 else [f"encoder{i}" for i in range(len(read))]
     inputs |= files | {name: encoder.hash for name, encoder in zip(names, read)}
-    return run_stage(folder, "teacher", version=2, settings=settings | {"seed": recipe.seed}, inputs=inputs, work=work,
+    return run_stage(folder, "teacher", version=3, settings=settings | {"seed": recipe.seed}, inputs=inputs, work=work,
                      say=say, together=True)
 
 
