@@ -24,6 +24,7 @@ from benchmarks.front_ends import Plan as FrontEndPlan
 from benchmarks.front_ends import run as run_front_ends
 from benchmarks.kmeans import Plan as KmeansPlan
 from benchmarks.kmeans import run as run_kmeans
+from benchmarks.lm import run as run_lm
 from benchmarks.low_resource import run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
 from benchmarks.posteriors import Sets, import_posteriors
@@ -60,6 +61,7 @@ TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "ph
 FEEDING_COLUMNS = ["what", "source", "threads", "audio_seconds_per_second", "goal"]
 SEAM_COLUMNS = ["decoder", "recordings", "count", "longest_seconds", "words", "errors", "wer", "difference", "goal"]
 RANKS_COLUMNS = ["what", "processes", "threads", "audio_seconds_per_second", "times_one", "goal"]
+LM_COLUMNS = ["what", "order", "prune", "words", "seconds", "cpu_seconds", "peak_memory", "ngrams"]
 FRONT_END_COLUMNS = ["what", "model", "front_end", "seconds", "audio_seconds_per_second", "share_of_conv", "best"]
 DECODING_COLUMNS = ["decoder", "beam", "threads", "wer", "speed", "memory_mb", "difference"]
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
@@ -228,6 +230,20 @@ def ranks_together(
     plan = RanksPlan(updates=updates, repeats=repeats)
     write_results(out, {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_ranks(plan, say)})
     Console().print(table(read_results(out)["rows"], RANKS_COLUMNS))
+    print(out)
+
+
+@app.command("lm")
+def lm(
+    text: Annotated[Path, typer.Argument(help="Plain or .gz text, one sentence a line.")],
+    out: Annotated[Path, typer.Option(help="The results file; the same command again goes on with it.")] = Path(
+        "lm.json"),
+) -> None:
+    """Estimating n-gram models of a text, in memory and within 2 GiB: seconds and peak memory."""
+    with disk_errors(out):
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        results = run_lm(text, out, shlex.join(["hubertkit", *sys.argv[1:]]), say)
+    Console().print(table(results["rows"], LM_COLUMNS))
     print(out)
 
 
