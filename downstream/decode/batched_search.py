@@ -149,6 +149,19 @@ class _Frame(NamedTuple):
     first: Array
 
 
+class _Extensions(NamedTuple):
+    """Hypotheses that would have one letter more. Most are dropped, so only what ranks them is worked out.
+
+    `parent` is the row of the hypothesis that each comes from, `column` its new letter.
+    """
+
+    parent: Array
+    utterance: Array
+    node: Array
+    column: Array
+    letter: Array
+
+
 def search(graph: Graph, frames: Frames, limits: Limits, backend: Backend) -> Found:
     """Search all utterances of a batch. The end of the sentence is not scored yet."""
     left = len(frames.order)
@@ -184,16 +197,16 @@ def _step(graph: Graph, old: Beam, frame: _Frame, letters: Array, probabilities:
     old = old._replace(blank=old.blank + aside, letter=old.letter - aside)  # after a gap, all end in a blank
     total = old.blank + old.letter
     stays = _stays(graph, old, total, frame)
-    parents, extended = _extensions(graph, old, total, frame, letters, probabilities, backend)
+    longer = _extensions(graph, old, total, frame, letters, probabilities, backend)
     enders, new = _word_ends(graph, old, total, frame, backend)
-    parts = (stays, extended, new)
-    ranks = [(part.blank + part.letter) * graph.ahead.take(part.node) for part in parts]
-    kept, best = _kept(ranks, [part.utterance for part in parts], len(frame.gap), limits, backend)
-    stays, extended, new = (part.take(rows) for part, rows in zip(parts, kept))
-    added = trace.add(
-        backend.concatenate([old.trace.take(parents.take(kept[1])), old.trace.take(enders.take(kept[2]))]),
-        backend.concatenate([graph.label.take(extended.node), backend.full(len(new.node), graph.space)]), backend)
-    extended, new = (extended._replace(trace=added[:len(kept[1])]), new._replace(trace=added[len(kept[1]):]))
+    ranks = [(stays.blank + stays.letter) * graph.ahead.take(stays.node), longer.letter * graph.ahead.take(longer.node),
+             new.blank * graph.ahead.take(new.node)]
+    kept, best = _kept(ranks, [stays.utterance, longer.utterance, new.utterance], len(frame.gap), limits, backend)
+    longer = _Extensions(*(values.take(kept[1]) for values in longer))
+    stays, enders, new = stays.take(kept[0]), enders.take(kept[2]), new.take(kept[2])
+    added = trace.add(backend.concatenate([old.trace.take(longer.parent), old.trace.take(enders)]),
+                      backend.concatenate([longer.column, backend.full(len(enders), graph.space)]), backend)
+    extended, new = _extended(old, longer, added[:len(longer.node)]), new._replace(trace=added[len(longer.node):])
     rank = backend.concatenate([rank.take(rows) for rank, rows in zip(ranks, kept)])
     beam = Beam(*(backend.concatenate(list(field)) for field in zip(stays, extended, new)))
     beam = _joined(graph, beam, rank, limits, backend)
@@ -208,21 +221,26 @@ def _stays(graph: Graph, old: Beam, total: Array, frame: _Frame) -> Beam:
 
 
 def _extensions(graph: Graph, old: Beam, total: Array, frame: _Frame, letters: Array, probabilities: Array,
-                backend: Backend) -> tuple[Array, Beam]:
-    """Hypotheses with one letter more, and the rows of those that they come from."""
+                backend: Backend) -> _Extensions:
+    """Hypotheses with one letter more."""
     counts = frame.counts.take(old.utterance)
     places = frame.first.take(old.utterance) - (counts.cumsum(0) - counts)
-    parents = backend.repeat(backend.arange(len(counts)), counts)
-    places = backend.repeat(places, counts) + backend.arange(len(parents))
-    columns = letters.take(places)
-    node = backend.integers(graph.children.take(old.node.take(parents) * graph.width + columns))
+    parent = backend.repeat(backend.arange(len(counts)), counts)
+    place = backend.repeat(places, counts) + backend.arange(len(parent))
+    column = letters.take(place)
+    node = graph.children.take(backend.repeat(old.node * graph.width, counts) + column)
     there = backend.nonzero(node >= 0)
-    parents, places, node, columns = (values.take(there) for values in (parents, places, node, columns))
-    repeated = columns == graph.label.take(old.node.take(parents))  # a repeated letter needs a blank before it
-    before = backend.where(repeated, old.blank.take(parents), total.take(parents))
-    return parents, Beam(old.utterance.take(parents), node, old.state.take(parents),
-                         appended(old.text.take(parents), columns), parents, before * 0,
-                         before * probabilities.take(places))
+    parent, place, node, column = (values.take(there) for values in (parent, place, node, column))
+    repeated = column == graph.label.take(old.node).take(parent)  # a repeated letter needs a blank before it
+    before = backend.where(repeated, old.blank.take(parent), total.take(parent))
+    return _Extensions(parent, old.utterance.take(parent), backend.integers(node), column,
+                       before * probabilities.take(place))
+
+
+def _extended(old: Beam, longer: _Extensions, trace: Array) -> Beam:
+    """What is kept of them, as hypotheses."""
+    return Beam(longer.utterance, longer.node, old.state.take(longer.parent),
+                appended(old.text.take(longer.parent), longer.column), trace, longer.letter * 0, longer.letter)
 
 
 def _word_ends(graph: Graph, old: Beam, total: Array, frame: _Frame, backend: Backend) -> tuple[Array, Beam]:

@@ -56,6 +56,7 @@ def words_of(spelling: Spelling, characters: Sequence[str], rows: np.ndarray, ra
         rate: frames a second.
     """
     words: list[Word] = []
+    likeliest = rows.argmax(axis=1).tolist()
     word, start, end = "", 0, 0
     for place, (column, frame) in enumerate(zip(spelling.columns, spelling.frames)):
         if characters[column] == " ":
@@ -65,7 +66,7 @@ def words_of(spelling: Spelling, characters: Sequence[str], rows: np.ndarray, ra
         start = start if word else frame
         word, end = word + characters[column], frame + 1
         until = spelling.frames[place + 1] if place + 1 < len(spelling.frames) else len(rows)
-        while end < until and rows[end].argmax() == column:
+        while end < until and likeliest[end] == column:
             end += 1
     return (*words, Word(word, start / rate, end / rate)) if word else tuple(words)
 
