@@ -46,7 +46,8 @@ class BatchedDecoder:
         beam: hypotheses of an utterance kept after each frame, to within those that are equal within .09 nats.
         beam_threshold: nats; hypotheses further below the best one are dropped.
         token_min_logp: nats; symbols below are not tried in a frame, unless it is the likeliest letter.
-        tokens_per_frame: letters tried in a frame at most; None: all above `token_min_logp`.
+        tokens_per_frame: letters tried in a frame at most; None: all above `token_min_logp`, which costs less than the
+            errors that a low limit makes (docs/performance.md).
         unknown_penalty: added to the language model's <unk>, in nats before weighing, for words that it does not know.
             With it any spelling is a word; with None only those of the lexicon are.
         hotwords: words and what each time that they are found adds, in nats. They are added to the lexicon.
@@ -63,14 +64,14 @@ class BatchedDecoder:
     lm_weight: float = 0.5
     word_score: float = 0.0
     beam: int = 50
-    beam_threshold: float = 15.0
-    token_min_logp: float = -8.0
-    tokens_per_frame: int | None = 8
+    beam_threshold: float = 20.0
+    token_min_logp: float = -10.0
+    tokens_per_frame: int | None = None
     unknown_penalty: float | None = None
     hotwords: tuple[tuple[str, float], ...] = ()
     blank_threshold: float = 0.999
     nbest: int = 1
-    batch: int = 64
+    batch: int = 256
     device: str | None = None
 
     def __post_init__(self) -> None:
