@@ -27,7 +27,7 @@ LexiconFile = Annotated[Path | None, typer.Option(
 Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default. Without "
                                                       "--decoder and --lm: beam search without a language model.")]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Symbols tried in a frame; 5 to 10 halve the time on weak "
-                                                        "recognisers. All likely ones by default, 8 of batched.")]
+                                                        "recognisers. All likely ones by default.")]
 Hotwords = Annotated[str | None, typer.Option(
     help="Words to expect, for beam and batched: WORD,WORD=BONUS,... or a file of such lines. The bonus is in nats, "
          f"{BeamDecoder.hotword_weight:g} by default; beam has one for all.")]
