@@ -87,7 +87,8 @@ FAMILIES = (
     Family(REFERENCE, Name.lexicon, (50, 100, 500), 100, threshold=50.0),
     Family("flashlight, 8 tokens", Name.lexicon, (50, 100, 500), 100, threshold=25.0, tokens_per_frame=8),
     Family("pyctcdecode", Name.beam, (25, 100), 100),
-    Family("batched", Name.batched, (10, 25, 50, 100, 200, 400), 100, tokens_per_frame=8),
+    Family("batched, threshold 12", Name.batched, (12, 50), 50, threshold=12.0),
+    Family("batched", Name.batched, (10, 25, 50, 100, 200), 50),
 )
 
 
