@@ -89,7 +89,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="JSON file for `hubertkit decode --tuned`; a picture of what was tried is "
                                            "written beside it (.png).")] = ...,  # type: ignore[assignment]
     final: Annotated[Path | None, typer.Option(help="Manifest of the final score's set: refuse to tune on it.")] = None,
-    decoder: Annotated[Name, typer.Option(help="Which to tune for; see `hubertkit decode --help`.")] = Name.beam,
+    decoder: Annotated[Name, typer.Option(help="Which to tune for; see `hubertkit decode --help`.")] = Name.batched,
     beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default.")] = None,
     beams: Annotated[str | None, typer.Option(help="Beams to decode with once the weights are found, for instance "
                                                    "25,50,100: that with the fewest errors is kept, and the speed of "

@@ -11,26 +11,26 @@ from typing import Annotated, TypeVar
 import typer
 
 from downstream.decode.beam import BeamDecoder
-from downstream.decode.choice import Choice, Name, parse_hotwords
+from downstream.decode.choice import HOTWORD_NATS, Choice, Name, parse_hotwords
 from upstream.errors import UsageError
 from upstream.progress import say
 
 Decoder = Annotated[Name | None, typer.Option(
     help="greedy: the likeliest symbols. beam: pyctcdecode with KenLM, any word. lexicon: flashlight with KenLM, only "
          "words of the lexicon or else of the language model. batched: our own, the same words, many utterances at "
-         "once, also on a GPU. By default greedy, and beam with --lm, --beam or --hotwords.")]
+         "once, also on a GPU. By default greedy, and batched with --lm, --beam or --hotwords.")]
 Lm = Annotated[Path | None, typer.Option(help="ARPA file (.arpa, .arpa.gz); batched takes packed .ngrams too, lexicon "
-                                              "with --lexicon a KenLM binary. Without --decoder: beam search with it.")]
+                                              "with --lexicon a KenLM binary. Without --decoder: batched.")]
 LexiconFile = Annotated[Path | None, typer.Option(
     "--lexicon", help="Words that may be found, for lexicon and batched: lines WORD<tab>W O R D |, a word may have "
                       "several; or words alone, one a line. Those of the language model by default.")]
 Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default. Without "
-                                                      "--decoder and --lm: beam search without a language model.")]
+                                                      "--decoder and --lm: a search without a language model.")]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Symbols tried in a frame; 5 to 10 halve the time on weak "
                                                         "recognisers. All likely ones by default.")]
 Hotwords = Annotated[str | None, typer.Option(
     help="Words to expect, for beam and batched: WORD,WORD=BONUS,... or a file of such lines. The bonus is in nats, "
-         f"{BeamDecoder.hotword_weight:g} by default; beam has one for all.")]
+         f"by default {HOTWORD_NATS:g} of batched and {BeamDecoder.hotword_weight:g} of beam, which has one for all.")]
 Device = Annotated[str | None, typer.Option(help="For batched: cpu or cuda, by torch; by default the CPU by numpy.")]
 
 LmWeight = Annotated[float | None, typer.Option(help="Of natural logarithms (flashlight's are 2.3 times as high); "

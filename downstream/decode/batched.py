@@ -10,6 +10,7 @@ model is asked where they end. Before that, the best word below a node stands in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,8 @@ from downstream.decode.look_ahead import best_below
 from downstream.decode.word_model import check_language_model
 from downstream.lm.arrays import NgramArrays, pack
 from upstream.errors import InputError, UsageError
+from upstream.progress import progress
+from upstream.stage import content_hash, disk_errors
 
 
 @dataclass(frozen=True)
@@ -193,9 +196,21 @@ def _load(path: Path) -> NgramArrays:
         raise UsageError(f"{path}: no such file; language models are made by `hubertkit lm build`")
     if path.suffix == ".ngrams":
         return _arrays(path.resolve(), path.stat().st_mtime_ns)
-    arrays = path.with_name(path.name.removesuffix(".gz").removesuffix(".arpa") + ".ngrams")
-    pack(path, arrays)
+    arrays = _arrays_of(path)
+    with progress(f"packing {path.name}", 1) as report:
+        pack(path, arrays, report)
     return _arrays(arrays.resolve(), arrays.stat().st_mtime_ns)
+
+
+def _arrays_of(path: Path) -> Path:
+    """Where the arrays of an ARPA file are kept: beside it, or in the user's cache if nothing can be written there."""
+    name = path.name.removesuffix(".gz").removesuffix(".arpa") + ".ngrams"
+    if path.with_name(name).is_file() or os.access(path.resolve().parent, os.W_OK):
+        return path.with_name(name)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubertkit"
+    with disk_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    return cache / f"{content_hash(str(path.resolve()))[:16]}-{name}"
 
 
 @lru_cache(maxsize=4)

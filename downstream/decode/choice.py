@@ -21,6 +21,10 @@ from upstream.errors import FormatError, UsageError
 WeightedDecoder = BeamDecoder | LexiconDecoder | BatchedDecoder  # those that weigh a language model
 AnyDecoder = GreedyDecoder | WeightedDecoder
 
+# Of a hotword in our own search: it is then heard as if it were said 150 times as often. pyctcdecode's 10 would be too
+# much here, for ours also tries letters that are that unlikely.
+HOTWORD_NATS = 5.0
+
 
 class Name(str, Enum):
     """The decoders by the names that commands give them."""
@@ -36,14 +40,14 @@ class Choice:
     """A decoder and its settings. None is the decoder's own default.
 
     Attributes:
-        name: None: beam search where there is a language model, a beam or hotwords, else greedy.
+        name: None: `batched` where there is a language model, a beam or hotwords, else greedy.
         lm: ARPA file; `batched` takes packed arrays (`.ngrams`) too, and `lexicon` a KenLM binary.
         lexicon: file of `WORD<tab>W O R D |` lines, or of words alone.
         lm_weight, word_score: natural logarithms.
         beam: hypotheses kept after each frame.
         tokens_per_frame: symbols tried in a frame.
         nbest: candidates that a hypothesis lists.
-        hotwords: words to expect, and what each adds in nats; None: 10, pyctcdecode's default.
+        hotwords: words to expect, and what each adds in nats; None: the decoder's own, 10 of pyctcdecode's, 5 of ours.
         device: of torch, for `batched`.
     """
 
@@ -62,7 +66,7 @@ class Choice:
     def chosen(self) -> Name:
         """The decoder, the default resolved."""
         searched = self.lm is not None or self.beam is not None or self.hotwords
-        return self.name or (Name.beam if searched else Name.greedy)
+        return self.name or (Name.batched if searched else Name.greedy)
 
     def make(self, symbols: Sequence[str], blank: int) -> AnyDecoder:
         """The decoder for a recogniser's symbols, not yet prepared.
@@ -93,7 +97,7 @@ class Choice:
         if self.device is not None:
             check_device(self.device)
         words = None if lexicon is None else tuple(lexicon.words)
-        bonus = tuple((word, BeamDecoder.hotword_weight if nats is None else nats) for word, nats in self.hotwords)
+        bonus = tuple((word, HOTWORD_NATS if nats is None else nats) for word, nats in self.hotwords)
         return BatchedDecoder(symbols, blank, lexicon=words, hotwords=bonus, device=self.device,
                               **settings)  # type: ignore[arg-type]
 

@@ -157,6 +157,16 @@ def test_the_language_model_changes_the_winner_by_hand(tmp_path):
     assert (tmp_path / "small.ngrams").is_file()  # made once, for the next time
 
 
+def test_arrays_go_into_the_users_cache_where_the_models_folder_cannot_be_written(tmp_path, monkeypatch):
+    arpa = write_arpa(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    decoder = BatchedDecoder(SYMBOLS, 0, arpa)
+    assert decoder.decode("u", sure_path("AB"), 50.0).text == "AB"
+    assert not list(tmp_path.glob("*.ngrams"))
+    assert [p.name.endswith("-small.ngrams") for p in (tmp_path / "cache" / "hubertkit").iterdir()] == [True]
+
+
 def sure_path(path):
     rows = np.full((len(path), len(SYMBOLS)), 1e-3)
     rows[np.arange(len(path)), ["_|ABE".index(c) for c in path]] = 1

@@ -14,10 +14,10 @@ SYMBOLS = ("<pad>", "|", "A", "B", "E")
 
 
 @pytest.mark.parametrize(("given", "name"), [
-    ({}, "greedy"), ({"lm": True}, "beam"), ({"beam": 5}, "beam"), ({"hotwords": (("A", None),)}, "beam"),
+    ({}, "greedy"), ({"lm": True}, "batched"), ({"beam": 5}, "batched"), ({"hotwords": (("A", None),)}, "batched"),
     ({"name": Name.greedy}, "greedy"), ({"name": Name.lexicon, "lm": True}, "lexicon"),
-    ({"name": Name.batched, "lm": True}, "batched"), ({"name": Name.batched}, "batched")])
-def test_the_default_is_greedy_or_beam_search_and_the_name_goes_first(tmp_path, given, name):
+    ({"name": Name.beam, "lm": True}, "beam"), ({"name": Name.beam}, "beam")])
+def test_the_default_is_greedy_or_our_own_search_and_the_name_goes_first(tmp_path, given, name):
     if "lm" in given:
         given = {**given, "lm": write_arpa(tmp_path)}
     decoder = Choice(**given).make(SYMBOLS, 0)
@@ -63,8 +63,8 @@ def test_a_lexicon_is_read_with_its_spellings_or_as_words(tmp_path):
     ({"name": Name.lexicon, "device": "cuda"}, "--device has no effect on the lexicon"),
     ({"name": Name.lexicon}, "a lexicon search needs words"),
     ({"name": Name.batched, "device": "nowhere"}, "device 'nowhere' cannot be used"),
-    ({"hotwords": (("A", 1.0), ("B", 2.0))}, "bonuses of 1, 2: pyctcdecode has one for all"),
-    ({"hotwords": (("A", 1.0), ("B", None))}, "bonuses of 1, 10"),
+    ({"name": Name.beam, "hotwords": (("A", 1.0), ("B", 2.0))}, "bonuses of 1, 2: pyctcdecode has one for all"),
+    ({"name": Name.beam, "hotwords": (("A", 1.0), ("B", None))}, "bonuses of 1, 10"),
     ({"hotwords": (("XY", None),)}, "hotword 'XY' cannot be spelled"),
     ({"name": Name.batched, "hotwords": (("a b", None),)}, "hotword 'a b' cannot be spelled"),
 ])
@@ -78,7 +78,7 @@ def test_hotwords_have_bonuses(tmp_path):
     (tmp_path / "words.txt").write_text("A=2.5\n\nB\n")
     assert parse_hotwords(str(tmp_path / "words.txt")) == (("A", 2.5), ("B", None))
     given = (("A", 2.5), ("B", None))
-    assert Choice(Name.batched, hotwords=given).make(SYMBOLS, 0).hotwords == (("A", 2.5), ("B", 10.0))
+    assert Choice(Name.batched, hotwords=given).make(SYMBOLS, 0).hotwords == (("A", 2.5), ("B", 5.0))
     beam = Choice(Name.beam, hotwords=(("A", 2.5), ("B", 2.5))).make(SYMBOLS, 0)
     assert (beam.hotwords, beam.hotword_weight) == (("A", "B"), 2.5)
 
