@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
@@ -90,16 +91,20 @@ def _ends(interval: ConfidenceInterval) -> list[float]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    table = Table("hypotheses", "WER %", "95%", "CER %", "95%", "words", "sub", "del", "ins", "sentences wrong")
+    """A table that fits a terminal of 80 columns: intervals stand below their rates."""
+    table = Table(Column("hypotheses", overflow="fold"), Column("WER %", no_wrap=True), Column("CER %", no_wrap=True),
+                  *(Column(name, no_wrap=True) for name in ("words", "sub", "del", "ins", "wrong")), box=SIMPLE_HEAD)
     for row in filter(None, (result, result.get("against"))):
         table.add_row(
-            Path(row["hypotheses"]).name, f"{row['wer']:.2f}", _range(row["wer_interval"]), f"{row['cer']:.2f}",
-            _range(row["cer_interval"]), str(row["words"]), str(row["substitutions"]), str(row["deletions"]),
-            str(row["insertions"]), f"{row['sentence_errors']} of {row['sentences']}")
+            Path(row["hypotheses"]).name, f"{row['wer']:.2f}\n{_range(row['wer_interval'])}",
+            f"{row['cer']:.2f}\n{_range(row['cer_interval'])}", str(row["words"]), str(row["substitutions"]),
+            str(row["deletions"]), str(row["insertions"]), f"{row['sentence_errors']}/{row['sentences']}")
     if "difference" in result:
         row = result["difference"]
-        table.add_row("difference", f"{row['wer']:+.2f}", _range(row["wer_interval"], "+"), f"{row['cer']:+.2f}",
-                      _range(row["cer_interval"], "+"))
+        table.add_row("difference", f"{row['wer']:+.2f}\n{_range(row['wer_interval'], '+')}",
+                      f"{row['cer']:+.2f}\n{_range(row['cer_interval'], '+')}")
+    table.caption = f"95% intervals: bootstrap by {result['interval_by']}; wrong: sentences with an error"
+    table.caption_justify = "left"
     console = Console()
     console.print(table)
     if "difference" in result:
@@ -109,4 +114,4 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _range(ends: list[float], sign: str = "") -> str:
-    return f"{ends[0]:{sign}.2f} to {ends[1]:{sign}.2f}"
+    return f"{ends[0]:{sign}.2f}, {ends[1]:{sign}.2f}"
