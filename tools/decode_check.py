@@ -13,9 +13,10 @@ from rich.markup import escape
 
 from downstream.decode.check import Check
 from downstream.decode.health import examine
-from downstream.decode.health_words import read_lexicon, read_model_words
+from downstream.decode.health_words import read_model_words
 from downstream.emissions import Emissions
 from downstream.score.references import read_references
+from downstream.text.lexicon import Lexicon
 from upstream.progress import progress, say
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
@@ -39,7 +40,7 @@ def decode_check(
     with progress("reading", 1) as report:
         words = None if lm is None else read_model_words(lm, report, say)
     with progress("checking", 1):
-        checks = examine(stored, texts, words, None if lexicon is None else read_lexicon(lexicon), seconds)
+        checks = examine(stored, texts, words, None if lexicon is None else Lexicon.load(lexicon).spellings, seconds)
     failed = sum(check.level == "failed" for check in checks)
     if as_json:
         print(json.dumps([_plain(check) for check in checks], indent=1, ensure_ascii=False))

@@ -26,7 +26,7 @@ def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Colle
         emissions: of a development set.
         references: {id: text} of it; ids without emissions do not matter.
         lm_words: the words of the language model, without `<s>`, `</s>` and `<unk>`.
-        lexicon: {word: spellings}, as `health_words.read_lexicon` gives it.
+        lexicon: {word: spellings}, the `spellings` of a `Lexicon`.
         seconds: of speech to look at; more is thinned out evenly along utterance lengths. Texts are looked at whole.
 
     Raises:

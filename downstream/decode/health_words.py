@@ -11,14 +11,13 @@ from downstream.decode.word_model import LEAST_COVERAGE, spelt_share
 from downstream.lm.arpa import ngram_counts, read_unigrams
 from downstream.lm.arrays import NgramArrays
 from downstream.text.vocabulary import SEPARATOR
-from upstream.errors import FormatError, UsageError
-
-Spellings = dict[str, tuple[tuple[str, ...], ...]]
+from upstream.errors import FormatError
 
 # (good), (bearable) shares
 REFERENCES_SPELLED = (0.995, 1.0), (0.9, 1.0)
 WORDS_SPELLED = (0.98, 1.0), (LEAST_COVERAGE, 1.0)
 UNKNOWN_WORDS = (0.0, 0.05), (0.0, 1 - LEAST_COVERAGE)
+LEXICON = (1.0, 1.0), (1.0, 1.0)  # decoders refuse a lexicon with a single spelling that does not fit
 LEXICON_IN_MODEL = (0.5, 1.0), (0.1, 1.0)
 
 
@@ -51,12 +50,13 @@ def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: C
     """Of a lexicon: can its spellings be made of the symbols, do they end words, does it cover references and model?"""
     known = frozenset(SEPARATOR if symbol in SEPARATORS else symbol for symbol in symbols)  # as files write it
     spellings = [spelling for each in lexicon.values() for spelling in each]
-    share = sum(known.issuperset(spelling) for spelling in spellings) / max(1, len(spellings))
+    odd = [spelling for spelling in spellings if not known.issuperset(spelling)]
     checks = [
-        graded("lexicon spelled", share, *WORDS_SPELLED,
-               f"the symbols can spell {share:.1%} of the {len(lexicon)} words of the lexicon",
+        graded("lexicon spelled", 1 - len(odd) / max(1, len(spellings)), *LEXICON,
+               f"the symbols cannot make {len(odd)} of the {len(spellings)} spellings of the lexicon"
+               + (f", {' '.join(odd[0])!r} for instance" if odd else ""),
                _other_case(["".join(s) for s in spellings], known, "the lexicon") or "make the lexicon of this "
-               "recogniser's symbols; words that cannot be spelled are never found"),
+               "recogniser's symbols and take other words out; decoders refuse it as it is"),
         _ends(spellings),
         _unknown("lexicon coverage", lexicon, texts, "the lexicon", "add the words: with a lexicon no other word can "
                  "be found")]
@@ -88,30 +88,6 @@ def read_model_words(path: Path, progress: Callable[[float, float], None] | None
     return words
 
 
-def read_lexicon(path: Path) -> Spellings:
-    """A lexicon whatever its symbols: lines `WORD<tab>W O R D |`, or words alone, spelled with a separator.
-
-    Raises:
-        UsageError: no such file.
-        FormatError: no UTF-8, or no words.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such lexicon")
-    found: Spellings = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    for line in lines:
-        word, *spelling = line.split() or [""]
-        if word:
-            found[word] = (*found.get(word, ()), tuple(spelling) or tuple(word))
-    if not found:
-        raise FormatError(f"{path}: no words; expected lines such as WORD<tab>W O R D |")
-    return found
-
-
 def _unknown(name: str, words: Collection[str], texts: Collection[str], whose: str, advice: str) -> Check:
     """The share of the references' running words that are not among `words`."""
     known, running = frozenset(words), [word for text in texts for word in text.split()]
@@ -130,14 +106,10 @@ def _unknown(name: str, words: Collection[str], texts: Collection[str], whose: s
 
 def _ends(spellings: Sequence[tuple[str, ...]]) -> Check:
     """Flashlight finds a word only where its spelling ends with the separator that the recogniser emits."""
-    share = sum(spelling[-1] == SEPARATOR for spelling in spellings) / max(1, len(spellings))
-    plain = not any(SEPARATOR in spelling for spelling in spellings)
-    what = f"{share:.1%} of the spellings end with the word separator {SEPARATOR!r}"
-    if plain:
-        return Check("lexicon separator", "ok", share, "the lexicon is of spellings without a separator, which is "
-                                                       "added when it is read")
-    return graded("lexicon separator", share, (1.0, 1.0), (0.99, 1.0), what,
-                  f"end every spelling with {SEPARATOR!r}, or the words are never closed")
+    ended = sum(spelling[-1] == SEPARATOR for spelling in spellings)
+    return graded("lexicon separator", ended / max(1, len(spellings)), *LEXICON,
+                  f"{ended} of the {len(spellings)} spellings end with the word separator {SEPARATOR!r}",
+                  f"end every spelling with {SEPARATOR!r}; decoders refuse the lexicon as it is")
 
 
 def _common(lexicon: Collection[str], lm_words: Collection[str]) -> Check:

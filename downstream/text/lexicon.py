@@ -64,8 +64,10 @@ class Lexicon:
         return all(each == ((*word, SEPARATOR),) for word, each in self.spellings.items())
 
     @staticmethod
-    def load(path: Path, vocabulary: Vocabulary) -> Lexicon:
+    def load(path: Path, vocabulary: Vocabulary | None = None) -> Lexicon:
         """Read a lexicon or a list of words for the recogniser that has this vocabulary. Empty lines are passed over.
+
+        Without a vocabulary any symbol will do, and spellings may lack the separator, so that a file can be looked at.
 
         Raises:
             UsageError: no such file.
@@ -79,7 +81,7 @@ class Lexicon:
         words = [line.strip() for line in lines if line.strip()]
         if words and not any(" " in word or "\t" in word for word in words):
             return _of_list(path, words, vocabulary)
-        known = frozenset(vocabulary.symbols)
+        known = None if vocabulary is None else frozenset(vocabulary.symbols)
         found: dict[str, tuple[Spelling, ...]] = {}
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -93,19 +95,21 @@ class Lexicon:
         return Lexicon(found)
 
 
-def _of_list(path: Path, words: list[str], vocabulary: Vocabulary) -> Lexicon:
+def _of_list(path: Path, words: list[str], vocabulary: Vocabulary | None) -> Lexicon:
+    if vocabulary is None:
+        return Lexicon({word: ((*word, SEPARATOR),) for word in words})
     try:
         return Lexicon.spelled(words, vocabulary)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _entry(where: str, line: str, known: frozenset[str]) -> tuple[str, Spelling]:
+def _entry(where: str, line: str, known: frozenset[str] | None) -> tuple[str, Spelling]:
     word, tab, spelled = line.partition("\t")
     spelling = tuple(spelled.split())
     if not (word and tab and spelling) or word != word.strip() or " " in word:
         raise FormatError(f"{where}: {line[:60]!r}, expected WORD<tab>W O R D {SEPARATOR}")
-    unknown = [symbol for symbol in spelling if symbol not in known]
+    unknown = [] if known is None else [symbol for symbol in spelling if symbol not in known]
     if unknown:
         raise FormatError(f"{where}: the recogniser has no symbol {unknown[0]!r}; is the lexicon another recogniser's?")
     return word, spelling

@@ -1,5 +1,6 @@
 """The check before decoding: a healthy case passes everything, each deliberate mistake is named by its own check."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 from posteriors import FOLDER, read_slice
 
 from downstream.decode.alphabet import alphabet
+from downstream.decode.choice import Choice, Name
 from downstream.decode.health import examine
 from downstream.decode.health_emissions import kind_of, normalised, temperature_of
-from downstream.decode.health_words import examine_lexicon, examine_model, read_lexicon, read_model_words
+from downstream.decode.health_words import examine_lexicon, examine_model, read_model_words
 from downstream.emissions import Emissions
-from upstream.errors import FormatError, InputError, UsageError
+from downstream.text.lexicon import Lexicon
+from upstream.errors import FormatError, InputError
 
 UTTERANCES, REFERENCES, SYMBOLS = read_slice()
 WORDS = read_model_words(FOLDER / "words.arpa.gz")
@@ -189,13 +192,16 @@ def test_a_recogniser_that_ends_with_a_separator_is_as_sure_as_one_that_does_not
         temperature_of(rows, texts, columns), rel=0.03)
 
 
-def test_lexicons_are_read_whatever_their_symbols(tmp_path):
-    path = tmp_path / "lexicon.txt"
-    path.write_text("AB\tA B |\nAB\tA B B |\n\nÉA É A |\nWORD\n")
-    assert read_lexicon(path) == {"AB": (("A", "B", "|"), ("A", "B", "B", "|")), "ÉA": (("É", "A", "|"),),
-                                  "WORD": (("W", "O", "R", "D"),)}
-    path.write_bytes(b"")
-    with pytest.raises(FormatError, match="no words"):
-        read_lexicon(path)
-    with pytest.raises(UsageError, match="no such lexicon"):
-        read_lexicon(tmp_path / "none")
+@pytest.mark.parametrize(("content", "failed"), [
+    ("AB\tA B |\nB\tB |\n", []), ("AB\nB\n", []), ("AB\tA B\nB\tB\n", ["lexicon separator"]),
+    ("AB\tA B |\nB\tB\n", ["lexicon separator"]),
+    ("".join(f"A{'B' * n}\n" for n in range(200)) + "AX\nB\n", ["lexicon spelled"]),
+    ("AB\tA B |\nB\tB |\nAX\tA X |\n", ["lexicon spelled"])])
+def test_a_lexicon_passes_where_a_decoder_takes_it(tmp_path, content, failed):
+    """One spelling among hundreds is enough for a decoder to refuse it."""
+    path, symbols = tmp_path / "lexicon.txt", ("_", "|", "A", "B")
+    path.write_text(content)
+    found = examine_lexicon(Lexicon.load(path).spellings, ["AB B"], symbols)
+    assert [check.name for check in found if check.level != "ok"] == failed
+    with pytest.raises((InputError, FormatError)) if failed else contextlib.nullcontext():
+        Choice(Name.lexicon, None, path).make(symbols, 0).prepare()

@@ -70,3 +70,11 @@ def test_a_faulty_line_is_named(tmp_path, content, says):
 def test_a_lexicon_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"none\.txt: no such"):
         Lexicon.load(tmp_path / "none.txt", VOCABULARY)
+
+
+def test_without_a_vocabulary_any_symbols_will_do(tmp_path):
+    path = tmp_path / "lexicon.txt"
+    path.write_text("AB\tA B |\nAB\tA BB\n\nÉ\té |\n")
+    assert Lexicon.load(path).spellings == {"AB": (("A", "B", "|"), ("A", "BB")), "É": (("é", "|"),)}
+    path.write_text("É\nA|\n")
+    assert Lexicon.load(path).spellings == {"É": (("É", "|"),), "A|": (("A", "|", "|"),)}
