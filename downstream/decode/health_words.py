@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -91,15 +92,13 @@ def read_model_words(path: Path, progress: Callable[[float, float], None] | None
 def _unknown(name: str, words: Collection[str], texts: Collection[str], whose: str, advice: str) -> Check:
     """The share of the references' running words that are not among `words`."""
     known, running = frozenset(words), [word for text in texts for word in text.split()]
-    unknown = [word for word in running if word not in known]
-    share = len(unknown) / max(1, len(running))
-    example = f", {max(set(unknown), key=lambda word: (unknown.count(word), word))!r} for instance" if unknown else ""
-    for case, change in (("upper", str.upper), ("lower", str.lower)):
-        folded = {change(word) for word in known}
-        if share > UNKNOWN_WORDS[0][1] and sum(change(word) not in folded for word in running) < 0.5 * len(unknown):
-            advice = (f"{whose} and the references are of different case: write both in {case} case, the "
-                      "recogniser's")
-            break
+    counts = Counter(word for word in running if word not in known)
+    unknown = counts.total()
+    share = unknown / max(1, len(running))
+    example = f", {max(counts, key=lambda word: (counts[word], word))!r} for instance" if counts else ""
+    folded = {word.lower() for word in known}
+    if share > UNKNOWN_WORDS[0][1] and sum(word.lower() not in folded for word in running) < 0.5 * unknown:
+        advice = f"{whose} and the references are of different case: write both in that of the recogniser's symbols"
     return graded(name, share, *UNKNOWN_WORDS,
                   f"{share:.1%} of the {len(running)} words of the references are not in {whose}{example}", advice)
 
