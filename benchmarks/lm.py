@@ -14,6 +14,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import Options, Statistics, estimate
 from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.reading import EOS, read_text
-from upstream.errors import UsageError
+from upstream.errors import HubertkitError, UsageError
 from upstream.stage import file_hash
 
 SECONDS_GOAL, MEMORY_GOAL = 65.0, 4 << 30  # for 8.76 million words at order 4, in memory on two cores
@@ -62,6 +64,7 @@ def run(text: Path, out: Path, command: str, say: Callable[[str], None] = print,
     Raises:
         UsageError: there is no such text, or `out` holds the models of another one.
         FormatError: `out` is no results file.
+        HubertkitError: the process that estimated was killed.
     """
     if not text.is_file():
         raise UsageError(f"{text}: no such text")
@@ -80,12 +83,21 @@ def run(text: Path, out: Path, command: str, say: Callable[[str], None] = print,
             continue
         say(f"order {form.order}, {form.what}")
         load = os.getloadavg()[0]
-        with (tempfile.TemporaryDirectory(prefix="lm-", dir=out.absolute().parent) as folder,
-              multiprocessing.get_context("spawn").Pool(1) as pool):
-            row = pool.apply(measure, (text, form, Path(folder) / "lm.arpa"))
+        with tempfile.TemporaryDirectory(prefix="lm-", dir=out.absolute().parent) as folder:
+            row = _in_a_process(measure, text, form, Path(folder) / "lm.arpa")
         found["rows"].append({**row, "load_before": round(load, 2), **_goals(form)})
         write_results(out, found)
     return found
+
+
+def _in_a_process(measure: Callable[[Path, Form, Path], dict[str, Any]], text: Path, form: Form,
+                  arpa: Path) -> dict[str, Any]:
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+            return executor.submit(measure, text, form, arpa).result()
+    except BrokenProcessPool as error:  # a `multiprocessing.Pool` would wait for ever
+        raise HubertkitError(f"order {form.order}, {form.what}: the process that estimated was killed, perhaps for "
+                             "lack of memory; the same command again goes on there") from error
 
 
 def measure(text: Path, form: Form, arpa: Path) -> dict[str, Any]:

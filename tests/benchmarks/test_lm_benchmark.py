@@ -1,6 +1,8 @@
 """The benchmark of language models measures the models that it says, once each."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from benchmarks import lm
 from benchmarks.results import check
 from downstream.lm.kneser_ney import estimate
 from tools.main import run
+from upstream.errors import HubertkitError
 
 FORMS = (lm.Form("in memory", 2), lm.Form("within 2 GiB", 2, memory=lm.LIMITED), lm.Form("in memory", 2, (0, 1)))
 
@@ -35,7 +38,7 @@ def test_models_are_what_the_estimator_gives_and_the_same_in_both_forms(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lm.json", text.name]
 
 
-def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_it_goes_on_where_it_stopped(tmp_path):
     text, out = text_of(tmp_path), tmp_path / "lm.json"
     first = lm.run(text, out, "a command", lambda _: None, FORMS[:1])
     said = []
@@ -56,3 +59,15 @@ def test_no_text_and_results_of_another_text_are_refused_in_a_line(tmp_path, cap
     assert run(["bench", "lm", str(text_of(tmp_path, seed=1)), "--out", str(out)]) == 2
     assert "models of another text" in capsys.readouterr().err
     assert out.read_bytes() == before
+
+
+def killed(text, form, arpa):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_estimation_ends_the_measurement_with_a_line_and_nothing_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(lm, "measure", killed)
+    text = text_of(tmp_path)
+    with pytest.raises(HubertkitError, match="order 2, in memory: the process that estimated was killed"):
+        lm.run(text, tmp_path / "lm.json", "a command", lambda _: None, FORMS[:1])
+    assert [path.name for path in tmp_path.iterdir()] == [text.name]
