@@ -56,6 +56,9 @@ class DecodingRecipe:
                              "null")
         if self.published and self.lm is None:
             raise ValueError("lm=FILE must be given: the language model that the published weights are of")
+        if self.lm is None and (self.lm_weight is not None or self.word_score is not None):
+            raise ValueError("lm_weight and word_score weigh a language model: give one with lm=FILE, or leave them "
+                             "out")
         self.weights()
 
     def weights(self) -> tuple[float | None, float | None]:

@@ -117,6 +117,10 @@ def test_what_cannot_be_is_named(files, settings, says):
 def test_what_must_be_given_and_files_that_do_not_fit_are_named(files, tmp_path):
     with pytest.raises(RecipeError, match="lm=FILE must be given"):
         load_decoding("librispeech-4gram")
+    (tmp_path / "mine.yaml").write_text("decoder: beam\n")
+    for weight in ("lm_weight=0.5", "word_score=1"):
+        with pytest.raises(RecipeError, match=r"weigh a language model: give one with lm=FILE"):
+            load_decoding(tmp_path / "mine.yaml", [weight])
     with pytest.raises(UsageError, match="those that ship: librispeech-4gram"):
         load_decoding("librispeech")
     with pytest.raises(UsageError, match="no such lexicon"):
