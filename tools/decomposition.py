@@ -25,7 +25,7 @@ from downstream.score.references import read_references
 from tools.decode import Workers
 from tools.decoder_options import Beam, Device, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore, choice_of
 from upstream.errors import InputError, UsageError
-from upstream.progress import progress
+from upstream.progress import progress, say
 
 _MEANING = {
     "vocabulary": "a reference word is outside the closed vocabulary",
@@ -81,9 +81,10 @@ def errors(
         found["+ lm"] = given
     result = _taken_apart(stored, truth, found, objective)
     if as_json:
+        longest = max((len(hypothesis.nbest) for hypothesis in found["+ lm"]), default=0)
         print(json.dumps({"lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
-                          "word_score": whole.word_score, "beam": whole.beam, "nbest": nbest, **as_plain(result)},
-                         indent=1))
+                          "word_score": whole.word_score, "beam": whole.beam,
+                          "nbest": nbest if given is None else max(1, longest), **as_plain(result)}, indent=1))
     else:
         _show(result)
 
@@ -120,6 +121,10 @@ def _chosen(found: Sequence[Hypothesis], ids: Sequence[str], path: Path) -> list
     missing = next((id for id in ids if id not in by_id), None)
     if missing is not None:
         raise InputError(f"{path}: no hypothesis for {missing}; decode the same emissions")
+    single = [id for id in ids if by_id[id].text and not by_id[id].nbest]
+    if single:
+        say(f"{path}: no n-best list for {len(single)} of {len(ids)} utterances, {single[0]} for instance, so the "
+            "oracle has nothing to choose from there; decode with --nbest")
     return [by_id[id] for id in ids]
 
 

@@ -95,7 +95,10 @@ def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):
     assert run(["decode", str(data / "dev"), "--out", out]) == 0
     capsys.readouterr()
     assert errors(data, "--hypotheses", out, "--workers", "1", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert found["nbest"] == 1
+    assert "no n-best list for 10 of 10 utterances" in shown.err
     assert [step["errors"] for step in found["ladder"]][2:] == [40, 40]
     assert found["blamed"]["search"]["errors"] == 40
 
