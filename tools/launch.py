@@ -78,8 +78,8 @@ def launched(wanted: str, micro_batches: Sequence[int]) -> Iterator[None]:
     others = [_start(rank, count, threads, store.port) for rank in range(1, count)]
     try:
         _await(store, others)
-        ranks.join(0, count, store, threads)
-        with _watched(others):
+        with _watched(others):  # already while they join: one that dies there closes no connection
+            ranks.join(0, count, store, threads)
             yield
     finally:
         ranks.leave()
@@ -131,8 +131,8 @@ def _here(rank: int) -> str:
 def _await(store: dist.Store, others: Sequence[subprocess.Popen[bytes]]) -> None:
     """Wait until all other ranks have started; to join them would wait for a dead one, too."""
     while not store.check([_here(rank) for rank in range(1, len(others) + 1)]):
-        if lost := _lost(others):
-            raise RankLost(f"{lost} before it began; what it said stands above")
+        if any(process.poll() is not None for process in others):
+            raise RankLost(f"{_lost(others) or 'a rank has ended'} before it began; what it said stands above")
         time.sleep(0.05)
 
 

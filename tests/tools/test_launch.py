@@ -123,6 +123,30 @@ def test_a_rank_that_dies_before_it_has_joined_is_not_waited_for(monkeypatch):
         raise AssertionError("there is nobody to train with")
 
 
+def test_a_rank_that_was_stopped_before_it_has_joined_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(launch, "_start", lambda *words: subprocess.Popen([sys.executable, "-c", "exit(130)"]))
+    with pytest.raises(RankLost, match="a rank has ended before it began"), launched("2", [4]):
+        raise AssertionError("there is nobody to train with")
+
+
+JOINING = """
+import subprocess, sys
+from tools import launch
+launch.LOOK_SECONDS = launch.LAST_WORDS_SECONDS = 0.2
+code = "import sys, torch.distributed as dist; from tools import launch; " \\
+       "dist.TCPStore(launch.HOST, int(sys.argv[1]), 2, False).set(launch._here(1), ''); sys.exit(3)"
+launch._start = lambda rank, count, threads, port: subprocess.Popen([sys.executable, "-c", code, str(port)])
+with launch.launched("2", [4]):
+    print("joined")
+"""
+
+
+def test_a_rank_that_dies_while_it_joins_is_not_waited_for():
+    done = subprocess.run([sys.executable, "-c", JOINING], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "rank 1 has died (exit code 3), so this process ends too" in done.stderr
+
+
 WATCHING = """
 import subprocess, sys, time
 from tools import launch
