@@ -6,7 +6,8 @@ A candidate is ranked by
 
 all natural logarithms: P is the neural model's, `lm` what the n-gram model that made the list says of the text, with
 the beam search's penalty of 10 ln 10 for each unknown word. So `Weights(0, word_score, lm_weight)` with the weights
-that made a list ranks it as it was.
+that made a list of the beam search's ranks it as it was. The other decoders know no such penalty: a list of theirs is
+ranked as it was where its words are all known to the n-gram model, as they are but with a lexicon of other words.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.hypothesis import Candidate, Hypothesis, Word
+from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.rescoring import RescoringSearch, Weights, rescore, score_nbest, tune_weights
 from downstream.lm.rescoring import CausalModel
 from downstream.score.rates import word_errors
@@ -117,12 +119,15 @@ def test_the_chosen_weights_give_the_errors_that_tuning_tells():
                for n in (0.0, 1.0))
 
 
-def test_the_weights_that_made_a_list_keep_its_order():
+@pytest.mark.parametrize("kind", [BeamDecoder, LexiconDecoder, BatchedDecoder])
+def test_the_weights_that_made_a_list_keep_its_order(kind):
+    """Of closed decoders as long as the n-gram model knows all words, which those of the model are by default."""
     utterances, _, symbols = read_slice()
-    decoder = BeamDecoder(symbols, 0, FOLDER / "words.arpa.gz", 0.7, 0.5, beam=20, nbest=10)
+    decoder = kind(symbols, 0, FOLDER / "words.arpa.gz", lm_weight=0.7, word_score=0.5, beam=20, nbest=10)
     lists = [decoder.decode(id, rows, 50.0) for id, rows in list(utterances.items())[:3]]
     again = rescore(lists, [[0.0] * len(h.nbest) for h in lists], Weights(0.0, 0.5, 0.7))
     assert [[c.text for c in h.nbest] for h in again] == [[c.text for c in h.nbest] for h in lists]
+    assert min(len(h.nbest) for h in lists) > 1
     assert [h.words for h in again] == [h.words for h in lists]
 
 
