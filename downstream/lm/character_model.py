@@ -194,13 +194,17 @@ def _rate(update: int, updates: int) -> float:
 
 
 def _batches(texts: Sequence[str], training: CharacterTraining) -> Iterator[list[str]]:
-    """As many batches as updates. Each is a run of sentences of like length, begun at a keyed place."""
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    for update in range(training.updates):
-        rng = keyed(training.seed, "character batch", update)
-        # sentences drawn evenly; their neighbours by length fill the batch with little padding
-        first = int(rng.integers(len(order)))
-        size = max(1, training.batch_characters // (len(texts[order[first]]) + 1))
-        low = max(0, min(first - size, len(order) - 3 * size))
-        pool = order[low:low + 3 * size]
-        yield [texts[i] for i in rng.choice(pool, min(size, len(pool)), replace=False)]
+    """As many batches as updates. An epoch has every sentence once, those of about one length together."""
+    lengths = np.asarray([len(text) + 1 for text in texts])
+    done = epoch = 0
+    while True:
+        rng = keyed(training.seed, "character epoch", epoch)
+        order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)))  # little padding, and other neighbours
+        number = np.cumsum(lengths[order]) // training.batch_characters
+        groups = np.split(order, np.flatnonzero(np.diff(number)) + 1)
+        for place in rng.permutation(len(groups)):
+            if done == training.updates:
+                return
+            yield [texts[i] for i in groups[place]]
+            done += 1
+        epoch += 1

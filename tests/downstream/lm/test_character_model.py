@@ -1,11 +1,20 @@
 """Our own small model: probabilities of texts, equal to a step-by-step pass, padded or not, saved or not."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from downstream.lm.character_model import CharacterModel, CharacterShape, CharacterTraining, train_characters
+from downstream.lm.character_model import (
+    CharacterModel,
+    CharacterShape,
+    CharacterTraining,
+    _batches,
+    train_characters,
+)
 from upstream.errors import FormatError, InputError
 
 TEXTS = ["", "A", "AB BA", "B", "AB BA", "A€"]
@@ -52,6 +61,30 @@ def test_training_learns_the_text_and_is_the_same_each_time():
     assert losses[-1] < 0.3 < math.log(3) < losses[0]
     assert first.scores(["ABAB AB"])[0] > first.scores(["BABA BA"])[0] + 5
     assert first.scores(["AB"]) == again.scores(["AB"])
+
+
+@settings(max_examples=30)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), characters=st.integers(1, 300),
+       updates=st.integers(1, 50))
+def test_long_sentences_are_learnt_from_as_often_as_short_ones(lengths, characters, updates):
+    """No sentence comes an (n + 1)th time before all others have come n times."""
+    texts = [f"{i}:".ljust(length + 4, "x") for i, length in enumerate(lengths)]
+    seen = Counter(dict.fromkeys(texts, 0))
+    batches = list(_batches(texts, CharacterTraining(updates, characters)))
+    assert len(batches) == updates
+    for batch in batches:
+        assert len(set(batch)) == len(batch)
+        seen.update(batch)
+        assert max(seen.values()) - min(seen.values()) <= 1
+        longest = max(map(len, batch)) + 1
+        assert sum(len(text) + 1 for text in batch) <= characters + longest
+
+
+def test_batches_are_hardly_padded():
+    texts = [f"{i}".ljust(5 + i * i % 211, "x") for i in range(4000)]
+    batches = list(_batches(texts, CharacterTraining(100, 4000)))
+    held = sum((max(map(len, batch)) + 1) * len(batch) for batch in batches)
+    assert sum(len(text) + 1 for batch in batches for text in batch) > 0.85 * held
 
 
 def test_a_saved_model_gives_the_same(model, tmp_path):
