@@ -148,10 +148,12 @@ class LexiconDecoder:
         return ["".join(spelling[:-1]) for spelling in self.lexicon.spellings.get(word, ((*word, ""),))]
 
     def _candidate(self, path: _Path, words: Words) -> Candidate:
-        score, lm = path.score - self.silence_score, path.lm  # of the frame that was put at the end
+        score, lm = path.score, path.lm
         if path.unfinished:  # flashlight has guessed the rest of the last word
             lm = words.sentence(list(path.indices))
             score += self.lm_weight * (lm - path.lm)
+        else:
+            score -= self.silence_score  # of the frame that was put at the end
         text = " ".join(word for word, _, _ in path.words)
         acoustic = score - self.lm_weight * lm - self.word_score * len(path.words)
         return Candidate(text, score, acoustic, lm, sum(i in words.strange for i in path.indices))

@@ -216,6 +216,9 @@ def test_where_the_last_word_is_cut_off_it_is_dropped_and_flagged(tmp_path):
     assert (found.text, found.unfinished) == ("A", True)
     assert found.lm == pytest.approx(LN10 * log10_of(["A"])[0], abs=1e-5)
     assert found.score == pytest.approx(found.acoustic + 0.5 * found.lm, abs=1e-6)
+    silent = LexiconDecoder(SYMBOLS, 0, write_arpa(tmp_path), ("BE", "A"), beam=1, silence_score=-2.0).decode(
+        "u", sure_path("A|B"), 50.0)
+    assert silent.score == pytest.approx(found.score - 2.0, abs=1e-5)  # the one separator that was there
     assert found.acoustic == pytest.approx(3 * math.log(1 / 1.004), abs=1e-3)
 
 
