@@ -26,8 +26,9 @@ LexiconFile = Annotated[Path | None, typer.Option(
                       "several; or words alone, one a line. Those of the language model by default.")]
 Beam = Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default. Without "
                                                       "--decoder and --lm: a search without a language model.")]
-Tokens = Annotated[int | None, typer.Option(min=1, help="Symbols tried in a frame; 5 to 10 halve the time on weak "
-                                                        "recognisers. All likely ones by default.")]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Symbols tried in a frame at most; few are faster, and lose "
+                                                        "words that the recogniser is unsure of. All likely ones by "
+                                                        "default.")]
 Hotwords = Annotated[str | None, typer.Option(
     help="Words to expect, for beam and batched: WORD,WORD=BONUS,... or a file of such lines. The bonus is in nats, "
          f"by default {HOTWORD_NATS:g} of batched and {BeamDecoder.hotword_weight:g} of beam, which has one for all.")]
@@ -62,6 +63,9 @@ def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight:
         if decoder is not None and found.decoder not in (None, decoder):
             say(f"{tuned}: tuned for the {found.decoder.value} decoder; its weights may not suit {decoder.value}")
             found = _Tuned(found.lm_weight, found.word_score)
+        elif found.lexicon is not None and lexicon is None:
+            say(f"{tuned}: tuned with the lexicon {found.lexicon}; without --lexicon the words are those of the "
+                "language model")
     return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score, beam or found.beam,
                   tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device)
 
@@ -75,6 +79,7 @@ class _Tuned:
     decoder: Name | None = None
     beam: int | None = None
     tokens: int | None = None
+    lexicon: str | None = None
 
     @staticmethod
     def read(path: Path) -> _Tuned:
@@ -83,7 +88,8 @@ class _Tuned:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             return _Tuned(float(found["lm_weight"]), float(found["word_score"]), _if(Name, found.get("decoder")),
-                          _if(int, found.get("beam")), _if(int, found.get("tokens_per_frame")))
+                          _if(int, found.get("beam")), _if(int, found.get("tokens_per_frame")),
+                          _if(str, found.get("lexicon")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: not what `hubertkit tune` writes") from error
 

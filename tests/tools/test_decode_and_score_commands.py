@@ -13,6 +13,7 @@ from downstream.decode.hypothesis import read_hypotheses
 from downstream.emissions import EmissionsWriter
 from downstream.score.references import read_references
 from tools import decode, score
+from tools.decoder_options import choice_of
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import FormatError, InputError, UsageError
 
@@ -111,6 +112,11 @@ def test_what_tuning_found_chooses_the_decoder(app, data, lm, tmp_path, name, ca
     capsys.readouterr()
     run(app, "decode", data / "dev", "--out", hyps, "--lm", lm, "--tuned", tuned, "--decoder", "beam", "--nbest", 2)
     assert all(h.nbest for h in read_hypotheses(hyps))
+    capsys.readouterr()
+    assert choice_of(lm=lm, tuned=tuned, lexicon=words).chosen == name
+    assert capsys.readouterr().err == ""
+    assert choice_of(lm=lm, tuned=tuned).chosen == name
+    assert "without --lexicon the words are those of the language model" in " ".join(capsys.readouterr().err.split())
 
 
 def test_hotwords_are_heard_by_both_searches_that_have_them(app, data, tmp_path):
