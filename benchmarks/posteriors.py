@@ -79,18 +79,20 @@ def import_posteriors(folder: Path, out: Path) -> None:
 
 
 def _import(folder: Path, split: str, out: Path) -> None:
-    path = folder / f"{split}.npz"
+    where, path = folder / "symbols.json", folder / f"{split}.npz"
     try:
-        about = read_json(folder / "symbols.json")
+        about = read_json(where)
         symbols, blank, rate = list(about["symbols"]), int(about["blank"]), float(about["frame_rate"])
-        texts = [(str(u["id"]), str(u["text"])) for u in read_json(folder / f"{split}.json")]
+        where = folder / f"{split}.json"
+        texts = [(str(u["id"]), str(u["text"])) for u in read_json(where)]
+        where = path
         with np.load(path, allow_pickle=False) as stored:
             rows, lengths = stored["logprobs"], stored["lengths"]
         if len(lengths) != len(texts) or lengths.sum() != len(rows):
             raise ValueError(f"{len(texts)} utterances, {len(lengths)} lengths of {lengths.sum()} frames, {len(rows)} "
                              "rows")
     except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise FormatError(f"{path}: not a set of posteriors ({type(error).__name__}: {error})") from error
+        raise FormatError(f"{where}: not a file of posteriors ({type(error).__name__}: {error})") from error
     meta = {"source": "simulated posteriors", "manifest_hash": file_hash(path)}
     with EmissionsWriter(out / split, symbols, blank, rate, meta) as writer:
         for (id, _), part in zip(texts, np.split(rows, np.cumsum(lengths)[:-1])):

@@ -265,8 +265,12 @@ def test_sets_that_do_not_fit_are_refused(posteriors, emissions, tmp_path):
         Sets.load(_same(emissions, tmp_path))
     stored = dict(np.load(posteriors / "dev.npz"))
     np.savez(posteriors / "dev.npz", logprobs=stored["logprobs"], lengths=stored["lengths"][:-1])
-    with pytest.raises(FormatError, match=r"dev.npz: not a set of posteriors .*5 utterances, 4 lengths"):
+    with pytest.raises(FormatError, match=r"dev.npz: not a file of posteriors .*5 utterances, 4 lengths"):
         import_posteriors(posteriors, emissions)
+    for name, content in (("dev.json", [{"id": "a"}]), ("symbols.json", {"symbols": ["_"], "blank": 0})):
+        (posteriors / name).write_text(json.dumps(content))
+        with pytest.raises(FormatError, match=rf"{name}: not a file of posteriors \(KeyError"):
+            import_posteriors(posteriors, emissions)
 
 
 def _same(emissions, tmp_path):
