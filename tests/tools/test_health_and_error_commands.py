@@ -60,7 +60,8 @@ def errors(data, *arguments):
 
 
 def test_errors_are_taken_apart(data, capsys):
-    assert errors(data, "--beam", "20", "--nbest", "20", "--lm-weight", "0.2", "--workers", "1", "--json") == 0
+    searched = ("--decoder", "beam", "--beam", "20", "--workers", "1")
+    assert errors(data, *searched, "--nbest", "20", "--lm-weight", "0.2", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     names = [step["name"] for step in found["ladder"]]
     counts = [step["errors"] for step in found["ladder"]]
@@ -70,7 +71,7 @@ def test_errors_are_taken_apart(data, capsys):
     assert counts[3] <= counts[2]
     assert sum(part["errors"] for part in found["blamed"].values()) == counts[2] > 0
     assert (found["words"], found["unknown"]["words"]) == (90, 0)
-    assert errors(data, "--beam", "20", "--workers", "1") == 0
+    assert errors(data, *searched) == 0
     assert "a wider beam" in capsys.readouterr().out
 
 
@@ -94,7 +95,7 @@ def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):
     out = str(tmp_path / "greedy.jsonl")
     assert run(["decode", str(data / "dev"), "--out", out]) == 0
     capsys.readouterr()
-    assert errors(data, "--hypotheses", out, "--workers", "1", "--json") == 0
+    assert errors(data, "--hypotheses", out, "--decoder", "beam", "--workers", "1", "--json") == 0
     shown = capsys.readouterr()
     found = json.loads(shown.out)
     assert found["nbest"] == 1
