@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -58,13 +59,16 @@ class Words:
         return LN10 * (total + self.model.finish(state)[1])
 
 
+# flashlight's score of words outside of the lexicon. Any finite one makes it end words that have no letters yet.
+NO_UNKNOWN_WORDS = -math.inf
+
+
 @dataclass(frozen=True)
 class Options:
     """Settings in flashlight's own units: `lm_weight` is of log10, all else in nats."""
 
     lm_weight: float
     word_score: float
-    unknown_score: float
     silence_score: float
     beam: int
     beam_threshold: float
@@ -136,7 +140,7 @@ def make_search(words: Words, options: Options, columns: Alphabet) -> Any:
 
     settings = LexiconDecoderOptions(
         beam_size=options.beam, beam_size_token=options.tokens_per_frame, beam_threshold=options.beam_threshold,
-        lm_weight=options.lm_weight, word_score=options.word_score, unk_score=options.unknown_score,
+        lm_weight=options.lm_weight, word_score=options.word_score, unk_score=NO_UNKNOWN_WORDS,
         sil_score=options.silence_score, log_add=options.log_add, criterion_type=CriterionType.CTC)
     return LexiconDecoder(settings, words.tree, words.model, columns.characters.index(" "),
                           columns.characters.index(""), words.unknown, [], False)

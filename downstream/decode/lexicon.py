@@ -68,8 +68,6 @@ class LexiconDecoder:
         beam: hypotheses kept after each frame.
         beam_threshold: nats; hypotheses further below the best one are dropped.
         tokens_per_frame: symbols tried in a frame at most; None: all.
-        unknown_score: nats for a word that is not in the lexicon, in the place of `word_score`; minus infinity: there
-            are none. flashlight takes beginnings of words for such, and no other spelling.
         silence_score: nats for each frame of a separator on the path.
         log_add: sum over alignments instead of taking the best one.
         nbest: candidates that a hypothesis lists.
@@ -84,7 +82,6 @@ class LexiconDecoder:
     beam: int = 50
     beam_threshold: float = 50.0
     tokens_per_frame: int | None = None
-    unknown_score: float = -np.inf
     silence_score: float = 0.0
     log_add: bool = False
     nbest: int = 1
@@ -96,9 +93,8 @@ class LexiconDecoder:
         if not np.isfinite([self.lm_weight, self.word_score, self.silence_score]).all() or self.lm_weight < 0:
             raise UsageError(f"lm_weight={self.lm_weight} must be at least 0, word_score={self.word_score} and "
                              f"silence_score={self.silence_score} finite")
-        if not self.beam_threshold > 0 or not self.unknown_score < np.inf:
-            raise UsageError(f"beam_threshold={self.beam_threshold} must be above 0, unknown_score="
-                             f"{self.unknown_score} a number or minus infinity")
+        if not self.beam_threshold > 0:
+            raise UsageError(f"beam_threshold={self.beam_threshold} must be above 0")
         if self.lm is None and self.lexicon is None:
             raise UsageError("a lexicon search needs words: give a lexicon, a language model, or both")
 
@@ -164,7 +160,7 @@ class LexiconDecoder:
         return replace(found, nbest=(only,) if self.nbest > 1 else (), unfinished=True)
 
     def _options(self, width: int) -> Options:
-        return Options(log10_lm_weight(self.lm_weight), self.word_score, self.unknown_score, self.silence_score,
+        return Options(log10_lm_weight(self.lm_weight), self.word_score, self.silence_score,
                        self.beam, self.beam_threshold, self.tokens_per_frame or width, self.log_add)
 
     def _words(self) -> Words:
@@ -202,7 +198,7 @@ class _Path:
                 letters += character if character != before else ""
                 end = frame + 1
             if label >= 0:
-                said.append((letters if label == words.unknown else words.names[label], start, end))
+                said.append((words.names[label], start, end))
                 indices.append(label)
                 letters = ""
             before = character

@@ -40,7 +40,6 @@ def test_published_weights_become_natural(files, settings, log10, word_score):
     assert decoder.lm_weight == pytest.approx(log10 / math.log(10))
     assert decoder.word_score == word_score
     assert (decoder.beam, decoder.beam_threshold, decoder.silence_score) == (1500, 100, 0)
-    assert decoder.unknown_score == -math.inf
 
 
 def test_without_a_lexicon_the_words_are_those_of_the_model(files):

@@ -95,10 +95,10 @@ def called_by_torchaudio(rows, lexicon, lm, options):
 @pytest.mark.parametrize("called", [called_directly, called_by_torchaudio])
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), frames=st.integers(1, 40), lm_weight=st.floats(0, 2), word_score=st.floats(-2, 2),
-       silence=st.sampled_from([0.0, -0.5]), unknown=st.sampled_from([-np.inf, -1.0]), log_add=st.booleans(),
+       silence=st.sampled_from([0.0, -0.5]), log_add=st.booleans(),
        tokens=st.sampled_from([None, 3]), separator=st.booleans())
 def test_it_equals_flashlight_called_directly(called, tmp_path_factory, seed, frames, lm_weight, word_score, silence,
-                                              unknown, log_add, tokens, separator):
+                                              log_add, tokens, separator):
     """Where emissions end in a separator, or with one put at their end."""
     folder = tmp_path_factory.getbasetemp()
     lm = write_arpa(folder, zipped=seed % 2 == 0)
@@ -107,17 +107,14 @@ def test_it_equals_flashlight_called_directly(called, tmp_path_factory, seed, fr
     logprobs = random_logprobs(frames, seed, sharpness=3.0)
     logprobs = np.concatenate([logprobs, end]) if separator else logprobs
     options = {"beam_threshold": 20.0, "word_score": word_score, "log_add": log_add}
-    ours = LexiconDecoder(SYMBOLS, 0, lm, None, lm_weight, beam=20, nbest=20, unknown_score=unknown,
-                          silence_score=silence, tokens_per_frame=tokens, **options).decode("u", logprobs, 50.0)
+    ours = LexiconDecoder(SYMBOLS, 0, lm, None, lm_weight, beam=20, nbest=20, silence_score=silence,
+                          tokens_per_frame=tokens, **options).decode("u", logprobs, 50.0)
     theirs = called(logprobs if separator else np.concatenate([logprobs, end]), folder / "lexicon.txt", lm,
-                    {"beam_size": 20, "lm_weight": lm_weight * LN10, "sil_score": silence, "unk_score": unknown,
+                    {"beam_size": 20, "lm_weight": lm_weight * LN10, "sil_score": silence, "unk_score": -math.inf,
                      "beam_size_token": tokens or len(SYMBOLS), **options})
     extra = 0.0 if separator else silence
-    if unknown == -np.inf:  # unknown words are written out by us, and texts may then be equal
-        assert [c.text for c in ours.nbest] == [" ".join(words) for words, _ in theirs]
-        np.testing.assert_allclose([c.score for c in ours.nbest], [score - extra for _, score in theirs], atol=1e-3)
-    assert ours.score == pytest.approx(theirs[0][1] - extra, abs=1e-3)
-    assert len(ours.text.split()) == len(theirs[0][0])
+    assert [c.text for c in ours.nbest] == [" ".join(words) for words, _ in theirs]
+    np.testing.assert_allclose([c.score for c in ours.nbest], [score - extra for _, score in theirs], atol=1e-3)
 
 
 def test_the_language_model_changes_the_winner_by_hand(tmp_path):
@@ -263,7 +260,7 @@ def test_processes_give_what_one_gives(tmp_path, start):
 
 @pytest.mark.parametrize("wrong", [{"beam": 0}, {"nbest": 0}, {"tokens_per_frame": 0}, {"lm_weight": -1.0},
                                    {"lm_weight": math.nan}, {"word_score": math.inf}, {"beam_threshold": 0.0},
-                                   {"unknown_score": math.nan}, {"silence_score": -math.inf}, {"lexicon": None}])
+                                   {"silence_score": -math.inf}, {"lexicon": None}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError):
         LexiconDecoder(SYMBOLS, 0, **{"lexicon": ("A",), **wrong})
