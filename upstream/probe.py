@@ -92,5 +92,5 @@ def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], c
         chosen.append(aligned[i])
         total += lengths[aligned[i]]
     subset = manifest.only(chosen)
-    phones = tuple(frame_phones(paths[u.id], u.length) for u in subset)
+    phones = tuple(frame_phones(paths[u.id], u.length, whole=True) for u in subset)
     return LayerProbe(subset, phones, layers, clusters, seed, AudioCache(subset))

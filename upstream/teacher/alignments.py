@@ -23,6 +23,7 @@ SILENCES = ("", "sil", "sp")  # what aligners write for silence; `spn`, spoken n
 TIER = "phones"
 _SUFFIXES = (".textgrid", ".ctm")
 _SLACK_SECONDS = 0.1  # by which an alignment may reach beyond its recording
+_UNSAID_SECONDS = 5.0  # of silence at the end that a CTM may leave out
 
 _ITEM = re.compile(r"^[ \t]*item \[\d+\]:", re.MULTILINE)
 _NAME = re.compile(r'name = "((?:[^"]|"")*)"')
@@ -75,21 +76,22 @@ def read_alignment(path: Path) -> list[Interval]:
     return intervals
 
 
-def frame_phones(path: Path, length: int, grid: FrameGrid = CONV_GRID) -> np.ndarray:
+def frame_phones(path: Path, length: int, grid: FrameGrid = CONV_GRID, whole: bool = False) -> np.ndarray:
     """The phone at the centre of each frame of a recording.
 
     Args:
         path: alignment file.
         length: samples of the recording at 16 kHz.
+        whole: refuse an alignment that ends too early, as `phones_at_frames`.
 
     Returns:
         (T,) strings, T = grid.frames(length): phones without stress digits; silence, gaps between intervals and what
         lies after the last one are `SIL`.
 
     Raises:
-        InputError: the alignment goes on after the recording ends.
+        InputError: the alignment goes on after the recording ends or, with `whole`, does not cover it.
     """
-    return phones_at_frames(path, grid.frames(length), grid, seconds(length))
+    return phones_at_frames(path, grid.frames(length), grid, seconds(length), whole)
 
 
 def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, duration: float | None = None,
@@ -97,7 +99,7 @@ def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, durat
     """As `frame_phones`, for a number of frames; `duration` in seconds if it is known, else what the frames say.
 
     With `whole`, a TextGrid, whose intervals leave nothing out, must reach the end of the recording as well; a CTM may
-    leave out silence.
+    leave out silence, five seconds of it at the end.
     """
     intervals = read_alignment(path)
     duration = seconds(grid.samples(frames + 1)) if duration is None else duration
@@ -105,9 +107,11 @@ def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, durat
         raise InputError(f"{path}: the alignment ends at {intervals[-1].end:.2f} s, the recording at {duration:.2f} s; "
                          "it is of another recording")
     reached = intervals[-1].end if intervals else 0.0
-    if whole and path.suffix.lower() != ".ctm" and reached < duration - _SLACK_SECONDS:
+    is_ctm = path.suffix.lower() == ".ctm"
+    if whole and reached < duration - (_UNSAID_SECONDS if is_ctm else _SLACK_SECONDS):
+        silence = ", or give the silence at its end a line of its own" if is_ctm else ""
         raise InputError(f"{path}: the alignment ends at {reached:.2f} s, the recording goes on to {duration:.2f} s; "
-                         "it does not cover it: align the recording again, or remove the file")
+                         f"it does not cover it: align the recording again, or remove the file{silence}")
     starts = np.array([i.start for i in intervals])
     ends = np.array([i.end for i in intervals])
     names = np.array([*(phone_class(i.label) for i in intervals), SILENCE])

@@ -180,3 +180,14 @@ def test_a_textgrid_that_stops_before_its_recording_does_is_refused_where_all_of
         phones_at_frames(tmp_path / "a.TextGrid", 99, duration=2.0, whole=True)
     (tmp_path / "a.ctm").write_text("a 1 0 0.5 A\n")  # silence may be left out
     assert set(phones_at_frames(tmp_path / "a.ctm", 99, duration=2.0, whole=True)) == {"A", "SIL"}
+
+
+@pytest.mark.parametrize("lines", ["", "a 1 0 0.5 A\n"])
+def test_a_ctm_that_leaves_out_more_than_a_pause_at_the_end_is_refused_until_it_says_that_it_is_one(tmp_path, lines):
+    path = write(tmp_path / "a.ctm", lines)
+    assert "SIL" in frame_phones(path, 88_000 if lines else 80_000, whole=True)
+    with pytest.raises(InputError, match=r"a\.ctm: .* goes on to 6\.00 s; .* silence at its end a line of its own"):
+        frame_phones(path, 96_000, whole=True)
+    assert "SIL" in frame_phones(path, 96_000)
+    write(path, f"{lines}a 1 0.5 5.5 SIL\n")
+    assert "SIL" in frame_phones(path, 96_000, whole=True)
