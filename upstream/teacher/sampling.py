@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from upstream import ranks
+from upstream.errors import InputError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
@@ -35,6 +36,12 @@ def sample_size(manifest: Recordings, indices: np.ndarray, frames: int) -> int:
     return min(frames, sum(CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]))
 
 
+def refuse_broken(manifest: Recordings, index: int, *frames: Tensor) -> None:
+    """Raises InputError naming an utterance if a value of its frames, (T, d) each, is not finite."""
+    if not all(bool(torch.isfinite(found).all()) for found in frames):
+        raise InputError(f"{manifest.ids[index]}: features that are not finite; the audio or the encoder is broken")
+
+
 def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frames: int, seed: int, read: Read,
                 progress: Progress | None = None, shared: bool = False) -> Tensor:
     """(n, d) float32 on the host: a random sample of the frames of some utterances, n = frames or all there are.
@@ -43,6 +50,8 @@ def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frame
     alone, so only the sample is ever in memory, it does not depend on batches, and utterances without a share are not
     read at all. Several ranks read a part each; the first one gets the sample and the others none of it or, if it is
     `shared`, every rank keeps its own part, which come one after the other in the order of the ranks.
+
+    Raises InputError naming the first utterance, of those that are read, with frames that are not finite.
     """
     ends = np.cumsum([CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
@@ -56,6 +65,7 @@ def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frame
     sample = torch.empty(last - first, source.describe()["dim"])
     for done, (index, found) in enumerate(source.stream(manifest, reading, read), 1):
         place = places[index]
+        refuse_broken(manifest, index, found)
         rows = torch.from_numpy(drawn[bounds[place]:bounds[place + 1]] - (ends[place] - len(found)))
         sample[bounds[place] - first:bounds[place + 1] - first] = found[rows.to(found.device)].cpu()
         if progress is not None:

@@ -31,6 +31,7 @@ from upstream.teacher.kmeans import assign, default_engine, fit
 from upstream.teacher.proxies import Change, runs, speaker_information, stability
 from upstream.teacher.quality import quality_of_utterances
 from upstream.teacher.quantiser import Quantiser, check_clusters
+from upstream.teacher.sampling import refuse_broken
 from upstream.teacher.teacher import Teacher
 
 FIT_FRAMES = 50_000  # of all layers at once: 2 GB for BASE
@@ -117,7 +118,8 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
 
     Raises:
         UsageError: a layer that is not there, no number of clusters.
-        InputError: no utterance has an alignment, fewer frames than clusters.
+        InputError: no utterance has an alignment, one does not cover its recording, fewer frames than clusters, frames
+            that are not finite (of which utterance is said).
     """
     check_clusters(clusters, "ensemble")
     numbers = sorted(set(clusters))
@@ -128,6 +130,7 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
         raise InputError("none of the alignments is of an utterance of the manifest; files are named for the utterances"
                          if alignments is not None else "no recordings to sweep over")
     indices = keyed(seed, "sweep utterances").permutation(indices)
+    phones = None if alignments is None else _phones(manifest, indices, alignments)
     spans = _spans(manifest, indices, alignments, seed) if alignments is not None and measure_abx else {}
     heard = _Heard(manifest, read, None if alignments is not None else Change("noise", snr), seed)
     labeller = _Labeller(chosen, numbers, seed, torch.device(device))
@@ -135,6 +138,7 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
     waiting: list[tuple[int, dict[int, torch.Tensor]]] = []
     count = 0
     for done, (place, states) in enumerate(source.stream(heard, heard.places(indices), heard.read), 1):
+        refuse_broken(manifest, place // heard.copies, *states.values())
         for span in spans.get(place, ()):
             for layer, frames in states.items():
                 tokens[layer].append(Token(span.speaker, span.phone, span.context,
@@ -150,7 +154,7 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
             progress(done / heard.copies, len(indices))
     if not labeller.fitted:
         _fit(labeller, waiting, heard)
-    rows = tuple(_row(labeller, pair, manifest, indices, alignments, heard, seed) for pair in labeller.centroids)
+    rows = tuple(_row(labeller, pair, manifest, indices, phones, heard, seed) for pair in labeller.centroids)
     errors = {layer: abx(found) for layer, found in tokens.items()} if spans else {}
     return _picked(rows, errors, labeller, encoder, manifest, heard, indices)
 
@@ -217,6 +221,12 @@ def _fit(labeller: _Labeller, waiting: list[tuple[int, dict[int, torch.Tensor]]]
     waiting.clear()
 
 
+def _phones(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Path]) -> list[np.ndarray]:
+    """The phones of each utterance's frames: read first, so that a broken alignment is found before hours of frames."""
+    ids, lengths = manifest.ids, manifest.lengths
+    return [frame_phones(alignments[ids[i]], int(lengths[i]), whole=True) for i in indices]
+
+
 def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Path],
            seed: int) -> dict[int, list[Span]]:
     """{index: tokens} for ABX, of whole contexts drawn until there are enough."""
@@ -237,7 +247,7 @@ def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Pat
 
 
 def _row(labeller: _Labeller, pair: _Pair, manifest: Manifest, indices: np.ndarray,
-         alignments: Mapping[str, Path] | None, heard: _Heard, seed: int) -> Row:
+         phones: list[np.ndarray] | None, heard: _Heard, seed: int) -> Row:
     layer, clusters = pair
     found = labeller.labels[pair]
     plain = [found[int(i) * heard.copies] for i in indices]
@@ -246,10 +256,9 @@ def _row(labeller: _Labeller, pair: _Pair, manifest: Manifest, indices: np.ndarr
     speakers = speaker_information(by_id.__getitem__, list(by_id), [owners[i] for i in indices], clusters, seed)
     row = Row(layer, clusters, None, None, None, None, None, runs(plain, clusters).neighbours,
               speakers.excess if speakers else None, labeller.inertia[pair])
-    if alignments is None:
+    if phones is None:
         stable = stability(((labels, found[int(i) * 2 + 1]) for i, labels in zip(indices, plain)), clusters)
         return replace(row, stability=stable.kappa)
-    phones = [frame_phones(alignments[ids[i]], int(manifest.lengths[i])) for i in indices]
     quality = quality_of_utterances(phones, plain, clusters)
     return replace(row, pnmi=quality.pnmi, pnmi_speech=quality.speech.pnmi if quality.speech else None,
                    phone_purity=quality.phone_purity, cluster_purity=quality.cluster_purity)

@@ -27,7 +27,7 @@ from upstream.stage import disk_errors, read_json, write_json, writing
 from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
 from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia
-from upstream.teacher.sampling import Progress, Recordings, draw_sample, sample_size
+from upstream.teacher.sampling import Progress, Recordings, draw_sample, refuse_broken, sample_size
 from upstream.teacher.units import Units, UnitsWriter, join
 
 FORMAT = "hubertkit teacher"
@@ -80,7 +80,7 @@ class Teacher:
 
         Raises:
             UsageError: a kind and clusters that do not go together.
-            InputError: too few frames for so many clusters.
+            InputError: too few frames for so many clusters, or frames of an utterance that are not finite.
         """
         numbers = (clusters,) if isinstance(clusters, int) else tuple(clusters)
         kind = kind or ("single" if len(numbers) == 1 else "ensemble")
@@ -214,8 +214,7 @@ class Teacher:
         quantiser = self.quantiser.to(source.device)
         with UnitsWriter(own, self.classes, provenance) as writer, torch.inference_mode():
             for done, (index, frames) in enumerate(source.stream(manifest, mine, read), 1):
-                if not bool(torch.isfinite(frames).all()):
-                    raise InputError(f"{ids[index]}: features that are not finite; the audio or the encoder is broken")
+                refuse_broken(manifest, index, frames)
                 writer.add(ids[index], *(labels.cpu().numpy() for labels in quantiser.labels(frames)))
                 if progress is not None:
                     progress(done, len(mine))

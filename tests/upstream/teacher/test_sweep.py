@@ -139,6 +139,26 @@ def test_what_cannot_be_swept_is_refused(data):
         swept(data, clusters=(60_000,))
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["alignments", "stability"])
+def test_a_sweep_names_the_utterance_whose_frames_are_not_finite(data, known):
+    manifest, alignments, _ = data
+
+    def read(index):
+        return np.full(manifest.lengths[index], np.nan if manifest.ids[index] == "u3" else 0.1, np.float32)
+
+    with pytest.raises(InputError, match=r"^u3: features that are not finite"):
+        swept(data, alignments=alignments if known else None, read=read)
+
+
+def test_an_alignment_that_does_not_cover_its_recording_is_refused_before_any_is_encoded(data, tmp_path):
+    _, alignments, _ = data
+    (tmp_path / "u2.TextGrid").write_text(
+        'File type = "ooTextFile"\nitem [1]:\nname = "phones"\nintervals: size = 1\n'
+        'intervals [1]:\nxmin = 0\nxmax = 1.5\ntext = "A"\n')
+    with pytest.raises(InputError, match=r"u2\.TextGrid: the alignment ends at 1\.50 s, .* goes on to 3\.60 s"):
+        swept(data, alignments={**alignments, "u2": tmp_path / "u2.TextGrid"}, read=None)
+
+
 def test_the_picture_is_one(data, tmp_path):
     for name, options in (("a.png", {}), ("b.png", {"alignments": None})):
         plot_sweep(swept(data, **options), tmp_path / name)

@@ -186,6 +186,15 @@ def test_a_waveform_of_nan_is_refused_by_name_and_leaves_no_units(recordings, tm
         Units.load(tmp_path)
 
 
+def test_fitting_names_the_utterance_whose_features_are_not_finite(recordings):
+    made = recordings(LENGTHS)
+    made.waves[2][100] = np.nan
+    with pytest.raises(InputError, match=r"^u2: features that are not finite"):
+        Teacher.fit(MfccSource(), made, 6, seed=1, read=made.read)
+    fit = Teacher.fit(MfccSource(), made, 6, seed=1, read=made.read, indices=[0, 3, 5])  # without it
+    assert fit.fitted["utterances"] == 3
+
+
 def test_progress_counts_utterances(recordings, tmp_path):
     seen = []
     made, teacher = fitted(recordings, progress=lambda done, total: seen.append((done, total)))
