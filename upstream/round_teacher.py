@@ -66,12 +66,17 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
         settings.pop(name, None)
     if recipe.features != "layer":
         del settings["layer"]
-    elif recipe.layer == BEST and probe.alignments is not None:
-        found = find_alignments(Path(probe.alignments))
-        inputs["alignments"] = content_hash({i: file_hash(p) for i, p in found.items()})
+    elif recipe.layer == BEST:  # what the sweep hears decides
+        if probe.alignments is not None:
+            found = find_alignments(Path(probe.alignments))
+            inputs["alignments"] = content_hash({i: file_hash(p) for i, p in found.items()})
+            if probe.manifest is not None:
+                inputs["aligned"] = Manifest.load(Path(probe.manifest)).hash
+        if probe.seconds != ProbeRecipe().seconds:
+            settings["probe_seconds"] = probe.seconds
     if recipe.imported is not None:
         inputs["imported"] = file_hash(Path(recipe.imported))
-        settings = {k: settings[k] for k in ("features", "layer") if k in settings}
+        settings = {k: settings[k] for k in ("features", "layer", "probe_seconds") if k in settings}
     return settings, inputs
 
 

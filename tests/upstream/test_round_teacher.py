@@ -86,6 +86,23 @@ def test_the_best_layer_is_what_a_sweep_picks(recordings, tmp_path):
     assert teacher.features["layer"] in (1, 2)
 
 
+def test_what_the_sweep_for_the_best_layer_hears_is_part_of_its_key(recordings, tmp_path):
+    manifest = import_folder(recordings)
+    aligned = []
+    for number in (8, 4):
+        aligned.append(str(tmp_path / f"{number}.arrow"))
+        manifest.select(range(number)).save(tmp_path / f"{number}.arrow")
+    (tmp_path / "u0.ctm").write_text("u0 1 0 1.5 A\n")
+    best, fixed = TeacherRecipe(features="layer", layer="best"), TeacherRecipe(features="layer")
+    probes = [ProbeRecipe(alignments=str(tmp_path), **more)
+              for more in ({}, {"manifest": aligned[0]}, {"manifest": aligned[1]}, {"seconds": 3.0})]
+    keys = [teacher_key(best, probe) for probe in [ProbeRecipe(), *probes, ProbeRecipe(seconds=3.0)]]
+    assert len({str(key) for key in keys}) == len(keys)
+    assert len({str(teacher_key(fixed, probe)) for probe in probes}) == 1  # it hears nothing of them
+    assert "probe_seconds" not in keys[0][0]  # as before there were such inputs
+    assert "aligned" not in keys[1][1]
+
+
 @pytest.mark.parametrize(("word", "says"), [
     ("clusters=1", "at least 2"), ("clusters=[8,x]", "at least 2"), ("clusters=[]", "at least 2"),
     ("layer=last", "a number or best"), ("kind=many", "kind"), ("pca=-1", "pca=-1"),
