@@ -43,7 +43,7 @@ from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.round_encoders import EncoderFile, read_outside, start_from
-from upstream.round_teacher import make_teacher, teacher_key, teacher_source
+from upstream.round_teacher import check_given, make_teacher, teacher_key, teacher_source
 from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_coverage, check_units
@@ -90,6 +90,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     rounds = rounds_of(recipe, configs)
     for round_ in rounds:
         _noise_source(round_.mixing)
+    check_given(rounds)
     device = chosen_device(recipe.device)
     with locked(out):
         corpus = corpus_stage(recipe, out / "corpus", say)

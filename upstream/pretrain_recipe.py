@@ -36,7 +36,7 @@ class TeacherRecipe:
     pca: int = 0  # cluster so many principal components; 0: the frames themselves
     whiten: bool = False  # give components unit variance
     stacked: bool = False  # fbank: two frames side by side, what the filterbank front end reads
-    imported: str | None = None  # a file of centroids made elsewhere (.npy, scikit-learn's joblib)
+    imported: str | None = None  # a folder of a teacher, or a file of centroids (.npy, scikit-learn's joblib)
     units: str | None = None  # a folder of units made elsewhere: phones, another model's labels; nothing is fitted
 
     def __post_init__(self) -> None:

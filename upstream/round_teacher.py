@@ -12,10 +12,11 @@ import torch
 from upstream import ranks
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
+from upstream.errors import InputError, UsageError
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.model.encoder import Encoder
-from upstream.pretrain_recipe import ProbeRecipe, TeacherRecipe
+from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe
 from upstream.progress import Report
 from upstream.recipe import as_settings
 from upstream.stage import content_hash, file_hash
@@ -40,14 +41,14 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
         probe: alignments for `layer: best`, which goes by the stability of labels in noise where there are none.
 
     Raises:
-        InputError: too few frames, or centroids of other features.
+        InputError: too few frames, or centroids or a teacher of other features, e.g. of another encoder.
     """
     layer = recipe.layer
     if recipe.features == "layer" and layer == BEST:
         layer = ranks.alone(lambda: _best_layer(recipe, encoders[0], manifest, train, probe, seed, device, progress))
     source = teacher_source(recipe, encoders, layer, device)
     if recipe.imported is not None:
-        return import_centroids(Path(recipe.imported), source.describe())
+        return _imported(Path(recipe.imported), source)
     return Teacher.fit(source, manifest, recipe.numbers if len(recipe.numbers) > 1 else recipe.numbers[0], seed=seed,
                        sample_frames=recipe.sample_frames, indices=train, iterations=recipe.iterations,
                        restarts=recipe.restarts, read=audio.wave, progress=progress,
@@ -75,7 +76,8 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
         if probe.seconds != ProbeRecipe().seconds:
             settings["probe_seconds"] = probe.seconds
     if recipe.imported is not None:
-        inputs["imported"] = file_hash(Path(recipe.imported))
+        path = Path(recipe.imported)
+        inputs["imported"] = Teacher.load(path).hash if path.is_dir() else file_hash(path)
         settings = {k: settings[k] for k in ("features", "layer", "probe_seconds") if k in settings}
     return settings, inputs
 
@@ -91,6 +93,27 @@ def teacher_source(recipe: TeacherRecipe, encoders: Sequence[Encoder], layer: An
         return LayerSource(encoders[0], layer, device)
     layers = [layer] if isinstance(layer, int) else list(layer)
     return MixSource([LayerSource(encoder, layers, device) for encoder in encoders])
+
+
+def check_given(rounds: Sequence[Round]) -> None:
+    """Raises UsageError naming the first round whose teacher or units, made elsewhere, are not there."""
+    for round_ in rounds:
+        for name in ("imported", "units"):
+            path = getattr(round_.teacher, name)
+            if path is not None and not Path(path).exists():
+                raise UsageError(f"rounds.{round_.number - 1}.teacher.{name}={path}: no such file or folder")
+
+
+def _imported(path: Path, source: Source) -> Teacher:
+    """Centroids in a file; or a teacher's folder, which says what it was fitted on: that must be what is read here."""
+    if not path.is_dir():
+        return import_centroids(path, source.describe())
+    teacher = Teacher.load(path)
+    try:
+        teacher.check(source)
+    except InputError as error:
+        raise InputError(f"imported={path}: {error}") from error
+    return teacher
 
 
 def _best_layer(recipe: TeacherRecipe, encoder: Encoder, manifest: Manifest, train: np.ndarray, probe: ProbeRecipe,

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import torch
 
-from upstream.errors import RecipeError, UsageError
+from upstream.errors import InputError, RecipeError, UsageError
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource
 from upstream.model import Encoder, MaskedPrediction, load_encoder, save_encoder
@@ -159,6 +159,33 @@ def test_a_teacher_of_the_first_round_may_read_any_encoder(recordings, published
     first, _ = rounds(recordings, tmp_path, *words)
     assert Teacher.load(tmp_path / "round1/teacher").features["dim"] == SHAPE.width
     assert load_encoder(first.encoder).config.width == 32  # read, and not started from
+
+
+def test_a_teacher_made_elsewhere_is_used_as_it_is_and_refused_where_another_encoder_is_read(recordings, published,
+                                                                                             tmp_path):
+    first, _ = rounds(recordings, tmp_path / "made", f"rounds.0.teacher.encoder={published['huggingface']}",
+                      "rounds.0.teacher.features=layer", "rounds.0.teacher.layer=3")
+    made = tmp_path / "made/round1/teacher"
+    reads = ["rounds.0.teacher.features=layer", "rounds.0.teacher.layer=3", f"rounds.0.teacher.imported={made}"]
+    again, _ = rounds(recordings, tmp_path / "again", f"rounds.0.teacher.encoder={published['ours']}", *reads)
+    assert Teacher.load(tmp_path / "again/round1/teacher").hash == Teacher.load(made).hash
+    assert again.units_result["hash"] == first.units_result["hash"]
+    save_encoder(Encoder(SHAPE).initialise(7), tmp_path / "other", extra={})
+    known = Teacher.load(made).features["encoder"][:12]
+    with pytest.raises(InputError, match=f"^imported=.*round1/teacher: .* on other features: encoder {known} is now "):
+        rounds(recordings, tmp_path / "wrong", f"rounds.0.teacher.encoder={tmp_path / 'other'}", *reads)
+    with pytest.raises(InputError, match="layer 3 is now 2"):
+        rounds(recordings, tmp_path / "wrong", f"rounds.0.teacher.encoder={published['ours']}", *reads,
+               "rounds.0.teacher.layer=2")
+    assert not (tmp_path / "wrong/round1/teacher/teacher.json").exists()
+
+
+@pytest.mark.parametrize("name", ["imported", "units"])
+def test_labels_made_elsewhere_that_are_not_there_are_told_before_anything_runs(recordings, tmp_path, name):
+    with pytest.raises(UsageError, match=rf"^rounds\.1\.teacher\.{name}={tmp_path}/none: no such file or folder"):
+        rounds(recordings, tmp_path / "run", "rounds.1.teacher.features=mfcc",
+               f"rounds.1.teacher.{name}={tmp_path}/none")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("word", "says"), [

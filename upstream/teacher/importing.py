@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.stage import file_hash
 from upstream.teacher.kmeans import MOST_CLUSTERS
 from upstream.teacher.quantiser import Quantiser
@@ -26,10 +26,14 @@ def import_centroids(path: Path, features: dict[str, Any]) -> Teacher:
             dimensions can be checked.
 
     Raises:
+        UsageError: no such file.
         FormatError: the file holds neither.
         InputError: centroids of another dimension than the features, not finite, or too many.
     """
     path = Path(path)
+    if not path.is_file():
+        what = "a teacher already" if (path / "teacher.json").is_file() else "no file of centroids"
+        raise UsageError(f"{path}: {what if path.exists() else 'no such file'}")
     centroids = _read_npy(path) if path.suffix == ".npy" else read_kmeans(path)
     if centroids.ndim != 2 or centroids.dtype.kind not in "fiu" or not 1 <= len(centroids) <= MOST_CLUSTERS:
         raise FormatError(f"{path}: {centroids.dtype} of shape {centroids.shape}; expected numbers (clusters, "

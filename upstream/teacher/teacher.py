@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,8 +235,13 @@ class Teacher:
         found = source.describe()
         different = [k for k in sorted(found.keys() | self.features.keys()) if found.get(k) != self.features.get(k)]
         if different:
-            says = ", ".join(f"{k} {self.features.get(k)} is now {found.get(k)}" for k in different)
+            says = ", ".join(f"{k} {_brief(self.features.get(k))} is now {_brief(found.get(k))}" for k in different)
             raise InputError(f"the teacher was fitted on other features: {says}; give it those, or fit a new one")
+
+
+def _brief(value: Any) -> str:
+    """A value as a message gives it: hashes (several are joined by a plus) by their beginnings."""
+    return re.sub(r"\b[0-9a-f]{64}\b", lambda found: found[0][:12], str(value))
 
 
 def _codebook_files(count: int) -> list[str]:

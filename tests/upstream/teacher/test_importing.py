@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import MfccSource
 from upstream.teacher.importing import import_centroids
 from upstream.teacher.teacher import Teacher
@@ -129,5 +129,10 @@ def test_files_that_hold_no_centroids_for_these_features_are_refused(tmp_path):
     np.save(tmp_path / "nan.npy", np.full((2, 39), np.nan))
     with pytest.raises(InputError, match="centroid 0 is not finite"):
         import_centroids(tmp_path / "nan.npy", FEATURES)
-    with pytest.raises(FormatError, match="no such file"):
+    with pytest.raises(UsageError, match=r"nowhere\.bin: no such file"):
         import_centroids(tmp_path / "nowhere.bin", FEATURES)
+    with pytest.raises(UsageError, match="no file of centroids"):
+        import_centroids(tmp_path, FEATURES)
+    (tmp_path / "teacher.json").write_text("{}")
+    with pytest.raises(UsageError, match="a teacher already"):
+        import_centroids(tmp_path, FEATURES)
