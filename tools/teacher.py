@@ -22,6 +22,7 @@ from upstream.features.streaming import draw_hours
 from upstream.model import load_encoder
 from upstream.progress import progress, say
 from upstream.teacher.alignments import find_alignments
+from upstream.teacher.gate import check_coverage
 from upstream.teacher.heat_map import plot_heat_map
 from upstream.teacher.importing import import_centroids
 from upstream.teacher.matching import named_source
@@ -151,6 +152,7 @@ def _proxies(stored: Units, manifest_path: Path, teacher: Path | None, encoder: 
     ids = [i for i in manifest.ids if i in stored]
     if not ids:
         raise InputError(f"{stored.folder}: no units of any utterance of {manifest_path}")
+    check_coverage(stored, manifest.only(ids))  # the same ids may be of other audio
     classes = stored.classes[stream]
     owners = [s for i, s in zip(manifest.ids, manifest.speakers) if i in stored]
     speakers = speaker_information(lambda i: stored.labels(i, stream), ids, owners, classes, seed)

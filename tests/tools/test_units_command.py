@@ -148,6 +148,16 @@ def test_proxies_need_no_alignments(data, tmp_path):
         call(*whole[:5], data / "mfcc", app=teacher_app)
 
 
+def test_proxies_of_a_manifest_with_the_same_ids_and_other_audio_are_refused(data, tmp_path):
+    call(data / "manifest.arrow", "--teacher", data / "mfcc", "--out", tmp_path / "store")
+    (tmp_path / "audio").mkdir()
+    for name, samples in (("a", 32_000), ("b", 40_000), ("c", 16_000)):
+        soundfile.write(tmp_path / "audio" / f"{name}.wav", np.zeros(samples), 16_000)
+    import_folder(tmp_path / "audio").save(tmp_path / "other.arrow")
+    with pytest.raises(InputError, match=r"^b: 149 labels for 40000 samples, expected 124; .* of other audio"):
+        call("quality", tmp_path / "store", "--proxies", tmp_path / "other.arrow", app=teacher_app)
+
+
 def test_teachers_of_every_kind_are_fitted(data, tmp_path):
     manifest = data / "manifest.arrow"
     for name, classes, words in (
