@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +16,7 @@ from upstream.errors import UsageError
 from upstream.outlook import Outlook, outlook
 from upstream.pretrain import RoundResult, stage_names
 from upstream.pretrain import pretrain as run_rounds
-from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, Round, rounds_of
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.stage import LOCK, busy, read_stage
@@ -23,6 +24,7 @@ from upstream.training.health import entropy_of, examine, verdict
 from upstream.training.loop import chosen_device
 from upstream.training.monitor import read_metrics
 from upstream.training.reference import reference_for
+from upstream.trial import audio_seconds_per_second
 
 
 def register(app: typer.Typer) -> None:
@@ -46,11 +48,11 @@ def pretrain(
     """Pretrain an encoder by rounds: teacher, units, masked prediction, and again with the encoder's own layer."""
     loaded = load_recipe(PretrainRecipe, recipe, overrides or [], SHIPPED)
     planned = rounds_of(loaded)
-    chosen_device(loaded.device)  # or say that there is none before ranks are started
+    device = chosen_device(loaded.device)  # or say that there is none before ranks are started
     course = Course(out, first, last)
     course.check(stage_names(loaded, planned))
     if dry_run:
-        _show(outlook(loaded, out), course)
+        _show(outlook(loaded, out, lambda round_: _tried(round_, device)), course)
         return
     rounds: list[RoundResult] = []
     with launched(ranks, [r.training.accumulate for r in planned]), following(course):
@@ -88,6 +90,14 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
         if record is not None and record.get("kind") == "encoder":
             for line in _health(folder, record["settings"]):
                 print(f"{folder.relative_to(run)}: {line}")
+
+
+def _tried(round_: Round, device: torch.device) -> float | None:
+    say(f"round {round_.number}: trying a short batch, to say how long the training takes")
+    rate = audio_seconds_per_second(round_, device)
+    if rate is not None:
+        say(f"  {rate:.0f} audio s/s in one process; decoding, validation and other ranks apart")
+    return rate
 
 
 def _show(stages: list[Outlook], course: Course) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Outlook:
     Attributes:
         state: `depends` where an earlier stage is to be done first: what that gives decides.
         why: it is stale, or depends.
-        seconds: it took, or will take at the rates measured in this run so far; None if nobody knows.
+        seconds: it took, or will take at the rates measured in this run so far, or in a trial; None if nobody knows.
         bytes: it has, or will have at most; None if nobody knows.
     """
 
@@ -43,8 +43,14 @@ class Outlook:
     bytes: int | None
 
 
-def outlook(recipe: PretrainRecipe, out: Path) -> list[Outlook]:
+Trial = Callable[[Round], float | None]  # audio seconds a second that a round trains at, as far as that can be tried
+
+
+def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: None) -> list[Outlook]:
     """Every stage of a run, in order; nothing is done and nothing is written.
+
+    Args:
+        trial: asked where nothing in the run says how fast a round trains, once for rounds of the same shape.
 
     Raises what `pretrain` raises about a recipe or recordings that cannot be used.
     """
@@ -55,38 +61,53 @@ def outlook(recipe: PretrainRecipe, out: Path) -> list[Outlook]:
         with following(Course(out, look=True)) as course:
             pretrain(recipe, out, lambda line: None)
         steps = {step.name: step for step in course.steps}
-    found, waits = [], ""
+    found, waits, tried = [], "", _once(trial)
     for name in names:
         step, record = steps.get(name), read_stage(out / name)
         state: str = step.state if step is not None else "depends" if waits and record is not None else "to do"
         why = step.why if step is not None else f"on {waits}" if state == "depends" else ""
         if state != "done" and not waits:
             waits = name
-        found.append(_ahead(recipe, rounds, out, name, state, why))
+        found.append(_ahead(recipe, rounds, out, name, state, why, tried))
     return found
 
 
-def _ahead(recipe: PretrainRecipe, rounds: list[Round], out: Path, name: str, state: str, why: str) -> Outlook:
+def _ahead(recipe: PretrainRecipe, rounds: list[Round], out: Path, name: str, state: str, why: str,
+           trial: Trial) -> Outlook:
     record = read_stage(out / name)
     if state == "done" and record is not None:
         return Outlook(name, state, why, record.get("seconds"), record.get("bytes"))
     number, _, kind = name.partition("/")
     round_ = rounds[int(number.removeprefix("round")) - 1] if kind else None
     if kind == "encoder" and round_ is not None:
-        return Outlook(name, state, why, _training_seconds(round_, out, name if state == "unfinished" else None),
+        return Outlook(name, state, why, _training_seconds(round_, out, name if state == "unfinished" else None, trial),
                        _encoder_bytes(round_))
     size = _units_bytes(recipe, round_, out) if kind == "units" and round_ is not None else None
     return Outlook(name, state, why, _like(out, kind, round_), size)
 
 
-def _training_seconds(round_: Round, out: Path, unfinished: str | None) -> float | None:
-    """What is left of the updates, at the median speed of the trainings in this run."""
+def _once(trial: Trial) -> Trial:
+    known: dict[str, float | None] = {}
+
+    def tried(round_: Round) -> float | None:
+        shape = repr((round_.encoder, round_.training, round_.mask, round_.objective))
+        if shape not in known:
+            known[shape] = trial(round_)
+        return known[shape]
+
+    return tried
+
+
+def _training_seconds(round_: Round, out: Path, unfinished: str | None, trial: Trial) -> float | None:
+    """What is left of the updates, at the median speed of the trainings in this run, or that of a trial."""
     speeds, done = [], 0
     for log in sorted(out.glob("round*/encoder/metrics.jsonl")):
         records = read_metrics(log.parent, "train")
         speeds += [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
         if unfinished is not None and log.parent == out / unfinished and records:
             done = records[-1]["update"]
+    if not speeds and (rate := trial(round_)):
+        speeds = [rate]
     if not speeds:
         return None
     recipe = round_.training

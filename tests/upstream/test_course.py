@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from upstream.course import Course, current, following
 from upstream.errors import UsageError
@@ -13,6 +14,7 @@ from upstream.pretrain import pretrain, stage_names
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.stage import read_stage
+from upstream.trial import audio_seconds_per_second
 
 TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
         "training.crop_seconds=1", "training.micro_batch_seconds=4", "training.batch_seconds=4", "valid_share=0.2",
@@ -179,3 +181,27 @@ def test_time_and_disk_ahead_follow_from_what_was_measured(recordings, run):
     assert ahead.bytes == pytest.approx(7 * weights, rel=0.1)
     [units] = [f for f in outlook(recipe(recordings, "seed=1"), run) if f.stage == "round1/units"]
     assert units.bytes == 2 * 6 * 74  # two bytes for each of (24000 - 80) // 320 frames
+
+
+def test_where_nothing_was_measured_a_trial_says_how_long_a_training_takes(recordings, tmp_path):
+    """By hand: updates * seconds an update / rate; rounds of the same shape are tried once."""
+    asked = []
+
+    def trial(round_):
+        asked.append(round_.number)
+        return 8.0
+
+    chosen = recipe(recordings, "training.updates=30")
+    found = {f.stage: f.seconds for f in outlook(chosen, tmp_path / "nothing", trial)}
+    assert found["round1/encoder"] == found["round2/encoder"] == 30 * chosen.training.batch_seconds / 8.0
+    assert found["round1/teacher"] is None
+    assert asked == [1]
+
+
+def test_a_trial_runs_the_rounds_own_shape(recordings):
+    first = rounds_of(recipe(recordings))[0]
+    rate = audio_seconds_per_second(first, torch.device("cpu"))
+    assert rate is not None
+    assert rate > 0
+    [other] = rounds_of(load_recipe(PretrainRecipe, "wav2vec2-tiny", [f"data={recordings}"], SHIPPED))
+    assert audio_seconds_per_second(other, torch.device("cpu")) is None  # another objective
