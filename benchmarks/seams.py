@@ -3,8 +3,9 @@
     hubertkit bench seams RECOGNISER TEST.arrow --out seams.json [--lm lm.arpa --tuned tuned.json]
 
 Utterances follow each other in the order of the manifest with a pause between them, up to so many minutes a recording,
-and each recording is transcribed as `hubertkit transcribe` does it, in windows, parted at pauses. Errors are counted
-against the joined texts, so what goes wrong at a seam counts as any other error.
+and each recording is transcribed as `hubertkit transcribe` does it, in windows, parted at pauses. Both ways errors are
+counted of the joined words against the joined texts: what goes wrong at a seam counts as any other error, and an
+alignment is as free to reach from one utterance into the next.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
         pause_seconds: of silence between two utterances.
 
     Returns:
-        Two rows for each decoder, `recordings` being `one by one` or `joined`: `count`, `longest_seconds`, `words`,
-        `errors`, `wer`; of `joined` also `difference`, in points, and `goal`.
+        Two rows for each decoder, `recordings` being `one by one` or `joined`: `count` of what is transcribed,
+        `longest_seconds`, `words`, `errors`, `wer`; of `joined` also `difference`, in points, and `goal`.
 
     Raises:
         UsageError: minutes or a pause that cannot be, or no recogniser.
@@ -59,8 +60,8 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
     for name, setting in settings.items():
         transcriber = Transcriber(recogniser, setting)
         for recordings, parts in (("one by one", alone), ("joined", whole)):
-            counted = _scored(transcriber, parts, f"{name}, {recordings}")
-            rows.append({"decoder": name, "recordings": recordings, **counted})
+            found = _transcribed(transcriber, [wave for wave, _ in parts], f"{name}, {recordings}")
+            rows.append({"decoder": name, "recordings": recordings, **_scored(parts, found, whole)})
         rows[-1] |= {"difference": round(rows[-1]["wer"] - rows[-2]["wer"], 3), "goal": GOAL}
         say(f"{name}: {rows[-2]['wer']:.2f} one by one, {rows[-1]['wer']:.2f} joined")
     return {"benchmark": "seams", "minutes": minutes, "pause_seconds": pause_seconds, "rows": rows}
@@ -82,12 +83,26 @@ def joined(parts: list[Recording], minutes: float, pause_seconds: float) -> Iter
         yield np.concatenate(waves), " ".join(texts)
 
 
-def _scored(transcriber: Transcriber, parts: list[Recording], label: str) -> dict[str, Any]:
+def _transcribed(transcriber: Transcriber, waves: list[np.ndarray], label: str) -> list[str]:
+    found = []
+    with progress(label, len(waves)) as report:
+        for number, wave in enumerate(waves, 1):
+            found.append(" ".join(word.word for word in transcriber.words([wave])))
+            report(number, len(waves))
+    return found
+
+
+def _scored(parts: list[Recording], found: list[str], whole: list[Recording]) -> dict[str, Any]:
+    """Errors of what was found in the parts, joined as the recordings of `whole` are."""
     words = errors = 0
-    with progress(label, len(parts)) as report:
-        for number, (wave, text) in enumerate(parts, 1):
-            found = " ".join(word.word for word in transcriber.words([wave]))
-            words, errors = words + len(text.split()), errors + word_errors(text, found)
-            report(number, len(parts))
+    left = iter(zip(parts, found))
+    for _, text in whole:
+        hypothesis: list[str] = []
+        heard = 0
+        while heard < len(text.split()):
+            (_, said), words_found = next(left)
+            heard, hypothesis = heard + len(said.split()), hypothesis + words_found.split()
+        words, errors = words + len(text.split()), errors + word_errors(text, " ".join(hypothesis))
+    errors += sum(len(words_found.split()) for _, words_found in left)  # of silent utterances at the end
     return {"count": len(parts), "longest_seconds": round(max(len(wave) for wave, _ in parts) / SAMPLE_RATE, 1),
             "words": words, "errors": errors, "wer": round(100 * errors / words, 3)}
