@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 _alone = False  # inside `alone` rank 0 is by itself: nobody would answer it
 _threads_together = 0  # threads of this rank when all ranks compute; 0: not set by us
+_joined = False
 
 
 def rank() -> int:
@@ -59,7 +60,7 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
         UsageError: this rank's GPU is missing.
         RankLost: another rank died before all were there.
     """
-    global _threads_together
+    global _joined, _threads_together
     if torch.cuda.is_available():
         local, cards = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
         if local >= cards:
@@ -67,11 +68,17 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
                              "GPUs, or set CUDA_VISIBLE_DEVICES= to train on the CPU")
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    _joined = True
     with _losses():
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     _threads_together = threads
     if threads:
         torch.set_num_threads(threads)
+
+
+def has_joined() -> bool:
+    """Whether this process is or was one of several."""
+    return _joined
 
 
 def leave() -> None:
