@@ -6,6 +6,7 @@ Results go to standard output, progress and warnings to standard error. Exit cod
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -69,8 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
     if ranks.has_joined():
         # Some threads of torch.distributed outlive the group, and now and then abort a process that takes itself apart
         # ("terminate called without an active exception"), which torchrun takes for a failure. All work is on disk.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(BrokenPipeError, ValueError):  # nobody reads on, or it was closed for that reason
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 
