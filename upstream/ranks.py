@@ -132,6 +132,11 @@ def add_up(tensor: Tensor) -> None:
         dist.all_reduce(tensor)
 
 
+def meet() -> None:
+    """Return once every rank has called this."""
+    add_up(torch.zeros(1))
+
+
 def gather(value: Result) -> list[Result]:
     """What every rank gives, in their order, on every rank; it must pickle."""
     if not _several():

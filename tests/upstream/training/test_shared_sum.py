@@ -1,0 +1,118 @@
+"""Sums through memory that ranks of one machine share."""
+
+import errno
+import multiprocessing
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from upstream import ranks
+from upstream.errors import RankLost
+from upstream.keyed import keyed_torch
+from upstream.training import shared_sum as module
+from upstream.training.distributed import GradientSum
+from upstream.training.shared_sum import shared_sum
+
+pytestmark = pytest.mark.skipif(not module.FOLDER.is_dir(), reason="no memory file system here")
+SIZE = 1001
+
+
+def vector(rank, turn):
+    return torch.randn(SIZE, generator=keyed_torch(0, "shared", rank, turn))
+
+
+def sums(rank, count):
+    shared = shared_sum(SIZE)
+    found = []
+    for turn in range(20):
+        shared.own.copy_(vector(rank, turn))
+        found.append(shared.add_up().clone())
+    expected = [torch.stack([vector(r, turn) for r in range(count)]).sum(0) for turn in range(20)]
+    return all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+def gradients(rank, count):
+    a, b, unused = (nn.Parameter(torch.zeros(3, 5)) for _ in range(3))
+    gradient_sum = GradientSum([a, b, unused])
+    shared = []
+    for turn in range(3):
+        a.grad, b.grad, unused.grad = torch.full((3, 5), rank + turn + 1.0), None, None
+        if rank == 0:
+            b.grad = torch.ones(3, 5)
+        flags = gradient_sum.join(finite=turn != 1 or rank == 0, stop=turn == 2 and rank == 0)
+        a.grad.mul_(0.5)  # as clipping does: each rank its own
+        shared.append((flags, float(a.grad[0, 0]), float(b.grad[2, 4]), unused.grad is None))
+    return gradient_sum._shared is not None, shared
+
+
+def one_without_room(rank, count):
+    if rank == 1:
+        module._mapped = lambda path, length: None
+    return shared_sum(SIZE) is None and not left()
+
+
+def full_disk(rank, count):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+    os.posix_fallocate = refuse
+    return shared_sum(SIZE) is None and not left()
+
+
+def lost(rank, count):
+    shared = shared_sum(SIZE)
+    if rank == 1:
+        os._exit(1)
+    with pytest.raises(RankLost):
+        shared.add_up()
+        shared.add_up()
+    return True
+
+
+def left():
+    ranks.meet()
+    return [p for p in module.FOLDER.iterdir() if p.name.startswith("hubertkit-")]
+
+
+def work(rank, count, port, job, queue):
+    torch.set_num_threads(1)
+    ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
+    queue.put((rank, job(rank, count)))
+    if job is not lost:
+        ranks.meet()
+        ranks.leave()
+
+
+def together(job, count, answers=None):
+    """What each rank's job gives."""
+    context = multiprocessing.get_context("spawn")
+    store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
+    queue = context.Queue()
+    processes = [context.Process(target=work, args=(r, count, store.port, job, queue)) for r in range(count)]
+    for process in processes:
+        process.start()
+    found = dict(queue.get(timeout=100) for _ in range(answers or count))
+    for process in processes:
+        process.join(20)
+    return [found[rank] for rank in sorted(found)]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_rank_gets_the_sum_of_all_vectors_to_the_bit_and_none_is_read_too_late(count):
+    assert together(sums, count) == [True] * count
+
+
+def test_gradients_are_added_up_and_scaled_by_each_rank_for_itself():
+    expected = [((True, False), 1.5, 1.0, True), ((False, False), 2.5, 1.0, True), ((True, True), 3.5, 1.0, True)]
+    assert together(gradients, 2) == [(True, expected)] * 2
+
+
+@pytest.mark.parametrize("job", [one_without_room, full_disk])
+def test_where_one_rank_has_no_such_memory_none_uses_it_and_no_file_stays(job):
+    assert together(job, 2) == [True, True]
+
+
+def test_a_rank_that_dies_ends_the_others():
+    assert together(lost, 2, answers=1) == [True]
