@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from upstream.frames import CONV_GRID
 from upstream.keyed import keyed
 from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask, batch_masks
+from upstream.training.compiling import compile_blocks
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, build_adamw, clip_gradients
 from upstream.training.precision import autocast
+from upstream.training.recipe import TrainingRecipe
 
 Step = Callable[[], float]
 MODELS = {
@@ -72,6 +74,7 @@ def hubertkit(work: Work) -> Step:
     """Ours."""
     model = MaskedPrediction(Encoder(EncoderConfig(**work.shape)), (work.classes,)).initialise(0)  # type: ignore[arg-type]
     model = model.to(work.device).train()
+    compile_blocks(model, TrainingRecipe(), work.device)  # as training does: on a GPU
     waveforms, mask, labels = work.waveforms(), work.mask(), work.labels()[..., None]
     return _step(work, model, lambda: model(waveforms, None, mask, labels).total)
 

@@ -34,7 +34,7 @@ from upstream.model.saving import encoder_hash
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
 from upstream.stage import run_stage
-from upstream.training.loop import EVERY, Loss, best_device, train, weights_settings
+from upstream.training.loop import EVERY, Loss, chosen_device, train, weights_settings
 from upstream.training.optimiser import ParameterGroup
 
 
@@ -82,7 +82,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", "encoder": _source_hash(recipe)}
 
     def work(folder: Path) -> dict[str, Any]:
-        device = best_device()
+        device = chosen_device(recipe.device)
         vocabulary = Vocabulary.characters()
         model = build_recogniser(recipe, vocabulary).to(device)
         task = RecogniserTask(model, vocabulary, manifest, dev, recipe, device)
@@ -105,7 +105,7 @@ def refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
 
 def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
     """What of a recipe the recogniser's weights depend on, besides its inputs' contents."""
-    elsewhere = {"data", "dev", "encoder", "validation_seconds", "cache"}
+    elsewhere = {"data", "dev", "encoder", "validation_seconds", "cache", "device"}
     if recipe.encoder != SCRATCH:
         elsewhere.add("architecture")  # a pretrained encoder brings its own
     if recipe.encoder == SCRATCH or not recipe.fresh_layers:

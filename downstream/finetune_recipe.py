@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from upstream.audio.caching import CacheRecipe
 from upstream.model.config import EncoderConfig
@@ -42,6 +42,7 @@ class FinetuneRecipe:
     architecture: EncoderConfig = field(default_factory=EncoderConfig)  # of an encoder from scratch
     changes: dict[str, Any] = field(default_factory=dict)  # dropouts and layerdrop that replace the encoder's own
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     frozen: bool = False  # train the head alone
     freeze_updates: int = 0  # train the head alone for so many updates first; not from scratch
     fresh_layers: int = 0  # last blocks of a pretrained encoder that start from random weights, with its final norm

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from downstream.captions import SpokenWord, Transcript
-from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS, emission_pieces, segments
+from downstream.chunking import OVERLAP_SECONDS, PAUSE_SECONDS, WINDOW_SECONDS, emission_pieces, segments
 from downstream.decode.alphabet import alphabet
 from downstream.decode.choice import Choice
 from downstream.decode.confidence import confidences, spellings_of
@@ -28,11 +28,15 @@ Failed = Callable[[Path, InputError], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to decode: greedily without a language model or hotwords unless told otherwise, by beam search with one."""
+    """How to decode: greedily without a language model or hotwords unless told otherwise, by beam search with one.
+
+    `pause_seconds` without a symbol end a word even where the recogniser says no separator; 0 leaves that to it.
+    """
 
     decoder: Choice = field(default_factory=Choice)
     window_seconds: float = WINDOW_SECONDS
     overlap_seconds: float = OVERLAP_SECONDS
+    pause_seconds: float = PAUSE_SECONDS
 
 
 def transcribe(folder: Path, files: list[Path], settings: Settings,
@@ -116,7 +120,7 @@ class Transcriber:
         pieces = emission_pieces(self._encode, blocks, self._grid, self._blank, self._settings.window_seconds,
                                  self._settings.overlap_seconds)
         rate = self._grid.rate
-        for first, rows in segments(pieces, self._columns):
+        for first, rows in segments(pieces, self._columns, round(self._settings.pause_seconds * rate)):
             usable = self._columns.usable(rows)
             words = self._decoder.decode("", rows, rate).words
             for word, sure in zip(words, confidences(usable, words, self._columns, rate, self._spelled)):

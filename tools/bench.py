@@ -51,7 +51,7 @@ from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.stage import disk_errors
-from upstream.training.loop import best_device
+from upstream.training.loop import best_device, chosen_device
 
 app = typer.Typer(no_args_is_help=True)
 SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory", "limit_memory"]
@@ -208,11 +208,16 @@ def teachers(
 def kmeans(
     out: Annotated[Path, typer.Option(help="The results file.")] = Path("kmeans.json"),
     points: Annotated[int, typer.Option(help="Frames to cluster.")] = KmeansPlan.points,
+    device: Annotated[str, typer.Option(help="Where ours runs: cpu or cuda.")] = "cpu",
 ) -> None:
     """k-means and labelling beside scikit-learn, as fairseq sets it, and faiss alone."""
+    chosen = chosen_device(device) if device in ("cpu", "cuda") else None
+    if chosen is None:
+        raise UsageError(f"--device {device}: cpu or cuda")
     if points < KmeansPlan.clusters:
         raise UsageError(f"--points {points}: at least {KmeansPlan.clusters}, the number of clusters")
-    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_kmeans(KmeansPlan(points=points), say)}
+    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]),
+               **run_kmeans(KmeansPlan(points=points, device=chosen), say)}
     write_results(out, results)
     Console().print(table(results["rows"], KMEANS_COLUMNS))
     print(out)

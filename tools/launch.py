@@ -50,12 +50,13 @@ def join_from_environment() -> None:
 
 
 @contextlib.contextmanager
-def launched(wanted: str, micro_batches: Sequence[int]) -> Iterator[None]:
+def launched(wanted: str, micro_batches: Sequence[int], device: str = AUTO) -> Iterator[None]:
     """Run the body in as many ranks as asked for.
 
     Args:
         wanted: a number, or `auto`.
         micro_batches: in an update of each training that will be run; the ranks share them evenly.
+        device: that the recipe asks for; with `cpu` the machine's GPUs do not count.
 
     Raises:
         UsageError: no number, one that does not divide the micro-batches, or more ranks than GPUs.
@@ -66,7 +67,8 @@ def launched(wanted: str, micro_batches: Sequence[int]) -> Iterator[None]:
         _check(ranks.count(), micro_batches)
         yield
         return
-    count = _chosen(wanted, micro_batches)
+    on_cpu = device == "cpu"
+    count = _chosen(wanted, micro_batches, 0 if on_cpu else torch.cuda.device_count())
     if count == 1:
         yield
         return
@@ -75,11 +77,11 @@ def launched(wanted: str, micro_batches: Sequence[int]) -> Iterator[None]:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name need not resolve
     store = dist.TCPStore(HOST, 0, count, True, wait_for_workers=False)
-    others = [_start(rank, count, threads, store.port) for rank in range(1, count)]
+    others = [_start(rank, count, threads, store.port, on_cpu) for rank in range(1, count)]
     try:
         _await(store, others)
         with _watched(others):  # already while they join: one that dies there closes no connection
-            ranks.join(0, count, store, threads)
+            ranks.join(0, count, store, threads, on_cpu)
             yield
     finally:
         ranks.leave()
@@ -95,16 +97,14 @@ def largest_share(micro_batches: Sequence[int], limit: int) -> int:
     return max(d for d in range(1, max(1, limit) + 1) if common % d == 0)
 
 
-def _chosen(wanted: str, micro_batches: Sequence[int]) -> int:
+def _chosen(wanted: str, micro_batches: Sequence[int], cards: int) -> int:
     if wanted == AUTO:
-        cards = torch.cuda.device_count()
         return largest_share(micro_batches, cards if cards else torch.get_num_threads())
     if not wanted.isdecimal() or int(wanted) < 1:
         raise UsageError(f"--ranks {wanted}: must be a number from 1, or auto")
-    cards = torch.cuda.device_count()
     if 0 < cards < int(wanted):
         raise UsageError(f"--ranks {wanted}: this machine has {cards} GPU{'s' * (cards > 1)}, and each rank needs one; "
-                         "use fewer ranks, or CUDA_VISIBLE_DEVICES= to train on the CPU")
+                         "use fewer ranks, or device=cpu")
     _check(int(wanted), micro_batches)
     return int(wanted)
 
@@ -117,9 +117,11 @@ def _check(count: int, micro_batches: Sequence[int]) -> None:
                              "training.micro_batch_seconds")
 
 
-def _start(rank: int, count: int, threads: int, port: int) -> subprocess.Popen[bytes]:
+def _start(rank: int, count: int, threads: int, port: int, on_cpu: bool) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
                    "HUBERTKIT_STORE": str(port), "OMP_NUM_THREADS": str(threads)}
+    if on_cpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.Popen([sys.executable, "-m", "tools.main", *sys.argv[1:]], env=environment,
                             stdin=subprocess.DEVNULL)
 

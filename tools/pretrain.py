@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.table import Table
 from tools.launch import AUTO, RanksOption, launched
 from upstream.course import Course, following
 from upstream.errors import UsageError
+from upstream.model.config import EncoderConfig
 from upstream.outlook import Outlook, outlook
 from upstream.pretrain import RoundResult, stage_names
 from upstream.pretrain import pretrain as run_rounds
@@ -24,7 +26,7 @@ from upstream.training.health import entropy_of, examine, verdict
 from upstream.training.loop import chosen_device
 from upstream.training.monitor import read_metrics
 from upstream.training.reference import reference_for
-from upstream.trial import audio_seconds_per_second
+from upstream.trial import audio_seconds_per_second, teacher_seconds
 
 
 def register(app: typer.Typer) -> None:
@@ -52,10 +54,11 @@ def pretrain(
     course = Course(out, first, last)
     course.check(stage_names(loaded, planned))
     if dry_run:
-        _show(outlook(loaded, out, lambda round_: _tried(round_, device)), course)
+        _show(outlook(loaded, out, lambda round_: _tried(round_, device),
+                      lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device)), course)
         return
     rounds: list[RoundResult] = []
-    with launched(ranks, [r.training.accumulate for r in planned]), following(course):
+    with launched(ranks, [r.training.accumulate for r in planned], loaded.device), following(course):
         rounds = run_rounds(loaded, out)
     if not rounds:
         say(f"stopped after {course.last}, as asked; the same command without --until goes on")
@@ -98,6 +101,12 @@ def _tried(round_: Round, device: torch.device) -> float | None:
     if rate is not None:
         say(f"  {rate:.0f} audio s/s in one process; decoding, validation and other ranks apart")
     return rate
+
+
+def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarray,
+                   device: torch.device) -> tuple[float, float] | None:
+    say(f"round {round_.number}: trying its teacher on some noise, to say how long it takes")
+    return teacher_seconds(round_, shapes, lengths, device)
 
 
 def _show(stages: list[Outlook], course: Course) -> None:

@@ -34,7 +34,7 @@ def finetune(
     """Train a recogniser on an encoder (encoder=DIR) or from scratch."""
     loaded = load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED)
     refuse_own_encoder(loaded, out)  # before the lock, which is a file in the folder
-    with launched(ranks, [loaded.training.accumulate]), locked(out):
+    with launched(ranks, [loaded.training.accumulate], loaded.device), locked(out):
         result = run_finetuning(loaded, out)
     print(f"{out}: encoder={loaded.encoder} " + " ".join(f"{k}={v}" for k, v in result.items() if k != "hash"))
 

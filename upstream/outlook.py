@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import torch
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, State, following
 from upstream.frames import CONV_GRID, frame_counts
+from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.pretrain import pretrain, stage_names
-from upstream.pretrain_recipe import PretrainRecipe, Round, outside_encoders, rounds_of
+from upstream.pretrain_recipe import PretrainRecipe, Round, encoders_read_by, outside_encoders, rounds_of
 from upstream.round_encoders import read_outside
 from upstream.stage import read_stage
 from upstream.teacher.units import Units
 from upstream.training.monitor import read_metrics
 
 FLOAT = 4  # bytes
+TEACHER_KINDS = ("teacher", "units")  # stages, in the order of a teacher trial's answer
 ADAM = 3  # times the weights: they and both moments
 
 
@@ -44,46 +47,63 @@ class Outlook:
 
 
 Trial = Callable[[Round], float | None]  # audio seconds a second that a round trains at, as far as that can be tried
+# Seconds of a round's teacher and of its units: of the round, the encoders that it reads, and (N,) samples.
+TeacherTrial = Callable[[Round, list[EncoderConfig], np.ndarray], tuple[float, float] | None]
 
 
-def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: None) -> list[Outlook]:
+def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: None,
+            teacher_trial: TeacherTrial = lambda round_, shapes, lengths: None) -> list[Outlook]:
     """Every stage of a run, in order; nothing is done and nothing is written.
 
     Args:
         trial: asked where nothing in the run says how fast a round trains, once for rounds of the same shape.
+        teacher_trial: asked once a round where nothing in the run says how long its teacher or units take.
 
     Raises what `pretrain` raises about a recipe or recordings that cannot be used.
     """
-    rounds = rounds_of(recipe, read_outside(outside_encoders(recipe))[1])
+    outside = read_outside(outside_encoders(recipe))[1]
+    rounds = rounds_of(recipe, outside)
     names = stage_names(recipe, rounds)
+    lengths = _lengths(recipe, out)
+
+    @cache
+    def teacher_tried(number: int) -> tuple[float, float] | None:
+        round_ = rounds[number - 1]
+        reads = encoders_read_by(round_, rounds, outside) if round_.teacher.features == "layer" else []
+        return None if lengths is None else teacher_trial(round_, [r for r in reads if r is not None], lengths)
+
     steps = {}
     if out.is_dir():
         with following(Course(out, look=True)) as course:
             pretrain(recipe, out, lambda line: None)
         steps = {step.name: step for step in course.steps}
-    found, waits, tried = [], "", _once(trial)
+    found, waits, trials = [], "", (_once(trial), teacher_tried)
     for name in names:
         step, record = steps.get(name), read_stage(out / name)
         state: str = step.state if step is not None else "depends" if waits and record is not None else "to do"
         why = step.why if step is not None else f"on {waits}" if state == "depends" else ""
         if state != "done" and not waits:
             waits = name
-        found.append(_ahead(recipe, rounds, out, name, state, why, tried))
+        found.append(_ahead(rounds, out, name, state, why, lengths, trials))
     return found
 
 
-def _ahead(recipe: PretrainRecipe, rounds: list[Round], out: Path, name: str, state: str, why: str,
-           trial: Trial) -> Outlook:
+def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, lengths: np.ndarray | None,
+           trials: tuple[Trial, Callable[[int], tuple[float, float] | None]]) -> Outlook:
     record = read_stage(out / name)
     if state == "done" and record is not None:
         return Outlook(name, state, why, record.get("seconds"), record.get("bytes"))
     number, _, kind = name.partition("/")
     round_ = rounds[int(number.removeprefix("round")) - 1] if kind else None
     if kind == "encoder" and round_ is not None:
-        return Outlook(name, state, why, _training_seconds(round_, out, name if state == "unfinished" else None, trial),
+        return Outlook(name, state, why,
+                       _training_seconds(round_, out, name if state == "unfinished" else None, trials[0]),
                        _encoder_bytes(round_))
-    size = _units_bytes(recipe, round_, out) if kind == "units" and round_ is not None else None
-    return Outlook(name, state, why, _like(out, kind, round_), size)
+    size = _units_bytes(round_, lengths) if kind == "units" and round_ is not None else None
+    seconds = _like(out, kind, round_)
+    if seconds is None and round_ is not None and kind in TEACHER_KINDS and (tried := trials[1](round_.number)):
+        seconds = tried[TEACHER_KINDS.index(kind)]
+    return Outlook(name, state, why, seconds, size)
 
 
 def _once(trial: Trial) -> Trial:
@@ -123,14 +143,19 @@ def _encoder_bytes(round_: Round) -> int:
     return weights * (1 + ADAM * min(kept, recipe.updates))
 
 
-def _units_bytes(recipe: PretrainRecipe, round_: Round, out: Path) -> int | None:
-    """Two bytes a frame and stream."""
+def _lengths(recipe: PretrainRecipe, out: Path) -> np.ndarray | None:
+    """(N,) samples of the recordings, where there is a manifest."""
     sources = [p for p in (out / "corpus" / "manifest.arrow", Path(recipe.data)) if p.is_file()]
-    if not sources:
+    return Manifest.load(sources[0]).lengths if sources else None
+
+
+def _units_bytes(round_: Round, lengths: np.ndarray | None) -> int | None:
+    """Two bytes a frame and stream."""
+    if lengths is None:
         return None
-    frames = int(frame_counts(Manifest.load(sources[0]).lengths, CONV_GRID).sum())
     given = round_.teacher.units
-    return 2 * frames * len(round_.teacher.numbers if given is None else Units.load(Path(given)).classes)
+    streams = len(round_.teacher.numbers if given is None else Units.load(Path(given)).classes)
+    return 2 * int(frame_counts(lengths, CONV_GRID).sum()) * streams
 
 
 def _like(out: Path, kind: str, round_: Round | None) -> float | None:

@@ -330,7 +330,7 @@ def _check_layers(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[
         later = [n for n in now.teacher.rounds if not 1 <= n < now.number]
         if later:
             raise RecipeError(f"{where}: teacher.rounds={later[0]}: a teacher reads rounds before its own")
-        for config in _read_by(now, rounds, outside):
+        for config in encoders_read_by(now, rounds, outside):
             asked.append((f"{where}: teacher.layer", 1, now.teacher.layers, config))
     for name, first, layers, config in asked:
         wrong = [layer for layer in layers if config is not None and not first <= layer <= config.layers]
@@ -338,8 +338,8 @@ def _check_layers(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[
             raise RecipeError(f"{name}={wrong[0]}: the encoder that it reads has layers {first} to {config.layers}")
 
 
-def _read_by(now: Round, rounds: list[Round],
-             outside: Mapping[str, EncoderConfig] | None) -> list[EncoderConfig | None]:
+def encoders_read_by(now: Round, rounds: list[Round],
+                     outside: Mapping[str, EncoderConfig] | None) -> list[EncoderConfig | None]:
     """What the encoders are that a round's teacher reads; None where that is not known yet."""
     source = now.teacher.encoder or (now.init if now.number == 1 else None)
     if source is not None:

@@ -49,25 +49,27 @@ def share() -> slice:
     return slice(rank(), None, count())
 
 
-def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 0) -> None:
+def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 0, on_cpu: bool = False) -> None:
     """Become one of `count` ranks; returns once all are there.
 
     Args:
         store: where they meet; None takes `torchrun`'s environment variables.
         threads: of this process while all ranks compute; alone, rank 0 may use those of all. 0 leaves them.
+        on_cpu: leave the machine's GPUs alone.
 
     Raises:
         UsageError: this rank's GPU is missing.
         RankLost: another rank died before all were there.
     """
     global _joined, _threads_together
-    if torch.cuda.is_available():
+    with_gpu = torch.cuda.is_available() and not on_cpu
+    if with_gpu:
         local, cards = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
         if local >= cards:
             raise UsageError(f"rank {local} of this machine has no GPU, for there are {cards}; start as many ranks as "
-                             "GPUs, or set CUDA_VISIBLE_DEVICES= to train on the CPU")
+                             "GPUs, or use device=cpu")
         torch.cuda.set_device(local)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
     _joined = True
     with _losses():
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)

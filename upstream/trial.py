@@ -1,23 +1,31 @@
-"""How fast a round would train here, before anything of it is there: a few steps on noise of the recipe's shape."""
+"""How fast a round would be done here, before anything of it is there: its training by a few steps on noise of the
+recipe's shape, its teacher and units by the features of some noise."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from upstream.frames import SAMPLE_RATE
+from upstream.frames import CONV_GRID, SAMPLE_RATE, frame_counts
 from upstream.keyed import keyed, keyed_torch
+from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.masking import batch_masks
-from upstream.pretrain_recipe import Round
+from upstream.pretrain_recipe import Round, TeacherRecipe
+from upstream.round_teacher import BEST, teacher_source
+from upstream.teacher.kmeans import fit
 from upstream.training.precision import autocast
 from upstream.training.recipe import AUTO
 
 MOST_SECONDS = 32.0  # of audio in the step: BASE takes five seconds for it on two cores
 CLASSES = 100  # a class more or less costs nothing beside the encoder
 STEPS = 2  # the first is slower: memory and kernels are found
+UTTERANCES, UTTERANCE_SECONDS = 4, 12.0  # of noise, for features
+FIT_FRAMES = 20_000  # of noise, for k-means; the time of more is in proportion, or a little less
 
 
 def audio_seconds_per_second(round_: Round, device: torch.device) -> float | None:
@@ -48,3 +56,62 @@ def audio_seconds_per_second(round_: Round, device: torch.device) -> float | Non
     except (torch.OutOfMemoryError, MemoryError):
         return None
     return rows * recipe.crop_seconds / (time.perf_counter() - began)
+
+
+def teacher_seconds(round_: Round, shapes: Sequence[EncoderConfig], lengths: np.ndarray,
+                    device: torch.device) -> tuple[float, float] | None:
+    """Seconds that a round's teacher and its units would take in one process; decoding is not in it.
+
+    Args:
+        shapes: of the encoders that the teacher reads, where it reads layers.
+        lengths: (N,) samples of the recordings.
+
+    Returns:
+        None for a round that fits no teacher and makes no units, and where memory does not suffice.
+    """
+    recipe = round_.teacher
+    if not round_.has_teacher or round_.has_units_already:
+        return None
+    rate, dim = _heard(recipe, shapes, device)
+    if rate is None:
+        return None
+    frames = frame_counts(lengths, CONV_GRID)
+    drawn = min(recipe.sample_frames, int(frames.sum()))
+    # An utterance of which no frame is drawn is not read; few are not.
+    read = 1 - (1 - drawn / max(1, int(frames.sum()))) ** frames
+    fitting = 0.0
+    if recipe.imported is None and recipe.kind != "random":
+        fitting = float((read * lengths).sum()) / SAMPLE_RATE / rate + _fit_seconds(recipe, dim, drawn, device)
+    return fitting, float(lengths.sum()) / SAMPLE_RATE / rate
+
+
+def _heard(recipe: TeacherRecipe, shapes: Sequence[EncoderConfig], device: torch.device) -> tuple[float | None, int]:
+    """Audio seconds a second at which features are made, and how many values a frame has; None: no room."""
+    layer = shapes[0].layers if recipe.layer == BEST and shapes else recipe.layer
+    noise = keyed(0, "trial").standard_normal((UTTERANCES, int(UTTERANCE_SECONDS * SAMPLE_RATE)), np.float32) * 0.1
+    try:
+        encoders = [Encoder(shape).initialise(0).eval() for shape in shapes]
+        source = teacher_source(recipe, encoders, layer, device)
+        for _ in range(STEPS):
+            began = time.perf_counter()
+            for _, frames in source.stream(_Noise(noise), range(UTTERANCES), lambda index: noise[index]):
+                float(frames[0, 0])  # waits for a GPU
+    except (torch.OutOfMemoryError, MemoryError):
+        return None, 0
+    return UTTERANCES * UTTERANCE_SECONDS / (time.perf_counter() - began), int(source.describe()["dim"])
+
+
+def _fit_seconds(recipe: TeacherRecipe, dim: int, frames: int, device: torch.device) -> float:
+    """What k-means takes on so many frames of noise; other kinds of teachers take about as long."""
+    tried = min(frames, max(FIT_FRAMES, 2 * max(recipe.numbers)))
+    points = torch.randn(tried, dim, generator=keyed_torch(0, "trial")).to(device)
+    began = time.perf_counter()
+    for clusters in recipe.numbers:
+        if clusters < tried:
+            fit(points, clusters, 0, recipe.iterations, recipe.restarts)
+    return (time.perf_counter() - began) * frames / max(1, tried)
+
+
+class _Noise:
+    def __init__(self, waves: np.ndarray) -> None:
+        self.lengths = np.full(len(waves), waves.shape[1])

@@ -135,7 +135,7 @@ from tools import launch
 launch.LOOK_SECONDS = launch.LAST_WORDS_SECONDS = 0.2
 code = "import sys, torch.distributed as dist; from tools import launch; " \\
        "dist.TCPStore(launch.HOST, int(sys.argv[1]), 2, False).set(launch._here(1), ''); sys.exit(3)"
-launch._start = lambda rank, count, threads, port: subprocess.Popen([sys.executable, "-c", code, str(port)])
+launch._start = lambda rank, count, threads, port, on_cpu: subprocess.Popen([sys.executable, "-c", code, str(port)])
 with launch.launched("2", [4]):
     print("joined")
 """
@@ -199,6 +199,28 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UsageError, match="rank 2 of this machine has no GPU, for there are 2"):
         ranks.join(2, 4)
+
+
+def test_a_recipe_for_the_cpu_may_have_more_ranks_than_there_are_gpus_and_hides_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    started = []
+
+    def start(rank, count, threads, port, on_cpu):
+        started.append((rank, on_cpu))
+        return subprocess.Popen([sys.executable, "-c", "exit(3)"])
+
+    monkeypatch.setattr(launch, "_start", start)
+    with pytest.raises(RankLost, match="before it began"), launched("4", [4], "cpu"):
+        pass
+    assert started == [(1, True), (2, True), (3, True)]
+
+
+def test_other_ranks_of_a_recipe_for_the_cpu_see_no_gpu(monkeypatch):
+    seen = []
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda words, env, stdin: seen.append(env))
+    for on_cpu in (True, False):
+        launch._start(1, 2, 1, 1234, on_cpu)
+    assert [env.get("CUDA_VISIBLE_DEVICES") for env in seen] == ["", os.environ.get("CUDA_VISIBLE_DEVICES")]
 
 
 def test_a_gpu_that_a_recipe_asks_for_and_that_is_missing_is_wrong_use(recordings, tmp_path, capsys):

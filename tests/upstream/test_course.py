@@ -1,12 +1,15 @@
 """A part of a run: from a stage on, until a stage, and what a changed value makes stale."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from upstream import trial
+from upstream.audio.corpora.folder import import_folder
 from upstream.course import Course, current, following
 from upstream.errors import UsageError
 from upstream.outlook import outlook
@@ -196,6 +199,47 @@ def test_where_nothing_was_measured_a_trial_says_how_long_a_training_takes(recor
     assert found["round1/encoder"] == found["round2/encoder"] == 30 * chosen.training.batch_seconds / 8.0
     assert found["round1/teacher"] is None
     assert asked == [1]
+
+
+def test_a_trial_says_how_long_teachers_and_units_take_and_is_asked_once_a_round(recordings, tmp_path):
+    asked = []
+
+    def tried(round_, shapes, lengths):
+        asked.append((round_.number, [shape.layers for shape in shapes], len(lengths)))
+        return 5.0 * round_.number, 7.0 * round_.number
+
+    manifest = tmp_path / "all.arrow"
+    import_folder(recordings, None).save(manifest)
+    chosen = recipe(manifest)
+    found = {f.stage: f.seconds for f in outlook(chosen, tmp_path / "nothing", teacher_trial=tried)}
+    assert (found["round1/teacher"], found["round1/units"]) == (5.0, 7.0)
+    assert (found["round2/teacher"], found["round2/units"]) == (10.0, 14.0)
+    assert asked == [(1, [], 6), (2, [chosen.encoder.layers], 6)]
+    folder = {f.stage: f.seconds for f in outlook(recipe(recordings), tmp_path / "nothing", teacher_trial=tried)}
+    assert folder["round1/units"] is None, "nobody has counted a folder's recordings yet"
+
+
+def test_seconds_of_a_teacher_follow_from_the_rate_of_its_features(recordings, monkeypatch):
+    """By hand: 20 utterances of 10 s at 50 audio seconds a second are labelled in 4 s; a sample of one frame reads a
+    single utterance, .2 s, on average."""
+    monkeypatch.setattr(trial, "_heard", lambda recipe, shapes, device: (50.0, 39))
+    monkeypatch.setattr(trial, "_fit_seconds", lambda recipe, dim, frames, device: 3.0 + dim)
+    lengths, cpu = np.full(20, 160_000), torch.device("cpu")
+    [first, *_] = rounds_of(recipe(recordings, "rounds.0.teacher.sample_frames=100000"))
+    assert trial.teacher_seconds(first, [], lengths, cpu) == pytest.approx((4 + 42, 4))
+    [first, *_] = rounds_of(recipe(recordings, "rounds.0.teacher.kind=random"))
+    assert trial.teacher_seconds(first, [], lengths, cpu) == pytest.approx((0, 4))
+    few = replace(first, teacher=replace(first.teacher, kind="auto", clusters=2, sample_frames=2))
+    assert trial.teacher_seconds(few, [], lengths, cpu)[0] - 42 == pytest.approx(2 * 0.2, rel=0.06)
+    given = replace(first, teacher=replace(first.teacher, kind="auto", units="somewhere"))
+    assert trial.teacher_seconds(given, [], lengths, cpu) is None
+
+
+def test_a_teachers_trial_hears_noise_through_the_shapes_that_it_reads(recordings):
+    one, two = rounds_of(recipe(recordings))
+    for round_, shapes in ((one, []), (two, [one.encoder])):
+        fitting, labelling = trial.teacher_seconds(round_, shapes, np.full(3, 32_000), torch.device("cpu"))
+        assert fitting > labelling > 0
 
 
 def test_a_trial_runs_the_rounds_own_shape(recordings):

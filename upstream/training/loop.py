@@ -28,6 +28,7 @@ from upstream.keyed import keyed_int
 from upstream.progress import progress, say
 from upstream.training.allocator import keep_memory
 from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint, training_state
+from upstream.training.compiling import compile_blocks
 from upstream.training.distributed import GradientSum
 from upstream.training.fitting import is_out_of_memory, no_room
 from upstream.training.health import Finding
@@ -42,7 +43,7 @@ from upstream.training.monitor import (
     read_metrics,
 )
 from upstream.training.optimiser import ParameterGroup, build_adamw, clip_gradients, set_rates
-from upstream.training.peak import Arithmetic
+from upstream.training.peak import Arithmetic, advice
 from upstream.training.pool import Pool as Pool
 from upstream.training.precision import LossScale, autocast
 from upstream.training.prefetching import prefetched
@@ -108,6 +109,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     if device.type == "cpu":
         keep_memory()
     prepare(task.model, recipe)
+    compile_blocks(task.model, recipe, device)
     shards = Shards(task, device) if recipe.shard and can_shard() else None
     optimiser = build_adamw(task.groups(), recipe.optimiser)
     settings = {"seed": seed, "training": weights_settings(recipe)}
@@ -121,6 +123,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     if ranks.first():
         cut_back(folder / SKIPPED, start)
     monitor, arithmetic = Monitor(folder, start, recipe.wandb), Arithmetic(device, recipe.precision)
+    if ranks.first() and (hint := advice(device, recipe.precision)):
+        say(f"{what}: {hint}")
     speed = Speed()
     gradients, scale = shards or GradientSum(task.model.parameters()), LossScale(recipe.precision, state.get("scale"))
 

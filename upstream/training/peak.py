@@ -16,6 +16,7 @@ from upstream import ranks
 SIZES = {"cpu": 1024, "cuda": 8192}  # rows of the product: large enough for the full rate, milliseconds of work
 REPEATS = 3
 AGAIN_SECONDS = 60.0  # after which the rate is measured once more
+SLOW = 0.8  # of the rate in float32, below which bfloat16 does not pay
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 
 
@@ -65,6 +66,17 @@ def matmul_rate(device: torch.device, precision: str) -> float:
         _wait(device)
         times.append(time.perf_counter() - began)
     return 2 * size**3 / max(min(times), 1e-9)
+
+
+def advice(device: torch.device, precision: str) -> str | None:
+    """What to say where a CPU has slow bfloat16 products, or none of its own; None where there is nothing to say."""
+    if device.type != "cpu" or precision != "bf16":
+        return None
+    share = matmul_rate(device, "bf16") / matmul_rate(device, "float32")
+    if share > SLOW:
+        return None
+    return (f"this processor multiplies in bf16 at {share:.2g} times its rate in float32: training.precision=float32 "
+            "is faster here")
 
 
 def _wait(device: torch.device) -> None:

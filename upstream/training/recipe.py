@@ -10,6 +10,7 @@ from upstream.training.precision import Precision
 
 AUTO = "auto"
 
+
 @dataclass(frozen=True)
 class TrainingRecipe:
     """How long, in what batches, with what optimiser. Defaults are HuBERT BASE's on one machine."""
@@ -23,6 +24,7 @@ class TrainingRecipe:
     precision: Precision = "bf16"  # of matmuls; losses and norms stay in float32. fp16: for GPUs without bf16
     shard: bool = False  # spread weights, gradients and optimiser over ranks (FSDP2), for models too large for one
     checkpoint_activations: bool = False  # compute blocks again in the backward pass: less memory, a third more work
+    compile: Any = AUTO  # true, false or auto: compile the Transformer's blocks; auto: on a GPU
     log_every: int = 50
     validate_every: int = 1000
     save_every: int = 1000
@@ -36,6 +38,8 @@ class TrainingRecipe:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"training.{name}={value}, must be at least 1")
+        if self.compile not in (True, False, AUTO):
+            raise ValueError(f"training.compile={self.compile}, must be true, false or auto")
         if self.keep_every < 0:
             raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
         if self.batch_seconds == AUTO:
@@ -72,4 +76,4 @@ def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
 
 
 _NO_MATTER = {"log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best", "wandb",
-              "shard", "checkpoint_activations"}
+              "shard", "checkpoint_activations", "compile"}
