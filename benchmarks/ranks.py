@@ -15,6 +15,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,13 @@ from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.training.monitor import read_metrics
+from upstream.training.shared_sum import shared_sum
 
 _NAMES = {"ranks": "ranks of one training", "apart": "trainings apart"}
 GOAL = 1.8  # times one rank, of two
 UTTERANCES, SECONDS = 48, 10.0  # of the recordings: 15 updates of the recipe an epoch
 HOST = "127.0.0.1"
+VALUES = 4_900_000  # parameters of hubert-tiny
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ def run(plan: Plan, say: Callable[[str], None] = say) -> dict[str, Any]:
     Returns:
         Rows of `what` (`ranks`: they share every update; `apart`: a training each), `processes`, `threads` (of each),
         `audio_seconds_per_second` (of all together: median), `spread` (its quartiles), `times_one`, and `goal` where
-        there is one. `times_one` is over one rank in the same turn (median over turns).
+        there is one. `times_one` is over one rank in the same turn (median over turns). And `sums`: milliseconds in
+        which two ranks add up the gradients of `hubert-tiny`, all copies included, through shared memory (None where
+        there is none) and by messages.
     """
     readings: dict[tuple[str, int], list[list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="ranks-") as made:
@@ -78,7 +83,55 @@ def run(plan: Plan, say: Callable[[str], None] = say) -> dict[str, Any]:
                 readings.setdefault((what, count), []).append(found)
                 say(f"{statistics.median(found):.1f} audio s/s")
     return {"benchmark": "ranks", "recipe": "hubert-tiny", "updates": plan.updates, "overrides": list(plan.overrides),
-            "rows": [_row(what, count, readings) for what, count in readings]}
+            "sums": sums(), "rows": [_row(what, count, readings) for what, count in readings]}
+
+
+def sums(values: int = VALUES) -> dict[str, Any]:
+    """What adding up so many float32 takes two ranks of one thread: `values`, `shared_memory_ms`, `messages_ms`."""
+    context = multiprocessing.get_context("spawn")
+    store, queue = dist.TCPStore(HOST, 0, 2, True, wait_for_workers=False), context.Queue()
+    processes = [context.Process(target=_add_up, args=(rank, store.port, values, queue)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise HubertkitError("adding up gradients failed; what it said stands above")
+    return {"values": values, **queue.get()}
+
+
+def _add_up(rank: int, port: int, values: int, queue: Any) -> None:
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    ranks.join(rank, 2, dist.TCPStore(HOST, port, 2, False), 1)
+    gradient, found = torch.ones(values), torch.empty(values)
+    shared = shared_sum(values)
+
+    def through_memory() -> None:
+        assert shared is not None
+        shared.own.copy_(gradient)
+        found.copy_(shared.add_up())
+
+    def by_messages() -> None:
+        found.copy_(gradient)
+        ranks.add_up(found)
+
+    taken = {"shared_memory_ms": None if shared is None else _milliseconds(through_memory),
+             "messages_ms": _milliseconds(by_messages)}
+    if rank == 0:
+        queue.put(taken)
+    ranks.leave()
+
+
+def _milliseconds(work: Callable[[], None], repeats: int = 60, left_out: int = 10) -> float:
+    times = []
+    for _ in range(repeats):
+        ranks.meet()
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return round(1e3 * statistics.median(times[left_out:]), 2)
 
 
 def _kinds(plan: Plan) -> list[tuple[str, int]]:

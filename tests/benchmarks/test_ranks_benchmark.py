@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.ranks import Plan, run
+from benchmarks.ranks import Plan, run, sums
 from benchmarks.results import check
 from tools.main import run as main
 
@@ -21,6 +21,7 @@ def test_one_rank_two_ranks_and_two_trainings_apart_are_measured():
     assert found["rows"][1]["times_one"] == pytest.approx(two / one, abs=0.01)
     check({"format": 1, "date": "2026-01-01", "machine": {"processor": "x", "cores": 2},
            "versions": {"python": "3", "torch": "2"}, "command": "x", **found}, "rows")
+    assert found["sums"]["messages_ms"] > 0
     assert said[0] == "turn 1 of 1: ranks of one training, 1 of them"
 
 
@@ -29,3 +30,10 @@ def test_too_few_updates_are_refused(tmp_path, capsys):
     assert "at least 40" in capsys.readouterr().err
     with pytest.raises(ValueError, match="two readings"):
         Plan(updates=3, log_every=2)
+
+
+def test_both_ways_to_add_up_gradients_are_measured():
+    found = sums(1000)
+    assert found["values"] == 1000
+    assert found["messages_ms"] > 0
+    assert found["shared_memory_ms"] is None or found["shared_memory_ms"] > 0
