@@ -50,7 +50,7 @@ from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.recipe import load_recipe
-from upstream.stage import disk_errors
+from upstream.stage import check_out, disk_errors
 from upstream.training.loop import best_device, chosen_device
 
 app = typer.Typer(no_args_is_help=True)
@@ -91,7 +91,7 @@ def low_resource(
 
 @app.command("speed")
 def speed(
-    out: Annotated[Path, typer.Option(help="The results file.")] = Path("speed.json"),
+    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("speed.json"),
     device: Annotated[str, typer.Option(help="cpu or cuda; the GPU if there is one.")] = "",
     quick: Annotated[bool, typer.Option(help="A tiny model, to see that it runs; the figures say nothing.")] = False,
 ) -> None:
@@ -108,7 +108,7 @@ def speed(
 @app.command("feeding")
 def feeding(
     recordings: Annotated[Path, typer.Argument(help="A manifest, or a folder of audio.")],
-    out: Annotated[Path, typer.Option(help="The results file.")] = Path("feeding.json"),
+    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("feeding.json"),
     minutes: Annotated[float, typer.Option(help="Of audio to read.")] = 30.0,
 ) -> None:
     """Decoding, caching and cropping: audio seconds a second, from FLAC, WAV, Opus, memory and disk."""
@@ -125,7 +125,7 @@ def feeding(
 def seams(
     recogniser: Annotated[Path, typer.Argument(help="Folder of a recogniser, as `finetune` writes it.")],
     test: Annotated[Path, typer.Argument(help="Manifest of utterances with texts.")],
-    out: Annotated[Path, typer.Option(help="The results file.")] = Path("seams.json"),
+    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("seams.json"),
     lm: Annotated[Path | None, typer.Option(help="ARPA file; without it decoding is greedy only.")] = None,
     tuned: Tuned = None,
     minutes: Annotated[float, typer.Option(help="Of a joined recording at most.")] = 30.0,
@@ -144,7 +144,7 @@ def seams(
 @app.command("curves")
 def curves(
     name: Annotated[str, typer.Argument(help="A recipe whose beginning is kept: " + ", ".join(CURVES))],
-    out: Annotated[Path, typer.Option(help="The results file.")] = Path("curve.json"),
+    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("curve.json"),
     run: Annotated[Path, typer.Option(help="Folder of speech and run; the same command again goes on there.")] = Path(
         "curve-run"),
     updates: Annotated[int, typer.Option(help="To make; 0: the curve's own number.")] = 0,
@@ -167,7 +167,8 @@ def curves(
 
 @app.command("scale")
 def scale(
-    out: Annotated[Path, typer.Option(help="The results file; the manifest is made beside it and removed.")] = Path(
+    out: Annotated[Path, typer.Option(callback=check_out, help="The results file; the manifest is made beside it and "
+                                                             "removed.")] = Path(
         "scale.json"),
     utterances: Annotated[int, typer.Option(help="Of the synthetic manifest; 15.4 s each.")] = UTTERANCES,
 ) -> None:
@@ -206,7 +207,7 @@ def teachers(
 
 @app.command("kmeans")
 def kmeans(
-    out: Annotated[Path, typer.Option(help="The results file.")] = Path("kmeans.json"),
+    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("kmeans.json"),
     points: Annotated[int, typer.Option(help="Frames to cluster.")] = KmeansPlan.points,
     device: Annotated[str, typer.Option(help="Where ours runs: cpu or cuda.")] = "cpu",
 ) -> None:
@@ -225,7 +226,7 @@ def kmeans(
 
 @app.command("ranks")
 def ranks_together(
-    out: Annotated[Path, typer.Option(help="The results file.")] = Path("ranks.json"),
+    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("ranks.json"),
     updates: Annotated[int, typer.Option(help="Of each training.")] = RanksPlan.updates,
     repeats: Annotated[int, typer.Option(help="Turns of all trainings.")] = RanksPlan.repeats,
 ) -> None:
@@ -241,7 +242,8 @@ def ranks_together(
 @app.command("lm")
 def lm(
     text: Annotated[Path, typer.Argument(help="Plain or .gz text, one sentence a line.")],
-    out: Annotated[Path, typer.Option(help="The results file; the same command again goes on with it.")] = Path(
+    out: Annotated[Path, typer.Option(callback=check_out, help="The results file; the same command again goes on with "
+                                                             "it.")] = Path(
         "lm.json"),
 ) -> None:
     """Estimating n-gram models of a text, in memory and within 2 GiB: seconds and peak memory."""

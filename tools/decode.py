@@ -33,7 +33,7 @@ from tools.decoder_options import (
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder
 from upstream.errors import UsageError
 from upstream.progress import progress, say
-from upstream.stage import write_json
+from upstream.stage import check_out, write_json
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default, one on a GPU.")]
 
@@ -46,7 +46,8 @@ def register(app: typer.Typer) -> None:
 
 def decode(
     emissions: Annotated[Path, typer.Argument(help="Folder of emissions, as `hubertkit emit` writes it.")],
-    out: Annotated[Path, typer.Option(help="Hypotheses to write, one JSON object a line.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(callback=check_out, help="Hypotheses to write, one JSON object a "
+                                      "line.")] = ...,  # type: ignore[assignment]
     decoder: Decoder = None,
     lm: Lm = None,
     lm_weight: LmWeight = None,
@@ -86,8 +87,8 @@ def tune(
     references: Annotated[Path, typer.Option(help="Its manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
     lm: Annotated[Path, typer.Option(help="ARPA file (.arpa, .arpa.gz); batched takes packed .ngrams too, lexicon "
                                           "with --lexicon a KenLM binary.")] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(help="JSON file for `hubertkit decode --tuned`; a picture of what was tried is "
-                                           "written beside it (.png).")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(callback=check_out, help="JSON file for `hubertkit decode --tuned`; a picture of "
+                                                              "what was tried is written beside it (.png).")] = ...,  # type: ignore[assignment]
     final: Annotated[Path | None, typer.Option(help="Manifest of the final score's set: refuse to tune on it.")] = None,
     decoder: Annotated[Name, typer.Option(help="Which to tune for; see `hubertkit decode --help`.")] = Name.batched,
     beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default.")] = None,

@@ -171,6 +171,14 @@ def _lock(run: Path) -> int:
     return descriptor
 
 
+def check_out(path: Path) -> Path:
+    """The path of a file to be written, to be asked before an hour's work; UsageError if nothing can be renamed to it:
+    a folder, a device or a pipe."""
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of a device or fail on a folder
+        raise UsageError(f"{path}: no ordinary file; give another name")
+    return path
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` on success, remove it on failure.
@@ -180,9 +188,7 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: `path` is a folder, a device or a pipe.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():  # a rename would put a file in the place of a device or fail on a folder
-        raise UsageError(f"{path}: no ordinary file; give another name")
+    path = check_out(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

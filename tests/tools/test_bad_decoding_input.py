@@ -155,3 +155,12 @@ def test_a_lexicon_word_that_cannot_be_spelled_is_named(bad, monkeypatch, capsys
 def test_an_order_that_the_text_cannot_support_is_named(bad, monkeypatch, capsys, way):
     monkeypatch.chdir(bad)
     fails(bad, capsys, 1, "lower --order", "lm", "build", "ref.txt", "--order", "30", "--out", "x.arpa", *way)
+
+
+@pytest.mark.parametrize("command", ["decode", "tune", "rescore", "rescore-tune", "bench seams"])
+def test_a_folder_in_the_place_of_the_file_to_write_is_refused_before_the_work(tmp_path, capsys, command):
+    """It was refused when the work of an hour was done."""
+    words = {"decode": "E", "tune": "E --references R --lm L", "rescore": "H --model M", "bench seams": "R T",
+             "rescore-tune": "H --references R --model M"}[command]
+    assert run([*command.split(), *words.split(), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path}: no ordinary file" in capsys.readouterr().err.replace("\n", "")
