@@ -106,7 +106,8 @@ def labelling(plan: Plan, say: Callable[[str], None] = say) -> list[dict[str, An
     systems: dict[str, Callable[[], Any]] = {"matrix product alone": lambda: frames @ book.T,
                                              "hubertkit": lambda: assign(frames, book)}
     if index is not None:
-        systems["faiss"] = lambda: index.search(frames.cpu().numpy(), 1)
+        on_host = frames.cpu().numpy()
+        systems["faiss"] = lambda: index.search(on_host, 1)
     times: dict[str, list[float]] = {name: [] for name in systems}
     say(f"labelling {plan.label_frames} frames of {plan.label_dim} by {plan.label_clusters} centroids")
     for _ in range(plan.repeats + 1):  # in turn: all meet the same noise of the machine; the first time warms up
@@ -129,11 +130,10 @@ def labelling(plan: Plan, say: Callable[[str], None] = say) -> list[dict[str, An
 def labelling_a_layer(plan: Plan, say: Callable[[str], None] = say) -> dict[str, Any]:
     """Labels of recordings as a round makes them: the encoder up to a layer, and the nearest centroid of each frame.
 
-    Decoding is not in it. In bfloat16 on a GPU, in float32 elsewhere.
+    Decoding is not in it.
     """
     encoder = Encoder(plan.encoder).initialise(plan.seed).eval()
-    source = LayerSource(encoder, plan.layer, plan.device,
-                         precision="bfloat16" if plan.device.type == "cuda" else "float32")
+    source = LayerSource(encoder, plan.layer, plan.device)  # in float32, as rounds do
     rng = keyed(plan.seed, "recordings")
     samples = int(plan.utterance_seconds * SAMPLE_RATE)
     waves = 0.1 * rng.standard_normal((plan.utterances, samples), np.float32)

@@ -2,10 +2,10 @@
 
     hubertkit bench seams RECOGNISER TEST.arrow --out seams.json [--lm lm.arpa --tuned tuned.json]
 
-Utterances follow each other in the order of the manifest with a pause between them, up to so many minutes a recording,
-and each recording is transcribed as `hubertkit transcribe` does it, in windows, parted at pauses. Both ways errors are
-counted of the joined words against the joined texts: what goes wrong at a seam counts as any other error, and an
-alignment is as free to reach from one utterance into the next.
+Utterances follow each other in the order of the manifest, up to so many minutes a recording, and each recording is
+transcribed as `hubertkit transcribe` does it, in windows, parted at pauses. Both ways errors are counted of the joined
+words against the joined texts: what goes wrong at a seam counts as any other error, and an alignment is as free to
+reach from one utterance into the next.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Recording = tuple[np.ndarray, str]  # (S,) float32 at 16 kHz, and what is said
 
 
 def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes: float = 30.0,
-        pause_seconds: float = 0.5, say: Callable[[str], None] = say) -> dict[str, Any]:
+        pause_seconds: float = 0.0, say: Callable[[str], None] = say) -> dict[str, Any]:
     """Rows for a results file.
 
     Args:
@@ -37,7 +37,8 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
         test: recordings with texts.
         settings: how to decode, by the name that rows have as `decoder`.
         minutes: of a joined recording at most; an utterance is never parted.
-        pause_seconds: of silence between two utterances.
+        pause_seconds: of digital silence between two utterances, which a recogniser may never have met; most have
+            quiet of their own around what is said.
 
     Returns:
         Two rows for each decoder, `recordings` being `one by one` or `joined`: `count` of what is transcribed,

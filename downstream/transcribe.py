@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from downstream.captions import SpokenWord, Transcript
-from downstream.chunking import OVERLAP_SECONDS, PAUSE_SECONDS, WINDOW_SECONDS, emission_pieces, segments
+from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS
 from downstream.decode.alphabet import alphabet
 from downstream.decode.choice import Choice
 from downstream.decode.confidence import confidences, spellings_of
+from downstream.phrases import PAUSE_SECONDS, phrases
 from downstream.recogniser import load_recogniser
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
@@ -30,7 +31,7 @@ Failed = Callable[[Path, InputError], None]
 class Settings:
     """How to decode: greedily without a language model or hotwords unless told otherwise, by beam search with one.
 
-    `pause_seconds` without a symbol end a word even where the recogniser says no separator; 0 leaves that to it.
+    At `pause_seconds` without a symbol a recording is parted (`downstream.phrases`); 0 leaves it whole.
     """
 
     decoder: Choice = field(default_factory=Choice)
@@ -115,12 +116,11 @@ class Transcriber:
     def words(self, blocks: Iterable[np.ndarray]) -> Iterator[SpokenWord]:
         """Words of a recording as its blocks (S,) float32 at 16 kHz come in; what was given never changes.
 
-        Words come once a window is complete and the word after them has begun; see `downstream.chunking`.
+        Words come once a window is complete and a pause, or the next word, is behind them; see `downstream.phrases`.
         """
-        pieces = emission_pieces(self._encode, blocks, self._grid, self._blank, self._settings.window_seconds,
-                                 self._settings.overlap_seconds)
-        rate = self._grid.rate
-        for first, rows in segments(pieces, self._columns, round(self._settings.pause_seconds * rate)):
+        chosen, rate = self._settings, self._grid.rate
+        for first, rows, _ in phrases(self._encode, blocks, self._grid, self._columns, self._blank,
+                                      chosen.window_seconds, chosen.overlap_seconds, chosen.pause_seconds):
             usable = self._columns.usable(rows)
             words = self._decoder.decode("", rows, rate).words
             for word, sure in zip(words, confidences(usable, words, self._columns, rate, self._spelled)):

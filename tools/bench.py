@@ -56,7 +56,8 @@ from upstream.training.loop import best_device, chosen_device
 app = typer.Typer(no_args_is_help=True)
 SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory", "limit_memory"]
 SPEED_COLUMNS = ["system", "model", "precision", "seconds", "share_of_peak", "peak_memory"]
-KMEANS_COLUMNS = ["what", "system", "seconds", "inertia", "held_out_inertia", "share_of_matmul"]
+KMEANS_COLUMNS = ["what", "system", "seconds", "inertia", "held_out_inertia", "share_of_matmul",
+                  "audio_seconds_per_second", "hours_960"]
 TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "phone_purity", "cluster_purity"]
 FEEDING_COLUMNS = ["what", "source", "threads", "audio_seconds_per_second", "goal"]
 SEAM_COLUMNS = ["decoder", "recordings", "count", "longest_seconds", "words", "errors", "wer", "difference", "goal"]
@@ -129,7 +130,7 @@ def seams(
     lm: Annotated[Path | None, typer.Option(help="ARPA file; without it decoding is greedy only.")] = None,
     tuned: Tuned = None,
     minutes: Annotated[float, typer.Option(help="Of a joined recording at most.")] = 30.0,
-    pause: Annotated[float, typer.Option(help="Seconds of silence between two utterances.")] = 0.5,
+    pause: Annotated[float, typer.Option(help="Seconds of digital silence between two utterances.")] = 0.0,
 ) -> None:
     """Utterances transcribed one by one, and joined to long recordings: what the seams cost."""
     choice = choice_of(lm=lm, tuned=tuned)

@@ -104,9 +104,12 @@ def _tried(round_: Round, device: torch.device) -> float | None:
 
 
 def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarray,
-                   device: torch.device) -> tuple[float, float] | None:
+                   device: torch.device) -> tuple[float | None, float] | None:
     say(f"round {round_.number}: trying its teacher on some noise, to say how long it takes")
-    return teacher_seconds(round_, shapes, lengths, device)
+    found = teacher_seconds(round_, shapes, lengths, device)
+    if found is not None and found[0] is None:
+        say("  how long the sweep takes that picks its layer is not known")
+    return found
 
 
 def _show(stages: list[Outlook], course: Course) -> None:

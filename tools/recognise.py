@@ -16,6 +16,7 @@ from tools.launch import AUTO, RanksOption, launched
 from upstream.audio.manifest import Manifest
 from upstream.recipe import load_recipe
 from upstream.stage import locked
+from upstream.training.loop import chosen_device
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +35,7 @@ def finetune(
     """Train a recogniser on an encoder (encoder=DIR) or from scratch."""
     loaded = load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED)
     refuse_own_encoder(loaded, out)  # before the lock, which is a file in the folder
+    chosen_device(loaded.device)  # or say that there is none before ranks are started
     with launched(ranks, [loaded.training.accumulate], loaded.device), locked(out):
         result = run_finetuning(loaded, out)
     print(f"{out}: encoder={loaded.encoder} " + " ".join(f"{k}={v}" for k, v in result.items() if k != "hash"))

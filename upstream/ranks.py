@@ -67,7 +67,7 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
         local, cards = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
         if local >= cards:
             raise UsageError(f"rank {local} of this machine has no GPU, for there are {cards}; start as many ranks as "
-                             "GPUs, or use device=cpu")
+                             "GPUs, or set CUDA_VISIBLE_DEVICES= to train on the CPU")
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
     _joined = True

@@ -17,7 +17,7 @@ from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.masking import batch_masks
 from upstream.pretrain_recipe import Round, TeacherRecipe
 from upstream.round_teacher import BEST, teacher_source
-from upstream.teacher.kmeans import fit
+from upstream.teacher.kmeans import STARTS, fit, levels
 from upstream.training.precision import autocast
 from upstream.training.recipe import AUTO
 
@@ -25,7 +25,7 @@ MOST_SECONDS = 32.0  # of audio in the step: BASE takes five seconds for it on t
 CLASSES = 100  # a class more or less costs nothing beside the encoder
 STEPS = 2  # the first is slower: memory and kernels are found
 UTTERANCES, UTTERANCE_SECONDS = 4, 12.0  # of noise, for features
-FIT_FRAMES = 20_000  # of noise, for k-means; the time of more is in proportion, or a little less
+FIT_FRAMES = 20_000  # of noise, for k-means; the time of more is in proportion to the frames that are gone over
 
 
 def audio_seconds_per_second(round_: Round, device: torch.device) -> float | None:
@@ -59,8 +59,9 @@ def audio_seconds_per_second(round_: Round, device: torch.device) -> float | Non
 
 
 def teacher_seconds(round_: Round, shapes: Sequence[EncoderConfig], lengths: np.ndarray,
-                    device: torch.device) -> tuple[float, float] | None:
-    """Seconds that a round's teacher and its units would take in one process; decoding is not in it.
+                    device: torch.device) -> tuple[float | None, float] | None:
+    """Seconds that a round's teacher and its units would take in one process; decoding is not in it. None for a teacher
+    whose layer a sweep is to pick.
 
     Args:
         shapes: of the encoders that the teacher reads, where it reads layers.
@@ -79,8 +80,8 @@ def teacher_seconds(round_: Round, shapes: Sequence[EncoderConfig], lengths: np.
     drawn = min(recipe.sample_frames, int(frames.sum()))
     # An utterance of which no frame is drawn is not read; few are not.
     read = 1 - (1 - drawn / max(1, int(frames.sum()))) ** frames
-    fitting = 0.0
-    if recipe.imported is None and recipe.kind != "random":
+    fitting: float | None = None if recipe.features == "layer" and recipe.layer == BEST else 0.0
+    if fitting is not None and recipe.imported is None and recipe.kind != "random":
         fitting = float((read * lengths).sum()) / SAMPLE_RATE / rate + _fit_seconds(recipe, dim, drawn, device)
     return fitting, float(lengths.sum()) / SAMPLE_RATE / rate
 
@@ -103,13 +104,24 @@ def _heard(recipe: TeacherRecipe, shapes: Sequence[EncoderConfig], device: torch
 
 def _fit_seconds(recipe: TeacherRecipe, dim: int, frames: int, device: torch.device) -> float:
     """What k-means takes on so many frames of noise; other kinds of teachers take about as long."""
-    tried = min(frames, max(FIT_FRAMES, 2 * max(recipe.numbers)))
-    points = torch.randn(tried, dim, generator=keyed_torch(0, "trial")).to(device)
-    began = time.perf_counter()
+    seconds = 0.0
     for clusters in recipe.numbers:
-        if clusters < tried:
-            fit(points, clusters, 0, recipe.iterations, recipe.restarts)
-    return (time.perf_counter() - began) * frames / max(1, tried)
+        tried = min(frames, max(FIT_FRAMES, 2 * clusters))
+        if clusters >= tried:
+            continue
+        points = torch.randn(tried, dim, generator=keyed_torch(0, "trial")).to(device)
+        fit(points, clusters, 0, 1)  # loads what it needs
+        began = time.perf_counter()
+        fit(points, clusters, 0, recipe.iterations, recipe.restarts)
+        taken = time.perf_counter() - began
+        seconds += taken * _gone_over(frames, clusters, recipe) / _gone_over(tried, clusters, recipe)
+    return seconds
+
+
+def _gone_over(frames: int, clusters: int, recipe: TeacherRecipe) -> int:
+    """Frames that k-means goes over, each as often as it does."""
+    coarse, *finer = [(len(part), times) for part, times in levels(torch.empty(frames, 1), clusters, recipe.iterations)]
+    return (STARTS if finer else 1) * coarse[0] * coarse[1] + sum(count * times for count, times in finer)
 
 
 class _Noise:

@@ -1,17 +1,13 @@
-"""Windows leave no seam: every frame comes once, in order, and words are parted between words only."""
+"""Windows leave no seam: every frame comes once, in order."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downstream.chunking import emission_pieces, parted_at_pauses, seam, segments
-from downstream.decode.alphabet import alphabet
-from downstream.decode.greedy import greedy
+from downstream.chunking import emission_pieces, seam
 from upstream.errors import UsageError
 from upstream.frames import CONV_GRID, STACKED_GRID
-
-SYMBOLS = ("<pad>", "|", "A", "B")
 
 
 def local(grid):
@@ -58,68 +54,3 @@ def test_windows_are_joined_at_the_blank_nearest_to_the_middle():
 def test_windows_that_cannot_be_are_refused(lengths):
     with pytest.raises(UsageError, match="overlap"):
         list(emission_pieces(local(CONV_GRID), [], CONV_GRID, 0, *lengths))
-
-
-@settings(deadline=None)
-@given(path=st.lists(st.integers(0, 3), max_size=60), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=30))
-def test_greedy_words_of_segments_are_those_of_the_whole(path, sizes):
-    rows = np.log(np.eye(4)[path].reshape(-1, 4) * 0.96 + 0.01).astype(np.float32)
-    cuts = np.cumsum(sizes)
-    pieces = [piece for piece in np.split(rows, cuts[cuts < len(rows)]) if len(piece)]
-    found = []
-    for first, part in segments([(p, i == len(pieces) - 1) for i, p in enumerate(pieces)], alphabet(SYMBOLS, 0)):
-        assert np.array_equal(part, rows[first:first + len(part)])
-        found += [(w.word, round(w.start_s * 50) + first, round(w.end_s * 50) + first)
-                  for w in greedy(part, SYMBOLS, 0, 50.0).words]
-    whole = greedy(rows, SYMBOLS, 0, 50.0).words
-    assert found == [(w.word, round(w.start_s * 50), round(w.end_s * 50)) for w in whole]
-
-
-def rows_of(path):
-    """Emissions whose likeliest path is this: `-` blank, `|` separator."""
-    rows = np.full((len(path), len(SYMBOLS)), -5.0, np.float32)
-    rows[np.arange(len(path)), ["-|AB".index(c) for c in path]] = -0.1
-    return rows
-
-
-def path_of(rows):
-    return "".join("-|AB"[c] for c in rows.argmax(axis=1))
-
-
-@pytest.mark.parametrize(("path", "expected"), [
-    ("A----B", "A-|--B"),  # by hand: four frames of blank between frames 0 and 5, the middle is frame 2
-    ("A---B", "A---B"),
-    ("--A----B----", "--A-|--B----"),  # not before the first letter nor after the last
-    ("A--|--B", "A--|--B"),
-    ("A|------B", "A|------B"),
-    ("A------|B", "A------|B"),
-    ("A----A----B", "A-|--A-|--B"),
-    ("-----", "-----"),
-    ("", ""),
-])
-def test_a_long_pause_between_letters_ends_a_word(path, expected):
-    columns = alphabet(SYMBOLS, 0)
-    assert path_of(parted_at_pauses(rows_of(path), columns, 4)) == expected
-
-
-@settings(deadline=None, max_examples=50)
-@given(path=st.text("-|AB", max_size=60), pause=st.integers(1, 10))
-def test_pauses_take_no_letter_away_and_leave_none_longer(path, pause):
-    columns = alphabet(SYMBOLS, 0)
-    rows = rows_of(path)
-    found = parted_at_pauses(rows, columns, pause)
-    assert np.array_equal(rows, rows_of(path)), "the rows given are not written to"
-    assert np.array_equal(np.sort(found, axis=1), np.sort(rows, axis=1))
-    assert path_of(found).replace("|", "-") == path.replace("|", "-")
-    assert np.array_equal(parted_at_pauses(found, columns, pause), found)
-
-
-@settings(deadline=None, max_examples=50)
-@given(path=st.text("----|AB", max_size=60), sizes=st.lists(st.integers(1, 20), min_size=60, max_size=60))
-def test_a_pause_ends_a_word_wherever_pieces_end(path, sizes):
-    columns, rows = alphabet(SYMBOLS, 0), rows_of(path)
-    cuts = [c for c in np.cumsum(sizes) if c < len(rows)]
-    parts = np.split(rows, cuts)
-    pieces = [(part, i == len(parts) - 1) for i, part in enumerate(parts)]
-    found = [w.word for _, part in segments(pieces, columns, 4) for w in greedy(part, SYMBOLS, 0, 50.0).words]
-    assert found == [w.word for w in greedy(parted_at_pauses(rows, columns, 4), SYMBOLS, 0, 50.0).words]

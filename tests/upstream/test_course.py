@@ -229,10 +229,21 @@ def test_seconds_of_a_teacher_follow_from_the_rate_of_its_features(recordings, m
     assert trial.teacher_seconds(first, [], lengths, cpu) == pytest.approx((4 + 42, 4))
     [first, *_] = rounds_of(recipe(recordings, "rounds.0.teacher.kind=random"))
     assert trial.teacher_seconds(first, [], lengths, cpu) == pytest.approx((0, 4))
+    picked = replace(first, teacher=replace(first.teacher, features="layer", layer="best", kind="auto"))
+    assert trial.teacher_seconds(picked, [first.encoder], lengths, cpu) == (None, pytest.approx(4))
     few = replace(first, teacher=replace(first.teacher, kind="auto", clusters=2, sample_frames=2))
     assert trial.teacher_seconds(few, [], lengths, cpu)[0] - 42 == pytest.approx(2 * 0.2, rel=0.06)
     given = replace(first, teacher=replace(first.teacher, kind="auto", units="somewhere"))
     assert trial.teacher_seconds(given, [], lengths, cpu) is None
+
+
+def test_k_means_takes_as_long_as_it_goes_over_frames(recordings):
+    """By hand: 20,000 frames get all 30 iterations; of a million, 15,625 get 12 from each of six starts, and 62,500,
+    250,000 and all of them get 15, 4 and 1."""
+    [first, *_] = rounds_of(recipe(recordings))
+    teacher = replace(first.teacher, iterations=30)
+    assert trial._gone_over(20_000, 100, teacher) == 600_000
+    assert trial._gone_over(1_000_000, 100, teacher) == 6 * 12 * 15_625 + 15 * 62_500 + 4 * 250_000 + 1_000_000
 
 
 def test_a_teachers_trial_hears_noise_through_the_shapes_that_it_reads(recordings):

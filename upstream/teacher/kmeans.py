@@ -25,7 +25,7 @@ Engine = Literal["faiss", "torch"]
 MOST_CLUSTERS = 1 << 16  # labels are stored as uint16
 _REPAIRS = 10
 _ENOUGH = 120  # points a cluster that a part must have
-_STARTS = 6  # on the coarsest part
+STARTS = 6  # on the coarsest part
 
 
 def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts: int = 1,
@@ -57,7 +57,7 @@ def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts
     points = points.contiguous()
     chosen = engine or default_engine(points.device)
     (coarse, times), *finer = levels(points, clusters, iterations)
-    starts = _STARTS if finer else 1
+    starts = STARTS if finer else 1
     results = []
     for restart in range(max(1, restarts)):
         faiss_seed = keyed_int(seed, "faiss", restart) % (1 << 31)

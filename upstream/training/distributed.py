@@ -32,6 +32,9 @@ class GradientSum:
 
         Returns:
             Whether all were finite, and whether any was asked to stop: the same on every rank.
+
+        Raises:
+            RankLost: another rank has died.
         """
         if ranks.count() == 1:
             return finite, stop

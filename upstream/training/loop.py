@@ -109,7 +109,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     if device.type == "cpu":
         keep_memory()
     prepare(task.model, recipe)
-    compile_blocks(task.model, recipe, device)
+    if compiled := compile_blocks(task.model, recipe, device):
+        say(f"{what}: the Transformer's blocks are compiled, which takes a minute at first")
     shards = Shards(task, device) if recipe.shard and can_shard() else None
     optimiser = build_adamw(task.groups(), recipe.optimiser)
     settings = {"seed": seed, "training": weights_settings(recipe)}
@@ -122,7 +123,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     pool = Pool(state.get("pool", {}) if ranks.first() else {})
     if ranks.first():
         cut_back(folder / SKIPPED, start)
-    monitor, arithmetic = Monitor(folder, start, recipe.wandb), Arithmetic(device, recipe.precision)
+    monitor, arithmetic = Monitor(folder, start, recipe.wandb), Arithmetic(device, recipe.precision, compiled)
     if ranks.first() and (hint := advice(device, recipe.precision)):
         say(f"{what}: {hint}")
     speed = Speed()

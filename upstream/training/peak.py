@@ -28,8 +28,8 @@ class Arithmetic:
     pass, as in `benchmarks.speed`; recomputed activations are no work. Element-wise operations count nothing.
     """
 
-    def __init__(self, device: torch.device, precision: str) -> None:
-        self._device, self._precision = device, precision
+    def __init__(self, device: torch.device, precision: str, compiled: bool = False) -> None:
+        self._device, self._precision, self._compiled = device, precision, compiled
         self._peak, self._measured = matmul_rate(device, precision), time.monotonic()
         self._each = 0.0  # operations of an update for a second of audio; 0 until counted
 
@@ -39,7 +39,9 @@ class Arithmetic:
         if self._each or not audio_seconds > 0:
             yield
             return
-        with _Counter() as counter:
+        # Compiled code is not counted, and what is met for the first time under a counter is never compiled.
+        plain = torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
+        with plain, _Counter() as counter:
             yield
         self._each = 3 * counter.operations / audio_seconds
 
@@ -72,11 +74,12 @@ def advice(device: torch.device, precision: str) -> str | None:
     """What to say where a CPU has slow bfloat16 products, or none of its own; None where there is nothing to say."""
     if device.type != "cpu" or precision != "bf16":
         return None
-    share = matmul_rate(device, "bf16") / matmul_rate(device, "float32")
+    rates = {kind: max(matmul_rate(device, kind) for _ in range(2)) for kind in ("float32", "bf16")}
+    share = rates["bf16"] / rates["float32"]
     if share > SLOW:
         return None
     return (f"this processor multiplies in bf16 at {share:.2g} times its rate in float32: training.precision=float32 "
-            "is faster here")
+            "may be faster here")
 
 
 def _wait(device: torch.device) -> None:

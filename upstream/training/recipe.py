@@ -40,6 +40,9 @@ class TrainingRecipe:
                 raise ValueError(f"training.{name}={value}, must be at least 1")
         if self.compile not in (True, False, AUTO):
             raise ValueError(f"training.compile={self.compile}, must be true, false or auto")
+        if self.compile is True and (self.shard or self.checkpoint_activations):
+            raise ValueError("training.compile=true goes with neither training.shard nor "
+                             "training.checkpoint_activations; leave one of them out")
         if self.keep_every < 0:
             raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
         if self.batch_seconds == AUTO:

@@ -1,12 +1,14 @@
 """The sum of a vector over ranks of one machine, through memory that they share instead of messages.
 
 A message over the loopback device is copied four times and wakes threads on cores that are busy; here each rank adds up
-its slice of what all have written. Memory is that of a file without a name: when the last rank ends, however it ends,
-it is gone.
+its slice of what all have written. Memory is that of a file whose name is taken away as soon as all have it: when the
+last rank ends, however it ends, it is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import secrets
 import sys
@@ -22,6 +24,10 @@ FOLDER = Path("/dev/shm")  # files in memory, on Linux
 
 class SharedSum:
     """Float32 vectors of one size, one of each rank, and their sum. Make it with `shared_sum`.
+
+    Args:
+        memory: ((ranks + 1) * size,) float32, the same on every rank.
+        size: of a vector.
 
     Attributes:
         own: (size,) what this rank adds; write to it, then call `add_up`.
@@ -47,37 +53,58 @@ class SharedSum:
 
 
 def shared_sum(size: int) -> SharedSum | None:
-    """A sum through shared memory; None on every rank if any has none with the first one, or there is no room."""
+    """A sum through shared memory; None on every rank if any has none with the first one, or there is no room.
+
+    Raises:
+        RankLost: another rank has died.
+    """
     if ranks.count() == 1 or any(system != "linux" for system in ranks.gather(sys.platform)):
         return None
-    path = FOLDER / f"hubertkit-{secrets.token_hex(16)}"  # on another machine nobody has this name
-    length = 4 * size * (ranks.count() + 1)
-    made = ranks.gather(str(path) if ranks.first() and _made(path, length) else "")[0]
-    memory = _mapped(made, length) if made else None
-    everybody = all(ranks.gather(memory is not None))
-    if made and ranks.first():
-        path.unlink()
+    path, length = FOLDER / f"hubertkit-{secrets.token_hex(16)}", 4 * size * (ranks.count() + 1)
+    try:
+        made, word = ranks.gather((str(path), _made(path, length)) if ranks.first() else ("", None))[0]
+        memory = _mapped(made, length, word) if word is not None else None
+        everybody = all(ranks.gather(memory is not None))
+    finally:
+        if ranks.first():
+            path.unlink(missing_ok=True)
     return SharedSum(memory, size) if everybody and memory is not None else None
 
 
-def _made(path: Path, length: int) -> bool:
-    """Whether there is now a file of so many bytes, all of them there to be written."""
+def _made(path: Path, length: int) -> bytes | None:
+    """Make a file of so many bytes, all of them there to be written; gives what stands at its beginning.
+
+    None where that cannot be.
+    """
+    word = secrets.token_bytes(4)
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError:
-        return False
+        return None
     try:
         os.posix_fallocate(descriptor, 0, length)  # or the first write beyond the room would kill the process
+        os.pwrite(descriptor, word, 0)
     except OSError:
-        path.unlink()
-        return False
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
     finally:
         os.close(descriptor)
-    return True
+    return word
 
 
-def _mapped(path: str, length: int) -> Tensor | None:
+def _mapped(path: str, length: int, word: bytes) -> Tensor | None:
+    """The file's memory as float32; None where there is no such file: on another machine, or in another container."""
     try:
-        return torch.from_file(path, shared=True, size=length // 4, dtype=torch.float32)
-    except RuntimeError:  # no such file here: another machine
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
         return None
+    try:
+        if os.fstat(descriptor).st_size != length or os.pread(descriptor, len(word), 0) != word:
+            return None
+        memory = mmap.mmap(descriptor, length)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return torch.frombuffer(memory, dtype=torch.float32)

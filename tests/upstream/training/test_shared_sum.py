@@ -3,6 +3,8 @@
 import errno
 import multiprocessing
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,9 +50,18 @@ def gradients(rank, count):
     return gradient_sum._shared is not None, shared
 
 
-def one_without_room(rank, count):
+def another_machine(rank, count):
+    """It mapped a file of its own, which opening had made: each rank then trained on wrong gradients."""
+    plain = module._mapped
     if rank == 1:
-        module._mapped = lambda path, length: None
+        module._mapped = lambda path, length, word: plain(path.replace("hubertkit", "elsewhere"), length, word)
+    return shared_sum(SIZE) is None and not left()
+
+
+def another_file_of_that_name(rank, count):
+    plain = module._mapped
+    if rank == 1:
+        module._mapped = lambda path, length, word: plain(path, length, bytes(4))
     return shared_sum(SIZE) is None and not left()
 
 
@@ -70,16 +81,25 @@ def lost(rank, count):
     return True
 
 
+def dies_in_between(rank, count):
+    if rank == 1:
+        module._mapped = lambda *what: os._exit(1)
+    with pytest.raises(RankLost):
+        shared_sum(SIZE)
+    return not list(module.FOLDER.iterdir())
+
+
 def left():
     ranks.meet()
-    return [p for p in module.FOLDER.iterdir() if p.name.startswith("hubertkit-")]
+    return list(module.FOLDER.iterdir())
 
 
-def work(rank, count, port, job, queue):
+def work(rank, count, port, job, queue, folder):
+    module.FOLDER = folder
     torch.set_num_threads(1)
     ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
     queue.put((rank, job(rank, count)))
-    if job is not lost:
+    if job not in (lost, dies_in_between):
         ranks.meet()
         ranks.leave()
 
@@ -89,12 +109,14 @@ def together(job, count, answers=None):
     context = multiprocessing.get_context("spawn")
     store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
     queue = context.Queue()
-    processes = [context.Process(target=work, args=(r, count, store.port, job, queue)) for r in range(count)]
-    for process in processes:
-        process.start()
-    found = dict(queue.get(timeout=100) for _ in range(answers or count))
-    for process in processes:
-        process.join(20)
+    with tempfile.TemporaryDirectory(dir=module.FOLDER) as folder:
+        processes = [context.Process(target=work, args=(r, count, store.port, job, queue, Path(folder)))
+                     for r in range(count)]
+        for process in processes:
+            process.start()
+        found = dict(queue.get(timeout=100) for _ in range(answers or count))
+        for process in processes:
+            process.join(20)
     return [found[rank] for rank in sorted(found)]
 
 
@@ -108,10 +130,11 @@ def test_gradients_are_added_up_and_scaled_by_each_rank_for_itself():
     assert together(gradients, 2) == [(True, expected)] * 2
 
 
-@pytest.mark.parametrize("job", [one_without_room, full_disk])
+@pytest.mark.parametrize("job", [another_machine, another_file_of_that_name, full_disk])
 def test_where_one_rank_has_no_such_memory_none_uses_it_and_no_file_stays(job):
     assert together(job, 2) == [True, True]
 
 
-def test_a_rank_that_dies_ends_the_others():
-    assert together(lost, 2, answers=1) == [True]
+@pytest.mark.parametrize("job", [lost, dies_in_between])
+def test_a_rank_that_dies_ends_the_others_and_leaves_no_memory(job):
+    assert together(job, 2, answers=1) == [True]

@@ -1,0 +1,186 @@
+"""Recordings of any length as phrases that are decoded one by one, each heard as if it were a recording of its own.
+
+A recogniser and a language model learn from utterances: nothing is before them, nothing behind, and the last word has
+no separator. So a long recording is parted at its pauses, and what lies between two of them goes through the encoder
+once more, by itself. Speech without pauses is parted at a separator and stays as its windows have it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS, Encode, emission_pieces
+from downstream.decode.alphabet import Alphabet
+from upstream.errors import UsageError
+from upstream.frames import FrameGrid
+
+PAUSE_SECONDS = 0.5  # without a symbol, after which a word has ended
+
+
+class Phrase(NamedTuple):
+    """Frames of a recording that are decoded by themselves.
+
+    Attributes:
+        first: where they begin.
+        rows: (T, V) natural-log probabilities.
+        apart: whether a long pause, or an end of the recording, is before and behind them; not of a whole recording.
+    """
+
+    first: int
+    rows: np.ndarray
+    apart: bool
+
+
+def phrases(encode: Encode, blocks: Iterable[np.ndarray], grid: FrameGrid, columns: Alphabet, blank: int,
+            window_seconds: float = WINDOW_SECONDS, overlap_seconds: float = OVERLAP_SECONDS,
+            pause_seconds: float = PAUSE_SECONDS) -> Iterator[Phrase]:
+    """The phrases of a recording as its samples come in; what was given never changes.
+
+    Args:
+        encode, blocks, grid, blank, window_seconds, overlap_seconds: as `emission_pieces`.
+        columns: what the columns of the emissions mean.
+        pause_seconds: without a symbol, at which a recording is parted; 0 parts it at separators only, and hears
+            nothing twice.
+
+    Raises:
+        UsageError: windows too short for their overlap, or a pause that is none.
+    """
+    if not 0 <= pause_seconds < math.inf:
+        raise UsageError(f"a pause of {pause_seconds:g} s: must be at least 0 and finite")
+    pause, window = math.ceil(pause_seconds * grid.rate), round(window_seconds * grid.rate)
+    heard = _Heard(blocks)
+    pieces = emission_pieces(encode, heard, grid, blank, window_seconds, overlap_seconds)
+    for phrase in segments(pieces, columns, pause):
+        first, rows, apart = phrase
+        start = grid.crop_start(first)
+        if apart and len(rows) <= window:
+            again = encode(heard.samples(start, start + grid.samples(len(rows))))
+            yield Phrase(first, parted_at_pauses(again, columns, pause), apart)
+        else:
+            yield phrase
+        heard.forget(start)
+
+
+def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause: int = 0) -> Iterator[Phrase]:
+    """Pieces parted between words instead: each segment can be decoded by itself, and none changes afterwards.
+
+    Segments end in the middle of every long pause, so that a language model meets whole phrases; where there is none,
+    at the word separator of the longest shorter one in the later half of the frames at hand. Greedy decoding finds the
+    same words as in the whole (with its pauses parted).
+
+    Args:
+        pieces: (T, V) rows and whether they are the last, as `emission_pieces` gives them.
+        columns: what the V columns mean.
+        pause: frames without a letter that are a long pause, and end a word (`parted_at_pauses`); 0: there are none.
+
+    Yields:
+        Segments in order; those without a letter are left out.
+    """
+    first, opened = 0, True  # opened: what is pending begins behind a long pause, or with the recording
+    pending: np.ndarray | None = None
+    for piece, last in pieces:
+        pending = piece if pending is None else np.concatenate([pending, piece])
+        if pause:
+            pending = parted_at_pauses(pending, columns, pause)
+        path = _path(pending, columns)
+        stops = [(stop, True) for stop in (_long_pauses(path, pause) if pause else [])]
+        if last:
+            stops.append((len(path), True))
+        elif not stops:
+            stops.append((_parting(path), False))
+        begin = 0
+        for stop, closed in stops:
+            if any(character not in ("", " ") for character in path[begin:stop]):
+                whole = first + begin == 0 and stop == len(path) and last
+                yield Phrase(first + begin, pending[begin:stop], opened and closed and not whole and pause > 0)
+            if stop > begin:
+                begin, opened = stop, closed
+        first, pending = first + begin, pending[begin:]
+
+
+def parted_at_pauses(rows: np.ndarray, columns: Alphabet, pause: int) -> np.ndarray:
+    """Rows in which a long pause between two letters holds a word separator, where the likeliest path has none.
+
+    A recogniser learns from utterances, whose last word has no separator behind it, so it need not say one where one
+    utterance ends and another begins. In the middle frame of the pause blank and separator change places.
+
+    Args:
+        rows: (T, V) natural-log probabilities.
+        columns: what the V columns mean.
+        pause: least frames between one letter and the next.
+
+    Returns:
+        (T, V): `rows` itself where there is no such pause.
+    """
+    path = np.array(_path(rows, columns) or [""])
+    spoken = np.flatnonzero(path != "")  # letters and separators
+    before, after = spoken[:-1], spoken[1:]
+    long = (after - before > pause) & (path[before] != " ") & (path[after] != " ")
+    if not long.any():
+        return rows
+    middles = (before[long] + after[long]) // 2
+    blank, separator = (columns.columns[columns.characters.index(character)] for character in ("", " "))
+    rows = rows.copy()
+    rows[middles[:, None], [blank, separator]] = rows[middles[:, None], [separator, blank]]
+    return rows
+
+
+def _path(rows: np.ndarray, columns: Alphabet) -> list[str]:
+    return [columns.characters[c] for c in columns.usable(rows).argmax(axis=1)]
+
+
+def _long_pauses(path: list[str], least: int) -> list[int]:
+    """The frames after the middles of the pauses of at least so many frames between two letters."""
+    letters = np.flatnonzero([character not in ("", " ") for character in path])
+    before, after = letters[:-1], letters[1:]
+    long = after - before > least
+    return ((before[long] + after[long]) // 2 + 1).tolist()
+
+
+def _parting(path: list[str]) -> int:
+    """The frame after a separator where a path is best parted; 0 where it has none."""
+    pauses: list[tuple[int, int]] = []  # frames without a letter, and the end of the last separator in them
+    length = end = 0
+    for frame, character in enumerate([*path, "."]):
+        if character in ("", " "):
+            length += 1
+            end = frame + 1 if character else end
+        else:
+            if end:
+                pauses.append((length, end))
+            length = end = 0
+    late = [pause for pause in pauses if pause[1] > len(path) // 2]
+    return max(late or pauses, default=(0, 0))[1]
+
+
+class _Heard:
+    """Blocks of samples that are passed on and kept until they are forgotten."""
+
+    def __init__(self, blocks: Iterable[np.ndarray]) -> None:
+        self._blocks = blocks
+        self._kept, self._new = np.zeros(0, np.float32), list[np.ndarray]()
+        self._start = 0  # of what is kept, in the recording
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self._blocks:
+            self._new.append(block)
+            yield block
+
+    def samples(self, start: int, end: int) -> np.ndarray:
+        """Samples `start` to `end` of the recording, as far as there are."""
+        self._join()
+        return self._kept[start - self._start:end - self._start]
+
+    def forget(self, start: int) -> None:
+        """What lies before a sample will not be asked for."""
+        self._join()
+        self._kept, self._start = self._kept[start - self._start:], start
+
+    def _join(self) -> None:
+        if self._new:
+            self._kept = np.concatenate([self._kept, *self._new]) if len(self._kept) else np.concatenate(self._new)
+            self._new.clear()

@@ -1,0 +1,140 @@
+"""Recordings are parted between words only, and what lies between two pauses is heard by itself."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from downstream.decode.alphabet import alphabet
+from downstream.decode.greedy import greedy
+from downstream.phrases import parted_at_pauses, phrases, segments
+from upstream.errors import UsageError
+from upstream.frames import CONV_GRID, STACKED_GRID, WIDE_GRID
+
+SYMBOLS = ("<pad>", "|", "A", "B")
+
+
+@settings(deadline=None)
+@given(path=st.lists(st.integers(0, 3), max_size=60), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=30))
+def test_greedy_words_of_segments_are_those_of_the_whole(path, sizes):
+    rows = np.log(np.eye(4)[path].reshape(-1, 4) * 0.96 + 0.01).astype(np.float32)
+    cuts = np.cumsum(sizes)
+    pieces = [piece for piece in np.split(rows, cuts[cuts < len(rows)]) if len(piece)]
+    found = []
+    for first, part, _ in segments([(p, i == len(pieces) - 1) for i, p in enumerate(pieces)], alphabet(SYMBOLS, 0)):
+        assert np.array_equal(part, rows[first:first + len(part)])
+        found += [(w.word, round(w.start_s * 50) + first, round(w.end_s * 50) + first)
+                  for w in greedy(part, SYMBOLS, 0, 50.0).words]
+    whole = greedy(rows, SYMBOLS, 0, 50.0).words
+    assert found == [(w.word, round(w.start_s * 50), round(w.end_s * 50)) for w in whole]
+
+
+def rows_of(path):
+    """Emissions whose likeliest path is this: `-` blank, `|` separator."""
+    rows = np.full((len(path), len(SYMBOLS)), -5.0, np.float32)
+    rows[np.arange(len(path)), ["-|AB".index(c) for c in path]] = -0.1
+    return rows
+
+
+def path_of(rows):
+    return "".join("-|AB"[c] for c in rows.argmax(axis=1))
+
+
+@pytest.mark.parametrize(("path", "expected"), [
+    ("A----B", "A-|--B"),  # by hand: four frames of blank between frames 0 and 5, the middle is frame 2
+    ("A---B", "A---B"),
+    ("--A----B----", "--A-|--B----"),  # not before the first letter nor after the last
+    ("A--|--B", "A--|--B"),
+    ("A|------B", "A|------B"),
+    ("A------|B", "A------|B"),
+    ("A----A----B", "A-|--A-|--B"),
+    ("-----", "-----"),
+    ("", ""),
+])
+def test_a_long_pause_between_letters_ends_a_word(path, expected):
+    columns = alphabet(SYMBOLS, 0)
+    assert path_of(parted_at_pauses(rows_of(path), columns, 4)) == expected
+
+
+@settings(deadline=None, max_examples=50)
+@given(path=st.text("-|AB", max_size=60), pause=st.integers(1, 10))
+def test_pauses_take_no_letter_away_and_leave_none_longer(path, pause):
+    columns = alphabet(SYMBOLS, 0)
+    rows = rows_of(path)
+    found = parted_at_pauses(rows, columns, pause)
+    assert np.array_equal(rows, rows_of(path)), "the rows given are not written to"
+    assert np.array_equal(np.sort(found, axis=1), np.sort(rows, axis=1))
+    assert path_of(found).replace("|", "-") == path.replace("|", "-")
+    assert np.array_equal(parted_at_pauses(found, columns, pause), found)
+
+
+@settings(deadline=None, max_examples=50)
+@given(path=st.text("----|AB", max_size=60), sizes=st.lists(st.integers(1, 20), min_size=60, max_size=60))
+def test_a_pause_ends_a_word_wherever_pieces_end(path, sizes):
+    columns, rows = alphabet(SYMBOLS, 0), rows_of(path)
+    cuts = [c for c in np.cumsum(sizes) if c < len(rows)]
+    parts = np.split(rows, cuts)
+    pieces = [(part, i == len(parts) - 1) for i, part in enumerate(parts)]
+    found = [w.word for _, part, _ in segments(pieces, columns, 4) for w in greedy(part, SYMBOLS, 0, 50.0).words]
+    assert found == [w.word for w in greedy(parted_at_pauses(rows, columns, 4), SYMBOLS, 0, 50.0).words]
+
+
+def test_segments_end_in_the_middle_of_every_long_pause():
+    columns = alphabet(SYMBOLS, 0)
+    found = list(segments([(rows_of("-A|-B------A---A-"), False), (rows_of("|A-----B--"), True)], columns, 5))
+    assert [(s.first, path_of(s.rows), s.apart) for s in found] == [
+        (0, "-A|-B--|", True), (8, "---A---A-|A--|", True), (22, "--B--", True)]
+
+
+def test_a_recording_without_long_pauses_is_parted_at_a_separator_and_not_apart():
+    columns = alphabet(SYMBOLS, 0)
+    found = list(segments([(rows_of("A-B--|-A-B-"), False), (rows_of("A--A-B-A|A-B"), True)], columns, 5))
+    assert [(s.first, path_of(s.rows), s.apart) for s in found] == [
+        (0, "A-B--|", False), (6, "-A-B-A--A-B-A|A-B", False)]
+
+
+def test_a_whole_recording_is_not_heard_twice():
+    columns = alphabet(SYMBOLS, 0)
+    [found] = segments([(rows_of("A-B--|-A-B-"), True)], columns, 5)
+    assert not found.apart
+
+
+def loud(grid, calls):
+    """An encoder that hears everything at once: A where it is loud, by a probability that the whole window decides."""
+    def encode(wave):
+        calls.append(len(wave))
+        frames = grid.frames(len(wave))
+        padded = np.pad(wave, (0, grid.padding))
+        rows = np.full((frames, 4), -9.0, np.float32)
+        for t in range(frames):
+            is_loud = np.abs(padded[grid.crop_start(t):grid.crop_start(t) + grid.receptive_field]).max() > 0.5
+            rows[t, 2 if is_loud else 0] = -np.abs(wave).mean()
+        return rows
+    return encode
+
+
+@pytest.mark.parametrize("grid", [CONV_GRID, STACKED_GRID, WIDE_GRID])
+@pytest.mark.parametrize("block", [777, 10**6])
+def test_what_lies_between_two_pauses_is_heard_as_a_recording_of_its_own(grid, block):
+    """Neighbours changed what a recogniser made of an utterance: joined recordings had five times its errors."""
+    levels = (0.6, 0.9, 0.7)
+    quiet = np.zeros(16_000, np.float32)
+    wave = np.concatenate([part for level in levels for part in (np.full(12_000, level, np.float32), quiet)])
+    calls = []
+    blocks = [wave[i:i + block] for i in range(0, len(wave), block)]
+    found = list(phrases(loud(grid, calls), blocks, grid, alphabet(SYMBOLS, 0), 0, 3.0, 0.5, 0.4))
+    assert len(found) == 3
+    for phrase in found:
+        own = wave[grid.crop_start(phrase.first):][:grid.samples(len(phrase.rows))]
+        alone = parted_at_pauses(loud(grid, [])(own), alphabet(SYMBOLS, 0), 20)
+        assert np.array_equal(phrase.rows, alone)
+    assert sum(len(p.rows) for p in found) == grid.frames(len(wave))
+    heard_once = list(phrases(loud(grid, calls := []), blocks, grid, alphabet(SYMBOLS, 0), 0, 3.0, 0.5, 0))
+    assert len({float(row.max()) for p in heard_once for row in p.rows}) > 1
+    assert max(calls) <= grid.samples(round(3.0 * grid.rate)) + block
+
+
+@pytest.mark.parametrize("pause", [-1.0, float("nan"), float("inf")])
+def test_a_pause_that_is_none_is_refused(pause):
+    with pytest.raises(UsageError, match="must be at least 0 and finite"):
+        list(phrases(lambda wave: wave, [], CONV_GRID, alphabet(SYMBOLS, 0), 0, pause_seconds=pause))
