@@ -121,7 +121,7 @@ def labelling(plan: Plan, say: Callable[[str], None] = say) -> list[dict[str, An
     for name, seconds in median.items():
         rate = plan.label_frames / seconds
         rows.append({"what": "label", "system": name, "frames": plan.label_frames, "dim": plan.label_dim,
-                     "clusters": plan.label_clusters, "seconds": round(seconds, 5), "frames_per_second": round(rate),
+                     "clusters": plan.label_clusters, "seconds": round(seconds, 7), "frames_per_second": round(rate),
                      "share_of_matmul": round(median["matrix product alone"] / seconds, 4),
                      "hours_960": round(LABELLED_HOURS * FRAMES_AN_HOUR / rate / 3600, 4)})
     return rows

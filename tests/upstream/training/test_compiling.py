@@ -149,7 +149,6 @@ def test_training_and_validation_padded_and_not_are_all_compiled():
             for rows, lengths in ((2, None), (1, None), (2, torch.tensor([9000, 6000]))):
                 encoder(torch.randn(rows, 9000), lengths)
     assert counter.frame_count > 8, "as many as torch allows unless told otherwise"
-    assert torch._dynamo.utils.counters["unimplemented"] == {}
 
 
 @pytest.mark.parametrize("other", ["shard", "checkpoint_activations"])
