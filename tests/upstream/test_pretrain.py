@@ -156,6 +156,7 @@ def test_no_data_and_data_that_is_not_there_are_told(tmp_path):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_the_teacher_of_round_2_knows_more_about_phones_than_that_of_round_1(tmp_path):
     """On noisy synthesised speech, by the synthesiser's own phone times, at the same number of clusters."""
     pytest.importorskip("espeakng_loader", reason="the extra `demo` is not installed")

@@ -72,6 +72,7 @@ def test_state_dicts_stay_as_they_are():
     assert list(compiled.state_dict()) == list(plain.state_dict())
 
 
+@pytest.mark.slow
 def test_dropout_of_a_compiled_block_is_drawn_from_the_seed():
     encoder = Encoder(EncoderConfig(**SHAPE, layerdrop=0)).initialise(0).train()
     in_place(encoder, backend="aot_eager")
@@ -138,6 +139,7 @@ def test_what_was_counted_first_is_compiled_afterwards():
     assert 1 <= counter.frame_count <= 2
 
 
+@pytest.mark.slow
 def test_training_and_validation_padded_and_not_are_all_compiled():
     _, encoder = encoders()
     counter = CompileCounterWithBackend("aot_eager")
