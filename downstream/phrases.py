@@ -8,7 +8,7 @@ once more, by itself. Speech without pauses is parted at a separator and stays a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +54,7 @@ def phrases(encode: Encode, blocks: Iterable[np.ndarray], grid: FrameGrid, colum
     pause, window = math.ceil(pause_seconds * grid.rate), round(window_seconds * grid.rate)
     heard = _Heard(blocks)
     pieces = emission_pieces(encode, heard, grid, blank, window_seconds, overlap_seconds)
-    for phrase in segments(pieces, columns, pause):
+    for phrase in segments(pieces, columns, pause, lambda frame: heard.forget(grid.crop_start(frame))):
         first, rows, apart = phrase
         start = grid.crop_start(first)
         if apart and len(rows) <= window:
@@ -62,10 +62,10 @@ def phrases(encode: Encode, blocks: Iterable[np.ndarray], grid: FrameGrid, colum
             yield Phrase(first, parted_at_pauses(again, columns, pause), apart)
         else:
             yield phrase
-        heard.forget(start)
 
 
-def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause: int = 0) -> Iterator[Phrase]:
+def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause: int = 0,
+             forget: Callable[[int], None] = lambda frame: None) -> Iterator[Phrase]:
     """Pieces parted between words instead: each segment can be decoded by itself, and none changes afterwards.
 
     Segments end in the middle of every long pause, so that a language model meets whole phrases; where there is none,
@@ -76,6 +76,7 @@ def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause
         pieces: (T, V) rows and whether they are the last, as `emission_pieces` gives them.
         columns: what the V columns mean.
         pause: frames without a letter that are a long pause, and end a word (`parted_at_pauses`); 0: there are none.
+        forget: told of the first frame that what is still to come may begin with, after every piece.
 
     Yields:
         Segments in order; those without a letter are left out.
@@ -90,6 +91,8 @@ def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause
         stops = [(stop, True) for stop in (_long_pauses(path, pause) if pause else [])]
         if last:
             stops.append((len(path), True))
+        elif not any(character not in ("", " ") for character in path):  # nothing said: keep the end of the silence
+            stops.append((max(0, len(path) - pause), True))
         elif not stops:
             stops.append((_parting(path), False))
         begin = 0
@@ -100,6 +103,7 @@ def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause
             if stop > begin:
                 begin, opened = stop, closed
         first, pending = first + begin, pending[begin:]
+        forget(first)
 
 
 def parted_at_pauses(rows: np.ndarray, columns: Alphabet, pause: int) -> np.ndarray:

@@ -138,3 +138,16 @@ def test_what_lies_between_two_pauses_is_heard_as_a_recording_of_its_own(grid, b
 def test_a_pause_that_is_none_is_refused(pause):
     with pytest.raises(UsageError, match="must be at least 0 and finite"):
         list(phrases(lambda wave: wave, [], CONV_GRID, alphabet(SYMBOLS, 0), 0, pause_seconds=pause))
+
+
+def test_silence_is_not_kept():
+    """Hours of it filled the memory of a transcription that streams."""
+    forgotten = []
+    columns = alphabet(SYMBOLS, 0)
+    pieces = [(rows_of("-" * 50), False)] * 100 + [(rows_of("-" * 10 + "A-B" + "-" * 3), True)]
+    for pause in (20, 0):
+        forgotten.clear()
+        [found] = segments(pieces, columns, pause, forgotten.append)
+        assert forgotten[:100] == [50 * n - pause for n in range(1, 101)]
+        assert (found.first, path_of(found.rows)) == (5000 - pause, "-" * (pause + 10) + "A-B---")
+        assert found.apart == (pause > 0)
