@@ -54,6 +54,7 @@ class Plan:
     updates: int = 1000  # of training for the PNMI
     seed: int = 0
     overrides: tuple[str, ...] = ()  # of the recipe that is trained
+    trained: tuple[str, ...] = ()  # front ends; none named: all
 
 
 def run(plan: Plan, data: Path, aligned: Path, alignments: Path, out: Path, command: str,
@@ -70,7 +71,7 @@ def run(plan: Plan, data: Path, aligned: Path, alignments: Path, out: Path, comm
     with locked(out):
         costs = _once(out / "cost.json", asdict(plan) | {"front_ends": FRONT_ENDS}, lambda: _costs(plan, say))
         results: dict[str, Any] = {"benchmark": "front-ends", "command": command, "rows": costs}
-        for name in FRONT_ENDS:
+        for name in plan.trained or FRONT_ENDS:
             results["rows"].append(_learnt(plan, name, data, aligned, alignments, out / name, say))
             write_results(out / "results.json", results)  # what there is, after every training
     return results

@@ -20,6 +20,7 @@ from benchmarks.decoding import check_file
 from benchmarks.decoding import run as run_decoding
 from benchmarks.decoding import shown as shown_decoding
 from benchmarks.feeding import run as run_feeding
+from benchmarks.front_ends import FRONT_ENDS
 from benchmarks.front_ends import Plan as FrontEndPlan
 from benchmarks.front_ends import run as run_front_ends
 from benchmarks.kmeans import Plan as KmeansPlan
@@ -267,11 +268,18 @@ def front_ends(
     out: Annotated[Path, typer.Option(help="Folder of the measurement; the same command again goes on there.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value of hubert-tiny, for the trainings")] = None,
     updates: Annotated[int, typer.Option(help="Of each training.")] = FrontEndPlan.updates,
+    only: Annotated[str | None, typer.Option(help="Train these alone, for instance fbank,fbank-40ms, and measure no "
+                                                  "cost.")] = None,
 ) -> None:
     """Cost of conv, light and filterbank front ends, at 20 and 40 ms, and the PNMI of what they learn."""
     if updates < 1:
         raise UsageError(f"--updates {updates}: at least 1")
     plan = FrontEndPlan(updates=updates, overrides=tuple(overrides or ()))
+    if only is not None:
+        names = tuple(only.split(","))
+        if unknown := [name for name in names if name not in FRONT_ENDS]:
+            raise UsageError(f"--only {unknown[0]}: one of {', '.join(FRONT_ENDS)}")
+        plan = replace(plan, trained=names, sizes=())
     results = run_front_ends(plan, data, aligned, alignments, out, shlex.join(["hubertkit", *sys.argv[1:]]), say)
     Console().print(table(results["rows"], FRONT_END_COLUMNS))
     print(out / "results.json")

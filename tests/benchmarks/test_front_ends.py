@@ -61,3 +61,15 @@ def test_no_updates_are_refused(recordings, capsys):
     manifest, phones = str(recordings / "all.arrow"), str(recordings / "phones")
     assert main(["bench", "front-ends", "--data", manifest, "--aligned", manifest, "--alignments", phones, "--out",
                  str(recordings / "out"), "--updates", "0"]) == 2
+
+
+def test_only_those_asked_for_are_trained_and_nothing_is_timed(recordings, monkeypatch, capsys):
+    manifest, phones = str(recordings / "all.arrow"), str(recordings / "phones")
+    words = ["bench", "front-ends", "--data", manifest, "--aligned", manifest, "--alignments", phones, "--out",
+             str(recordings / "out"), "--updates", "2", *WORDS]
+    assert main([*words, "--only", "fbank,mel"]) == 2
+    assert "--only mel: one of conv, light" in capsys.readouterr().err
+    monkeypatch.setattr(front_ends, "update_seconds", None)  # calling it would fail
+    assert main([*words, "--only", "fbank"]) == 0
+    [row] = read_results(recordings / "out" / "results.json")["rows"]
+    assert (row["what"], row["front_end"]) == ("pnmi", "fbank")
