@@ -9,24 +9,22 @@ again. The ARPA files are compared and removed.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import in_a_process
 from benchmarks.results import read_results, write_results
 from benchmarks.scale import peak_memory
 from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import Options, Statistics, estimate
 from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.reading import EOS, read_text
-from upstream.errors import HubertkitError, UsageError
+from upstream.errors import UsageError
 from upstream.stage import file_hash
 
 SECONDS_GOAL, MEMORY_GOAL = 65.0, 4 << 30  # for 8.76 million words at order 4, in memory on two cores
@@ -84,20 +82,10 @@ def run(text: Path, out: Path, command: str, say: Callable[[str], None] = print,
         say(f"order {form.order}, {form.what}")
         load = os.getloadavg()[0]
         with tempfile.TemporaryDirectory(prefix="lm-", dir=out.absolute().parent) as folder:
-            row = _in_a_process(measure, text, form, Path(folder) / "lm.arpa")
+            row = in_a_process(f"order {form.order}, {form.what}", measure, text, form, Path(folder) / "lm.arpa")
         found["rows"].append({**row, "load_before": round(load, 2), **_goals(form)})
         write_results(out, found)
     return found
-
-
-def _in_a_process(measure: Callable[[Path, Form, Path], dict[str, Any]], text: Path, form: Form,
-                  arpa: Path) -> dict[str, Any]:
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-            return executor.submit(measure, text, form, arpa).result()
-    except BrokenProcessPool as error:  # a `multiprocessing.Pool` would wait for ever
-        raise HubertkitError(f"order {form.order}, {form.what}: the process that estimated was killed, perhaps for "
-                             "lack of memory; the same command again goes on there") from error
 
 
 def measure(text: Path, form: Form, arpa: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ The file has just been written, so it comes from the page cache. One thread.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shlex
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.apart import in_a_process
 from benchmarks.results import write_results
 from upstream.audio.batches import CropPlan, crop_frames
 from upstream.audio.manifest import Manifest
@@ -63,8 +63,7 @@ def run(utterances: int = UTTERANCES, hours: float = HOURS, folder: Path | None 
         write_synthetic(path, utterances, hours)
         written = time.perf_counter() - began
         load = os.getloadavg()[0]
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(measure, (path,))
+        found = in_a_process("the plan", measure, path)
         size = path.stat().st_size
     whole = {"utterances": utterances, "hours": hours}
     return {"benchmark": "scale", "file_bytes": size, "write_seconds": round(written, 1),

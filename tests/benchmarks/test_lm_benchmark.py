@@ -68,6 +68,6 @@ def killed(text, form, arpa):
 def test_a_killed_estimation_ends_the_measurement_with_a_line_and_nothing_left(tmp_path, monkeypatch):
     monkeypatch.setattr(lm, "measure", killed)
     text = text_of(tmp_path)
-    with pytest.raises(HubertkitError, match="order 2, in memory: the process that estimated was killed"):
+    with pytest.raises(HubertkitError, match="order 2, in memory: the process that measured was killed"):
         lm.run(text, tmp_path / "lm.json", "a command", lambda _: None, FORMS[:1])
     assert [path.name for path in tmp_path.iterdir()] == [text.name]

@@ -1,6 +1,8 @@
 """The scale benchmark on a small manifest: what it writes is a manifest, and what it counts is there."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from benchmarks.results import check
 from tools.main import run
 from upstream.audio import Manifest
 from upstream.audio.manifest_file import table_hash
+from upstream.errors import HubertkitError
 
 
 def test_the_synthetic_manifest_is_one_and_has_the_hours(tmp_path):
@@ -45,3 +48,15 @@ def test_the_command_writes_a_results_file(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "open" in out
     assert np.isfinite(found["rows"][1]["seconds"])
+
+
+def killed(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_measurement_ends_with_a_line(tmp_path, monkeypatch):
+    """It waited for ever."""
+    monkeypatch.setattr(scale, "measure", killed)
+    with pytest.raises(HubertkitError, match="the plan: the process that measured was killed"):
+        scale.run(3000, 3000 * 15.43 / 3600, tmp_path)
+    assert not list(tmp_path.iterdir())
