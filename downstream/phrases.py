@@ -51,13 +51,13 @@ def phrases(encode: Encode, blocks: Iterable[np.ndarray], grid: FrameGrid, colum
     """
     if not 0 <= pause_seconds < math.inf:
         raise UsageError(f"a pause of {pause_seconds:g} s: must be at least 0 and finite")
-    pause, window = math.ceil(pause_seconds * grid.rate), round(window_seconds * grid.rate)
+    pause = math.ceil(pause_seconds * grid.rate)
     heard = _Heard(blocks)
     pieces = emission_pieces(encode, heard, grid, blank, window_seconds, overlap_seconds)
     for phrase in segments(pieces, columns, pause, lambda frame: heard.forget(grid.crop_start(frame))):
         first, rows, apart = phrase
         start = grid.crop_start(first)
-        if apart and len(rows) <= window:
+        if apart and len(rows) <= window_seconds * grid.rate:
             again = encode(heard.samples(start, start + grid.samples(len(rows))))
             yield Phrase(first, parted_at_pauses(again, columns, pause), apart)
         else:

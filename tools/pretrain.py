@@ -131,7 +131,7 @@ def _show(stages: list[Outlook], course: Course) -> None:
     sizes = [stage.bytes for stage in ahead if stage.bytes is not None]
     unknown = len(ahead) - len(known)
     print(f"{len(ahead)} stages to do" + (f": {_time(sum(known))}" if known else "")
-          + (f", and {unknown} of which nothing in this run says how long they take" if unknown else "")
+          + (f"; of {unknown} nothing says how long" if unknown else "")
           + (f"; {sum(sizes) / 1e6:.0f} MB of disk at most" if sizes else "")
           if ahead else "nothing to do")
 

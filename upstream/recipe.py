@@ -7,6 +7,7 @@ stops with one line that names the key, the nearest key there is, and the file o
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -139,8 +140,8 @@ def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
     try:
         return change()
     except (ConfigKeyError, ConfigAttributeError) as error:
-        key = str(error.key)
-        raise RecipeError(f"{where}: unknown key {error.full_key or key}{_nearest(key, _keys(base))}") from error
+        key = str(error.full_key or error.key)
+        raise RecipeError(f"{where}: unknown key {key}{_nearest_key(key, base)}") from error
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise RecipeError(f"{where}: {key}{str(error).splitlines()[0]}") from error
@@ -158,14 +159,29 @@ def _to_object(recipe: Any, where: str) -> Any:
         raise RecipeValueError(f"{where}: {error}") from error
 
 
-def _keys(config: Any) -> list[str]:
-    """Every key at any depth, for naming the nearest one."""
+def _nearest_key(key: str, base: Any) -> str:
+    """The key most like a wrong one, whole where it does not stand beside it; keys beside it come first."""
+    parent, _, word = re.sub(r"\[(\d+)\]", r".\1", key).rpartition(".")
+    paths = _keys(base, "")
+    beside = [path for path in paths if path.rpartition(".")[0] == parent]
+    names = {path.rpartition(".")[2]: path for path in [*reversed(paths), *beside]}
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+    if not close:
+        return ""
+    return f" (did you mean {close[0] if names[close[0]] in beside else names[close[0]]}?)"
+
+
+def _keys(config: Any, where: str) -> list[str]:
+    """Every key at any depth, as it is written in an override."""
     if OmegaConf.is_dict(config):
-        below = [k for value in config.values() if OmegaConf.is_config(value) for k in _keys(value)]
-        return [str(k) for k in config] + below
-    if OmegaConf.is_list(config):
-        return [k for value in config if OmegaConf.is_config(value) for k in _keys(value)]
-    return []
+        items = [(str(key), config._get_node(key)) for key in config]
+    elif OmegaConf.is_list(config) and not config._is_none():
+        items = [(str(place), config._get_node(place)) for place in range(len(config))]
+    else:
+        return []
+    found = [] if OmegaConf.is_list(config) else [f"{where}{key}" for key, _ in items]
+    return found + [path for key, value in items if OmegaConf.is_config(value) and not value._is_none()
+                    for path in _keys(value, f"{where}{key}.")]
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

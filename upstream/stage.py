@@ -175,7 +175,8 @@ def check_out(path: Path) -> Path:
     """The path of a file to be written, to be asked before an hour's work; UsageError if nothing can be renamed to it:
     a folder, a device or a pipe."""
     if path.exists() and not path.is_file():  # a rename would put a file in the place of a device or fail on a folder
-        raise UsageError(f"{path}: no ordinary file; give another name")
+        raise UsageError(f"{path}: {'a folder' if path.is_dir() else 'no ordinary file'}; give the name of a file to "
+                         "write")
     return path
 
 

@@ -8,6 +8,7 @@ are those of the decoded pair with the fewest word errors; on a tie, the smaller
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +57,7 @@ class Search:
 
     def __post_init__(self) -> None:
         ordered = 0 <= self.lm_weights[0] <= self.lm_weights[1] and self.word_scores[0] <= self.word_scores[1]
-        if not ordered or min(*self.coarse, *self.fine, self.seconds) <= 0 or self.nbest < 2:
+        if not ordered or not min(*self.coarse, *self.fine) > 0 or not 0 < self.seconds < math.inf or self.nbest < 2:
             raise UsageError(f"{self}: ranges go from low to high and lm_weight from 0, steps and seconds are over 0, "
                              "nbest is 2 or more")
         if not 1 <= len(self.starts) <= self.decodes:

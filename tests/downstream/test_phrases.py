@@ -151,3 +151,9 @@ def test_silence_is_not_kept():
         assert forgotten[:100] == [50 * n - pause for n in range(1, 101)]
         assert (found.first, path_of(found.rows)) == (5000 - pause, "-" * (pause + 10) + "A-B---")
         assert found.apart == (pause > 0)
+
+
+@pytest.mark.parametrize("window", [float("nan"), float("inf"), 0.0])
+def test_a_window_that_is_none_is_refused(window):
+    with pytest.raises(UsageError, match="the overlap must be"):
+        list(phrases(lambda wave: wave, [], CONV_GRID, alphabet(SYMBOLS, 0), 0, window))

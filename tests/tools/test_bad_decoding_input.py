@@ -163,4 +163,4 @@ def test_a_folder_in_the_place_of_the_file_to_write_is_refused_before_the_work(t
     words = {"decode": "E", "tune": "E --references R --lm L", "rescore": "H --model M", "bench seams": "R T",
              "rescore-tune": "H --references R --model M"}[command]
     assert run([*command.split(), *words.split(), "--out", str(tmp_path)]) == 2
-    assert f"{tmp_path}: no ordinary file" in capsys.readouterr().err.replace("\n", "")
+    assert f"{tmp_path}: a folder" in capsys.readouterr().err.replace("\n", "")

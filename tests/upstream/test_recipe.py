@@ -50,6 +50,7 @@ def test_overrides_reach_into_parts_and_lists(shipped):
 @pytest.mark.parametrize(("word", "says"), [
     ("training.updtes=3", "did you mean updates?"),
     ("sed=3", "did you mean seed?"),
+    ("updates=3", "did you mean training.updates?"),
     ("rounds.0.rates=1", "did you mean rate?"),
     ("training.updates=many", "training.updates"),
     ("training.updates=0", "must be at least 1"),

@@ -208,6 +208,7 @@ def test_without_a_language_model_there_is_nothing_to_tune(emissions):
 
 
 @pytest.mark.parametrize("settings", [{"lm_weights": (1.0, 0.0)}, {"lm_weights": (-1.0, 0.0)}, {"seconds": 0.0},
+                                      {"seconds": math.nan}, {"seconds": math.inf},
                                       {"nbest": 1}, {"decodes": 1}, {"starts": ()}, {"coarse": (0.0, 1.0)}])
 def test_searches_that_cannot_be_are_refused(settings):
     with pytest.raises(UsageError):
