@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,15 +88,9 @@ def run(plan: Plan, say: Callable[[str], None] = say) -> dict[str, Any]:
 
 def sums(values: int = VALUES) -> dict[str, Any]:
     """What adding up so many float32 takes two ranks of one thread: `values`, `shared_memory_ms`, `messages_ms`."""
-    context = multiprocessing.get_context("spawn")
-    store, queue = dist.TCPStore(HOST, 0, 2, True, wait_for_workers=False), context.Queue()
-    processes = [context.Process(target=_add_up, args=(rank, store.port, values, queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        raise HubertkitError("adding up gradients failed; what it said stands above")
+    store = dist.TCPStore(HOST, 0, 2, True, wait_for_workers=False)
+    queue = multiprocessing.get_context("spawn").Queue()
+    _all(_add_up, [(rank, store.port, values, queue) for rank in range(2)])
     return {"values": values, **queue.get()}
 
 
@@ -179,23 +173,24 @@ def _measured(folder: Path, words: list[str], what: str, count: int) -> list[flo
         shutil.copytree(folder.parent / "until-units", out)
     if what == "ranks":
         store = dist.TCPStore(HOST, 0, count, True, wait_for_workers=False)
-        _all([(rank, count, store.port, words, outs[0]) for rank in range(count)])
+        _all(_train, [(rank, count, store.port, words, outs[0]) for rank in range(count)])
     else:
-        _all([(0, 1, 0, words, out) for out in outs])
+        _all(_train, [(0, 1, 0, words, out) for out in outs])
     logs = [read_metrics(out / "round1" / "encoder", "train")[1:] for out in outs]
     return [sum(r["audio_seconds_per_second"] for r in together) for together in zip(*logs, strict=True)]
 
 
-def _all(calls: list[tuple[int, int, int, list[str], Path]]) -> None:
-    """One process for each call, at the same time. Raises HubertkitError if one fails."""
+def _all(work: Callable[..., None], calls: Sequence[tuple[Any, ...]]) -> None:
+    """Call `work` with each of these arguments, each in a process, at the same time. Raises HubertkitError if one
+    fails."""
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_train, args=call) for call in calls]
+    processes = [context.Process(target=work, args=call) for call in calls]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise HubertkitError("a training of the measurement failed; what it said stands above")
+        raise HubertkitError("a process of the measurement failed; what it said stands above")
 
 
 def _train(rank: int, count: int, port: int, words: list[str], out: Path) -> None:
