@@ -23,6 +23,7 @@ from downstream.text.vocabulary import Vocabulary
 from upstream import ranks
 from upstream.audio.batches import MicroBatch, UtterancePlan
 from upstream.audio.manifest import Manifest
+from upstream.audio.speed import length_at, played
 from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed, keyed_torch
 from upstream.model import prepared
@@ -110,6 +111,8 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
         elsewhere.add("architecture")  # a pretrained encoder brings its own
     if recipe.encoder == SCRATCH or not recipe.fresh_layers:
         elsewhere.add("fresh_layers")  # what was trained before there was such a setting is not stale
+    if recipe.speeds == [1.0]:
+        elsewhere.add("speeds")  # likewise
     settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
     if settings.get("architecture", {}).get("stride_ms") == EncoderConfig().stride_ms:
         del settings["architecture"]["stride_ms"]
@@ -177,7 +180,8 @@ class RecogniserTask:
         self._audio, self._ids = recipe.cache.open(manifest), manifest.ids
         self._targets = _encode(manifest, vocabulary)
         self.kept = self._usable(manifest)
-        frames = np.array([self._grid.frames(int(n)) for n in manifest.lengths[self.kept]], np.int64)
+        slowest = min(recipe.speeds)  # at which a micro-batch must fit
+        frames = np.array([self._grid.frames(length_at(int(n), slowest)) for n in manifest.lengths[self.kept]], np.int64)
         self._plan = UtterancePlan(frames, int(recipe.training.micro_batch_seconds * self._grid.rate),
                                    recipe.training.accumulate, recipe.seed)
         self._dev = None if dev is None else _up_to(dev, recipe.validation_seconds)
@@ -239,8 +243,9 @@ class RecogniserTask:
                 self.model.encoder.feature_extractor.requires_grad_(False)
 
     def _usable(self, manifest: Manifest) -> np.ndarray:
-        found = [i for i, n in enumerate(manifest.lengths)
-                 if len(self._targets[i]) and least_frames(self._targets[i]) <= self._grid.frames(int(n))]
+        fastest = max(self._recipe.speeds)
+        found = [i for i, n in enumerate(manifest.lengths) if len(self._targets[i])
+                 and least_frames(self._targets[i]) <= self._grid.frames(length_at(int(n), fastest))]
         if not found:
             raise InputError("no utterance has a transcript that fits its audio; is `text` filled in the manifest?")
         if len(found) < len(manifest):
@@ -250,15 +255,23 @@ class RecogniserTask:
 
     def _batch(self, micro: MicroBatch) -> RecogniserBatch:
         indices = [int(i) for i in self.kept[micro.rows]]
-        waveforms, lengths = pad([prepared(self._audio.wave(i), self.model.encoder.config) for i in indices])
-        mask, channels = self._masks(micro, indices)
+        waveforms, lengths = pad([prepared(self._heard(i, micro.update), self.model.encoder.config) for i in indices])
+        mask, channels = self._masks(micro.update, indices, [self._grid.frames(n) for n in lengths.tolist()])
         targets = [torch.tensor(self._targets[i]) for i in indices]
         return RecogniserBatch(micro.update, micro.number, waveforms.to(self._device), lengths, mask, channels, targets,
                                float(len(indices)), float(lengths.sum()) / 16_000, [self._ids[i] for i in indices])
 
-    def _masks(self, micro: MicroBatch, indices: list[int]) -> tuple[Tensor | None, Tensor | None]:
+    def _heard(self, index: int, update: int) -> np.ndarray:
+        """An utterance at the speed that it is heard at in this update."""
+        speeds = self._recipe.speeds
+        if len(speeds) == 1:
+            return played(self._audio.wave(index), speeds[0])
+        drawn = keyed(self._recipe.seed, "speed", update, self._ids[index]).integers(len(speeds))
+        return played(self._audio.wave(index), speeds[drawn])
+
+    def _masks(self, update: int, indices: list[int], frames: list[int]) -> tuple[Tensor | None, Tensor | None]:
         recipe = self._recipe.mask
-        if self._frozen_at(micro.update):
+        if self._frozen_at(update):
             return None, None
 
         def draw(purpose: str, sizes: list[int], share: float, span: int) -> Tensor | None:
@@ -267,12 +280,12 @@ class RecogniserTask:
             masks, settings = np.zeros((len(sizes), max(sizes)), bool), SpanMask(share, span, 0)
             for row, size, i in zip(masks, sizes, indices):
                 if size > 2 * span:  # a shorter row might be hidden from end to end
-                    rng = keyed(self._recipe.seed, purpose, micro.update, self._ids[i])
+                    rng = keyed(self._recipe.seed, purpose, update, self._ids[i])
                     row[:size] = span_mask(rng, size, settings)
             return torch.from_numpy(masks)
 
         width = self.model.encoder.config.width
-        return (draw("time mask", micro.frames.tolist(), recipe.time_share, recipe.time_span),
+        return (draw("time mask", frames, recipe.time_share, recipe.time_span),
                 draw("channel mask", [width] * len(indices), recipe.channel_share, recipe.channel_span))
 
 

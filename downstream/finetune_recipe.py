@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from upstream.audio.caching import CacheRecipe
+from upstream.audio.speed import FASTEST, SLOWEST
 from upstream.model.config import EncoderConfig
 from upstream.training.loop import TrainingRecipe
 
@@ -51,6 +52,7 @@ class FinetuneRecipe:
     encoder_scale: float = 1.0  # rate of the encoder over the schedule's
     head_dropout: float = 0.0
     mask: SpecMaskRecipe = field(default_factory=SpecMaskRecipe)
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # an utterance is heard at one of them, drawn every time
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     cache: CacheRecipe = field(default_factory=CacheRecipe)
     validation_seconds: float = 600.0  # audio of dev in a validation, at most
@@ -65,6 +67,8 @@ class FinetuneRecipe:
         if not self.training.accumulate or self.training.shard:
             raise ValueError("training.micro_batch_seconds=auto and training.shard=true are for pretraining; give a "
                              "number of seconds, and leave out the other")
+        if not self.speeds or not all(SLOWEST <= speed <= FASTEST for speed in self.speeds):
+            raise ValueError(f"speeds={self.speeds}: give at least one, each from {SLOWEST:g} to {FASTEST:g}")
         unknown = set(self.changes) - CHANGEABLE
         if unknown:
             raise ValueError(f"changes.{min(unknown)}: only dropouts and layerdrop of an encoder may change; "

@@ -1,6 +1,7 @@
 """Recogniser training: what learns when, what is masked, what is refused; and the folder that it leaves."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -210,6 +211,54 @@ def test_masks_are_keyed_and_leave_padding_alone(corpus):
     frames = torch.tensor([SHAPE.grid.frames(int(n)) for n in batch.lengths])
     assert not (batch.mask & (torch.arange(batch.mask.shape[1]) >= frames[:, None])).any()
     assert 0 < float(batch.mask.float().mean()) < 0.8
+
+
+def test_every_utterance_is_heard_at_one_of_the_speeds_drawn_by_update_and_id(corpus):
+    manifest = Manifest.load(corpus / "train.arrow")
+    own = {u.id: u.length for u in manifest}
+    found = dataclasses.replace(recipe(corpus), speeds=[0.8, 1.0, 1.25], mask=SpecMaskRecipe(0.4, 5, 0.3, 8))
+
+    def heard(first, count):
+        updates = itertools.islice(task(corpus, found).updates(first), count)
+        return {(batch.update, name): int(n) for batches in updates for batch in batches
+                for name, n in zip(batch.ids, batch.lengths)}
+
+    all_heard = heard(1, 12)
+    assert {round(own[name] / n, 2) for (_, name), n in all_heard.items()} == {0.8, 1.0, 1.25}
+    assert len({round(own[name] / n, 2) for (_, name), n in all_heard.items() if name == manifest.ids[0]}) > 1
+    assert {key: n for key, n in all_heard.items() if key[0] > 8} == heard(9, 4)
+    for batches in itertools.islice(task(corpus, found).updates(1), 12):
+        for batch in batches:
+            assert batch.waveforms.shape == (len(batch.ids), int(batch.lengths.max()))
+            assert batch.waveforms.numel() <= 4 * 16_000 or len(batch.ids) == 1  # fits at the slowest, too
+            frames = torch.tensor([SHAPE.grid.frames(int(n)) for n in batch.lengths])
+            assert batch.mask.shape == (len(batch.ids), int(frames.max()))
+
+
+def test_what_cannot_be_aligned_at_the_fastest_speed_is_left_out(corpus, tmp_path):
+    rows = list(Manifest.load(corpus / "train.arrow"))
+    frames = SHAPE.grid.frames(rows[0].length)
+    rows[0] = dataclasses.replace(rows[0], text=("AB" * frames)[:frames])  # as many symbols as frames: just fits
+    Manifest.of(rows, "test").save(tmp_path / "m.arrow")
+    own = dataclasses.replace(recipe(corpus), data=str(tmp_path / "m.arrow"))
+
+    def kept(found):
+        model = build_recogniser(found, Vocabulary.characters())
+        return RecogniserTask(model, Vocabulary.characters(), Manifest.load(tmp_path / "m.arrow"), None, found, CPU).kept
+
+    assert kept(own).tolist() == list(range(9))
+    assert kept(dataclasses.replace(own, speeds=[0.9, 1.1])).tolist() == list(range(1, 9))
+
+
+def test_without_speeds_nothing_is_redone_and_with_some_it_is(corpus):
+    assert "speeds" not in stage_settings(recipe(corpus))
+    assert stage_settings(dataclasses.replace(recipe(corpus), speeds=[0.9, 1.1]))["speeds"] == [0.9, 1.1]
+
+
+@pytest.mark.parametrize("speeds", [[], [0.0], [1.0, 3.0], [float("nan")]])
+def test_speeds_that_are_none_are_refused(speeds):
+    with pytest.raises(ValueError, match="speeds"):
+        FinetuneRecipe(speeds=speeds)
 
 
 def test_utterances_that_ctc_cannot_align_are_left_out_and_counted(corpus, tmp_path, capsys):

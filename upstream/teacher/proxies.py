@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import soxr
 
+from upstream.audio.speed import FASTEST, SLOWEST, length_at, played
 from upstream.errors import InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
-from upstream.frames import CONV_GRID, SAMPLE_RATE, FrameGrid
+from upstream.frames import CONV_GRID, FrameGrid
 from upstream.keyed import keyed
 from upstream.teacher.quality import figures
 from upstream.teacher.quantiser import Quantiser
@@ -95,17 +95,17 @@ class Change:
     amount: float
 
     def __post_init__(self) -> None:
-        if self.kind == "speed" and not 0.5 <= self.amount <= 2:
-            raise UsageError(f"speed {self.amount}: expected 0.5 to 2")
+        if self.kind == "speed" and not SLOWEST <= self.amount <= FASTEST:
+            raise UsageError(f"speed {self.amount}: expected {SLOWEST:g} to {FASTEST:g}")
 
     def length(self, samples: int) -> int:
         """Samples afterwards."""
-        return round(samples / self.amount) if self.kind == "speed" else samples
+        return length_at(samples, self.amount) if self.kind == "speed" else samples
 
     def apply(self, wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """(S,) float32 to (length(S),) float32."""
         if self.kind == "speed":
-            return _of_length(soxr.resample(wave, SAMPLE_RATE * self.amount, SAMPLE_RATE), self.length(len(wave)))
+            return played(wave, self.amount)
         power = float(np.mean(np.square(wave, dtype=np.float64))) if len(wave) else 0.0
         deviation = np.sqrt(power / 10 ** (self.amount / 10))
         return (wave + deviation * rng.standard_normal(len(wave))).astype(np.float32)
@@ -226,8 +226,3 @@ def speaker_information(labels: Callable[[str], np.ndarray], ids: Sequence[str],
     found, *chance = (figures(table).pnmi for table in tables)  # I / H of the rows, here speakers
     return SpeakerInformation(found, float(np.mean(chance)), found - float(np.mean(chance)), len(names),
                               int(tables[0].sum()))
-
-
-def _of_length(wave: np.ndarray, length: int) -> np.ndarray:
-    """Cut or fill the end by the sample or two that rounding may differ."""
-    return wave[:length] if len(wave) >= length else np.pad(wave, (0, length - len(wave)))
