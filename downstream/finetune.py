@@ -180,8 +180,8 @@ class RecogniserTask:
         self._audio, self._ids = recipe.cache.open(manifest), manifest.ids
         self._targets = _encode(manifest, vocabulary)
         self.kept = self._usable(manifest)
-        slowest = min(recipe.speeds)  # at which a micro-batch must fit
-        frames = np.array([self._grid.frames(length_at(int(n), slowest)) for n in manifest.lengths[self.kept]], np.int64)
+        longest = [length_at(int(n), min(recipe.speeds)) for n in manifest.lengths[self.kept]]  # must fit as well
+        frames = np.array([self._grid.frames(n) for n in longest], np.int64)
         self._plan = UtterancePlan(frames, int(recipe.training.micro_batch_seconds * self._grid.rate),
                                    recipe.training.accumulate, recipe.seed)
         self._dev = None if dev is None else _up_to(dev, recipe.validation_seconds)

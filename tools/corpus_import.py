@@ -76,7 +76,8 @@ def folder(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalis
            table: Annotated[Path | None, typer.Option(metavar="FILE", show_default=False, help=(
                "Transcripts: .tsv or .csv with the columns path (or file), text and, if you like, speaker and id."
            ))] = None) -> None:
-    """Any audio; transcripts in a .txt beside each recording, in one table, or none."""
+    """Any audio; transcripts in a .txt beside each recording, in one table, or none. Speakers come from a table only:
+    without them, parts that are held out may share voices with the rest."""
     _make(lambda skip: import_folder(src, table, skip), out, skip_bad, normalise)
 
 
@@ -178,7 +179,9 @@ def _make(importer: Callable[[Skip | None], Manifest], out: Path, skip_bad: bool
             say(f"  {problem.path}: {problem.what}")
         if len(skipped) > LISTED:
             say(f"  and {len(skipped) - LISTED:,} more")
-    print(f"{out}: {len(manifest):,} utterances, {manifest.seconds / 3600:.2f} h"
+    speakers = len(set(manifest.speakers) - {None})
+    print(f"{out}: {len(manifest):,} utterances, {manifest.seconds / 3600:.2f} h, "
+          + (f"{speakers:,} speakers" if speakers else "speakers not known")
           + (f", {len(skipped):,} left out" if skipped else ""))
 
 

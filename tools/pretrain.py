@@ -16,11 +16,12 @@ from upstream.course import Course, following
 from upstream.errors import UsageError
 from upstream.model.config import EncoderConfig
 from upstream.outlook import Outlook, outlook
-from upstream.pretrain import RoundResult, stage_names
+from upstream.pretrain import RoundResult
 from upstream.pretrain import pretrain as run_rounds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, Round, rounds_of
 from upstream.progress import say
 from upstream.recipe import load_recipe
+from upstream.run_stages import noted_stages, stage_names
 from upstream.stage import LOCK, busy, read_stage
 from upstream.training.health import entropy_of, examine, verdict
 from upstream.training.loop import chosen_device
@@ -68,7 +69,7 @@ def pretrain(
 
 
 def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Show the stages of a run: done, stale, running or interrupted, time, size; whether its trainings look healthy.
+    """Show the stages of a run: done, stale, running, to do; times and sizes; whether its trainings look healthy.
 
     Stale is what was made of something that has changed since, as a stage done again with `--until` leaves it. What a
     changed recipe makes stale is said by `pretrain ... --dry-run`.
@@ -86,7 +87,10 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
             state = open_state if record["state"] != "done" else f"stale: other {changed[0]}" if changed else "done"
             table.add_row(str(folder.relative_to(run)), state, str(record.get("seconds", "")),
                           f"{record['bytes'] / 1e6:.1f}" if "bytes" in record else "", record.get("started", ""))
-    if not found:
+    ahead = [name for name in noted_stages(run) if not (run / name / "stage.json").is_file()]
+    for name in ahead:
+        table.add_row(name, "to do", "", "", "")
+    if not found and not ahead:
         raise UsageError(f"{run}: no stages here; is it the folder given to --out?")
     Console().print(table)
     for folder, record in found:

@@ -16,9 +16,10 @@ from upstream.course import Course, State, following
 from upstream.frames import CONV_GRID, frame_counts
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
-from upstream.pretrain import pretrain, stage_names
+from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import PretrainRecipe, Round, encoders_read_by, outside_encoders, rounds_of
 from upstream.round_encoders import read_outside
+from upstream.run_stages import stage_names
 from upstream.stage import read_stage
 from upstream.teacher.units import Units
 from upstream.training.monitor import read_metrics

@@ -44,6 +44,7 @@ from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.round_encoders import EncoderFile, read_outside, start_from
 from upstream.round_teacher import check_given, make_teacher, teacher_key, teacher_source
+from upstream.run_stages import note_stages, stage_names
 from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_coverage, check_units
@@ -93,24 +94,13 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     check_given(rounds)
     device = chosen_device(recipe.device)
     with locked(out):
+        note_stages(out, stage_names(recipe, rounds[:until_round]))
         corpus = corpus_stage(recipe, out / "corpus", say)
         results: list[RoundResult] = []
         for round_ in rounds[:until_round]:
             folder = out / f"round{round_.number}"
             results.append(_round(recipe, round_, corpus, folder, _encoders(round_, results, outside), device, say))
     return results
-
-
-def stage_names(recipe: PretrainRecipe, rounds: list[Round]) -> list[str]:
-    """The stages of a run in the order in which they are done, named by their folders."""
-    names = ["corpus"]
-    judged = recipe.probe.alignments is not None and recipe.probe.manifest is None
-    for round_ in rounds:
-        kinds = ["teacher", "units", "encoder", *["quality"] * judged] if round_.has_teacher else ["encoder"]
-        if round_.has_units_already:
-            kinds.remove("teacher")
-        names += [f"round{round_.number}/{kind}" for kind in kinds]
-    return names
 
 
 def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None]) -> Corpus:

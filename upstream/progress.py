@@ -29,28 +29,29 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: float) -> Iterator[Report]:
+def progress(what: str, total: float, done: int = 0) -> Iterator[Report]:
     """Show how far something is: `with progress("decoding", n) as report: report(done, note="...")`.
 
-    `report(done, total, note=...)` may be called as often as one likes; `total` and `note` are optional.
+    `report(done, total, note=...)` may be called as often as one likes; `total` and `note` are optional. What was
+    `done` before, in another run, says nothing about how long the rest will take.
     """
     with contextlib.ExitStack() as stack:
         if not ranks.first():
             yield _silent
             return
-        yield (_bar if console().is_terminal else _lines)(stack, what, total)
+        yield (_bar if console().is_terminal else _lines)(stack, what, total, done)
 
 
 def _silent(done: float, total: float | None = None, note: str | None = None) -> None:
     """What ranks other than the first report to."""
 
 
-def _bar(stack: contextlib.ExitStack, what: str, total: float) -> Report:
+def _bar(stack: contextlib.ExitStack, what: str, total: float, before: int) -> Report:
     bar = stack.enter_context(Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         console=console(), transient=True))
-    task = bar.add_task(what, total=total, note="")
+    task = bar.add_task(what, total=total, completed=before, note="")
 
     def report(done: float, total: float | None = None, note: str | None = None) -> None:
         fields: dict[str, Any] = {} if note is None else {"note": note}
@@ -59,17 +60,17 @@ def _bar(stack: contextlib.ExitStack, what: str, total: float) -> Report:
     return report
 
 
-def _lines(stack: contextlib.ExitStack, what: str, total: float) -> Report:
+def _lines(stack: contextlib.ExitStack, what: str, total: float, before: int) -> Report:
     began = time.monotonic()
     last = began
 
     def report(done: float, total: float | None = total, note: str | None = None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES or not done or not total:
+        if now - last < SECONDS_BETWEEN_LINES or done <= before or not total:
             return
         last = now
-        left = (now - began) * (total - done) / done
+        left = (now - began) * (total - done) / (done - before)
         print(f"{what}: {100 * done / total:.0f}%{', ' + note if note else ''}, {left:.0f} s left",
               file=sys.stderr, flush=True)
 

@@ -243,8 +243,9 @@ def test_what_cannot_be_aligned_at_the_fastest_speed_is_left_out(corpus, tmp_pat
     own = dataclasses.replace(recipe(corpus), data=str(tmp_path / "m.arrow"))
 
     def kept(found):
-        model = build_recogniser(found, Vocabulary.characters())
-        return RecogniserTask(model, Vocabulary.characters(), Manifest.load(tmp_path / "m.arrow"), None, found, CPU).kept
+        vocabulary = Vocabulary.characters()
+        model = build_recogniser(found, vocabulary)
+        return RecogniserTask(model, vocabulary, Manifest.load(tmp_path / "m.arrow"), None, found, CPU).kept
 
     assert kept(own).tolist() == list(range(9))
     assert kept(dataclasses.replace(own, speeds=[0.9, 1.1])).tolist() == list(range(1, 9))

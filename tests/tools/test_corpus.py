@@ -38,7 +38,7 @@ def manifest(folder, capsys):
 def test_an_import_says_what_it_wrote(folder, capsys):
     out = folder.parent / "m.arrow"
     run("import", "folder", folder, "--out", out)
-    assert capsys.readouterr().out == f"{out}: 4 utterances, 0.00 h\n"
+    assert capsys.readouterr().out == f"{out}: 4 utterances, 0.00 h, speakers not known\n"
     assert Manifest.load(out).texts == ["some words here"] * 4
 
 
@@ -111,7 +111,7 @@ def test_skip_bad_leaves_out_and_names(folder, capsys):
     assert not out.exists()
     run("import", "folder", folder, "--out", out, "--skip-bad")
     said = capsys.readouterr()
-    assert said.out == f"{out}: 3 utterances, 0.00 h, 1 left out\n"
+    assert said.out == f"{out}: 3 utterances, 0.00 h, speakers not known, 1 left out\n"
     assert f"{folder / '3.wav'}: cannot be read as audio" in said.err
     assert Manifest.load(out).ids == ["0", "1", "2"]
 

@@ -4,9 +4,11 @@ import contextlib
 import json
 
 import numpy as np
+import pytest
 import soundfile
 
 from tools.main import run
+from upstream.run_stages import note_stages
 from upstream.stage import busy, locked, run_stage
 
 
@@ -59,6 +61,25 @@ def test_status_says_which_stage_was_made_of_something_that_has_changed(tmp_path
     assert [("done" in line, "stale: other teacher" in line) for line in lines if "│ " in line] == [
         (True, False), (True, False), (False, True)]
     assert [line.split()[1] for line in lines if "│ " in line] == ["corpus", "round1/teacher", "round1/units"]
+
+
+def test_status_lists_what_has_not_begun(tmp_path, capsys):
+    note_stages(tmp_path, ["corpus", "round1/teacher", "round1/units"])
+    assert run(["status", str(tmp_path)]) == 0
+    assert [line.split()[1:5:2] for line in capsys.readouterr().out.splitlines() if "│ " in line] == [
+        ["corpus", "to"], ["round1/teacher", "to"], ["round1/units", "to"]]
+    run_stage(tmp_path / "corpus", "corpus", version=1, settings={}, inputs={}, work=lambda target: {"hash": "c"},
+              say=lambda line: None)
+    run(["status", str(tmp_path)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "│ " in line]
+    assert ["to do" in line for line in lines] == [False, True, True]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"stages": 3}'])
+def test_a_list_of_stages_that_is_none_is_named(tmp_path, capsys, content):
+    (tmp_path / "stages.json").write_text(content)
+    assert run(["status", str(tmp_path)]) == 1
+    assert "stages.json" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_is_stale_and_a_part_is_done(tmp_path, capsys):

@@ -13,9 +13,10 @@ from upstream.audio.corpora.folder import import_folder
 from upstream.course import Course, current, following
 from upstream.errors import UsageError
 from upstream.outlook import outlook
-from upstream.pretrain import pretrain, stage_names
+from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
+from upstream.run_stages import stage_names
 from upstream.stage import read_stage
 from upstream.trial import audio_seconds_per_second
 

@@ -7,10 +7,11 @@ import soundfile
 from upstream.audio import import_folder
 from upstream.errors import InputError, RecipeError
 from upstream.outlook import outlook
-from upstream.pretrain import pretrain, stage_names
+from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, TeacherRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.round_teacher import teacher_key
+from upstream.run_stages import stage_names
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, UnitsWriter
 

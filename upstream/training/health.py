@@ -86,7 +86,8 @@ def verdict(train: Sequence[Record], valid: Sequence[Record], found: Sequence[Fi
         return ""
     newest, checks, entropy = losses[-1], [r["loss"] for r in valid if "loss" in r], _entropy(valid)
     if not _settled(losses):
-        return f"too early to say after {newest['update']} updates: the loss settles once the warm-up is over"
+        why = ("the rate was still rising" if _rising(losses) else f"a loss says little in the first {SETTLED}")
+        return f"too early to say after {newest['update']} updates: {why}"
     if entropy and checks and checks[-1] > (1 - STUCK_WITHIN) * entropy:
         return (f"too early to say after {newest['update']} updates: the validation loss, {checks[-1]:.2f} nats, is "
                 f"not yet below what its label histogram alone gives ({entropy:.2f})")
@@ -135,9 +136,12 @@ def _entropy(valid: Sequence[Record]) -> float | None:
 
 def _settled(records: Sequence[Record]) -> bool:
     """Whether the loss says something yet: not while a warm-up has the rate still near nothing."""
+    return records[-1]["update"] >= (PATIENCE if _rising(records) else SETTLED)
+
+
+def _rising(records: Sequence[Record]) -> bool:
     rates = [r["rate"] for r in records if "rate" in r]
-    rising = len(rates) > 1 and rates[-1] == max(rates) and rates[-1] > rates[-2]
-    return records[-1]["update"] >= (PATIENCE if rising else SETTLED)
+    return len(rates) > 1 and rates[-1] == max(rates) and rates[-1] > rates[-2]
 
 
 def _collapse(valid: Sequence[Record]) -> Iterator[Finding]:

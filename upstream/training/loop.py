@@ -140,7 +140,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     with contextlib.ExitStack() as stack:
         stack.callback(monitor.close)
         stopping = stack.enter_context(_stop_requests())
-        report = stack.enter_context(progress(what, recipe.updates))
+        report = stack.enter_context(progress(what, recipe.updates, done=start))
         stream = stack.enter_context(contextlib.closing(prefetched(task.updates(start + 1, ranks.share()), speed)))
         bad, is_best, known = 0, False, set[str]()
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
