@@ -18,7 +18,7 @@ from upstream.model.config import EncoderConfig
 from upstream.outlook import Outlook, outlook
 from upstream.pretrain import RoundResult
 from upstream.pretrain import pretrain as run_rounds
-from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, Round, rounds_of
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, Round, rounds_of
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.run_stages import noted_stages, stage_names
@@ -56,7 +56,8 @@ def pretrain(
     course.check(stage_names(loaded, planned))
     if dry_run:
         _show(outlook(loaded, out, lambda round_: _tried(round_, device),
-                      lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device)), course)
+                      lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe)),
+              course)
         return
     rounds: list[RoundResult] = []
     with launched(ranks, [r.training.accumulate for r in planned], loaded.device), following(course):
@@ -108,12 +109,9 @@ def _tried(round_: Round, device: torch.device) -> float | None:
 
 
 def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarray,
-                   device: torch.device) -> tuple[float | None, float] | None:
+                   device: torch.device, probe: ProbeRecipe) -> tuple[float, float] | None:
     say(f"round {round_.number}: trying its teacher on some noise, to say how long it takes")
-    found = teacher_seconds(round_, shapes, lengths, device)
-    if found is not None and found[0] is None:
-        say("  how long the sweep takes that picks its layer is not known")
-    return found
+    return teacher_seconds(round_, shapes, lengths, device, probe)
 
 
 def _show(stages: list[Outlook], course: Course) -> None:

@@ -49,7 +49,7 @@ class Outlook:
 
 Trial = Callable[[Round], float | None]  # audio seconds a second that a round trains at, as far as that can be tried
 # Seconds of a round's teacher and of its units: of the round, the encoders that it reads, and (N,) samples.
-TeacherTrial = Callable[[Round, list[EncoderConfig], np.ndarray], tuple[float | None, float] | None]
+TeacherTrial = Callable[[Round, list[EncoderConfig], np.ndarray], tuple[float, float] | None]
 
 
 def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: None,
@@ -68,7 +68,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     lengths = _lengths(recipe, out)
 
     @cache
-    def teacher_tried(number: int) -> tuple[float | None, float] | None:
+    def teacher_tried(number: int) -> tuple[float, float] | None:
         round_ = rounds[number - 1]
         reads = encoders_read_by(round_, rounds, outside) if round_.teacher.features == "layer" else []
         return None if lengths is None else teacher_trial(round_, [r for r in reads if r is not None], lengths)
@@ -90,7 +90,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
 
 
 def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, lengths: np.ndarray | None,
-           trials: tuple[Trial, Callable[[int], tuple[float | None, float] | None]]) -> Outlook:
+           trials: tuple[Trial, Callable[[int], tuple[float, float] | None]]) -> Outlook:
     record = read_stage(out / name)
     if state == "done" and record is not None:
         return Outlook(name, state, why, record.get("seconds"), record.get("bytes"))

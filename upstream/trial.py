@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.masking import batch_masks
-from upstream.pretrain_recipe import Round, TeacherRecipe
+from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe
 from upstream.round_teacher import BEST, teacher_source
 from upstream.teacher.kmeans import STARTS, fit, levels
+from upstream.teacher.sweep import FIT_FRAMES as SWEEP_FRAMES
+from upstream.teacher.sweep import ITERATIONS as SWEEP_ITERATIONS
 from upstream.training.precision import autocast
 from upstream.training.recipe import AUTO
 
@@ -58,14 +61,14 @@ def audio_seconds_per_second(round_: Round, device: torch.device) -> float | Non
     return rows * recipe.crop_seconds / (time.perf_counter() - began)
 
 
-def teacher_seconds(round_: Round, shapes: Sequence[EncoderConfig], lengths: np.ndarray,
-                    device: torch.device) -> tuple[float | None, float] | None:
-    """Seconds that a round's teacher and its units would take in one process; decoding is not in it. None for a teacher
-    whose layer a sweep is to pick.
+def teacher_seconds(round_: Round, shapes: Sequence[EncoderConfig], lengths: np.ndarray, device: torch.device,
+                    probe: ProbeRecipe) -> tuple[float, float] | None:
+    """Seconds that a round's teacher and its units would take in one process; decoding is not in it.
 
     Args:
         shapes: of the encoders that the teacher reads, where it reads layers.
         lengths: (N,) samples of the recordings.
+        probe: what a sweep hears that is to pick the layer.
 
     Returns:
         None for a round that fits no teacher and makes no units, and where memory does not suffice.
@@ -80,10 +83,22 @@ def teacher_seconds(round_: Round, shapes: Sequence[EncoderConfig], lengths: np.
     drawn = min(recipe.sample_frames, int(frames.sum()))
     # An utterance of which no frame is drawn is not read; few are not.
     read = 1 - (1 - drawn / max(1, int(frames.sum()))) ** frames
-    fitting: float | None = None if recipe.features == "layer" and recipe.layer == BEST else 0.0
-    if fitting is not None and recipe.imported is None and recipe.kind != "random":
-        fitting = float((read * lengths).sum()) / SAMPLE_RATE / rate + _fit_seconds(recipe, dim, drawn, device)
-    return fitting, float(lengths.sum()) / SAMPLE_RATE / rate
+    seconds, fitting = float(lengths.sum()) / SAMPLE_RATE, 0.0
+    if recipe.features == "layer" and recipe.layer == BEST:
+        heard = min(probe.seconds, seconds) if probe.manifest is None else probe.seconds
+        fitting = _sweep_seconds(recipe, shapes[0], heard, probe.alignments is not None, rate, dim, device)
+    if recipe.imported is None and recipe.kind != "random":
+        fitting += float((read * lengths).sum()) / SAMPLE_RATE / rate + _fit_seconds(recipe, dim, drawn, device)
+    return fitting, seconds / rate
+
+
+def _sweep_seconds(recipe: TeacherRecipe, shape: EncoderConfig, heard: float, aligned: bool, rate: float, dim: int,
+                   device: torch.device) -> float:
+    """One pass for all layers, at the rate of the last, and a k-means for each; without alignments a noisy copy of
+    every recording is heard, too."""
+    each = replace(recipe, clusters=max(recipe.numbers), kind="single", iterations=SWEEP_ITERATIONS, restarts=1)
+    frames = min(SWEEP_FRAMES, int(heard * shape.grid.rate))
+    return (1 if aligned else 2) * heard / rate + shape.layers * _fit_seconds(each, dim, frames, device)
 
 
 def _heard(recipe: TeacherRecipe, shapes: Sequence[EncoderConfig], device: torch.device) -> tuple[float | None, int]:

@@ -14,7 +14,7 @@ from upstream.course import Course, current, following
 from upstream.errors import UsageError
 from upstream.outlook import outlook
 from upstream.pretrain import pretrain
-from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.run_stages import stage_names
 from upstream.stage import read_stage
@@ -225,17 +225,22 @@ def test_seconds_of_a_teacher_follow_from_the_rate_of_its_features(recordings, m
     single utterance, .2 s, on average."""
     monkeypatch.setattr(trial, "_heard", lambda recipe, shapes, device: (50.0, 39))
     monkeypatch.setattr(trial, "_fit_seconds", lambda recipe, dim, frames, device: 3.0 + dim)
-    lengths, cpu = np.full(20, 160_000), torch.device("cpu")
+    lengths, cpu, heard = np.full(20, 160_000), torch.device("cpu"), ProbeRecipe(seconds=100)
     [first, *_] = rounds_of(recipe(recordings, "rounds.0.teacher.sample_frames=100000"))
-    assert trial.teacher_seconds(first, [], lengths, cpu) == pytest.approx((4 + 42, 4))
+    assert trial.teacher_seconds(first, [], lengths, cpu, heard) == pytest.approx((4 + 42, 4))
     [first, *_] = rounds_of(recipe(recordings, "rounds.0.teacher.kind=random"))
-    assert trial.teacher_seconds(first, [], lengths, cpu) == pytest.approx((0, 4))
+    assert trial.teacher_seconds(first, [], lengths, cpu, heard) == pytest.approx((0, 4))
     picked = replace(first, teacher=replace(first.teacher, features="layer", layer="best", kind="auto"))
-    assert trial.teacher_seconds(picked, [first.encoder], lengths, cpu) == (None, pytest.approx(4))
+    layers = first.encoder.layers  # a sweep hears 100 s and noisy copies of them in 4 s, and fits each layer
+    assert trial.teacher_seconds(picked, [first.encoder], lengths, cpu, heard) == pytest.approx(
+        (4 + layers * 42 + 4 + 42, 4))
+    aligned = replace(heard, alignments="somewhere")
+    assert trial.teacher_seconds(picked, [first.encoder], lengths, cpu, aligned) == pytest.approx(
+        (2 + layers * 42 + 4 + 42, 4))
     few = replace(first, teacher=replace(first.teacher, kind="auto", clusters=2, sample_frames=2))
-    assert trial.teacher_seconds(few, [], lengths, cpu)[0] - 42 == pytest.approx(2 * 0.2, rel=0.06)
+    assert trial.teacher_seconds(few, [], lengths, cpu, heard)[0] - 42 == pytest.approx(2 * 0.2, rel=0.06)
     given = replace(first, teacher=replace(first.teacher, kind="auto", units="somewhere"))
-    assert trial.teacher_seconds(given, [], lengths, cpu) is None
+    assert trial.teacher_seconds(given, [], lengths, cpu, heard) is None
 
 
 def test_k_means_takes_as_long_as_it_goes_over_frames(recordings):
@@ -250,7 +255,8 @@ def test_k_means_takes_as_long_as_it_goes_over_frames(recordings):
 def test_a_teachers_trial_hears_noise_through_the_shapes_that_it_reads(recordings):
     one, two = rounds_of(recipe(recordings))
     for round_, shapes in ((one, []), (two, [one.encoder])):
-        fitting, labelling = trial.teacher_seconds(round_, shapes, np.full(3, 32_000), torch.device("cpu"))
+        fitting, labelling = trial.teacher_seconds(round_, shapes, np.full(3, 32_000), torch.device("cpu"),
+                                                   ProbeRecipe())
         assert fitting > labelling > 0
 
 

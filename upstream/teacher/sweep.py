@@ -36,7 +36,7 @@ from upstream.teacher.teacher import Teacher
 
 FIT_FRAMES = 50_000  # of all layers at once: 2 GB for BASE
 ABX_TOKENS = 6_000
-_ITERATIONS = 20
+ITERATIONS = 20
 _Progress = Callable[[float, float], None]
 _Pair = tuple[int, int]  # layer, clusters
 
@@ -201,7 +201,7 @@ class _Labeller:
         for layer, k in self.labels:
             if layer != before:
                 points, before = sample(layer).to(self._device), layer
-            found, self.inertia[layer, k] = fit(points, k, self._seed, _ITERATIONS,
+            found, self.inertia[layer, k] = fit(points, k, self._seed, ITERATIONS,
                                                 engine=default_engine(self._device))
             self.centroids[layer, k] = found
         self.fitted, self.fit_frames = True, len(points)
@@ -274,7 +274,7 @@ def _picked(rows: tuple[Row, ...], errors: dict[int, Abx], labeller: _Labeller, 
     numbers = sorted({row.clusters for row in rows})
     best = {k: max((r for r in rows if r.clusters == k), key=lambda r: getattr(r, measure)).layer for k in numbers}
     pair = layer, numbers[-1]
-    fitted = {"clusters": pair[1], "sample_frames": labeller.fit_frames, "iterations": _ITERATIONS,
+    fitted = {"clusters": pair[1], "sample_frames": labeller.fit_frames, "iterations": ITERATIONS,
               "manifest_hash": manifest.hash, "sweep": measure}
     teacher = Teacher(Quantiser((labeller.centroids[pair].cpu(),)), LayerSource(encoder, layer, "cpu").describe(),
                       labeller.inertia[pair], fitted)
