@@ -56,20 +56,21 @@ def record(name: str, speech: Manifest, folder: Path, updates: int = 0) -> dict[
     Returns:
         `rows` of `update`, `loss` (nats), `masked_accuracy` and `gradient_norm`; those after `ONE_BY_ONE` are means
         over the `TOGETHER` updates that end there. `valid` has the validations, `label_entropy` what a loss would be
-        that knows how common labels are and no more (nats), and `hashes` those of the recordings and of the units.
+        that knows how common labels are and no more (nats), and `hashes` those of the list of recordings and of the
+        units.
     """
     run = train(name, speech, folder, updates or CURVES[name].updates)
     valid = read_metrics(run / "encoder", "valid")
-    stages = {part: _result(run.parent / part) for part in ("corpus", "round1/units")}
+    units = _result(run.parent / "round1/units")
     recipe = _recipe(name, folder, CURVES[name].updates)
     return {"benchmark": "curves", "curve": name, "rows": _thinned(read_metrics(run / "encoder", "train")),
             "valid": [{k: v for k, v in r.items() if k != "kind"} for r in valid],
-            "label_entropy": valid[-1]["label_entropy"], "classes": stages["round1/units"]["classes"],
+            "label_entropy": valid[-1]["label_entropy"], "classes": units["classes"],
             "shape": {"frontend": recipe.encoder.frontend, "width": recipe.encoder.width,
                       "layers": recipe.encoder.layers},
             "batch_seconds": recipe.training.batch_seconds, "overrides": list(CURVES[name].overrides),
             "source": speech.source.rsplit("/", 1)[-1], "minutes": round(speech.seconds / 60, 1),
-            "hashes": {"recordings": stages["corpus"]["hash"], "units": stages["round1/units"]["hash"]}}
+            "hashes": {"recordings": speech.listing_hash, "units": units["hash"]}}
 
 
 def train(name: str, speech: Manifest, folder: Path, updates: int, *more: str) -> Path:

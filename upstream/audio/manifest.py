@@ -19,7 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from upstream.audio.manifest_file import ALL_COLUMNS, OFFSET, file_bytes, read_table, table_hash, write_table
+from upstream.audio.manifest_file import (
+    ALL_COLUMNS,
+    CRC,
+    EXTRAS,
+    OFFSET,
+    checked_hash,
+    file_bytes,
+    look,
+    read_table,
+    table_hash,
+    write_table,
+)
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 
@@ -65,11 +76,12 @@ class Manifest:
     Made by `Manifest.load`, by `Manifest.of` or by an import of a corpus.
     """
 
-    def __init__(self, table: pa.Table, root: str, source: str, digest: str | None = None) -> None:
-        """Wrap a checked table whose audio paths are relative to `root`; other rooms use `load` and `of`."""
+    def __init__(self, table: pa.Table, root: str, source: str, said: str | None = None) -> None:
+        """Wrap a checked table whose audio paths are relative to `root`, and whose file says that its hash is `said`;
+        other rooms use `load` and `of`."""
         self._table = table
         self._root = root
-        self._digest = digest
+        self._said = said
         self.source = source
 
     @staticmethod
@@ -95,8 +107,9 @@ class Manifest:
         while rows := list(islice(remaining, ROWS_AT_ONCE)):
             batches.append(_batch(rows))
         table = pa.Table.from_batches(batches, ALL_COLUMNS).unify_dictionaries().combine_chunks()
-        if table[OFFSET.name].null_count == len(table):
-            table = table.drop_columns(OFFSET.name)
+        for extra in EXTRAS:
+            if table[extra.name].null_count == len(table):
+                table = table.drop_columns(extra.name)
         manifest = Manifest(table, "/", source)
         manifest._refuse_repeated_ids()
         return manifest
@@ -157,15 +170,24 @@ class Manifest:
         return {f"{row['rate']} Hz, {row['channels']} channel{'s' * (row['channels'] > 1)}": row["count_all"]
                 for row in counts}
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """Content hash over ids, spans, rates, channels, speakers, texts and file sizes, in order.
+        """Content hash over ids, spans, rates, channels, speakers, texts, file sizes and the beginnings and ends of the
+        files, in order.
 
-        Where the files lie and when they were changed is no part of it, so a corpus that was moved keeps its hash.
+        Where the files lie and when they were changed is no part of it, so a corpus that was moved keeps its hash. It
+        is that of the rows, whatever the file says: a tenth of a second for a million.
+
+        Raises:
+            FormatError: another program changed the rows of a manifest of ours, to what is none.
         """
-        if self._digest is None:
-            self._digest = table_hash(self._table)
-        return self._digest
+        return checked_hash(self._table, self._said, self.source)
+
+    @cached_property
+    def listing_hash(self) -> str:
+        """The hash without a look into the files: the same for recordings that were made again and differ in last bits,
+        as those of a synthesiser do from processor to processor."""
+        return table_hash(self._table, looks=False)
 
     def index_of(self, utterance_id: str) -> int:
         """Place of an utterance. Raises InputError naming the most similar id if it is not there."""
@@ -206,6 +228,7 @@ class Manifest:
 
     def _utterance(self, row: dict[str, Any]) -> Utterance:
         size = row.pop("bytes")
+        row.pop(CRC.name, None)
         if row.get(OFFSET.name) is not None:
             row["size"] = size
         row["audio"] = Path(self._root, row["audio"])  # an absolute path stays as it is
@@ -253,13 +276,15 @@ def _batch(rows: list[Utterance]) -> pa.RecordBatch:
         _check(row)
     audio = [os.path.abspath(row.audio) for row in rows]
     sizes = {path: file_bytes(path) for path in {a for a, row in zip(audio, rows) if row.offset is None}}
+    places = [(path, row.offset or 0, row.size) for path, row in zip(audio, rows)]
+    looks = {place: look(*place) for place in set(places)}
     columns = {
         "id": [row.id for row in rows], "audio": audio, "start": [row.start for row in rows],
         "samples": [row.samples for row in rows], "rate": [row.rate for row in rows],
         "channels": [row.channels for row in rows], "speaker": [row.speaker for row in rows],
         "text": [row.text for row in rows],
         "bytes": [row.size if row.offset is not None else sizes[path] for path, row in zip(audio, rows)],
-        OFFSET.name: [row.offset for row in rows],
+        OFFSET.name: [row.offset for row in rows], CRC.name: [looks[place] for place in places],
     }
     return pa.record_batch([pa.array(columns[field.name], field.type) for field in ALL_COLUMNS], schema=ALL_COLUMNS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,15 @@ OPTIONAL = ("speaker", "text", "bytes")
 # Only where some audio files lie inside others; `bytes` is the size of the inner file then. Where a file lies is no
 # part of the content hash, so a corpus keeps its hash when it is packed or unpacked.
 OFFSET = pa.field("offset", pa.int64())
-ALL_COLUMNS = COLUMNS.append(OFFSET)
+
+# A look into the files, so that two corpora of the same names, lengths and sizes (clean and noisy WAV files, say) are
+# told apart: the CRC-32 of the first and the last `LOOK_BYTES` of each audio file. Manifests made by other programs, and
+# by us before there was such a column, have none, and none is made up for them: it would mean opening every file.
+CRC = pa.field("crc", pa.int64())
+LOOK_BYTES = 1 << 16
+
+EXTRAS = (OFFSET, CRC)
+ALL_COLUMNS = COLUMNS.append(OFFSET).append(CRC)
 
 
 def write_table(path: Path, table: pa.Table, root: str, source: str, digest: str) -> None:
@@ -53,7 +62,10 @@ def write_table(path: Path, table: pa.Table, root: str, source: str, digest: str
 
 
 def read_table(path: Path) -> tuple[pa.Table, str, str | None]:
-    """The table of a manifest (audio paths as in the file), its source, and its hash if the file is one of ours."""
+    """The table of a manifest (audio paths as in the file), its source, and the hash that the file says it has.
+
+    A program that changed the rows of a manifest may have kept what it says: `checked_hash` tells.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: no such manifest; `hubertkit corpus import` makes one")
     try:
@@ -66,13 +78,28 @@ def read_table(path: Path) -> tuple[pa.Table, str, str | None]:
     if ours and metadata.get("version") != str(VERSION):
         raise FormatError(f"{path}: a manifest of version {metadata.get('version')}, this program reads {VERSION}; "
                           "import the corpus again")
-    return _checked(path, table, foreign=not ours), metadata.get("source", str(path)), metadata.get("hash")
+    return _checked(path, table, foreign=not ours), metadata.get("source", str(path)), metadata.get("hash") if ours else None
 
 
-def table_hash(table: pa.Table) -> str:
-    """Hash of the rows in order, independent of chunks, of dictionary codes and of where the files lie."""
+def checked_hash(table: pa.Table, said: str | None, source: str) -> str:
+    """The hash of a table; one whose file said another was changed by someone, and is checked as a foreign one.
+
+    Raises:
+        FormatError: what `source` was changed to is no manifest: ids that are not unique, impossible numbers.
+    """
+    found = table_hash(table)
+    if said is not None and said not in (found, table_hash(table, looks=False)):
+        _check_foreign(Path(source), table)
+    return found
+
+
+def table_hash(table: pa.Table, looks: bool = True) -> str:
+    """Hash of the rows in order, independent of chunks, of dictionary codes and of where the files lie; with `looks`
+    also of what was seen in the files, where it was looked."""
     digest = hashlib.sha256(f"{FORMAT} {VERSION} {len(table)}".encode())
-    for name in COLUMNS.names:
+    looked = CRC.name in table.column_names and table[CRC.name].null_count < len(table)
+    seen = [CRC.name] if looks and looked else []
+    for name in [*COLUMNS.names, *seen]:
         if name == "audio":
             continue
         column = table[name]
@@ -88,6 +115,20 @@ def file_bytes(path: str) -> int | None:
     """Size of a file, None if it is not there (reading it names it then)."""
     try:
         return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def look(path: str, offset: int = 0, size: int | None = None) -> int | None:
+    """CRC-32 of the first and the last `LOOK_BYTES` of a file, or of `size` bytes at `offset` of it; None if it cannot
+    be opened (reading it names it then)."""
+    try:
+        with open(path, "rb") as file:
+            end = offset + size if size is not None else os.fstat(file.fileno()).st_size
+            file.seek(offset)
+            first = file.read(min(LOOK_BYTES, end - offset))
+            file.seek(max(offset + len(first), end - LOOK_BYTES))
+            return zlib.crc32(file.read(min(LOOK_BYTES, end - offset - len(first))), zlib.crc32(first))
     except OSError:
         return None
 
@@ -118,11 +159,11 @@ def _checked(path: Path, table: pa.Table, foreign: bool) -> pa.Table:
     missing = [name for name in COLUMNS.names if name not in OPTIONAL and name not in table.column_names]
     if missing:
         raise FormatError(f"{path}: no column {', '.join(missing)}; a manifest has {', '.join(COLUMNS.names)}")
-    inside = OFFSET.name in table.column_names
-    if inside and "bytes" not in table.column_names:
+    extras = [field for field in EXTRAS if field.name in table.column_names]
+    if OFFSET in extras and "bytes" not in table.column_names:
         raise FormatError(f"{path}: a column {OFFSET.name} and none of bytes: the sizes of the inner files are missing")
     columns = []
-    schema = ALL_COLUMNS if inside else COLUMNS
+    schema = pa.schema([*COLUMNS, *extras])
     for field in schema:
         if field.name in table.column_names:
             columns.append(_cast(path, table[field.name], field))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from upstream.audio import Manifest, Utterance
 from upstream.audio.manifest import resampled_length
+from upstream.audio.manifest_file import LOOK_BYTES, look, read_table
 from upstream.errors import FormatError, InputError, UsageError
 
 characters = st.characters(codec="utf-8", exclude_categories=["Cs", "Zs", "Zl", "Zp", "Cc"])
@@ -146,6 +148,51 @@ def test_the_hash_ignores_place_and_time_of_the_files(tmp_path):
     assert one.hash == two.hash
 
 
+@pytest.mark.parametrize("place", [0, 70_000, -1])
+def test_the_hash_sees_other_audio_of_the_same_size(tmp_path, place):
+    """A bug once found: clean and noisy WAV files of the same names and lengths were one corpus, to stages and caches."""
+    content = bytearray(b"x" * 140_000)
+    for name in ("one", "two"):
+        files_in(tmp_path / name, 0, 0)
+        (tmp_path / name / "2.flac").write_bytes(content)
+        content[place] = ord("y")
+    one, two = (Manifest.of(numbered(5, tmp_path / name), "") for name in ("one", "two"))
+    assert (one.hash == two.hash) == (place == 70_000)  # the middle is not looked at
+    assert one.listing_hash == two.listing_hash
+    one.save(tmp_path / "m.arrow")
+    loaded = Manifest.load(tmp_path / "m.arrow")
+    assert (loaded.hash, loaded.listing_hash) == (one.hash, one.listing_hash)
+
+
+@pytest.mark.parametrize(("size", "offset", "inner"), [(0, 0, None), (10, 0, None), (200_000, 0, None), (65_536, 0, None),
+                                                       (300_000, 1000, 10), (300_000, 1000, 200_000)])
+def test_a_look_is_the_crc_of_both_ends(tmp_path, size, offset, inner):
+    content = np.random.default_rng(size).bytes(size)
+    (tmp_path / "a").write_bytes(content)
+    part = content[offset:offset + inner] if inner is not None else content
+    both = part if len(part) <= 2 * LOOK_BYTES else part[:LOOK_BYTES] + part[-LOOK_BYTES:]
+    assert look(str(tmp_path / "a"), offset, inner) == zlib.crc32(both)
+    assert look(str(tmp_path / "b")) is None
+
+
+@pytest.mark.parametrize("name", ["m.arrow", "m.parquet"])
+def test_rows_that_another_program_changed_have_another_hash(tmp_path, name):
+    """A bug once found: the hash in the file's metadata, which Arrow keeps, was taken for that of the rows."""
+    manifest = Manifest.of(numbered(5), "a test")
+    manifest.save(tmp_path / name)
+    table = read_table(tmp_path / name)[0].replace_schema_metadata(
+        {"format": "hubertkit manifest", "version": "1", "source": "a test", "hash": manifest.hash})
+
+    def written(changed):
+        pq.write_table(changed, tmp_path / "changed.parquet")
+        return Manifest.load(tmp_path / "changed.parquet")
+
+    assert written(table).hash == manifest.hash
+    assert written(table.slice(0, 3)).hash == manifest.select([0, 1, 2]).hash
+    with pytest.raises(FormatError, match="the id u000 occurs 2 times"):
+        assert written(pa.concat_tables([table, table])).hash
+
+
 def test_the_hash_sees_the_size_of_a_file(tmp_path):
     files_in(tmp_path / "one", 10, 20, 30)
     files_in(tmp_path / "two", 10, 21, 30)
@@ -190,7 +237,7 @@ def test_parquet_from_elsewhere_with_the_least_columns_is_read(tmp_path):
     manifest = Manifest.load(tmp_path / "m.parquet")
     made = [Utterance("a", tmp_path / "0.flac", 0, 5, 16000, 1), Utterance("b", tmp_path / "0.flac", 5, 5, 16000, 1)]
     assert list(manifest) == made
-    assert manifest.hash == Manifest.of(made, "other").hash
+    assert manifest.listing_hash == Manifest.of(made, "other").listing_hash
 
 
 def foreign(tmp_path, **columns):

@@ -52,8 +52,10 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
 
     The utterances must be whole files at 16 kHz, which is all that fairseq reads: `whole_files` sees to that.
 
+    Transcripts of an earlier list of this name, which would be read as those of this one, are removed.
+
     Raises:
-        InputError: a path that a list cannot hold.
+        InputError: a path that a list cannot hold; labels (`NAME.km`) of another list of this name are there.
     """
     rows = list(manifest)
     paths = [os.fspath(u.audio) for u in rows]
@@ -66,7 +68,20 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
     if any(texts):
         files |= {".wrd": texts, ".ltr": [letters_of(t) for t in texts]}
     files[".tsv"] = [root, *(f"{os.path.relpath(p, root)}\t{u.samples}" for p, u in zip(paths, rows))]
+    _refuse_other_labels(folder, name, len(rows))
+    for suffix in {".wrd", ".ltr"} - files.keys():
+        (folder / f"{name}{suffix}").unlink(missing_ok=True)
     return [write_lines(folder / f"{name}{suffix}", lines) for suffix, lines in files.items()]
+
+
+def _refuse_other_labels(folder: Path, name: str, count: int) -> None:
+    """Labels count the lines of their list; those of another one are not removed, since making them takes hours."""
+    for path in sorted(folder.glob(f"{name}.km*")):
+        with path.open("rb") as lines:
+            found = sum(1 for _ in lines)
+        if found != count:
+            raise InputError(f"{path}: {found} lines of labels, and the list has {count} files: it is of another list; "
+                             "remove it, or export to another folder or name")
 
 
 def letters_of(text: str) -> str:

@@ -64,6 +64,8 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
         scp, segments = [f"{u.id} {u.audio}" for u in rows], []
     else:
         names = dict(zip(paths, ids_of(Path("/"), paths)))
+        if len(set(names.values())) < len(paths):  # `a.wav` and `a.flac` in one folder
+            names = {path: f"{name}{path.suffix}" for path, name in names.items()}
         scp = sorted((f"{name} {path}" for path, name in names.items()), key=str.encode)
         segments = [f"{u.id} {names[u.audio]} {u.start / u.rate:.6f} {(u.start + u.samples) / u.rate:.6f}"
                     for u in rows]

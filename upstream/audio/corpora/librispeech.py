@@ -53,7 +53,9 @@ def _entries(src: Path, folders: Sequence[Path], ids: set[str] | None, bad: BadF
                  if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES}
         files = [Path(folder, n) for n in names if n.endswith(TRANSCRIPTS)]
         texts = {name: (text, file) for file in sorted(files) for name, text in _read_transcripts(file)}
-        for name in sorted(texts.keys() | (audio.keys() if files else set())):
+        chapter = f"{Path(folder).parent.name}-{Path(folder).name}-"
+        heard = {name for name in audio if files or name.startswith(chapter)}
+        for name in sorted(texts.keys() | heard):
             if ids is not None and name not in ids:
                 continue
             found.add(name)

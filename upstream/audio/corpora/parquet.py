@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import mmap
+import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -55,16 +56,22 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
         raise UsageError(f"{src}: no such Parquet file, or no folder with any")
     tars = _tar_names(files, extracted)
     made: list[Path] = []
+    for tar in tars.values():
+        _put_back(tar)  # what an import that was killed had put aside
     try:
         rows = [row for path in files for row in _rows(path, column, tars[path], made, bad)]
         ids = _ids(rows)
-        return manifest_of([_entry(row, name) for row, name in zip(rows, ids)], bad, src)
+        manifest = manifest_of([_entry(row, name) for row, name in zip(rows, ids)], bad, src)
     except BaseException:
         for path in made:
             path.unlink(missing_ok=True)
+            _put_back(path)
         if made and not any(extracted.iterdir()):
             extracted.rmdir()
         raise
+    for path in made:
+        _aside(path).unlink(missing_ok=True)
+    return manifest
 
 
 def export_parquet(manifest: Manifest, path: Path) -> Path:
@@ -163,12 +170,24 @@ class _Store:
             self._stack.enter_context(disk_errors(self._name))
             temporary = self._stack.enter_context(writing(self._name))
             self._made.append(self._name)
+            if self._name.is_file():  # of an earlier import, whose manifest needs it if this one fails
+                os.replace(self._name, _aside(self._name))
             self._tar = self._stack.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT))
         suffix = next((s for magic, s in MAGIC.items() if content.startswith(magic)), ".audio")
         member = tarfile.TarInfo(name + suffix)
         member.size = len(content)
         self._tar.addfile(member, io.BytesIO(content))
         return self._tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _aside(tar: Path) -> Path:
+    """Where the tar of an earlier import lies while another is made."""
+    return tar.with_name(f".{tar.name}.before")
+
+
+def _put_back(tar: Path) -> None:
+    if _aside(tar).is_file():
+        os.replace(_aside(tar), tar)
 
 
 def _chunk(file: pq.ParquetFile, group: int, audio: str) -> tuple[int, int]:

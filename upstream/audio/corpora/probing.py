@@ -163,7 +163,8 @@ def _span(entry: Entry, info: soundfile.SoundFile) -> tuple[int, int] | str:
     """Start and samples of a part of a file, or why it cannot be."""
     rate, frames = info.samplerate, info.frames
     if not all(map(isfinite, (entry.start_seconds, entry.end_seconds or 0.0))):
-        return f"from {entry.start_seconds:g} s to {entry.end_seconds:g} s is no part of a recording"
+        until = "the end" if entry.end_seconds is None else f"{entry.end_seconds:g} s"
+        return f"from {entry.start_seconds:g} s to {until} is no part of a recording"
     if entry.samples is not None and entry.samples != frames:
         return f"{frames} samples, the corpus says {entry.samples}"
     if entry.start_seconds == 0 and entry.end_seconds is None:

@@ -10,7 +10,7 @@ from upstream.errors import UsageError
 
 
 def utterance_of_file(path: Path) -> Utterance:
-    """The whole of an audio file; its id is the file's name.
+    """The whole of an audio file; its id is the file's name, spaces written as `_`.
 
     Raises:
         UsageError: no such file.
@@ -20,6 +20,6 @@ def utterance_of_file(path: Path) -> Utterance:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     bad = BadFiles(None)
-    found = list(utterances([Entry(path.name, path.resolve(), None, None)], bad))
+    found = list(utterances([Entry("_".join(path.name.split()), path.resolve(), None, None)], bad))
     bad.refuse("mend the file or leave it out")
     return found[0]

@@ -5,8 +5,10 @@ Audio is read where it lies; nothing is unpacked. A compressed tar has no places
 
 from __future__ import annotations
 
+import glob
 import io
 import json
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,13 +24,15 @@ from upstream.stage import disk_errors, writing
 
 TEXT_NAMES = ("text", "sentence", "transcription", "transcript")  # what corpora call it, the first that is there
 SPEAKER_NAMES = ("speaker", "speaker_id", "client_id")
+_READ = AUDIO_SUFFIXES | {".txt", ".json"}
 COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
 def import_tar(src: Path, skip: Skip | None = None) -> Manifest:
     """A manifest of a tar or of a folder of them, in the order of names and members.
 
-    An id is the key, `/` written as `-` and spaces as `_`; where a key occurs in two shards, all ids are
+    A key ends at the first dot of a name, as in WebDataset, or at the last one where what follows the first says nothing
+    (`talk_0.5.wav`). An id is the key, `/` written as `-` and spaces as `_`; where a key occurs in two shards, all ids are
     `SHARD-KEY`. A text is that of `KEY.txt`, or `text` of `KEY.json` (also `sentence`, `transcription`,
     `transcript`); a speaker is `speaker`, `speaker_id` or `client_id` there.
 
@@ -54,11 +58,17 @@ def import_tar(src: Path, skip: Skip | None = None) -> Manifest:
 def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_bytes: int = 1 << 30) -> list[Path]:
     """Write `NAME-000000.tar`, ...: of each utterance `KEY.flac`, and `KEY.txt` and `KEY.json` (`speaker`) where there
     is a text and a speaker. A key is the id with its dots, which end keys, as `_`; a shard ends after `shard_bytes`.
+    Further shards of this name, left by an earlier export, are removed at the end: they would be read as part of this.
 
     Raises:
-        InputError: an utterance that cannot be read, two ids that differ in dots only; complete shards are left.
+        InputError: an utterance that cannot be read, or that lies in a shard that would be written over; two ids that
+            differ in dots only; complete shards are left.
     """
     shards: list[Path] = []
+    ours = re.compile(rf"{re.escape(name)}-\d{{6,}}\.tar")
+    for u in manifest:
+        if u.audio.parent == folder.absolute() and ours.fullmatch(u.audio.name):
+            raise InputError(f"{u.id} lies in {u.audio}, which would be written over; export to another folder or name")
     keys: dict[str, str] = {}
     utterances = iter(reported(manifest))
     waiting = next(utterances, None)
@@ -77,6 +87,9 @@ def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_byte
                     _append(tar, f"{key}.json", json.dumps({"speaker": waiting.speaker}, ensure_ascii=False).encode())
                 waiting = next(utterances, None)
         shards.append(path)
+    for path in sorted(folder.glob(f"{glob.escape(name)}-*.tar")):
+        if ours.fullmatch(path.name) and path not in shards:
+            path.unlink()
     return shards
 
 
@@ -109,6 +122,8 @@ def _members(shard: Path, bad: BadFiles) -> Iterator[Entry]:
                          "place") from error
     for key, sample in samples.items():
         if sample.audio is None:
+            if "." in key.rpartition("/")[2]:  # `KEY.vad.json` and the like belong to KEY, and are not for us
+                continue
             bad.add(key, shard, f"{key} has no audio in the tar")
             continue
         text = sample.text if sample.text is not None else first_of(sample.said, TEXT_NAMES)
@@ -119,12 +134,12 @@ def _members(shard: Path, bad: BadFiles) -> Iterator[Entry]:
 def _note(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, _Sample]) -> None:
     folder, _, name = member.name.rpartition("/")
     stem, _, suffix = name.partition(".")
-    if not stem or not suffix:
+    if f".{suffix.lower()}" not in _READ:
+        stem, _, suffix = name.rpartition(".")
+    suffix = f".{suffix.lower()}"
+    if not stem or suffix not in _READ:
         return
     key = f"{folder}/{stem}".removeprefix("./").lstrip("/")
-    suffix = f".{suffix.lower()}"
-    if suffix not in AUDIO_SUFFIXES and suffix not in (".txt", ".json"):
-        return
     sample = samples.setdefault(key, _Sample())
     if suffix in AUDIO_SUFFIXES:
         if sample.audio is not None:
