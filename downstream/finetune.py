@@ -29,6 +29,7 @@ from upstream.keyed import keyed, keyed_torch
 from upstream.model import prepared
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
+from upstream.model.global_norm import measure_global_norm
 from upstream.model.loading import load_encoder
 from upstream.model.masking import SpanMask, span_mask
 from upstream.model.saving import encoder_hash
@@ -180,6 +181,8 @@ class RecogniserTask:
         self._audio, self._ids = recipe.cache.open(manifest), manifest.ids
         self._targets = _encode(manifest, vocabulary)
         self.kept = self._usable(manifest)
+        if recipe.encoder == SCRATCH:
+            measure_global_norm(model.encoder, self._audio.wave, self.kept, recipe.seed)
         longest = [length_at(int(n), min(recipe.speeds)) for n in manifest.lengths[self.kept]]  # must fit as well
         frames = np.array([self._grid.frames(n) for n in longest], np.int64)
         self._plan = UtterancePlan(frames, int(recipe.training.micro_batch_seconds * self._grid.rate),

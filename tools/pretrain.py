@@ -21,7 +21,7 @@ from upstream.pretrain import pretrain as run_rounds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, Round, rounds_of
 from upstream.progress import say
 from upstream.recipe import load_recipe
-from upstream.run_stages import noted_stages, stage_names
+from upstream.run_stages import noted_stages, stage_names, why_stale
 from upstream.stage import LOCK, busy, read_stage
 from upstream.training.health import entropy_of, examine, verdict
 from upstream.training.loop import chosen_device
@@ -79,16 +79,15 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
         raise UsageError(f"{run}: no such folder")
     table = Table("stage", "state", "seconds", "MB", "started")
     open_state = "running" if any(busy(p.parent) for p in run.rglob(LOCK)) else "interrupted"
+    noted = noted_stages(run)
     found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json"))]
     for folder, record in sorted(found, key=lambda f: ((f[1] or {}).get("started", ""), _ORDER.find(f[0].name))):
         if record is not None:
-            changed = [name for name, made_of in (("manifest", run / "corpus"), ("teacher", folder.parent / "teacher"),
-                                                  ("units", folder.parent / "units"))
-                       if _is_other(record["inputs"].get(name), made_of)]
-            state = open_state if record["state"] != "done" else f"stale: other {changed[0]}" if changed else "done"
+            why = why_stale(run, folder, noted.reads)
+            state = open_state if record["state"] != "done" else f"stale: {why}" if why else "done"
             table.add_row(str(folder.relative_to(run)), state, str(record.get("seconds", "")),
                           f"{record['bytes'] / 1e6:.1f}" if "bytes" in record else "", record.get("started", ""))
-    ahead = [name for name in noted_stages(run) if not (run / name / "stage.json").is_file()]
+    ahead = [name for name in noted.names if not (run / name / "stage.json").is_file()]
     for name in ahead:
         table.add_row(name, "to do", "", "", "")
     if not found and not ahead:
@@ -162,9 +161,3 @@ def _reads(teacher: Path) -> str:
 
 
 _ORDER = "corpus teacher units encoder quality"  # where two stages started in the same second
-
-
-def _is_other(used: str | None, stage: Path) -> bool:
-    """Whether a stage has a result of another hash than the one that was used of it."""
-    result = (read_stage(stage) or {}).get("result") or {}
-    return used is not None and result.get("hash") not in (None, used)

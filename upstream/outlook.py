@@ -16,7 +16,7 @@ from upstream.course import Course, State, following
 from upstream.frames import CONV_GRID, frame_counts
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
-from upstream.pretrain import pretrain
+from upstream.pretrain import check_sources, pretrain
 from upstream.pretrain_recipe import PretrainRecipe, Round, encoders_read_by, outside_encoders, rounds_of
 from upstream.round_encoders import read_outside
 from upstream.run_stages import stage_names
@@ -64,6 +64,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     """
     outside = read_outside(outside_encoders(recipe))[1]
     rounds = rounds_of(recipe, outside)
+    check_sources(recipe, rounds)
     names = stage_names(recipe, rounds)
     lengths = _lengths(recipe, out)
 

@@ -35,6 +35,7 @@ from upstream.errors import UsageError
 from upstream.keyed import keyed
 from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.encoder import Encoder
+from upstream.model.global_norm import measure_global_norm
 from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.saving import encoder_hash, save_encoder
 from upstream.pretrain_recipe import PretrainRecipe, Round, outside_encoders, rounds_of, weights_of
@@ -44,7 +45,7 @@ from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.round_encoders import EncoderFile, read_outside, start_from
 from upstream.round_teacher import check_given, make_teacher, teacher_key, teacher_source
-from upstream.run_stages import note_stages, stage_names
+from upstream.run_stages import note_stages, rounds_read, stage_names, stages_read
 from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_coverage, check_units
@@ -89,12 +90,10 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     """
     outside, configs = read_outside(outside_encoders(recipe))
     rounds = rounds_of(recipe, configs)
-    for round_ in rounds:
-        _noise_source(round_.mixing)
-    check_given(rounds)
+    check_sources(recipe, rounds)
     device = chosen_device(recipe.device)
     with locked(out):
-        note_stages(out, stage_names(recipe, rounds[:until_round]))
+        note_stages(out, stage_names(recipe, rounds[:until_round]), stages_read(rounds[:until_round]))
         corpus = corpus_stage(recipe, out / "corpus", say)
         results: list[RoundResult] = []
         for round_ in rounds[:until_round]:
@@ -103,13 +102,32 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     return results
 
 
-def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None]) -> Corpus:
-    """The manifest (made from a folder of audio if need be) and the split into training and held-out speakers."""
+def check_sources(recipe: PretrainRecipe, rounds: list[Round]) -> None:
+    """Raises UsageError or InputError where something that a recipe names is not there: recordings, noise, teachers and
+    units made elsewhere, alignments; to be asked before hours of work that need them at their end."""
+    data_source(recipe)
+    for round_ in rounds:
+        _noise_source(round_.mixing)
+    check_given(rounds)
+    if recipe.probe.alignments is not None:
+        find_alignments(Path(recipe.probe.alignments))
+        if recipe.probe.manifest is not None:
+            Manifest.load(Path(recipe.probe.manifest))
+
+
+def data_source(recipe: PretrainRecipe) -> Path:
+    """The manifest or folder of audio that a recipe names. Raises UsageError where there is none."""
     if not recipe.data:
         raise UsageError("nothing to hear: give data=FOLDER_OF_AUDIO or data=MANIFEST")
     source = Path(recipe.data)
     if not source.exists():
         raise UsageError(f"data={source}: no such manifest or folder of audio")
+    return source
+
+
+def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None]) -> Corpus:
+    """The manifest (made from a folder of audio if need be) and the split into training and held-out speakers."""
+    source = data_source(recipe)
     manifest = import_folder(source, None) if source.is_dir() else Manifest.load(source)
 
     def work(folder: Path) -> dict[str, Any]:
@@ -170,11 +188,9 @@ def _encoders(round_: Round, results: list[RoundResult], outside: dict[str, Enco
     init, teacher = None if round_.init is None else outside[round_.init], round_.teacher
     if not round_.has_teacher or teacher.features != "layer":
         return _Encoders(init, [])
-    if teacher.encoder is not None:
-        return _Encoders(init, [outside[teacher.encoder]])
-    if init is not None and round_.number == 1:
-        return _Encoders(init, [init])
-    read = [results[n - 1] for n in teacher.rounds or (round_.number - 1,)]
+    read = [results[n - 1] for n in rounds_read(round_)]
+    if not read:
+        return _Encoders(init, [outside[teacher.encoder or str(round_.init)]])
     return _Encoders(init, [EncoderFile(str(r.encoder), r.encoder_result["hash"]) for r in read])
 
 
@@ -210,6 +226,7 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
     names = ["encoder"] if len(read) == 1 else [f"encoder{i}" for i in range(len(read))]
     inputs |= files | {name: encoder.hash for name, encoder in zip(names, read)}
+    inputs |= {f"{name}_shape": encoder.shape for name, encoder in zip(names, read) if encoder.shape is not None}
     return run_stage(folder, "teacher", version=3, settings=settings | {"seed": recipe.seed}, inputs=inputs, work=work,
                      say=say, together=True)
 
@@ -316,6 +333,7 @@ def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | 
     probe, audio = _probe(recipe, round_, corpus.manifest), recipe.cache.open(corpus.manifest)
     if units is not None:
         model = masked_prediction(round_, units.classes).initialise(recipe.seed)
+        measure_global_norm(model.encoder, audio.wave, corpus.train, recipe.seed)
         start_from(model.encoder, init)
         model = model.to(device)
         return PretrainTask(model, corpus.manifest, units, corpus.train, corpus.valid, round_.training, round_.mask,
@@ -323,6 +341,7 @@ def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | 
                             audio=audio)
     contrastive = round_.objective.contrastive
     model_without_units = contrastive_prediction(round_).initialise(recipe.seed)
+    measure_global_norm(model_without_units.encoder, audio.wave, corpus.train, recipe.seed)
     start_from(model_without_units.encoder, init)
     model_without_units = model_without_units.to(device)
     return ContrastiveTask(model_without_units, corpus.manifest, corpus.train, corpus.valid, round_.training,

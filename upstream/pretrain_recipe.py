@@ -16,6 +16,7 @@ from upstream.model.quantiser import GumbelSchedule
 from upstream.recipe import as_settings, refine
 from upstream.teacher.gate import GateRules
 from upstream.training.loop import TrainingRecipe
+from upstream.training.recipe import AUTO
 
 SHIPPED = Path(__file__).with_name("recipes")
 
@@ -50,6 +51,8 @@ class TeacherRecipe:
             raise ValueError(f"teacher: kind=single has one stream; clusters={self.clusters}")
         if self.pca < 0:
             raise ValueError(f"teacher: pca={self.pca}, must be at least 0")
+        if self.kind == "random" and (self.pca or self.whiten):
+            raise ValueError("teacher: kind=random draws its projection and fits nothing; leave out pca and whiten")
         if self.stacked and self.features != "fbank":
             raise ValueError(f"teacher: stacked=true is for features=fbank, not {self.features}")
         if self.imported is not None and (self.kind != "auto" or self.pca or self.whiten):
@@ -255,6 +258,10 @@ def rounds_of(recipe: PretrainRecipe, outside: Mapping[str, EncoderConfig] | Non
                            refine(recipe.mask, r.mask, f"{where}, mask"),
                            refine(recipe.mixing, r.mixing, f"{where}, mixing"),
                            refine(recipe.training, r.training, f"{where}, training")))
+        training = found[-1].training
+        if training.micro_batch_seconds != AUTO and training.micro_batch_seconds < training.crop_seconds:
+            raise RecipeError(f"{where}: training.micro_batch_seconds={training.micro_batch_seconds:g} cannot hold a "
+                              f"crop of training.crop_seconds={training.crop_seconds:g}; lower the latter as well")
         if not found[-1].has_teacher:
             _check_without_teacher(found[-1])
         _check_layers(recipe, found, outside)
@@ -270,13 +277,14 @@ def _adapted(shape: EncoderConfig, wanted: EncoderConfig, named: set[str], where
     asked = {f.name: getattr(wanted, f.name) for f in fields(EncoderConfig)
              if f.name in named or getattr(wanted, f.name) != getattr(plain, f.name)}
     for name, value in asked.items():
-        if name not in _SWITCHES and value != getattr(shape, name):
+        if name not in SWITCHES and value != getattr(shape, name):
             raise RecipeError(f"{where} is an encoder with {name}={getattr(shape, name)}, and encoder.{name}={value} "
                               "asks for another; leave it out")
-    return replace(shape, **{name: value for name, value in asked.items() if name in _SWITCHES})
+    return replace(shape, **{name: value for name, value in asked.items() if name in SWITCHES})
 
 
-_SWITCHES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop", "feature_grad_mult")
+# what of an encoder matters in training alone
+SWITCHES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop", "feature_grad_mult")
 
 
 def weights_of(round_: Round) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.model.loading import load_encoder
 from upstream.model.saving import encoder_hash
+from upstream.pretrain_recipe import SWITCHES
 from upstream.progress import say
+from upstream.stage import content_hash
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,13 @@ class EncoderFile:
     Attributes:
         source: whatever `load_encoder` reads.
         hash: of its weights: the same in whatever format they lie.
+        shape: hash of its configuration, as far as that changes what it gives; None for an encoder of this run, whose
+            configuration its weights follow from.
     """
 
     source: str
     hash: str
+    shape: str | None = None
 
     def load(self, device: torch.device | str = "cpu") -> Encoder:
         """The encoder in float32 and in evaluation mode."""
@@ -37,7 +42,9 @@ def read_outside(sources: Sequence[str]) -> tuple[dict[str, EncoderFile], dict[s
     for source in sources:
         say(f"reading {source}")
         encoder = load_encoder(source)
-        files[source], configs[source] = EncoderFile(source, encoder_hash(encoder)), encoder.config
+        shape = {k: v for k, v in encoder.config.to_dict().items() if k not in SWITCHES}
+        files[source] = EncoderFile(source, encoder_hash(encoder), content_hash(shape))
+        configs[source] = encoder.config
     return files, configs
 
 

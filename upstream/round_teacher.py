@@ -123,6 +123,10 @@ def _best_layer(recipe: TeacherRecipe, encoder: Encoder, manifest: Manifest, tra
     if probe.alignments is not None:
         alignments = find_alignments(Path(probe.alignments))
         heard = manifest if probe.manifest is None else Manifest.load(Path(probe.manifest))
+        heard = heard.only([name for name in heard.ids if name in alignments])  # of which the sweep hears a part
+        if not len(heard):
+            raise InputError(f"{probe.alignments}: none of its {len(alignments)} alignments is of an utterance of the "
+                             "manifest; files are named for the utterances")
     layers = range(1, encoder.config.layers + 1)
     found = sweep(encoder, _at_most(heard, probe.seconds), [max(recipe.numbers)], seed=seed, alignments=alignments,
                   read=AudioCache(_at_most(heard, probe.seconds)).wave, layers=list(layers), device=device,

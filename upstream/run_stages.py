@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from upstream import ranks
 from upstream.course import current
 from upstream.errors import FormatError
 from upstream.pretrain_recipe import PretrainRecipe, Round
-from upstream.stage import read_json, write_json
+from upstream.stage import read_json, read_stage, write_json
 
 STAGES = "stages.json"
 
@@ -25,23 +27,77 @@ def stage_names(recipe: PretrainRecipe, rounds: list[Round]) -> list[str]:
     return names
 
 
-def note_stages(out: Path, names: list[str]) -> None:
-    """Leave the names of a run's stages in its folder, for whoever asks how far it is; nothing if it only looks."""
+def stages_read(rounds: list[Round]) -> dict[str, list[str]]:
+    """The stages of a run whose encoders a teacher reads: {"round2/teacher": ["round1/encoder"]}."""
+    return {f"round{r.number}/teacher": [f"round{n}/encoder" for n in rounds_read(r)] for r in rounds if rounds_read(r)}
+
+
+def rounds_read(round_: Round) -> tuple[int, ...]:
+    """The numbers of the rounds whose encoders the teacher of a round reads; none where it reads others, or none."""
+    teacher = round_.teacher
+    if not round_.has_teacher or teacher.features != "layer" or teacher.encoder is not None:
+        return ()
+    if round_.init is not None and round_.number == 1:  # it reads that one
+        return ()
+    return tuple(teacher.rounds) or (round_.number - 1,)
+
+
+@dataclass(frozen=True)
+class NotedStages:
+    """What a run says of its stages.
+
+    Attributes:
+        names: in their order.
+        reads: of teachers, the stages whose encoders they read.
+    """
+
+    names: list[str]
+    reads: dict[str, list[str]]
+
+
+def note_stages(out: Path, names: list[str], reads: dict[str, list[str]]) -> None:
+    """Leave the stages of a run in its folder, for whoever asks how far it is; nothing if it only looks."""
     course = current()
     if ranks.first() and not (course and course.look):
-        write_json(out / STAGES, {"format": 1, "stages": names})
+        write_json(out / STAGES, {"format": 1, "stages": names, "reads": reads})
 
 
-def noted_stages(out: Path) -> list[str]:
-    """The stages that a run in a folder will have, in their order; none where no run began.
+def noted_stages(out: Path) -> NotedStages:
+    """The stages that a run in a folder will have; none where no run began.
 
     Raises:
         FormatError: the file that names them cannot be read.
     """
     path = out / STAGES
     if not path.is_file():
-        return []
+        return NotedStages([], {})
     found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("stages"), list):
-        raise FormatError(f"{path}: not a list of stages; remove it, the next `hubertkit pretrain` writes it again")
-    return [str(name) for name in found["stages"]]
+    try:
+        return NotedStages([str(name) for name in found["stages"]],
+                           {str(name): list(map(str, read)) for name, read in found["reads"].items()})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: no stages of a run; remove it, the next `hubertkit pretrain` writes it "
+                          "again") from error
+
+
+def why_stale(run: Path, folder: Path, reads: Mapping[str, Sequence[str]]) -> str:
+    """Which input of a stage has changed since it was used, or is stale itself, in words; empty where none has.
+
+    Args:
+        run: folder of the run.
+        folder: of the stage.
+        reads: of teachers, the stages whose encoders they read (`NotedStages.reads`).
+    """
+    record = read_stage(folder)
+    if record is None:
+        return ""
+    encoders = list(reads.get(str(folder.relative_to(run)), ()))
+    names = ["encoder"] if len(encoders) == 1 else [f"encoder{i}" for i in range(len(encoders))]
+    sources = {"manifest": run / "corpus", "teacher": folder.parent / "teacher", "units": folder.parent / "units",
+               **{name: run / source for name, source in zip(names, encoders)}}
+    used = {name: source for name, source in sources.items() if name in record["inputs"] and source != folder}
+    for name, source in used.items():
+        result = (read_stage(source) or {}).get("result") or {}
+        if result.get("hash") not in (None, record["inputs"][name]):
+            return f"other {name}"
+    return next((f"old {name}" for name, source in used.items() if why_stale(run, source, reads)), "")

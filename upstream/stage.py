@@ -91,11 +91,13 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     if before is not None and state == "done" and not anew:
         say(f"{name}: done before, skipped")
         return before, True
-    if before is not None and state == "unfinished":
+    if anew:
+        record["anew"] = True  # once begun, the same command goes on with it
+    if before is not None and state == "unfinished" and (not anew or before.get("anew")):
         say(f"{name}: interrupted before, going on")
         record["started"] = before["started"]
     elif before is not None:
-        say(f"{name}: {'done anew, as asked' if state == 'done' else f'stale ({why}), redone'}")
+        say(f"{name}: {f'stale ({why}), redone' if state == 'stale' else 'done anew, as asked'}")
         _empty(folder)
     else:
         say(f"{name}: started")
@@ -291,7 +293,9 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a stage left. The lock stays: a process that waits for another file of its name would not see it."""
+    """Remove what a stage left. The lock stays: a process that waits for another file of its name would not see it. The
+    record goes first, so that a stage of which a part was removed never counts as done."""
+    (folder / "stage.json").unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name == LOCK:
             continue

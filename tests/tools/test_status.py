@@ -64,7 +64,7 @@ def test_status_says_which_stage_was_made_of_something_that_has_changed(tmp_path
 
 
 def test_status_lists_what_has_not_begun(tmp_path, capsys):
-    note_stages(tmp_path, ["corpus", "round1/teacher", "round1/units"])
+    note_stages(tmp_path, ["corpus", "round1/teacher", "round1/units"], {})
     assert run(["status", str(tmp_path)]) == 0
     assert [line.split()[1:5:2] for line in capsys.readouterr().out.splitlines() if "│ " in line] == [
         ["corpus", "to"], ["round1/teacher", "to"], ["round1/units", "to"]]
@@ -73,6 +73,27 @@ def test_status_lists_what_has_not_begun(tmp_path, capsys):
     run(["status", str(tmp_path)])
     lines = [line for line in capsys.readouterr().out.splitlines() if "│ " in line]
     assert ["to do" in line for line in lines] == [False, True, True]
+
+
+def test_what_was_made_of_another_encoder_is_stale_and_what_was_made_of_that_too(tmp_path, capsys):
+    def stage(name, hash_, **inputs):
+        run_stage(tmp_path / name, name.rpartition("/")[2], version=1, settings={"hash": hash_}, inputs=inputs,
+                  work=lambda target: {"hash": hash_}, say=lambda line: None)
+
+    stage("round1/encoder", "a")
+    stage("round2/teacher", "t", encoder="a")
+    stage("round2/units", "u", teacher="t")
+    note_stages(tmp_path, ["round1/encoder", "round2/teacher", "round2/units"], {"round2/teacher": ["round1/encoder"]})
+
+    def states():
+        run(["status", str(tmp_path)])
+        lines = [line for line in capsys.readouterr().out.splitlines() if "│ " in line]
+        return {line.split("│")[1].strip(): line.split("│")[2].strip() for line in lines}
+
+    assert set(states().values()) == {"done"}
+    stage("round1/encoder", "b")
+    assert states() == {"round1/encoder": "done", "round2/teacher": "stale: other encoder",
+                        "round2/units": "stale: old teacher"}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"stages": 3}'])

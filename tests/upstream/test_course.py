@@ -139,6 +139,31 @@ def test_from_a_stage_on_everything_is_done_anew(recordings, run):
     assert read_stage(run / "round1/encoder") == before
 
 
+def test_an_unfinished_stage_is_done_anew_if_asked_for_and_then_goes_on(recordings, tmp_path, monkeypatch):
+    """A bug once found: `--from` went on from the checkpoint of a training that had just been stopped."""
+    chosen, said = recipe(recordings), []
+    worked(chosen, tmp_path, last="round1/units")
+
+    def interrupted(*given, **named):
+        raise KeyboardInterrupt
+
+    def begun(first):
+        with monkeypatch.context() as patch:
+            patch.setattr("upstream.pretrain.train", interrupted)
+            with pytest.raises(KeyboardInterrupt), following(Course(tmp_path, first)):
+                pretrain(chosen, tmp_path, said.append)
+        (tmp_path / "round1/encoder/mark").touch()  # what an interrupted training leaves
+        return next(line for line in reversed(said) if line.startswith("round1/encoder: "))
+
+    assert begun(None) == "round1/encoder: started"
+    assert begun(None) == "round1/encoder: interrupted before, going on"
+    assert begun("round1/encoder") == "round1/encoder: done anew, as asked"
+    assert begun("round1/encoder") == "round1/encoder: interrupted before, going on"
+    assert begun(None) == "round1/encoder: interrupted before, going on"
+    worked(chosen, tmp_path, last="round1")
+    assert read_stage(tmp_path / "round1/encoder")["state"] == "done"
+
+
 def test_from_a_stage_on_needs_those_before_it(recordings, run, tmp_path):
     with pytest.raises(UsageError, match=r"--from round2/teacher: round1/encoder before it is stale \(training.updates "
                                          r"2 -> 3\); leave --from out"):

@@ -1,5 +1,7 @@
 """Rounds that start from an encoder made elsewhere, and teachers that read other encoders than the last one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
@@ -225,3 +227,23 @@ def test_every_layer_of_a_mix_weighs_the_same(recordings):
     torch.testing.assert_close(of_3, expected, rtol=1e-4, atol=1e-4)
     lengths = mixed[0].unflatten(1, (2, SHAPE.width)).square().sum(2)
     torch.testing.assert_close(lengths, torch.full_like(lengths, SHAPE.width), rtol=1e-2, atol=0)
+
+
+def test_an_encoder_of_the_same_weights_that_is_to_be_heard_otherwise_makes_another_teacher(recordings, tmp_path):
+    """A bug once found: `do_normalize` mended in a folder from elsewhere left the teacher that it had spoiled."""
+    shape = replace(SHAPE, conv_norm="layer", conv_bias=True, normalize=False, pre_norm=True)
+    save_encoder(Encoder(shape).initialise(3), tmp_path / "encoder", {})
+    said = []
+
+    def adapted():
+        said.clear()
+        adapt(recordings, tmp_path / "run", tmp_path / "encoder", say=said.append)
+        return [line for line in said if line.startswith("round1/teacher")]
+
+    assert "started" in adapted()[0]
+    assert "skipped" in adapted()[0]
+    save_encoder(Encoder(replace(shape, normalize=True)).initialise(3), tmp_path / "encoder", {})
+    assert "encoder_shape" in adapted()[0]
+    assert Teacher.load(tmp_path / "run/round1/teacher").features["normalize"] is True
+    save_encoder(Encoder(replace(shape, normalize=True, dropout=0.3)).initialise(3), tmp_path / "encoder", {})
+    assert "skipped" in adapted()[0]

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from upstream.audio import import_folder
-from upstream.errors import InputError, RecipeError
+from upstream.audio import AudioCache, import_folder
+from upstream.errors import InputError, RecipeError, UsageError
+from upstream.model import Encoder, EncoderConfig
 from upstream.outlook import outlook
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, TeacherRecipe, rounds_of
 from upstream.recipe import load_recipe
-from upstream.round_teacher import teacher_key
+from upstream.round_teacher import make_teacher, teacher_key
 from upstream.run_stages import stage_names
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, UnitsWriter
@@ -122,3 +124,48 @@ def test_options_at_their_defaults_leave_an_older_stage_fresh():
     assert inputs == {}
     assert teacher_key(TeacherRecipe(pca=20), ProbeRecipe())[0]["pca"] == 20
     assert teacher_key(TeacherRecipe(features="layer"), ProbeRecipe())[0]["layer"] == 6
+
+
+def test_the_best_layer_is_judged_on_what_is_aligned_however_little_of_the_manifest_that_is(recordings, tmp_path):
+    """A bug once found: utterances were drawn first, and those without an alignment left out of them."""
+    manifest = import_folder(recordings, None)
+    (tmp_path / "u5.ctm").write_text("u5 1 0 0.7 AA\nu5 1 0.7 0.8 B\n")
+    encoder = Encoder(EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=32, positional_groups=2))
+    teacher = TeacherRecipe(features="layer", layer="best", clusters=4)
+
+    def made(alignments):
+        return make_teacher(teacher, [encoder.initialise(0).eval()], manifest, np.arange(8),
+                            ProbeRecipe(alignments=str(alignments), seconds=1.5), audio=AudioCache(manifest), seed=0,
+                            device=torch.device("cpu"), progress=lambda *done: None)
+
+    assert made(tmp_path).features["layer"] in (1, 2)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/x.ctm").write_text("x 1 0 0.7 AA\n")
+    with pytest.raises(InputError, match="none of its 1 alignments is of an utterance of the manifest"):
+        made(tmp_path / "others")
+
+
+@pytest.mark.parametrize("word", ["pca=10", "whiten=true"])
+def test_a_random_teacher_fits_nothing_and_says_so(recordings, word):
+    with pytest.raises(RecipeError, match="kind=random draws its projection"):
+        load_recipe(PretrainRecipe, "hubert-tiny", ["rounds.0.teacher.kind=random", f"rounds.0.teacher.{word}"],
+                    SHIPPED)
+
+
+@pytest.mark.parametrize(("words", "error", "said"), [
+    (["training.micro_batch_seconds=0.5", "training.batch_seconds=1"], RecipeError,
+     r"round 1: training.micro_batch_seconds=0.5 cannot hold a crop of training.crop_seconds=1"),
+    (["probe.alignments=nowhere"], InputError, "nowhere: no alignments here"),
+    (["probe.alignments={here}", "probe.manifest=nowhere.arrow"], UsageError, "nowhere.arrow: no such manifest"),
+    (["data=nowhere"], UsageError, "data=nowhere: no such manifest or folder"),
+])
+def test_what_can_be_known_is_said_before_anything_is_done(recordings, tmp_path, words, error, said):
+    (tmp_path / "al").mkdir()
+    (tmp_path / "al/u1.ctm").write_text("u1 1 0 0.7 AA\n")
+    words = [word.replace("{here}", str(tmp_path / "al")) for word in words]
+    with pytest.raises(error, match=said):
+        rounds(recordings, tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(error, match=said):
+        outlook(load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={recordings}", *words], SHIPPED),
+                tmp_path / "run")

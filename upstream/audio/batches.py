@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class CropPlan:
     def __post_init__(self) -> None:
         if self.micro_frames < self.crop_frames:
             raise InputError(f"a micro-batch of {self.micro_frames} frames cannot hold a crop of {self.crop_frames}; "
-                             "raise training.batch_seconds or lower training.crop_seconds")
+                             "raise training.micro_batch_seconds or lower training.crop_seconds")
         if not (self.lengths >= self.least_frames).any():
             raise InputError(f"no utterance has the {self.least_frames} frames that training needs at least; "
                              "lower training.least_seconds or bring longer recordings")
@@ -85,10 +86,19 @@ class CropPlan:
         return CropEpoch(rows, starts, frames, order, bounds, rng.permutation(len(bounds) - 1), self.accumulate)
 
     def from_update(self, update: int) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of `update` (from 1) and of all updates after it, without end."""
+        """The micro-batches of `update` (from 1) and of all updates after it, without end.
+
+        Where an epoch does not fill an update, the update has those of several epochs.
+        """
+        together = -(-self.accumulate // self._micro_batches)
         while True:
             epoch, place = divmod(update - 1, self._updates)
-            updates = self.epoch(epoch)
+            updates: Sequence[list[tuple[np.ndarray, np.ndarray, int]]]
+            if together == 1:
+                updates = self.epoch(epoch)
+            else:
+                several = (self.epoch(epoch * together + i)[0] for i in range(together))
+                updates = [list(chain.from_iterable(several))[:self.accumulate]]
             for micro in (updates[i] for i in range(place, self._updates)):
                 yield [MicroBatch(update, i, rows.astype(np.int64), starts.astype(np.int64),
                                   np.full(len(rows), frames))
@@ -96,11 +106,16 @@ class CropPlan:
                 update += 1
 
     @cached_property
-    def _updates(self) -> int:
-        """Updates of an epoch: the same in every one, since it depends on lengths only."""
+    def _micro_batches(self) -> int:
+        """Micro-batches of an epoch: as many in every one, since it depends on lengths only."""
         _, counts, lengths = self._usable()
         sizes = np.repeat(np.minimum(lengths, self.crop_frames), counts)
-        return max(1, (len(self._bounds(sizes[_longest_first(sizes)])) - 1) // self.accumulate)
+        return len(self._bounds(sizes[_longest_first(sizes)])) - 1
+
+    @property
+    def _updates(self) -> int:
+        """Updates of an epoch."""
+        return max(1, self._micro_batches // self.accumulate)
 
     def discarded(self, epoch: int = 0) -> float:
         """Share of the usable frames that an epoch does not see because rows are cut to the shortest or left over."""

@@ -38,8 +38,8 @@ OPTIONAL = ("speaker", "text", "bytes")
 OFFSET = pa.field("offset", pa.int64())
 
 # A look into the files, so that two corpora of the same names, lengths and sizes (clean and noisy WAV files, say) are
-# told apart: the CRC-32 of the first and the last `LOOK_BYTES` of each audio file. Manifests made by other programs, and
-# by us before there was such a column, have none, and none is made up for them: it would mean opening every file.
+# told apart: the CRC-32 of the first and the last `LOOK_BYTES` of each audio file. Manifests made by other programs,
+# and by us before there was such a column, have none, and none is made up for them: it would mean opening every file.
 CRC = pa.field("crc", pa.int64())
 LOOK_BYTES = 1 << 16
 
@@ -78,7 +78,8 @@ def read_table(path: Path) -> tuple[pa.Table, str, str | None]:
     if ours and metadata.get("version") != str(VERSION):
         raise FormatError(f"{path}: a manifest of version {metadata.get('version')}, this program reads {VERSION}; "
                           "import the corpus again")
-    return _checked(path, table, foreign=not ours), metadata.get("source", str(path)), metadata.get("hash") if ours else None
+    said = metadata.get("hash") if ours else None
+    return _checked(path, table, foreign=not ours), metadata.get("source", str(path)), said
 
 
 def checked_hash(table: pa.Table, said: str | None, source: str) -> str:

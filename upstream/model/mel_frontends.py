@@ -21,7 +21,8 @@ class FbankFrontend(nn.Module):
     section 3.1), four make 320 at 25 Hz.
 
     `fbank_norm`: "utterance" gives each mel bin zero mean and unit variance over the utterance's own frames; "global"
-    uses the buffers `mean` and `std (80,)` that whoever trains sets beforehand; "none" passes log-mels as they are.
+    uses the buffers `mean` and `std (80,)`, which `measure_global_norm` sets before a training; "none" passes log-mels
+    as they are.
     """
 
     mean: Tensor

@@ -86,6 +86,8 @@ class Teacher:
         numbers = (clusters,) if isinstance(clusters, int) else tuple(clusters)
         kind = kind or ("single" if len(numbers) == 1 else "ensemble")
         if kind == "random":
+            if pca or whiten:
+                raise UsageError("kind=random draws its projection and fits nothing; leave out pca and whiten")
             return Teacher.random(source, numbers, seed=seed)
         check_clusters(numbers, kind)
         chosen = np.arange(len(manifest)) if indices is None else np.asarray(indices, np.int64)

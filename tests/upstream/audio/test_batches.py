@@ -77,6 +77,23 @@ def test_a_resumed_plan_gives_the_batches_of_an_undisturbed_one(kind):
         assert np.array_equal(a.frames, b.frames)
 
 
+def test_a_small_corpus_fills_its_updates_from_several_epochs():
+    """A bug once found: 26 minutes of audio made updates of 26 minutes where 46.7 were asked for."""
+    plan = CropPlan(np.full(100, 781), 781, 99, 4375, 32, 0)  # 20 micro-batches of 5 crops
+    assert len(plan.epoch(0)[0]) == 20
+    straight = plan.from_update(1)
+    first, second = next(straight), next(straight)
+    assert [len(first), len(second)] == [32, 32]
+    assert [m.number for m in first] == list(range(32))
+    assert {m.update for m in second} == {2}
+    heard = np.concatenate([m.rows for m in first])
+    assert set(heard.tolist()) == set(range(100))  # a whole epoch, and a part of the next
+    assert np.bincount(heard).max() == 2
+    again = next(plan.from_update(2))
+    assert all(np.array_equal(a.rows, b.rows) for a, b in zip(second, again, strict=True))
+    assert not all(np.array_equal(a.rows, b.rows) for a, b in zip(first, second, strict=True))
+
+
 @given(lengths=lengths, batch=st.integers(50, 3000), accumulate=st.integers(1, 3))
 def test_utterance_batches_fit_with_padding_unless_alone(lengths, batch, accumulate):
     plan = UtterancePlan(lengths, batch, accumulate, 0)

@@ -1,4 +1,4 @@
-"""Imports and exports lose nothing: no audio without a word, nothing of what earlier ones left, nothing mixed with it."""
+"""Imports and exports lose nothing, neither audio nor what earlier ones left, and mix nothing with it."""
 
 import io
 import shutil

@@ -150,7 +150,7 @@ def test_the_hash_ignores_place_and_time_of_the_files(tmp_path):
 
 @pytest.mark.parametrize("place", [0, 70_000, -1])
 def test_the_hash_sees_other_audio_of_the_same_size(tmp_path, place):
-    """A bug once found: clean and noisy WAV files of the same names and lengths were one corpus, to stages and caches."""
+    """A bug once found: clean and noisy WAV files of the same names and lengths were one corpus to stages, caches."""
     content = bytearray(b"x" * 140_000)
     for name in ("one", "two"):
         files_in(tmp_path / name, 0, 0)
@@ -164,8 +164,8 @@ def test_the_hash_sees_other_audio_of_the_same_size(tmp_path, place):
     assert (loaded.hash, loaded.listing_hash) == (one.hash, one.listing_hash)
 
 
-@pytest.mark.parametrize(("size", "offset", "inner"), [(0, 0, None), (10, 0, None), (200_000, 0, None), (65_536, 0, None),
-                                                       (300_000, 1000, 10), (300_000, 1000, 200_000)])
+@pytest.mark.parametrize(("size", "offset", "inner"), [
+    (0, 0, None), (10, 0, None), (200_000, 0, None), (65_536, 0, None), (300_000, 1000, 10), (300_000, 1000, 200_000)])
 def test_a_look_is_the_crc_of_both_ends(tmp_path, size, offset, inner):
     content = np.random.default_rng(size).bytes(size)
     (tmp_path / "a").write_bytes(content)

@@ -31,9 +31,9 @@ COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 def import_tar(src: Path, skip: Skip | None = None) -> Manifest:
     """A manifest of a tar or of a folder of them, in the order of names and members.
 
-    A key ends at the first dot of a name, as in WebDataset, or at the last one where what follows the first says nothing
-    (`talk_0.5.wav`). An id is the key, `/` written as `-` and spaces as `_`; where a key occurs in two shards, all ids are
-    `SHARD-KEY`. A text is that of `KEY.txt`, or `text` of `KEY.json` (also `sentence`, `transcription`,
+    A key ends at the first dot of a name, as in WebDataset, or at the last one where what follows the first says
+    nothing (`talk_0.5.wav`). An id is the key, `/` written as `-` and spaces as `_`; where a key occurs in two shards,
+    all ids are `SHARD-KEY`. A text is that of `KEY.txt`, or `text` of `KEY.json` (also `sentence`, `transcription`,
     `transcript`); a speaker is `speaker`, `speaker_id` or `client_id` there.
 
     Args:

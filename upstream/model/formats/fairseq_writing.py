@@ -152,10 +152,11 @@ def _pretraining(checkpoint: Checkpoint) -> dict[str, Any]:
                   "latent_groups": groups, "latent_vars": vectors.shape[1] // groups,
                   "latent_dim": groups * vectors.shape[2]}
     streams = 1 if prediction is None else len(prediction.tables)
-    task = {**_task(config, [f"km{i}" if i else "km" for i in range(streams)]), **_of(before, "task"),
+    labels = ["km"] if streams == 1 else [f"km{i}" for i in range(streams)]  # as `corpus export fairseq` names them
+    task = {**_task(config, labels), **_of(before, "task"),
             "normalize": config.normalize, "sample_rate": SAMPLE_RATE}
     if prediction is not None and len(task.get("labels") or []) != streams:  # or another number than was read
-        task["labels"] = [f"km{i}" if i else "km" for i in range(streams)]
+        task["labels"] = labels
     if config.family == "hubert":
         model.setdefault("label_rate", 50.0)
     model.setdefault("required_seq_len_multiple", 2)
