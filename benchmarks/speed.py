@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import multiprocessing
 import resource
 import statistics
 import sys
@@ -24,7 +23,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.apart import in_a_process
 from benchmarks.speed_systems import SYSTEMS, Step, Work
+from upstream.errors import HubertkitError
 from upstream.frames import CONV_GRID
 from upstream.training.allocator import keep_memory
 
@@ -135,7 +136,7 @@ def _compare(plan: Plan, work: Work, say: Callable[[str], None]) -> Iterator[dic
                 times.setdefault(name, []).append(_timed(step, plan.device))
             rates.append(matmul_rate(plan.matmul, plan.device, work.precision))
         steps.clear()
-        memory = {name: _peak_memory(name, work) if plan.memory else None for name in times}
+        memory = {name: _peak_memory(name, work, say) if plan.memory else None for name in times}
     peak = statistics.median(rates)
     for name, taken in times.items():
         seconds = statistics.median(taken)
@@ -180,25 +181,23 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _peak_memory(name: str, work: Work) -> int:
-    """Bytes that two updates add to a fresh process that has imported everything."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_report_memory, args=(name, work, queue))
-    process.start()
-    found = int(queue.get())
-    process.join()
-    return found
+def _peak_memory(name: str, work: Work, say: Callable[[str], None]) -> int | None:
+    """Bytes that two updates add to a fresh process that has imported everything; None, said, where it was killed."""
+    try:
+        return in_a_process(f"memory of {name}", _added_memory, name, work)
+    except HubertkitError:
+        say(f"{name}: the process that measured its memory was killed, perhaps for lack of memory")
+        return None
 
 
-def _report_memory(name: str, work: Work, queue: Any) -> None:
+def _added_memory(name: str, work: Work) -> int:
     keep_memory()
     SYSTEMS[name](replace(work, model="tiny", batch=1, seconds=1.0))()  # imports and thread pools are not counted
     before = _highest_memory()
     step = SYSTEMS[name](work)
     step()
     step()
-    queue.put(_highest_memory() - before)
+    return _highest_memory() - before
 
 
 def _highest_memory() -> int:

@@ -137,7 +137,7 @@ def read_dictionary(path: Path) -> dict[str, tuple[str, ...]]:
         InputError: not there, no text, or a line without a pronunciation, with its number.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a pronouncing dictionary ({error})") from error
     found: dict[str, tuple[str, ...]] = {}

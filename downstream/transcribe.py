@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,18 +73,34 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
 
 def recordings(paths: Iterable[Path]) -> list[Path]:
     """The paths, folders replaced by the audio files below them. Raises UsageError for one that has none or is none."""
-    found: list[Path] = []
+    return [path for path, _ in named_recordings(paths)]
+
+
+def named_recordings(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """As `recordings`, each with a name for it: its path below the folder that was given, or the file's own name."""
+    found: list[tuple[Path, Path]] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+            inside = sorted(_below(path))
             if not inside:
                 raise UsageError(f"{path}: no recordings in this folder ({', '.join(sorted(AUDIO_SUFFIXES))})")
-            found += inside
+            found += [(audio, audio.relative_to(path)) for audio in inside]
         elif path.is_file():
-            found.append(path)
+            found.append((path, Path(path.name)))
         else:
             raise UsageError(f"{path}: no such file or folder")
     return found
+
+
+def _below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Audio files below a folder. Links to folders are followed, but none that leads back to a folder `above`."""
+    above |= {os.path.realpath(folder)}
+    for path in folder.iterdir():
+        if path.is_dir():
+            if os.path.realpath(path) not in above:
+                yield from _below(path, above)
+        elif path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
+            yield path
 
 
 class Transcriber:

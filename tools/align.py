@@ -16,6 +16,7 @@ from upstream.audio.manifest import Manifest
 from upstream.errors import InputError
 from upstream.progress import progress, say
 from upstream.stage import disk_errors
+from upstream.teacher.alignments import file_stem
 from upstream.training.loop import best_device
 
 NAMED = 5  # utterances without an alignment that are named
@@ -60,7 +61,7 @@ def align(
 
 
 def _write(out: Path, name: str, found: Alignment, format: str, seconds: float) -> None:
-    path = out / f"{name.replace('/', '%2F')}.{format}"
+    path = out / f"{file_stem(name)}.{format}"
     tiers = {"words": found.words} | ({"phones": found.phones} if found.phones else {})
     if format == "TextGrid":
         write_textgrid(path, tiers, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,20 @@ def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight:
         found = _Tuned.read(tuned)
         if decoder is not None and found.decoder not in (None, decoder):
             say(f"{tuned}: tuned for the {found.decoder.value} decoder; its weights may not suit {decoder.value}")
-            found = _Tuned(found.lm_weight, found.word_score)
+            found = _Tuned(found.lm_weight, found.word_score, lm=found.lm)
         elif found.lexicon is not None and lexicon is None:
             say(f"{tuned}: tuned with the lexicon {found.lexicon}; without --lexicon the words are those of the "
                 "language model")
+        if found.lm is not None and lm is not None and not same_model(found.lm, lm):
+            say(f"{tuned}: tuned with the language model {found.lm}; its weights may not suit {lm}")
     return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score, beam or found.beam,
                   tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device)
+
+
+def same_model(recorded: str, given: Path | str) -> bool:
+    """Whether weights tuned with one model are used with the same; an ARPA file and arrays of its name are one."""
+    one, other = (re.sub(r"(\.arpa)?(\.gz)?$|\.ngrams$", "", str(Path(path).resolve())) for path in (recorded, given))
+    return one == other
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class _Tuned:
     beam: int | None = None
     tokens: int | None = None
     lexicon: str | None = None
+    lm: str | None = None
 
     @staticmethod
     def read(path: Path) -> _Tuned:
@@ -89,7 +99,7 @@ class _Tuned:
             found = json.loads(path.read_text(encoding="utf-8"))
             return _Tuned(float(found["lm_weight"]), float(found["word_score"]), _if(Name, found.get("decoder")),
                           _if(int, found.get("beam")), _if(int, found.get("tokens_per_frame")),
-                          _if(str, found.get("lexicon")))
+                          _if(str, found.get("lexicon")), _if(str, found.get("lm")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: not what `hubertkit tune` writes") from error
 

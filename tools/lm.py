@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,6 +15,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from downstream.lm.arpa import ngram_counts, write_arpa
@@ -24,10 +27,12 @@ from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
 from downstream.lm.loading import load_arpa
 from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.pruning import prune_to_bytes, prune_to_loss, prune_to_ngrams
+from downstream.lm.reading import SPECIALS
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
+from upstream.stage import check_out
 from upstream.training.loop import best_device
 
 app = typer.Typer(no_args_is_help=True)
@@ -65,8 +70,8 @@ def build(
     if temporary is not None and memory is None:
         raise UsageError("--temporary needs --memory: without a limit there are no temporary files")
     options = Options(prune=_thresholds(prune), interpolate_unigrams=interpolate_unigrams,
-                      fallback=_fallback(fallback_discounts, discount_fallback), vocab=_words(vocab),
-                      vocab_pad=vocab_pad, skip_symbols=skip_symbols)
+                      fallback=_fallback(fallback_discounts, discount_fallback),
+                      vocab=_words(vocab, normalise), vocab_pad=vocab_pad, skip_symbols=skip_symbols)
     change = normalised if normalise else None
     if memory is not None:
         with progress("estimating", 1) as report:
@@ -98,6 +103,8 @@ def prune(
     """Make a model smaller by relative entropy: the n-grams go that change it least."""
     if sum(wanted is not None for wanted in (ngrams, megabytes, threshold)) != 1:
         raise UsageError("give one of --ngrams, --megabytes and --threshold")
+    if megabytes is not None and not 0 < megabytes < math.inf:
+        raise UsageError(f"--megabytes {megabytes:g}: must be above 0 and finite")
     _check_out(out)
     with progress("reading", 1) as report:
         whole = load_arpa(model, report, say)
@@ -127,7 +134,7 @@ def interpolate(
 ) -> None:
     """Mix two models into one, weighted so that a text is likeliest; the words are those of both."""
     _check_out(out)
-    sentences = [normalised(line) if normalise else line for line in _lines(dev)]
+    sentences = list(_sentences(dev, normalise))
     with progress("reading", 2) as report:
         models = [load_arpa(path, lambda done, total, i=i: report(i + done / total, 2), say)  # type: ignore[misc]
                   for i, path in enumerate((first, second))]
@@ -142,7 +149,7 @@ def interpolate(
     say(f"written: {out}")
     table = Table("model", "weight", "perplexity without unknown words", "unknown words")
     weights = (f"{tuned.weight:.4f}", f"{1 - tuned.weight:.4f}", "")
-    for row in zip((str(first), str(second), "mixed"), weights, tuned.perplexities, tuned.unknown):
+    for row in zip((escape(str(first)), escape(str(second)), "mixed"), weights, tuned.perplexities, tuned.unknown):
         table.add_row(*row[:2], f"{row[2]:.2f}", str(row[3]))
     Console().print(table)
 
@@ -170,7 +177,8 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
 ) -> None:
     """Train a small neural character model, with which n-best lists are ranked again."""
-    sentences = [" ".join((normalised(line) if normalise else line).split()) for path in texts for line in _lines(path)]
+    _check_model_out(out)
+    sentences = [" ".join(line.split()) for path in texts for line in _sentences(path, normalise)]
     with progress("training", updates) as report:
         model, losses = train_characters(sentences, CharacterShape(width, layers), CharacterTraining(
             updates, batch_characters, seed=seed), best_device(), report)
@@ -210,7 +218,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="The perplexities only, as JSON.")] = False,
 ) -> None:
     """Natural-log probability of each sentence, and the perplexity with and without unknown words."""
-    sentences = [normalised(line) if normalise else line for line in _lines(text)]
+    sentences = list(_sentences(text, normalise))
     scored = []
     with progress("scoring", len(sentences)) as report:
         for done, sentence in enumerate(sentences, 1):
@@ -229,6 +237,23 @@ def score(
 def _check_out(out: Path) -> None:
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the ARPA file to write")
+    _check_place(check_out(out).parent)
+
+
+def _check_model_out(out: Path) -> None:
+    """Raise UsageError, before an hour's work, unless the folder of a model can be written."""
+    _check_place(out)
+    if (out / "model.safetensors").is_file() and not (out / "characters.json").is_file():
+        raise UsageError(f"{out}: holds another model; give this one a folder of its own")
+
+
+def _check_place(folder: Path) -> None:
+    """Raise UsageError unless a folder can be written to, or made."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"{there}: a file stands where a folder is needed; give another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{there}: nothing can be written in this folder; give another --out")
 
 
 def _thresholds(prune: str) -> tuple[int, ...]:
@@ -252,22 +277,39 @@ def _fallback(values: str | None, wanted: bool) -> tuple[float, float, float] | 
     return one, two, three
 
 
-def _words(path: Path | None) -> frozenset[str] | None:
+def _words(path: Path | None, normalise: bool) -> frozenset[str] | None:
+    """The words of a file, normalised as the text is; the special ones, which every model holds, stay out."""
     if path is None:
         return None
-    found = frozenset(word for line in _lines(path) for word in line.split())
+    given = {word for line in _lines(path) for word in line.split()} - {*SPECIALS}
+    found = frozenset(part for word in given for part in normalised(word).split()) if normalise else frozenset(given)
     if not found:
         raise InputError(f"{path}: no words for --vocab")
     return found
 
 
+def _sentences(path: Path, normalise: bool) -> Iterator[str]:
+    """Lines of a text.
+
+    Raises:
+        InputError: `<s>` or `</s>` in the text, or `<unk>`, of which normalising would make a word.
+    """
+    refused = {*SPECIALS} if normalise else {*SPECIALS[1:]}
+    for number, line in enumerate(_lines(path), 1):
+        special = next((word for word in line.split() if word in refused), None) if "<" in line else None
+        if special is not None:
+            raise InputError(f"{path}, line {number}: {special} is a special word of language models; take it out of "
+                             "the text")
+        yield normalised(line) if normalise else line
+
+
 def _lines(path: Path) -> Iterator[str]:
-    """Lines of a plain or gzipped text, ended by newlines alone."""
+    """Lines of a plain or gzipped text, ended by newlines alone; a byte order mark at its beginning is left out."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
         opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8", newline="\n") as file:
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
             for line in file:
                 yield line.rstrip("\r\n")
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:

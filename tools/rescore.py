@@ -16,6 +16,7 @@ from downstream.decode.rescoring import rescore as reranked
 from downstream.lm.character_model import CharacterModel
 from downstream.lm.rescoring import CausalModel
 from downstream.score.references import read_references
+from tools.decoder_options import same_model
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 from upstream.stage import check_out, write_json
@@ -45,7 +46,7 @@ def rescore(
 ) -> None:
     """Rank n-best lists again by a neural language model."""
     found = _lists(hypotheses)
-    weights = _weights(tuned, lm_weight, word_score, ngram_weight, found)
+    weights = _weights(tuned, lm_weight, word_score, ngram_weight, found, model, lower)
     ranked = reranked(found, _scored(found, _model(model, lower)), weights)
     write_hypotheses(out, ranked)
     print(f"{out}: {sum(a.text != b.text for a, b in zip(found, ranked))} of {len(found)} hypotheses changed")
@@ -102,8 +103,8 @@ def _scored(found: Sequence[Hypothesis], model: TextModel) -> list[list[float]]:
 
 
 def _weights(tuned: Path | None, lm_weight: float | None, word_score: float | None, ngram_weight: float | None,
-             found: Sequence[Hypothesis]) -> Weights:
-    """Raises UsageError where the weights are given twice or not at all, InputError where they were tuned on these."""
+             found: Sequence[Hypothesis], model: str, lower: bool) -> Weights:
+    """Raises UsageError where the weights are given twice or not at all, else as `_tuned_weights`."""
     given = {"lm_weight": lm_weight, "word_score": word_score, "ngram_weight": ngram_weight}
     given = {name: value for name, value in given.items() if value is not None}
     if tuned is None:
@@ -112,16 +113,32 @@ def _weights(tuned: Path | None, lm_weight: float | None, word_score: float | No
         return Weights(**given)  # type: ignore[arg-type]
     if given:
         raise UsageError("--tuned gives all weights: leave out --lm-weight, --word-score and --ngram-weight")
+    return _tuned_weights(tuned, found, model, lower)
+
+
+def _tuned_weights(tuned: Path, found: Sequence[Hypothesis], model: str, lower: bool) -> Weights:
+    """The weights in a file of `rescore-tune`; another model is told in a line.
+
+    Raises:
+        UsageError: no such file, or weights of scores with or without --lower where these are not.
+        InputError: they were tuned on one of these utterances.
+    """
     if not tuned.is_file():
         raise UsageError(f"{tuned}: no such file; `hubertkit rescore-tune` writes it")
     try:
         about: dict[str, Any] = json.loads(tuned.read_text(encoding="utf-8"))
         weights = Weights(*(float(about[name]) for name in ("lm_weight", "word_score", "ngram_weight")))
         own = set(about["ids"])
-    except (ValueError, KeyError, TypeError) as error:
+        its_model, its_case = str(about.get("model", model)), bool(about.get("lower", lower))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{tuned}: not what `hubertkit rescore-tune` writes") from error
+    if its_case != lower:
+        raise UsageError(f"{tuned}: tuned {'with' if its_case else 'without'} --lower, which changes the model's "
+                         f"scores: {'give it too' if its_case else 'leave it out'}")
     seen = next((h.id for h in found if h.id in own), None)
     if seen is not None:
         raise InputError(f"{seen}: the weights in {tuned} were tuned on this utterance, which makes its score too "
                          "good: tune on another set")
+    if not same_model(its_model, model):
+        say(f"{tuned}: tuned with the model {its_model}; its weights may not suit {model}")
     return weights

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from downstream.decode.hypothesis import read_hypotheses
@@ -18,6 +19,9 @@ from downstream.score.rates import Score
 from downstream.score.rates import score as rate
 from downstream.score.references import References, read_references
 from downstream.score.significance import paired_bootstrap
+from upstream.progress import say
+
+FEW_SPEAKERS = 10  # fewer make the bootstrap's intervals too narrow
 
 
 class By(str, enum.Enum):
@@ -43,6 +47,7 @@ def score(
 ) -> None:
     """Word and character error rates with 95% intervals, and the difference between two decodings."""
     truth = read_references(references)
+    _tell_few(_groups(truth, by))
     first = _score(hypotheses, truth)
     result: dict[str, Any] = {"hypotheses": str(hypotheses), **summary(first, truth, by, seed)}
     if against is not None:
@@ -58,11 +63,10 @@ def score(
 def summary(found: Score, truth: References, by: By, seed: int) -> dict[str, Any]:
     """Rates in percent with intervals, and counts, as JSON values."""
     counts, groups = found.per_utterance, _groups(truth, by)
+    wer = bootstrap_interval(counts.errors, counts.words, seed=seed, groups=groups)
+    cer = bootstrap_interval(counts.character_errors, counts.characters, seed=seed, groups=groups)
     return {
-        "wer": found.wer, "wer_interval": _ends(bootstrap_interval(counts.errors, counts.words, seed=seed,
-                                                                   groups=groups)),
-        "cer": found.cer, "cer_interval": _ends(bootstrap_interval(counts.character_errors, counts.characters,
-                                                                   seed=seed, groups=groups)),
+        "wer": found.wer, "wer_interval": _ends(wer, truth), "cer": found.cer, "cer_interval": _ends(cer, truth),
         "words": found.words, "errors": found.errors, "substitutions": found.substitutions,
         "deletions": found.deletions, "insertions": found.insertions, "characters": found.characters,
         "character_errors": found.character_errors, "sentences": len(counts.ids),
@@ -74,8 +78,8 @@ def difference(first: Score, second: Score, truth: References, by: By, seed: int
     one, two, groups = first.per_utterance, second.per_utterance, _groups(truth, by)
     wer = paired_bootstrap(one.errors, two.errors, one.words, seed=seed, groups=groups)
     cer = paired_bootstrap(one.character_errors, two.character_errors, one.characters, seed=seed, groups=groups)
-    return {"wer": wer.points, "wer_interval": _ends(wer.interval), "wer_p_value": wer.p_value,
-            "cer": cer.points, "cer_interval": _ends(cer.interval), "cer_p_value": cer.p_value}
+    return {"wer": wer.points, "wer_interval": _ends(wer.interval, truth), "wer_p_value": wer.p_value,
+            "cer": cer.points, "cer_interval": _ends(cer.interval, truth), "cer_p_value": cer.p_value}
 
 
 def _score(path: Path, truth: References) -> Score:
@@ -86,8 +90,16 @@ def _groups(truth: References, by: By) -> list[str] | None:
     return truth.groups() if by is By.speaker else None
 
 
-def _ends(interval: ConfidenceInterval) -> list[float]:
-    return [interval.low, interval.high]
+def _tell_few(speakers: list[str] | None) -> None:
+    found = len(set(speakers or ()))
+    if 1 < found < FEW_SPEAKERS:
+        say(f"{found} speakers are few to draw from: the intervals are too narrow, and p can be no less than "
+            f"{2.0 ** (1 - found):.2g}")
+
+
+def _ends(interval: ConfidenceInterval, truth: References) -> list[float] | None:
+    """As JSON values; None of a single utterance, which says nothing of how others would vary."""
+    return [interval.low, interval.high] if len(truth.texts) > 1 else None
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -96,14 +108,15 @@ def _show(result: dict[str, Any]) -> None:
                   *(Column(name, no_wrap=True) for name in ("words", "sub", "del", "ins", "wrong")), box=SIMPLE_HEAD)
     for row in filter(None, (result, result.get("against"))):
         table.add_row(
-            Path(row["hypotheses"]).name, f"{row['wer']:.2f}\n{_range(row['wer_interval'])}",
+            escape(Path(row["hypotheses"]).name), f"{row['wer']:.2f}\n{_range(row['wer_interval'])}",
             f"{row['cer']:.2f}\n{_range(row['cer_interval'])}", str(row["words"]), str(row["substitutions"]),
             str(row["deletions"]), str(row["insertions"]), f"{row['sentence_errors']}/{row['sentences']}")
     if "difference" in result:
         row = result["difference"]
         table.add_row("difference", f"{row['wer']:+.2f}\n{_range(row['wer_interval'], '+')}",
                       f"{row['cer']:+.2f}\n{_range(row['cer_interval'], '+')}")
-    table.caption = f"95% intervals: bootstrap by {result['interval_by']}; wrong: sentences with an error"
+    intervals = f"95% intervals: bootstrap by {result['interval_by']}" if result["wer_interval"] else "no intervals"
+    table.caption = f"{intervals}; wrong: sentences with an error"
     table.caption_justify = "left"
     console = Console()
     console.print(table)
@@ -113,5 +126,5 @@ def _show(result: dict[str, Any]) -> None:
                       f"(two-sided paired bootstrap by {result['interval_by']})", highlight=False)
 
 
-def _range(ends: list[float], sign: str = "") -> str:
-    return f"{ends[0]:{sign}.2f}, {ends[1]:{sign}.2f}"
+def _range(ends: list[float] | None, sign: str = "") -> str:
+    return "-" if ends is None else f"{ends[0]:{sign}.2f}, {ends[1]:{sign}.2f}"

@@ -15,7 +15,7 @@ import soxr
 import typer
 
 from downstream.captions import FORMATS, Transcript
-from downstream.transcribe import Failed, Settings, Transcriber, recordings
+from downstream.transcribe import Failed, Settings, Transcriber, named_recordings, recordings
 from downstream.transcribe import transcribe as run_transcription
 from tools.decoder_options import (
     Beam,
@@ -63,7 +63,8 @@ def transcribe(
     device: Device = None,
     format: Annotated[Format, typer.Option(help="What to write.")] = Format("txt"),
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for one file a recording, instead of stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for one file a recording, instead of stdout; those of "
+                                                  "a folder lie there as they do in it.")] = None,
     streaming: Annotated[bool, typer.Option("--streaming", help="Print words as they come, on one line.")] = False,
     pcm: Annotated[int | None, typer.Option(min=1000, help="Stdin is raw 16-bit mono at this rate (Hz).")] = None,
     window: Annotated[float, typer.Option(help="Seconds that the encoder sees at a time.")] = Settings.window_seconds,
@@ -87,11 +88,13 @@ def transcribe(
     if streaming:
         _stream(Transcriber(recogniser, settings), files, pcm, failed)
     elif STDIN in files:
-        _write(_from_stdin(Transcriber(recogniser, settings), pcm), chosen, out, alone=True)
+        path = None if out is None else out / f"stdin.{chosen}"
+        _write(_from_stdin(Transcriber(recogniser, settings), pcm), chosen, path, alone=True)
     else:
         alone = len(files) == 1 and not files[0].is_dir()
-        for _, transcript in run_transcription(recogniser, files, settings, failed=failed):
-            _write(transcript, chosen, out, alone)
+        paths = {} if out is None else _targets(files, out, chosen)
+        for path, transcript in run_transcription(recogniser, files, settings, failed=failed):
+            _write(transcript, chosen, paths.get(path), alone)
     if bad:
         raise typer.Exit(1)
 
@@ -108,12 +111,26 @@ def _check(files: list[Path], chosen: str, out: Path | None, streaming: bool, pc
         raise UsageError(f"--format {chosen} of several recordings needs --out FOLDER, one file each")
 
 
-def _write(transcript: Transcript, chosen: str, out: Path | None, alone: bool) -> None:
+def _targets(files: list[Path], out: Path, chosen: str) -> dict[Path, Path]:
+    """{recording: file to write}. Raises UsageError where two recordings would be written to the same file."""
+    found: dict[Path, Path] = {}
+    owners: dict[Path, Path] = {}
+    for path, name in named_recordings(files):
+        target = out / name.with_name(f"{name.name}.{chosen}")  # a.wav and a.flac stay apart
+        owner = owners.setdefault(target, path)
+        if owner != path:
+            raise UsageError(f"{owner} and {path}: both would be written to {target}; give the folder that holds "
+                             "both, or transcribe them apart")
+        found.setdefault(path, target)
+    return found
+
+
+def _write(transcript: Transcript, chosen: str, path: Path | None, alone: bool) -> None:
+    """To a file, or without a path to stdout."""
     if not transcript.words:
         say(f"{transcript.name}: no words found in {transcript.seconds:.1f} s")
     text = FORMATS[chosen](transcript)
-    if out is not None:
-        path = out / f"{Path(transcript.name).name}.{chosen}"  # a.wav and a.flac stay apart
+    if path is not None:
         with writing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     else:
@@ -124,16 +141,25 @@ def _stream(transcriber: Transcriber, files: list[Path], pcm: int | None, failed
     for path in files if files == [STDIN] else recordings(files):
         try:
             if path == STDIN:
-                blocks: Iterable[np.ndarray] = _pcm_blocks(pcm) if pcm else [_stdin_wave()]
+                blocks: Iterable[np.ndarray] = _heard(transcriber, _pcm_blocks(pcm) if pcm else [_stdin_wave()])
             else:
                 blocks = [read(utterance_of_file(path))]
                 transcriber.check(path, len(blocks[0]))
+            for word in transcriber.words(blocks):
+                print(word.word, end=" ", flush=True)
         except InputError as error:
             failed(path, error)
             continue
-        for word in transcriber.words(blocks):
-            print(word.word, end=" ", flush=True)
         print(flush=True)
+
+
+def _heard(transcriber: Transcriber, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The blocks. Raises InputError behind the last one if they were too short for a frame together."""
+    samples = 0
+    for block in blocks:
+        samples += len(block)
+        yield block
+    transcriber.check("stdin", samples)
 
 
 def _from_stdin(transcriber: Transcriber, pcm: int | None) -> Transcript:

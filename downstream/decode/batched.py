@@ -28,10 +28,11 @@ from downstream.decode.hypothesis import Candidate, Hypothesis
 from downstream.decode.lexicon_trie import LexiconTrie, build
 from downstream.decode.look_ahead import best_below
 from downstream.decode.word_model import check_language_model
-from downstream.lm.arrays import NgramArrays, pack
+from downstream.lm.array_file import holds_arrays
+from downstream.lm.arrays import NgramArrays, arpa_hash_of, pack, packed_from
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress
-from upstream.stage import content_hash, disk_errors
+from upstream.stage import content_hash, disk_errors, file_hash
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class BatchedDecoder:
         symbols: V symbols, one per column of the emissions.
         blank: column of the CTC blank.
         lm: arrays that `hubertkit lm pack` made, or an ARPA file, beside which they are written (`.ngrams`) unless they
-            are there; None: no language model.
+            are there, or into the user's cache where a file of that name is another model's; None: no language model.
         lexicon: words that may be found; None: those of the language model.
         lm_weight: of the natural-log probability of the language model.
         word_score: added for each word, in nats.
@@ -194,19 +195,25 @@ def _load(path: Path) -> NgramArrays:
     """Arrays of a language model, made of an ARPA file where they are not there yet."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; language models are made by `hubertkit lm build`")
-    if path.suffix == ".ngrams":
+    if holds_arrays(path):
         return _arrays(path.resolve(), path.stat().st_mtime_ns)
-    arrays = _arrays_of(path)
+    digest = file_hash(path)
+    arrays = _arrays_of(path, digest)
     with progress(f"packing {path.name}", 1) as report:
-        pack(path, arrays, report)
+        pack(path, arrays, report, digest=digest)
     return _arrays(arrays.resolve(), arrays.stat().st_mtime_ns)
 
 
-def _arrays_of(path: Path) -> Path:
-    """Where the arrays of an ARPA file are kept: beside it, or in the user's cache if nothing can be written there."""
+def _arrays_of(path: Path, digest: str) -> Path:
+    """Where the arrays of the ARPA file with this sha256 are kept: beside it, or in the user's cache.
+
+    A file beside it that is not its own, such as the arrays of `lm.arpa.gz` beside `lm.arpa`, stays as it is.
+    """
     name = path.name.removesuffix(".gz").removesuffix(".arpa") + ".ngrams"
-    if path.with_name(name).is_file() or os.access(path.resolve().parent, os.W_OK):
-        return path.with_name(name)
+    beside = path.with_name(name)
+    own = not beside.exists() or arpa_hash_of(beside) == digest
+    if packed_from(beside, digest) or (own and os.access(path.resolve().parent, os.W_OK)):
+        return beside
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubertkit"
     with disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)

@@ -161,9 +161,9 @@ def parse_hotwords(given: str) -> tuple[tuple[str, float | None], ...]:
         FormatError: a file that is no text.
     """
     text = given
-    if Path(given).is_file():
+    if _is_file(given):
         try:
-            text = Path(given).read_text(encoding="utf-8")
+            text = Path(given).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise FormatError(f"{given}: not UTF-8 text; expected a hotword a line, WORD or WORD=BONUS") from error
     found: dict[str, float | None] = {}
@@ -179,3 +179,10 @@ def parse_hotwords(given: str) -> tuple[tuple[str, float | None], ...]:
     if not found:
         raise UsageError(f"--hotwords {given!r}: no words; give WORD,WORD=BONUS,... or a file of such lines")
     return tuple(found.items())
+
+
+def _is_file(given: str) -> bool:
+    try:
+        return Path(given).is_file()
+    except OSError:  # a list too long for the name of a file
+        return False

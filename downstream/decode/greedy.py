@@ -10,6 +10,8 @@ import numpy as np
 from downstream.decode.alphabet import alphabet
 from downstream.decode.hypothesis import Hypothesis, Word
 
+_NEVER = -1e4  # natural log, in place of minus infinity, which files of hypotheses cannot hold
+
 
 @dataclass(frozen=True)
 class GreedyDecoder:
@@ -38,7 +40,8 @@ def greedy(logprobs: np.ndarray, symbols: Sequence[str], blank: int, rate: float
         id: of the utterance.
 
     Returns:
-        The hypothesis; its score is the log-probability of the path. Frame t spans t / rate to (t + 1) / rate seconds.
+        The hypothesis; its score is the log-probability of the path, in which a frame where no symbol is possible is a
+        blank and counts -10,000. Frame t spans t / rate to (t + 1) / rate seconds.
 
     Raises:
         InputError: symbols that cannot be decoded with, or emissions that do not fit them.
@@ -47,8 +50,9 @@ def greedy(logprobs: np.ndarray, symbols: Sequence[str], blank: int, rate: float
     usable = columns.usable(logprobs)
     if not len(usable):
         return Hypothesis(id, "", 0.0, 0.0)
-    path = usable.argmax(axis=1)
-    score = float(usable.max(axis=1).sum(dtype=np.float64))
+    highest = usable.max(axis=1)
+    path = np.where(np.isneginf(highest), columns.characters.index(""), usable.argmax(axis=1))
+    score = float(np.maximum(highest, _NEVER).sum(dtype=np.float64))
     words = _words([columns.characters[c] for c in path], rate)
     return Hypothesis(id, " ".join(word.word for word in words), score, score, words=words)
 

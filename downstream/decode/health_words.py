@@ -10,6 +10,7 @@ from downstream.decode.alphabet import SEPARATORS
 from downstream.decode.check import Check, graded
 from downstream.decode.word_model import LEAST_COVERAGE, spelt_share
 from downstream.lm.arpa import ngram_counts, read_unigrams
+from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
 from downstream.text.vocabulary import SEPARATOR
 from upstream.errors import FormatError
@@ -79,7 +80,7 @@ def read_model_words(path: Path, progress: Callable[[float, float], None] | None
         FormatError: no language model, one that was cut short, or one without words.
     """
     path = Path(path)
-    if path.suffix == ".ngrams":
+    if holds_arrays(path):
         words = NgramArrays.load(path).words.list[3:]
     else:
         words = read_unigrams(path)

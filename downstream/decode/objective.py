@@ -14,6 +14,7 @@ from downstream.decode.choice import WeightedDecoder
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.likelihood import text_logprobs
 from downstream.decode.word_model import LN10, UNKNOWN_LOG10, WordModel, load_word_model
+from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
 from downstream.text.lexicon import Lexicon
 from upstream.errors import UsageError
@@ -105,7 +106,7 @@ class Objective:
 
 def text_scores(path: Path) -> tuple[TextScore, frozenset[str]]:
     """How a language model scores a text, and its words. Of an ARPA file, or of what `hubertkit lm pack` wrote."""
-    if path.suffix != ".ngrams":
+    if not holds_arrays(path):
         model, vocabulary = load_word_model(path)
         return WordModel(model, vocabulary).text_score, vocabulary.words
     arrays = NgramArrays.load(path)

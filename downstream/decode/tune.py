@@ -25,6 +25,7 @@ from downstream.decode.pool import decode_all, processes
 from downstream.decode.word_model import LEAST_COVERAGE, LN10, UNKNOWN_LOG10, check_coverage
 from downstream.emissions import Emissions
 from downstream.lm.arpa import read_unigrams
+from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
 from downstream.score.intervals import bootstrap_interval
 from downstream.text.lexicon import Lexicon
@@ -249,7 +250,7 @@ def _findable(decoder: WeightedDecoder) -> Collection[str]:
     if lexicon is not None:
         return lexicon.words if isinstance(lexicon, Lexicon) else lexicon
     lm = Path(decoder.lm or "")
-    return NgramArrays.load(lm).words.list if lm.suffix == ".ngrams" else read_unigrams(lm)
+    return NgramArrays.load(lm).words.list if holds_arrays(lm) else read_unigrams(lm)
 
 
 def _unknown_penalty(decoder: WeightedDecoder) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from downstream.lm.arpa_lines import Lines, arpa_lines, end, header, section, too_few, without_unknown
+from downstream.lm.arpa_lines import UNKNOWNS, Lines, arpa_lines, end, header, section, too_few, without_unknown
 from downstream.lm.kneser_ney import NGramModel
 from upstream.errors import FormatError
 from upstream.stage import writing
@@ -101,7 +101,7 @@ def ngram_counts(path: Path, progress: Progress | None = None, say: Callable[[st
         unknown = False
         for order, size in enumerate(sizes, 1):
             for found, line in enumerate(_section(lines, order, size)):
-                unknown = unknown or (order == 1 and _entry(lines, line, 1)[0] == ("<unk>",))
+                unknown = unknown or (order == 1 and _entry(lines, line, 1)[0][0] in UNKNOWNS)
                 if progress is not None and found % _ROWS == 0:
                     progress(sum(sizes[:order - 1]) + found, sum(sizes))
             if order == 1 and not unknown and say is not None:
@@ -111,7 +111,7 @@ def ngram_counts(path: Path, progress: Progress | None = None, say: Callable[[st
 
 
 def read_unigrams(path: Path) -> list[str]:
-    """The words of a model, without `<unk>`, `<s>` and `</s>`, in the order of the file.
+    """The words of a model, without `<unk>` (or `<UNK>`), `<s>` and `</s>`, in the order of the file.
 
     Raises:
         UsageError, FormatError: as `read_arpa`; what follows the unigrams is not looked at.
@@ -119,7 +119,8 @@ def read_unigrams(path: Path) -> list[str]:
     with arpa_lines(path) as lines:
         size = header(lines)[0]
         words = [_entry(lines, line, 1)[0][0] for line in _section(lines, 1, size)]
-    return [word for word in words if word not in ("<unk>", "<s>", "</s>")]
+    unknown = next((word for word in UNKNOWNS if word in words), None)
+    return [word for word in words if word not in (unknown, "<s>", "</s>")]
 
 
 def _blocks_of(model: NGramModel) -> Iterator[Iterator[Block]]:

@@ -14,8 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from downstream.lm.array_file import holds_arrays
 from upstream.errors import FormatError, UsageError
 
+UNKNOWNS = ("<unk>", "<UNK>")  # either is the unknown word to KenLM; a model with both keeps the second as a word
 MISSING_UNKNOWN = -100.0  # log10, of `<unk>` in a model without it: KenLM's own choice
 
 
@@ -25,13 +27,15 @@ def arpa_lines(path: Path) -> Iterator[Lines]:
 
     Raises:
         UsageError: no such file.
-        FormatError: an empty file, one that is not UTF-8, or a gzip file that is broken or cut short.
+        FormatError: an empty file, packed arrays, one that is not UTF-8, or a gzip file that is broken or cut short.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     if not path.stat().st_size:
         raise FormatError(f"{path}: an empty file (0 bytes); build the model again")
+    if holds_arrays(path):
+        raise FormatError(f"{path}: packed arrays, which only the batched decoder reads; give the ARPA file")
     with open(path, "rb") as raw:
         zipped = raw.peek(2)[:2] == b"\x1f\x8b"
         lines = Lines(path, io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 16) if zipped else raw)  # type: ignore[arg-type]

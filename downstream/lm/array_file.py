@@ -36,6 +36,14 @@ def write_arrays(path: Path, about: dict[str, Any], arrays: dict[str, np.ndarray
         file.truncate(start + offset)
 
 
+def holds_arrays(path: Path) -> bool:
+    """Whether a file, whatever its name, begins as `write_arrays` writes it."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
 def map_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What was said of the arrays, and the arrays, mapped into memory; writing to them changes this process's copy.
 

@@ -31,7 +31,7 @@ from downstream.lm.tree import Tree, tree_of
 from upstream.errors import FormatError, HubertkitError
 from upstream.stage import file_hash
 
-_VERSION = 3  # of the arrays' meaning
+_VERSION = 4  # of the arrays' meaning
 
 Progress = Callable[[float, float], None]
 
@@ -170,12 +170,14 @@ def _score(torch_or_numpy: Any, arrays: NgramArrays, states: Any, words: Any) ->
     return logprobs, arrays.after.take(found)
 
 
-def pack(arpa: Path, out: Path, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> bool:
+def pack(arpa: Path, out: Path, progress: Progress | None = None, say: Callable[[str], None] | None = None,
+         digest: str | None = None) -> bool:
     """Write the arrays of an ARPA file, plain or gzipped, unless they are there already.
 
     Args:
         progress: told how much is done, of how much.
         say: told what is odd about the model.
+        digest: sha256 of the ARPA file's bytes, where it is known already.
 
     Returns:
         Whether they had to be written: not where `out` holds the arrays of a file with the same bytes.
@@ -184,15 +186,28 @@ def pack(arpa: Path, out: Path, progress: Progress | None = None, say: Callable[
         UsageError, FormatError: as `load_arpa`.
         HubertkitError: the disk is full or cannot be written.
     """
-    digest = file_hash(arpa) if Path(arpa).is_file() else ""
-    if digest and Path(out).is_file():
-        try:
-            if NgramArrays.load(out).arpa_sha256 == digest:
-                return False
-        except HubertkitError:  # of an older version, or no arrays at all
-            pass
+    if digest is None:
+        digest = file_hash(arpa) if Path(arpa).is_file() else ""
+    if digest and packed_from(out, digest):
+        return False
     write_model(load_arpa(arpa, progress, say), out, digest)
     return True
+
+
+def packed_from(path: Path, digest: str) -> bool:
+    """Whether a file holds the arrays of the ARPA file with this sha256, and this version reads them."""
+    try:
+        return NgramArrays.load(path).arpa_sha256 == digest
+    except HubertkitError:  # not there, of an older version, or no arrays at all
+        return False
+
+
+def arpa_hash_of(path: Path) -> str | None:
+    """sha256 of the ARPA file that arrays, of any version, were made of; None of a file that holds none."""
+    try:
+        return str(map_arrays(path)[0].get("arpa_sha256", ""))
+    except HubertkitError:
+        return None
 
 
 def write_model(model: NGramModel, out: Path, arpa_sha256: str = "") -> None:

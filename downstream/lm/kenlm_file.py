@@ -24,6 +24,7 @@ from upstream.errors import FormatError, HubertkitError, UsageError
 from upstream.stage import writing
 
 _BINARY = b"mmap lm http://kheafield.com/code"  # what KenLM's own binary files begin with
+_SHOWN = 300  # characters of what KenLM says
 
 
 def load_kenlm(path: Path) -> Any:
@@ -141,4 +142,6 @@ def _reason(path: Path, error: Exception) -> str:
             return f"{path}: a model of order 1; KenLM reads models of order 2 and more: build it with --order 2"
         if limit := re.search(r"compiled to support up to (\d+)", str(error)):
             return f"{path}: a model of order {order}; KenLM reads models of order {limit[1]} and less, as it was built"
-    return f"{path}: KenLM cannot read it ({' '.join(str(error).split())[-300:]})"
+    said = " ".join(str(error).split())
+    said = said.partition(" threw ")[2] or said  # before it stands where in KenLM's code
+    return f"{path}: KenLM cannot read it ({said if len(said) <= _SHOWN else said[:_SHOWN] + '...'})"

@@ -112,7 +112,8 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None, 
 
     Raises:
         UsageError: options that fit neither the order nor each other, or a file that is not there.
-        InputError: a text that cannot be used, or whose counts give no discounts (with advice).
+        InputError: a text that cannot be used, without a word of the vocabulary, or whose counts give no discounts
+            (with advice).
     """
     options = options or Options()
     thresholds = thresholds_of(options, order)
@@ -233,13 +234,25 @@ def _modified(n: np.ndarray) -> Discounts:
     return one, two, three
 
 
+def allowed_words(words: Sequence[str], vocab: frozenset[str] | None) -> np.ndarray:
+    """(V,) bool, which words of a text may be in its model: those of a vocabulary, and `<unk>`, `<s>`, `</s>`.
+
+    Raises:
+        InputError: none of the text's own words is in the vocabulary.
+    """
+    first = len(SPECIALS)
+    found = np.array([vocab is None or word in vocab for word in words])
+    if vocab is not None and len(words) > first and not found[first:].any():
+        raise InputError(f"none of the {len(words) - first} words of the text ({words[first]!r}, ...) is among the "
+                         f"{len(vocab)} of the vocabulary ({min(vocab, default='')!r}, ...); is one in another case?")
+    found[:first] = True
+    return found
+
+
 def kept_ngrams(text: Text, orders: list[Order], thresholds: list[int],
                 vocab: frozenset[str] | None) -> list[np.ndarray]:
     """Which n-grams stay, by their occurrences and their words. `<unk>`, `<s>` and `</s>` always do."""
-    allowed = np.ones(len(text.words), bool)
-    if vocab is not None:
-        allowed = np.array([w in vocab for w in text.words])
-        allowed[: len(SPECIALS)] = True
+    allowed = allowed_words(text.words, vocab)
     found, spelled = [], allowed
     for k, (grams, least) in enumerate(zip(orders, thresholds), 1):
         spelled = allowed if k == 1 else spelled[grams.prefix] & allowed[grams.word]

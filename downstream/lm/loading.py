@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from downstream.lm.arpa_lines import (
     MISSING_UNKNOWN,
+    UNKNOWNS,
     Lines,
     arpa_lines,
     end,
@@ -41,7 +42,7 @@ def load_arpa(path: Path, progress: Progress | None = None, say: Callable[[str],
     Args:
         path: plain or gzipped.
         progress: told the n-grams read and how many the header announces.
-        say: told in a line where the model has no `<unk>`; one of `MISSING_UNKNOWN` is added.
+        say: told in a line where the model has no `<unk>`; one of `MISSING_UNKNOWN` is added. `<UNK>` counts as one.
 
     Raises:
         UsageError: no such file.
@@ -52,11 +53,11 @@ def load_arpa(path: Path, progress: Progress | None = None, say: Callable[[str],
     with arpa_lines(path) as lines:
         sizes = header(lines)
         words, orders = _unigrams(_read(lines, 1, sizes, progress, None), say)
-        known = pa.array(words, pa.large_string())
+        known = pa.array(words, pa.large_string())  # as the file has them
         for order in range(2, len(sizes) + 1):
             orders.append(_longer(_read(lines, order, sizes, progress, known), orders))
         end(lines)
-    return NGramModel(words, tuple(orders), ())
+    return NGramModel([*SPECIALS[:1], *words[1:]], tuple(orders), ())
 
 
 def rows_of(grams: Grams, prefix: np.ndarray, word: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
@@ -179,7 +180,7 @@ def _number(text: str) -> float:
 
 
 def _unigrams(found: _Section, say: Callable[[str], None] | None) -> tuple[list[str], list[Grams]]:
-    """The vocabulary, `<unk>`, `<s>` and `</s>` first, and its n-grams."""
+    """The vocabulary as it is written, `<unk>` (or `<UNK>`), `<s>` and `</s>` first, and its n-grams."""
     written = found.words[:, 0].tolist()
     places = {word: row for row, word in enumerate(written)}
     if len(places) < len(written):
@@ -189,13 +190,15 @@ def _unigrams(found: _Section, say: Callable[[str], None] | None) -> tuple[list[
         if special not in places:
             raise found.lines.fault(f"no {special} among the 1-grams; the model cannot score sentences")
     logprob, backoff = found.logprob, found.backoff
-    if SPECIALS[0] not in places:
+    unknown = next((word for word in UNKNOWNS if word in places), None)
+    if unknown is None:
         if say is not None:
             say(without_unknown(found.lines, len(written)))
-        places[SPECIALS[0]] = len(written)
-        written.append(SPECIALS[0])
+        unknown = UNKNOWNS[0]
+        places[unknown] = len(written)
+        written.append(unknown)
         logprob, backoff = np.append(logprob, np.float32(MISSING_UNKNOWN)), np.append(backoff, np.float32(0))
-    first = [places[word] for word in SPECIALS]
+    first = [places[word] for word in (unknown, *SPECIALS[1:])]
     order = np.array(first + [row for row in range(len(written)) if row not in first])
     size = len(order)
     return [written[row] for row in order], [Grams(np.zeros(size, np.int64), np.arange(size), logprob[order],

@@ -29,6 +29,7 @@ from downstream.lm.kneser_ney import (
     Options,
     Statistics,
     all_discounts,
+    allowed_words,
     discounted,
     kept_ngrams,
     log10_or_99,
@@ -36,7 +37,7 @@ from downstream.lm.kneser_ney import (
     unigrams,
 )
 from downstream.lm.packing import first_words, pack, unpack, width_of
-from downstream.lm.reading import BOS, SPECIALS, UNK, Text, read_text_to_file
+from downstream.lm.reading import BOS, UNK, Text, read_text_to_file
 from downstream.lm.sorting import Sorter
 from downstream.lm.suffix_pass import Level, levels_of
 from upstream.stage import disk_errors
@@ -168,8 +169,7 @@ class _Counted:
 def _counted(job: _Job, thresholds: list[int], options: Options, report: Callable[[float], None]) -> _Counted:
     """Files in suffix order: `counts` (n-gram, adjusted count, whether it stays) and `lower` (row of its suffix)."""
     levels = levels_of(_by_suffix(job, lambda done: report(done / 2)), job.order, job.width)
-    allowed = np.array([options.vocab is None or word in options.vocab for word in job.words])
-    allowed[: len(SPECIALS)] = True
+    allowed = allowed_words(job.words, options.vocab)
     size = len(job.words)
     occurrences, adjusted = np.zeros(size, np.int64), np.zeros(size, np.int64)
     counts_of_counts = np.zeros((job.order, 6), np.int64)

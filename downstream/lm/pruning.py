@@ -6,8 +6,9 @@ An n-gram (h, w) that goes is backed off, and the weight of its context changes 
     loss  = -p(h) * (p(w | h) * (log p(w | h') + log a'(h) - log p(w | h)) + left(h) * (log a'(h) - log a(h)))
 
 with h' the context without its first word, left(h) what the n-grams of h leave of 1, left'(h) what their words leave of
-1 after h'. The model's perplexity grows by exp(loss) - 1 of itself, were this the only one to go. An n-gram that is the
-context of one that stays, stays.
+1 after h'. The model's perplexity grows by exp(loss) - 1 of itself, were this the only one to go. What an n-gram that
+stays begins or ends with, stays: ARPA files need its context, and KenLM puts a blank in the place of a missing end, for
+which a small model has no room.
 
 p(h) is the model's own. Kneser-Ney unigrams are no frequencies of words, which harms pruning (Chelba et al. 2010), so
 the first word of a context has the share of running words that the model's bigrams come to rest at. On 8.8 million
@@ -89,16 +90,15 @@ def arpa_bytes(model: NGramModel) -> int:
 def _growth(model: NGramModel) -> list[np.ndarray]:
     """By how much of itself the perplexity grows without an n-gram, for all of each order; infinite for unigrams.
 
-    Or without the one that it is a context of and that matters most: they go in the order of these numbers.
+    Or without the one that it begins or ends and that matters most: they go in the order of these numbers.
     """
     if len(model.orders) == 1:
         return [np.full(len(model.words), np.inf)]
     tree = tree_of(model)
     loss = losses(tree, frequencies_of(tree))
-    for contexts, order in reversed(list(pairwise(tree.orders))):
-        of_longer = np.zeros(contexts.stop - contexts.start)
-        np.maximum.at(of_longer, tree.prefix[order] - contexts.start, loss[order])
-        loss[contexts] = np.maximum(loss[contexts], of_longer)
+    for order in reversed(tree.orders[1:]):
+        for part in (tree.prefix[order], tree.suffix[order]):
+            np.maximum.at(loss, part, loss[order])
     loss[tree.orders[0]] = np.inf
     return [np.expm1(loss[order]) for order in tree.orders]
 

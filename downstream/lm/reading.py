@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from array import array
@@ -45,11 +46,12 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
     """Read plain or gzipped texts, one sentence a line, as one text.
 
     Words are split at spaces, tabs, carriage returns and NUL; nothing else is normalised. A blank line is a sentence of
-    no words; a last line without a newline gets no `</s>` (all as lmplz does).
+    no words; a last line without a newline gets no `</s>` (all as lmplz does). A byte order mark at the beginning of a
+    file is no part of its first word.
 
     Args:
         skip_symbols: treat `<s>`, `</s>` and `<unk>` in the text as white space instead of refusing them.
-        normalise: applied to every line first, for instance `downstream.text.normalise.normalise`.
+        normalise: applied to every line without these, for instance `downstream.text.normalise.normalise`.
         progress: told the bytes read (compressed ones of gzipped files) and those there are.
 
     Raises:
@@ -88,9 +90,10 @@ def _tokens(paths: Sequence[Path], ids: Ids, skip_symbols: bool, normalise: Call
         for line in _lines(Path(path)):
             if progress is not None and line.number % _LINES == 0:
                 progress(sum(sizes[:index]) + line.position, sum(sizes))
-            words = _words(line.content if normalise is None else _normalised(line.content, normalise, path))
-            if b"<" in line.content:
-                words = _without_specials(words, path, line.number, skip_symbols)
+            content = line.content
+            if b"<" in content:  # looked for before normalising, which would make words of them
+                content = b" ".join(_without_specials(_words(content), path, line.number, skip_symbols))
+            words = _words(content if normalise is None else _normalised(content, normalise, path))
             held.append(BOS)
             held.extend([ids[w] for w in words])
             if line.ended:
@@ -125,6 +128,8 @@ def _lines(path: Path) -> Iterator[_Line]:
     try:
         with open(path, "rb") as raw, _plain(raw, path) as file:
             while block := file.read(_READ):
+                if not position:
+                    block = block.removeprefix(codecs.BOM_UTF8)
                 position = raw.tell()
                 *whole, rest = (rest + block.translate(_SPACES)).split(b"\n")
                 for content in whole:

@@ -31,6 +31,8 @@ def bootstrap_interval(errors: np.ndarray, words: np.ndarray, *, seed: int = 0, 
                        level: float = 0.95, groups: Sequence[Hashable] | None = None) -> ConfidenceInterval:
     """Interval of `100 * errors.sum() / words.sum()`.
 
+    A single utterance is all that can be drawn: both ends are its rate, which says nothing of other utterances.
+
     Args:
         errors: (N,) errors of each utterance.
         words: (N,) reference words (or characters) of each.
@@ -40,7 +42,7 @@ def bootstrap_interval(errors: np.ndarray, words: np.ndarray, *, seed: int = 0, 
         groups: (N,) labels, such as speakers; utterances of one label are drawn together.
 
     Raises:
-        InputError: no utterances, arrays of different lengths, or no words at all.
+        InputError: no utterances, arrays of different lengths, no words at all, or a single group.
     """
     totals = cluster_totals(errors, words, groups)
     rates = resampled_rates(totals[:, :1], totals[:, 1], seed, resamples)[:, 0]
@@ -89,6 +91,9 @@ def cluster_totals(errors: np.ndarray, words: np.ndarray, groups: Sequence[Hasha
 
     Returns:
         (clusters, systems + 1) float64; the last column is the words.
+
+    Raises:
+        InputError: as `bootstrap_interval`.
     """
     errors, words = np.asarray(errors), np.asarray(words)
     if errors.shape[:1] != words.shape or not words.size or words.sum() <= 0:
@@ -101,6 +106,9 @@ def cluster_totals(errors: np.ndarray, words: np.ndarray, groups: Sequence[Hasha
         raise InputError(f"{len(groups)} groups for {len(words)} utterances; each utterance needs one")
     numbers: dict[Hashable, int] = {}
     index = np.asarray([numbers.setdefault(group, len(numbers)) for group in groups])
+    if len(numbers) == 1:  # each draw would be the whole set, and any rate look sure
+        raise InputError(f"all {len(words)} utterances are of one group, {groups[0]}; intervals by groups need two at "
+                         "least: leave out --by speaker")
     totals = np.zeros((len(numbers), columns.shape[1]))
     np.add.at(totals, index, columns)
     return totals

@@ -67,7 +67,7 @@ def _of_manifest(path: Path) -> References:
 def _of_lines(path: Path) -> References:
     texts: dict[str, str] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # any other separator is white space of a text
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not UTF-8 text; references are a manifest or lines of `id text`") from error
     for number, line in enumerate(lines, 1):

@@ -38,7 +38,9 @@ def paired_bootstrap(errors: np.ndarray, other_errors: np.ndarray, words: np.nda
     """Compare two systems on the same utterances; both are drawn together, so what is hard for both cancels out.
 
     The p-value is twice the smaller share of draws on one side of zero, zeros counted on both sides and one draw added
-    to each, so it is never 0 and at most 1; it is 1 for two systems with the same errors everywhere.
+    to each, so it is never 0 and at most 1; it is 1 for two systems with the same errors everywhere. Of n utterances or
+    groups it is at least 2 ** (1 - n), as of a sign test: chance alone lets all n agree that often, which draws from
+    few of them never show.
 
     Args:
         errors: (N,) errors of the first system in each utterance.
@@ -47,7 +49,7 @@ def paired_bootstrap(errors: np.ndarray, other_errors: np.ndarray, words: np.nda
         seed, resamples, level, groups: as in `intervals.bootstrap_interval`.
 
     Raises:
-        InputError: arrays that do not fit each other, or no words.
+        InputError: arrays that do not fit each other, no words, or a single group.
     """
     if np.shape(errors) != np.shape(other_errors):
         raise InputError(f"{len(errors)} and {len(other_errors)} utterances; a paired test needs the same for both")
@@ -56,5 +58,6 @@ def paired_bootstrap(errors: np.ndarray, other_errors: np.ndarray, words: np.nda
     differences = rates[:, 0] - rates[:, 1]
     first, second, whole = totals.sum(axis=0)
     side = min((differences <= 0).sum(), (differences >= 0).sum())
+    p_value = max(2 * (side + 1) / (len(differences) + 1), 2.0 ** (1 - len(totals)))
     return Difference(points=float(100 * (first - second) / whole), interval=percentile_interval(differences, level),
-                      p_value=float(min(1.0, 2 * (side + 1) / (len(differences) + 1))))
+                      p_value=float(min(1.0, p_value)))

@@ -78,9 +78,8 @@ class Lexicon:
         if not path.is_file():
             raise UsageError(f"{path}: no such lexicon")
         lines = _read(path).split("\n")
-        words = [line.strip() for line in lines if line.strip()]
-        if words and not any(" " in word or "\t" in word for word in words):
-            return _of_list(path, words, vocabulary)
+        if _is_list(path, lines):
+            return _of_list(path, [line.strip() for line in lines if line.strip()], vocabulary)
         known = None if vocabulary is None else frozenset(vocabulary.symbols)
         found: dict[str, tuple[Spelling, ...]] = {}
         for number, line in enumerate(lines, 1):
@@ -93,6 +92,18 @@ class Lexicon:
         if not found:
             raise FormatError(f"{path}: no words; expected lines such as WORD<tab>W O R D {SEPARATOR}")
         return Lexicon(found)
+
+
+def _is_list(path: Path, lines: list[str]) -> bool:
+    """Whether lines are a list of words and no lexicon: most are one word. Raises FormatError where others are not."""
+    filled = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    longer = [(number, line) for number, line in filled if " " in line or "\t" in line]
+    if len(filled) <= 2 * len(longer):
+        return False
+    if longer:
+        number, line = longer[0]
+        raise FormatError(f"{path}, line {number}: {line[:60]!r}, expected one word, as most lines have")
+    return True
 
 
 def _of_list(path: Path, words: list[str], vocabulary: Vocabulary | None) -> Lexicon:
@@ -125,6 +136,6 @@ def _named(bad: list[str], vocabulary: Vocabulary) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error

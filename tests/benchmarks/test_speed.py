@@ -1,6 +1,8 @@
 """The speed benchmark: every system does the same work, the arithmetic is counted right, the rows say all."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -70,6 +72,20 @@ def test_what_was_measured_is_saved_before_the_next_model_begins(monkeypatch):
     assert [len(content["rows"]) for content in saved] == [1, 2, 2]
     assert saved[-1] == whole
     assert "profile" not in saved[1]
+
+
+def killed(name, work):
+    """As the kernel kills a process for lack of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_while_its_memory_is_measured_is_told_of(monkeypatch):
+    """Bug: its result was waited for, for ever."""
+    assert speed._peak_memory("hubertkit", TINY, print) > 0
+    monkeypatch.setattr(speed, "_added_memory", killed)
+    said = []
+    assert speed._peak_memory("transformers", TINY, said.append) is None
+    assert said == ["transformers: the process that measured its memory was killed, perhaps for lack of memory"]
 
 
 def test_gpu_hours_of_a_pretraining():

@@ -16,6 +16,7 @@ from downstream.recogniser import save_recogniser
 from downstream.text.vocabulary import Vocabulary
 from tools.main import run
 from upstream.audio import import_folder
+from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError
 from upstream.keyed import keyed_torch
 from upstream.model import Encoder, EncoderConfig
@@ -182,3 +183,16 @@ def test_recordings_without_transcripts_are_refused(recogniser, tmp_path, capsys
     assert run(["align", str(recogniser), str(tmp_path / "m.arrow"), "--out", str(tmp_path / "out")]) == 1
     assert "no utterance has a transcript" in capsys.readouterr().err
 
+
+def test_lines_of_a_dictionary_end_with_newlines_alone(tmp_path):
+    (tmp_path / "d").write_bytes("\ufeffA  AH0 # a\u2028remark\r\nCAT  K AE1 T\r\n".encode())
+    assert read_dictionary(tmp_path / "d") == {"A": ("AH",), "CAT": ("K", "AE", "T")}
+
+
+def test_alignments_of_ids_with_slashes_are_found_again(recogniser, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    ids = ["s1/000", "50%2F", "a%b"]
+    Manifest.of([Utterance(id, tmp_path / "a.wav", 0, 16_000, 16_000, 1, None, "A CAT") for id in ids],
+                "a test").save(tmp_path / "m.arrow")
+    assert run(["align", str(recogniser), str(tmp_path / "m.arrow"), "--out", str(tmp_path / "out")]) == 0
+    assert set(find_alignments(tmp_path / "out")) == set(ids)

@@ -77,6 +77,17 @@ def test_a_model_that_is_not_whole_is_named_with_its_line(bad, monkeypatch, caps
     fails(bad, capsys, 1, says, *arguments.replace("MODEL", model).split())
 
 
+@pytest.mark.parametrize("arguments", [
+    "lm info MODEL", "lm score MODEL ref.txt", "lm prune MODEL --out x.arpa --threshold 1e-6",
+    "decode dev --out x.jsonl --lm MODEL --decoder beam", "decode dev --out x.jsonl --lm MODEL --decoder lexicon"])
+def test_packed_arrays_are_named_where_an_arpa_file_is_needed(bad, tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(bad)
+    model = str(tmp_path / "packed")
+    assert run(["lm", "pack", LM, "--out", model]) == 0
+    fails(bad, capsys, 1, "packed: packed arrays, which only the batched decoder reads",
+          *arguments.replace("MODEL", model).split())
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(("model", "says"), [
     ("other.arpa", "it has no symbol"), ("lower.arpa", "its symbols are upper case")])

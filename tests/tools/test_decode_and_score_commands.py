@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.emissions import EmissionsWriter
 from downstream.score.references import read_references
-from tools import decode, score
+from tools import decode, main, score
 from tools.decoder_options import choice_of
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import FormatError, InputError, UsageError
@@ -172,3 +173,53 @@ def test_what_cannot_work_is_refused(app, data, arguments, error, words, monkeyp
         run(app, *arguments)
     assert not (data / "h.jsonl").exists()
     assert not (data / "t.json").exists()
+
+
+def test_few_speakers_are_told_of_and_one_is_refused(app, data, tmp_path, capsys):
+    hyps = tmp_path / "greedy.jsonl"
+    run(app, "decode", data / "dev", "--out", hyps)
+    capsys.readouterr()
+    assert main.run(["score", str(hyps), "--references", str(data / "dev.arrow"), "--by", "speaker", "--json"]) == 0
+    speakers = len(set(Manifest.load(data / "dev.arrow").speakers))
+    assert 1 < speakers < 10
+    assert capsys.readouterr().err.startswith(f"{speakers} speakers are few to draw from")
+    id = Manifest.load(data / "dev.arrow").ids[0]
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text(next(line for line in hyps.read_text().splitlines(True) if f'"{id}"' in line))
+    Manifest.load(data / "dev.arrow").select([0]).save(tmp_path / "alone.arrow")
+    with pytest.raises(InputError, match="leave out --by speaker"):
+        run(app, "score", alone, "--references", tmp_path / "alone.arrow", "--by", "speaker")
+
+
+def test_a_single_utterance_has_a_rate_and_no_interval(app, tmp_path):
+    hyps, refs = tmp_path / "one[lm].jsonl", tmp_path / "refs.txt"
+    hyps.write_text('{"id": "a", "text": "THE CAT"}\n')
+    refs.write_text("a THE DOG\n")
+    found = json.loads(run(app, "score", hyps, "--references", refs, "--against", hyps, "--json"))
+    assert (found["wer"], found["wer_interval"], found["difference"]["wer_interval"]) == (50, None, None)
+    assert found["difference"]["wer_p_value"] == 1
+    table = run(app, "score", hyps, "--references", refs)
+    assert "no intervals; wrong: sentences with an error" in table
+    assert "one[lm].jsonl" in table  # brackets are no colours
+
+
+def test_a_frame_without_any_possible_symbol_can_be_written(app, tmp_path):
+    symbols = ("<pad>", "|", "<unk>", "A")
+    with EmissionsWriter(tmp_path / "dev", symbols, 0, 50.0) as writer, np.errstate(divide="ignore"):
+        writer.add("a", np.log(np.array([[0, 0, 0, 1.0], [0, 0, 1.0, 0]])))  # sure of <unk>
+    for name in ("greedy", "beam", "batched"):
+        run(app, "decode", tmp_path / "dev", "--out", tmp_path / "hyps.jsonl", "--decoder", name)
+        (found,) = read_hypotheses(tmp_path / "hyps.jsonl")
+        assert (found.text, found.score < -30) == ("A", True)
+
+
+def test_weights_tuned_with_another_language_model_are_told_of(tmp_path, capsys):
+    tuned = tmp_path / "tuned.json"
+    tuned.write_text(json.dumps({"lm_weight": 1, "word_score": 0, "lm": str(tmp_path / "lm.arpa.gz")}))
+    for same in ("lm.arpa.gz", "lm.arpa", "lm.ngrams"):
+        choice_of(lm=tmp_path / same, tuned=tuned)
+    assert capsys.readouterr().err == ""
+    choice_of(lm=tmp_path / "other.arpa", tuned=tuned)
+    said = capsys.readouterr().err
+    assert "lm.arpa.gz; its weights may not suit" in said
+    assert said.count("\n") == 1

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,61 @@ def test_mistakes_end_in_one_line_and_leave_no_file(tmp_path, monkeypatch, capsy
     assert said.err.count("\n") == 1 or "Usage:" in said.err
     assert said.out == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latin1", "nothing"]
+
+
+def test_a_vocabulary_is_normalised_with_the_text(tmp_path):
+    (tmp_path / "text").write_text("the cat sat\nthe dog\n" * 3)
+    (tmp_path / "words").write_bytes(b"\xef\xbb\xbfthe\n<s>\n<unk>\ncat\n")
+    text, words, out = (str(tmp_path / name) for name in ("text", "words", "lm.arpa"))
+    assert run(["lm", "build", text, "--order", "2", "--normalise", "--vocab", words, "--discount-fallback", "--out",
+                out]) == 0
+    assert set(read_arpa(out)[0]) == {("<unk>",), ("<s>",), ("</s>",), ("THE",), ("CAT",)}
+
+
+@pytest.mark.parametrize("arguments", [
+    ["build", "text", "--order", "2", "--normalise", "--discount-fallback", "--out", "x"],
+    ["train", "text", "--normalise", "--out", "x"], ["score", O3, "text", "--normalise"],
+    ["interpolate", O3, O3, "--dev", "text", "--normalise", "--out", "x"]])
+def test_special_words_are_refused_before_the_text_is_normalised(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("the cat\nthe <unk> cat\n")
+    assert run(["lm", *arguments]) == 1
+    said = capsys.readouterr()
+    assert "text, line 2: <unk> is a special word of language models; take it out" in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path, capsys):
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfTHE TIME\n")
+    assert run(["lm", "score", O3, str(tmp_path / "text")]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("\tTHE TIME")
+
+
+def test_unknown_words_of_a_text_may_be_written_as_unk(tmp_path, capsys):
+    (tmp_path / "text").write_text("THE <unk> TIME\n")
+    assert run(["lm", "score", O3, str(tmp_path / "text"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown"] == 1
+
+
+@pytest.mark.parametrize("arguments", [
+    ["build", SMALL, "--order", "2", "--out", "file/lm.arpa"], ["train", SMALL, "--out", "file"],
+    ["train", SMALL, "--out", "file/model"], ["train", SMALL, "--out", "asr"],
+    ["build", SMALL, "--order", "2", "--out", "pipe"]])
+def test_a_place_that_cannot_be_written_to_is_named_before_the_work(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tools.lm.estimate", None)
+    monkeypatch.setattr("tools.lm.train_characters", None)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "asr").mkdir()
+    (tmp_path / "asr/model.safetensors").write_bytes(b"another model")
+    os.mkfifo(tmp_path / "pipe")
+    assert run(["lm", *arguments]) == 2
+    said = capsys.readouterr()
+    assert (said.err.count("\n"), said.out) == (1, "")
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "0", "-1"])
+def test_a_size_in_megabytes_that_is_none_is_named(tmp_path, capsys, size):
+    assert run(["lm", "prune", O3, "--out", str(tmp_path / "x"), "--megabytes", size]) == 2
+    assert f"--megabytes {size}: must be above 0" in capsys.readouterr().err

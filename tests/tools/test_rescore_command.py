@@ -87,6 +87,28 @@ def test_weights_may_be_given(data, own, tmp_path):
     assert [h.text for h in read_hypotheses(out)] == [h.text for h in read_hypotheses(data / "dev.jsonl")]
 
 
+def test_weights_hold_for_the_case_and_the_model_that_they_were_tuned_for(data, own, gpt2, tmp_path, capsys):
+    tuned, out = tmp_path / "tuned.json", tmp_path / "out.jsonl"
+    about = {"lm_weight": 1, "word_score": 0, "ngram_weight": 0, "ids": [], "model": str(gpt2), "lower": True}
+    tuned.write_text(json.dumps(about))
+    command = ["rescore", str(data / "test.jsonl"), "--tuned", str(tuned), "--out", str(out), "--model"]
+    capsys.readouterr()
+    assert run([*command, str(gpt2)]) == 2
+    assert "tuned with --lower, which changes the model's scores: give it too" in capsys.readouterr().err
+    assert not out.exists()
+    assert run([*command, str(gpt2), "--lower"]) == 0
+    assert "may not suit" not in capsys.readouterr().err
+    tuned.write_text(json.dumps({**about, "lower": False}))
+    assert run([*command, str(own)]) == 0
+    said = capsys.readouterr().err
+    assert f"tuned with the model {gpt2}; its weights may not suit {own}" in said
+    assert said.count("\n") == 1
+    del about["model"], about["lower"]  # as older files are
+    tuned.write_text(json.dumps(about))
+    assert run([*command, str(own)]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("arguments", "code", "says"), [
     (["rescore", "dev.jsonl", "--model", "characters", "--out", "x"], 2, "give --tuned"),
     (["rescore", "dev.jsonl", "--model", "characters", "--out", "x", "--tuned", "t.json"], 1, "tune on another set"),

@@ -174,3 +174,38 @@ def test_a_hotword_is_chosen_where_the_emissions_are_undecided():
     decoder = BeamDecoder(("<pad>", "|", "A", "B"), 0)
     assert decoder.decode("u", rows, 50.0).text == "A"
     assert dataclasses.replace(decoder, hotwords=("B",)).decode("u", rows, 50.0).text == "B"
+
+
+def test_recordings_of_the_same_name_in_two_folders_are_kept_apart(asr, corpus, tmp_path, capsys):
+    for name in ("s1", "s2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "000.wav").write_bytes((corpus / f"u0{name[1]}.wav").read_bytes())
+    code, _, _ = call(capsys, "transcribe", asr, tmp_path, "--json", "--out", tmp_path / "out")
+    found = [json.loads((tmp_path / "out" / name / "000.wav.json").read_text())["text"] for name in ("s1", "s2")]
+    assert (code, found[0] != found[1]) == (0, True)
+    code, _, err = call(capsys, "transcribe", tmp_path / "no model", tmp_path / "s1/000.wav", tmp_path / "s2",
+                        "--out", tmp_path / "other")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{tmp_path / 's1/000.wav'} and {tmp_path / 's2/000.wav'}: both would be written to" in err
+    assert not (tmp_path / "other").exists()
+    assert call(capsys, "transcribe", asr, *[tmp_path / "s1/000.wav"] * 2, "--out", tmp_path / "twice")[0] == 0
+
+
+def test_links_to_folders_are_followed_once(corpus, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/z.wav").write_bytes(b"")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.wav").write_bytes(b"")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "in")
+    (tmp_path / "in/itself").symlink_to(tmp_path / "in")
+    assert recordings([tmp_path / "in"]) == [tmp_path / "in/linked/b.wav", tmp_path / "in/z.wav"]
+
+
+@pytest.mark.parametrize(("samples", "says"), [(0, "an empty recording"), (40, "too short for a frame")])
+def test_a_stream_without_a_recording_is_refused(asr, samples, says, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(2 * samples))))
+    code, out, err = call(capsys, "transcribe", asr, "-", "--pcm", "16000", "--streaming")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"stdin: {samples or ''}" in err
+    assert says in err

@@ -40,7 +40,7 @@ class Interval(NamedTuple):
 
 
 def find_alignments(folder: Path) -> dict[str, Path]:
-    """{utterance id: file} of the TextGrid and CTM files below a folder; a file is named for its utterance.
+    """{utterance id: file} of the TextGrid and CTM files below a folder; a file has its utterance's `file_stem`.
 
     Raises InputError where there is none, or two for the same utterance.
     """
@@ -51,12 +51,18 @@ def find_alignments(folder: Path) -> dict[str, Path]:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() not in _SUFFIXES:
                 continue
-            if stem in found:
-                raise InputError(f"{stem}: two alignments, {found[stem]} and {Path(place, name)}; remove one of them")
-            found[stem] = Path(place, name)
+            id = stem.replace("%2F", "/").replace("%25", "%")
+            if id in found:
+                raise InputError(f"{id}: two alignments, {found[id]} and {Path(place, name)}; remove one of them")
+            found[id] = Path(place, name)
     if not found:
         raise InputError(f"{folder}: no alignments here; expected files ID.TextGrid or ID.ctm, in subfolders or not")
     return found
+
+
+def file_stem(utterance: str) -> str:
+    """The name of an utterance's file without its suffix: the id, with `/` as `%2F` and so `%` as `%25`."""
+    return utterance.replace("%", "%25").replace("/", "%2F")
 
 
 def read_alignment(path: Path) -> list[Interval]:

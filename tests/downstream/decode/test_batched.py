@@ -8,12 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from posteriors import read_slice
-from small_arpa import write_arpa
+from small_arpa import ARPA, write_arpa
 from test_beam import LN10, SYMBOLS, every_text, random_logprobs
 
 from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import greedy
+from downstream.decode.health_words import read_model_words
+from downstream.decode.objective import text_scores
+from downstream.lm.array_file import map_arrays, write_arrays
+from downstream.lm.arrays import pack, packed_from
 from downstream.score.rates import score
 from upstream.errors import InputError, UsageError
 
@@ -273,3 +277,66 @@ def test_what_cannot_be_decoded_with_is_refused(tmp_path):
         BatchedDecoder(SYMBOLS, 0, tmp_path / "none.arpa").prepare()
     with pytest.raises(InputError, match="NaN"):
         BatchedDecoder(SYMBOLS, 0, lm).decode("u", np.full((2, 5), np.nan), 50.0)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hubertkit"
+
+
+def test_arrays_of_another_model_stay_as_they_are(tmp_path, cache):
+    """`lm.ngrams` beside `lm.arpa` may be of another file, and somebody's only copy."""
+    arpa = write_arpa(tmp_path)
+    (tmp_path / "other").write_text(ARPA.replace("BE", "EB").replace("EE", "BE"))
+    pack(tmp_path / "other", tmp_path / "small.ngrams")
+    before = (tmp_path / "small.ngrams").read_bytes()
+    assert BatchedDecoder(SYMBOLS, 0, arpa).decode("u", sure_path("BE"), 50.0).text == "BE"
+    assert (tmp_path / "small.ngrams").read_bytes() == before
+    assert [path.name.endswith("-small.ngrams") for path in cache.iterdir()] == [True]
+    (tmp_path / "small.ngrams").write_text("notes of somebody's")
+    assert BatchedDecoder(SYMBOLS, 0, arpa, beam=51).decode("u", sure_path("BE"), 50.0).text == "BE"
+    assert (tmp_path / "small.ngrams").read_text() == "notes of somebody's"
+
+
+def test_arrays_of_another_model_in_a_folder_that_cannot_be_written_do_no_harm(tmp_path, cache, monkeypatch):
+    arpa = write_arpa(tmp_path)
+    (tmp_path / "other").write_text(ARPA.replace("BE", "EB"))
+    pack(tmp_path / "other", tmp_path / "small.ngrams")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert BatchedDecoder(SYMBOLS, 0, arpa).decode("u", sure_path("BE"), 50.0).text == "BE"
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_arrays_of_the_same_model_in_a_folder_that_cannot_be_written_are_used(tmp_path, cache, monkeypatch):
+    arpa = write_arpa(tmp_path)
+    pack(arpa, tmp_path / "small.ngrams")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert BatchedDecoder(SYMBOLS, 0, arpa).decode("u", sure_path("BE"), 50.0).text == "BE"
+    assert not cache.exists()
+
+
+def test_arrays_of_the_same_model_by_an_older_version_are_made_anew(tmp_path, cache):
+    arpa = write_arpa(tmp_path)
+    pack(arpa, tmp_path / "small.ngrams")
+    about, arrays = map_arrays(tmp_path / "small.ngrams")
+    write_arrays(tmp_path / "small.ngrams", {**about, "version": 0}, {"words": arrays["words"]})
+    assert BatchedDecoder(SYMBOLS, 0, arpa).decode("u", sure_path("BE"), 50.0).text == "BE"
+    assert packed_from(tmp_path / "small.ngrams", about["arpa_sha256"])
+    assert not cache.exists()
+
+
+def test_packed_arrays_are_known_by_their_first_bytes(tmp_path):
+    pack(write_arpa(tmp_path), tmp_path / "packed.bin")
+    assert BatchedDecoder(SYMBOLS, 0, tmp_path / "packed.bin").decode("u", sure_path("BE"), 50.0).text == "BE"
+    assert read_model_words(tmp_path / "packed.bin") == read_model_words(tmp_path / "small.arpa")
+    assert text_scores(tmp_path / "packed.bin")[1] == {"A", "B", "AB", "BE"}
+
+
+def test_a_model_that_calls_the_unknown_word_in_capitals_is_the_same(tmp_path):
+    (tmp_path / "capitals.arpa").write_text(ARPA.replace("<unk>", "<UNK>"))
+    rows = random_logprobs(5, 3)
+    found = [BatchedDecoder(SYMBOLS, 0, lm, lexicon=("A", "B", "AB", "BE", "EE"), nbest=9).decode("u", rows, 50.0)
+             for lm in (write_arpa(tmp_path), tmp_path / "capitals.arpa")]
+    assert found[0] == found[1]
+    assert any(candidate.unknown for candidate in found[0].nbest)

@@ -93,3 +93,13 @@ def test_a_file_of_hotwords_is_text(tmp_path):
     (tmp_path / "words.bin").write_bytes(b"\xff\xfe")
     with pytest.raises(FormatError, match=r"words\.bin: not UTF-8"):
         parse_hotwords(str(tmp_path / "words.bin"))
+
+
+def test_many_hotwords_are_no_file_name():
+    words = [f"A{'B' * length}" for length in range(300)]
+    assert len(parse_hotwords(",".join(words))) == 300
+
+
+def test_a_byte_order_mark_is_no_part_of_a_hotword(tmp_path):
+    (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbfA=2\n")
+    assert parse_hotwords(str(tmp_path / "words.txt")) == (("A", 2.0),)

@@ -92,3 +92,12 @@ def test_error_rates_of_simulated_posteriors_are_those_counted_by_other_code():
     result = score(references, {id: greedy(rows, symbols, 0, 50.0).text for id, rows in utterances.items()})
     assert (result.errors, result.words) == (40, 90)
     assert (result.character_errors, result.characters) == (51, 447)
+
+
+def test_a_frame_in_which_no_symbol_is_possible_says_nothing_and_costs_a_lot():
+    symbols = ("A", "|", "<unk>", "<pad>")  # the first column is a letter
+    with np.errstate(divide="ignore"):
+        rows = np.log(np.array([[0, 0, 0, 1.0], [0, 0, 1.0, 0], [1.0, 0, 0, 0]]))
+    found = greedy(rows, symbols, 3, 50.0)
+    assert (found.text, found.score) == ("A", -10_000)
+    assert found.words[0].start_s == 2 / 50

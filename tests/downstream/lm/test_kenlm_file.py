@@ -98,3 +98,11 @@ def test_the_memory_of_a_process_is_measured(tmp_path, cache, monkeypatch):
     (tmp_path / "lm.arpa").write_text(f"\\data\\\nngram 1={len(words)}\nngram 2=1\n\n\\1-grams:\n{unigrams}\n"
                                       "\\2-grams:\n-1\t<s> W1\n\n\\end\\\n")
     assert 24 * len(words) / 2 < memory_of(tmp_path / "lm.arpa") < 10 * 24 * len(words)
+
+
+def test_what_kenlm_says_is_told_from_its_beginning(tmp_path):
+    reason = "lm/search.cc:288 in void f() threw util::ProbingSizeException. Avoid pruning n-grams. " + "More. " * 99
+    (tmp_path / "lm.bin").write_bytes(b"mmap lm http://kheafield.com/code")
+    said = str(kenlm_file.refusal(tmp_path / "lm.bin", RuntimeError(f"Cannot read model ({reason})")))
+    assert "KenLM cannot read it (util::ProbingSizeException. Avoid pruning n-grams. More." in said
+    assert len(said) < 400 + len(str(tmp_path))

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from test_arpa import GOOD
 
-from downstream.lm.arpa import read_arpa, write_arpa
+from downstream.lm.arpa import ngram_counts, read_arpa, read_unigrams, write_arpa
+from downstream.lm.kenlm_file import load_kenlm
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.lm.loading import load_arpa, rows_of
 from upstream.errors import FormatError, UsageError
@@ -110,3 +111,26 @@ def test_rows_of_ngrams_are_found_and_missed():
     assert there.all()
     there = rows_of(bigrams, np.array([2, -1, size - 1]), np.array([2, size - 1, size - 1]), size)[1]
     assert there.tolist() == [False, False, False]
+
+
+def test_unk_in_capitals_is_the_unknown_word_as_in_kenlm(tmp_path):
+    path = tmp_path / "lm.arpa"
+    path.write_text(ARPA)
+    expected = load_arpa(path)
+    path.write_text(ARPA.replace("<unk>", "<UNK>"))
+    said: list[str] = []
+    found = load_arpa(path, say=said.append)
+    assert ngram_counts(path, say=said.append)
+    assert (found.words, said) == (expected.words, [])
+    assert found.orders[0].logprob.tolist() == expected.orders[0].logprob.tolist()
+    assert read_unigrams(path) == ["A"]
+    kenlm = load_kenlm(path)
+    assert [score for score, _, _ in kenlm.full_scores("X A", eos=False)] == pytest.approx([-1.3, -0.5])
+
+
+def test_ngrams_with_unk_in_capitals_are_read(tmp_path):
+    path = tmp_path / "lm.arpa"
+    path.write_text(ARPA.replace("<unk>", "<UNK>").replace("ngram 2=1", "ngram 2=2").replace(
+        "\n\n\\end", "\n-0.7\t<s> <UNK>\n\n\\end"))
+    bigrams = load_arpa(path).orders[1]
+    assert sorted(bigrams.word.tolist()) == [0, 3]

@@ -11,6 +11,7 @@ import pytest
 
 from downstream.lm.arpa import read_arpa, write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
+from downstream.lm.on_disk import estimate_to_file
 from downstream.text.normalise import normalise
 from upstream.errors import HubertkitError, InputError, UsageError
 
@@ -242,3 +243,28 @@ def test_several_texts_are_one_text(tmp_path):
     whole, parts = estimate([ORACLES / "text/small.txt"], 3), estimate([tmp_path / "a", tmp_path / "b"], 3)
     assert whole.words == parts.words
     assert all((a.logprob == b.logprob).all() for a, b in zip(whole.orders, parts.orders))
+
+
+def test_special_words_are_looked_for_before_the_text_is_normalised(tmp_path):
+    """They became the words S and UNK."""
+    (tmp_path / "text").write_text("a b\na <s> b </s> <unk>\n" * 3)
+    with pytest.raises(InputError, match="line 2: <s> is a special word"):
+        estimate([tmp_path / "text"], 2, normalise=normalise)
+    model = estimate([tmp_path / "text"], 2, Options(skip_symbols=True, fallback=FALLBACK), normalise=normalise)
+    assert model.words[3:] == ["A", "B"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfA B\nA B\n")
+    assert estimate([tmp_path / "text"], 2, Options(fallback=FALLBACK)).words[3:] == ["A", "B"]
+
+
+def test_a_vocabulary_without_any_word_of_the_text_is_refused(tmp_path):
+    (tmp_path / "text").write_text("A B\nA C\n")
+    options = Options(fallback=FALLBACK, vocab=frozenset({"a", "b"}))
+    says = r"none of the 3 words of the text \('A', \.\.\.\) is among the 2 of the vocabulary \('a', \.\.\.\)"
+    with pytest.raises(InputError, match=says):
+        estimate([tmp_path / "text"], 2, options)
+    with pytest.raises(InputError, match=says):
+        estimate_to_file([tmp_path / "text"], 2, tmp_path / "lm.arpa", 0, options=options, say=lambda line: None)
+    assert not (tmp_path / "lm.arpa").exists()

@@ -181,3 +181,43 @@ def test_a_pruned_file_is_as_large_as_asked_for(tmp_path, model, limit):
 def test_sizes_that_cannot_be_are_refused(model, prune, says):
     with pytest.raises(UsageError, match=says):
         prune(model)
+
+
+def ends_are_there(pruned) -> bool:
+    """Whether of every n-gram the model holds the words after the first."""
+    grams = words_of(pruned)
+    return all(gram[1:] in shorter for longer, shorter in zip(grams[2:], map(set, grams[1:])) for gram in longer)
+
+
+@settings(deadline=None, max_examples=25)
+@given(text=texts, order=st.integers(2, 4))
+def test_kenlm_loads_a_small_model_pruned_to_any_size(tmp_path_factory, text, order):
+    """It puts a blank where the end of an n-gram is missing, and a small model has no room for many."""
+    folder = tmp_path_factory.mktemp("lm")
+    tables_of(folder, text, order, Options(fallback=FALLBACK))
+    model = load_arpa(folder / "lm.arpa")
+    before = 0
+    for size in range(len(model.words), sum(map(len, model.orders)) + 1):
+        pruned = prune_to_ngrams(model, size)
+        found = sum(map(len, pruned.orders))
+        if found == before or len(pruned.orders) == 1:  # the same model as before, or one that KenLM cannot read
+            continue
+        before = found
+        assert ends_are_there(pruned)
+        write_arpa(pruned, folder / f"{size}.arpa")
+        load_kenlm(folder / f"{size}.arpa")
+
+
+def test_commands_of_few_words_are_loaded_at_any_size(tmp_path):
+    """Bug: of such a model 42 bigrams and 23 trigrams stayed, and KenLM had no room for the bigrams left out."""
+    draw = random.Random(0)
+    parts = [["PLEASE", "NOW", "THEN"], ["DIM", "RAISE", "CLOSE", "OPEN"], ["THE", "ALL", "MY"],
+             ["LIGHT", "LAMP", "DOOR", "SHADE"], ["AT", "BY"], ["NOON", "NIGHT", "TEN"]]
+    lines = [" ".join(draw.choice(part) for part in parts if draw.random() < 0.8) for _ in range(1000)]
+    (tmp_path / "text").write_text("\n".join(lines) + "\n")
+    model = estimate([tmp_path / "text"], 4, Options(fallback=FALLBACK))
+    for size in range(len(model.words) + 1, 200):
+        pruned = prune_to_ngrams(model, size)
+        if len(pruned.orders) > 1:
+            write_arpa(pruned, tmp_path / "lm.arpa")
+            load_kenlm(tmp_path / "lm.arpa")

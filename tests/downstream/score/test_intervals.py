@@ -112,3 +112,13 @@ def test_ten_thousand_resamples_of_250_utterances_take_under_a_second():
     began = time.process_time()
     bootstrap_interval(errors, words)
     assert time.process_time() - began < 1
+
+
+def test_one_speaker_has_no_interval_by_speakers():
+    with pytest.raises(InputError, match=r"all 3 utterances are of one group, ann; .*leave out --by speaker"):
+        bootstrap_interval(np.array([1, 0, 2]), np.array([5, 5, 5]), groups=["ann"] * 3)
+
+
+def test_the_interval_of_a_single_utterance_is_its_rate():
+    interval = bootstrap_interval(np.array([1]), np.array([4]))
+    assert (interval.low, interval.high) == (25, 25)

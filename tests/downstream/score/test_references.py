@@ -53,3 +53,11 @@ def test_broken_files_are_refused(tmp_path, content, words):
 def test_a_missing_file_is_wrong_use(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         read_references(tmp_path / "none.txt")
+
+
+def test_lines_end_with_newlines_alone(tmp_path):
+    """Other programs' texts hold U+2028, U+0085 and form feeds, at which `str.splitlines` parts lines too."""
+    path = tmp_path / "refs.txt"
+    path.write_bytes("\ufeffa THE\u2028CAT\r\nb SAT\x85ON\nc A\x0cMAT\r\nd\r\n".encode())
+    found = {id: text.split() for id, text in read_references(path).texts.items()}
+    assert found == {"a": ["THE", "CAT"], "b": ["SAT", "ON"], "c": ["A", "MAT"], "d": []}

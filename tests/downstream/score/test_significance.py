@@ -74,3 +74,13 @@ def test_systems_of_the_reference_set_are_told_apart():
 def test_other_utterances_are_refused():
     with pytest.raises(InputError, match="3 and 2 utterances"):
         paired_bootstrap(np.zeros(3), np.zeros(2), np.ones(3))
+
+
+def test_few_groups_that_all_agree_are_as_sure_as_a_sign_test():
+    """Four speakers, each with fewer errors by the first system: of 16 ways to toss, two agree so. 2 / 16 = .125."""
+    speakers = np.repeat(list("abcd"), 10)
+    difference = paired_bootstrap(np.zeros(40), np.ones(40), np.full(40, 10), groups=speakers.tolist())
+    assert difference.p_value == 0.125
+    assert paired_bootstrap(np.zeros(1), np.ones(1), np.full(1, 10)).p_value == 1
+    with pytest.raises(InputError, match="of one group"):
+        paired_bootstrap(np.zeros(40), np.ones(40), np.full(40, 10), groups=["a"] * 40)

@@ -78,3 +78,18 @@ def test_without_a_vocabulary_any_symbols_will_do(tmp_path):
     assert Lexicon.load(path).spellings == {"AB": (("A", "B", "|"), ("A", "BB")), "É": (("é", "|"),)}
     path.write_text("É\nA|\n")
     assert Lexicon.load(path).spellings == {"É": (("É", "|"),), "A|": (("A", "|", "|"),)}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
+    path = tmp_path / "lexicon.txt"
+    for content in ("A\nB\n", "A\tA |\nB\tB |\n"):
+        path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert Lexicon.load(path, VOCABULARY).words == ["A", "B"]
+
+
+@pytest.mark.parametrize("odd", ["NEW YORK", "NEW\tYORK"])
+def test_two_words_on_a_line_of_a_list_are_named(tmp_path, odd):
+    path = tmp_path / "words.txt"
+    path.write_text("A\n" * 150 + f"{odd}\nB\n")
+    with pytest.raises(FormatError, match=r"words\.txt, line 151: 'NEW.*YORK', expected one word"):
+        Lexicon.load(path, VOCABULARY)

@@ -11,6 +11,7 @@ from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID, KALDI_GRID
 from upstream.teacher.alignments import (
     Interval,
+    file_stem,
     find_alignments,
     frame_phones,
     phone_class,
@@ -191,3 +192,11 @@ def test_a_ctm_that_leaves_out_more_than_a_pause_at_the_end_is_refused_until_it_
     assert "SIL" in frame_phones(path, 96_000)
     write(path, f"{lines}a 1 0.5 5.5 SIL\n")
     assert "SIL" in frame_phones(path, 96_000, whole=True)
+
+
+@given(ids=st.lists(st.text("a/%25F", min_size=1, max_size=8), min_size=1, unique=True))
+def test_files_named_for_any_ids_are_found_under_them(tmp_path_factory, ids):
+    folder = tmp_path_factory.mktemp("alignments")
+    for id in ids:
+        (folder / f"{file_stem(id)}.ctm").write_text("")
+    assert set(find_alignments(folder)) == set(ids)
