@@ -66,10 +66,23 @@ class LowResourceRecipe:
     cells: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for part, defaults, names in ((self.pretrain, PretrainRecipe(), ("data", "seed")), (
+                self.finetune, FinetuneRecipe(), ("data", "dev", "encoder", "architecture", "seed"))):
+            for name in names:
+                if getattr(part, name) != getattr(defaults, name):
+                    key = "pretrain" if part is self.pretrain else "finetune"
+                    raise ValueError(f"{key}.{name}: the comparison sets it itself; leave it out (`seed`, "
+                                     "`pretrain.encoder` and the splits say what it is)")
         if not self.cells:
             raise ValueError("cells: give at least one, for instance `1h: scratch`")
         for cell in self.cells:
             parse_cell(cell, self)
+
+
+    @property
+    def device(self) -> str:
+        """`cpu` where both trainings are to leave GPUs alone."""
+        return "cpu" if self.pretrain.device == self.finetune.device == "cpu" else "auto"
 
 
 def micro_batches(recipe: LowResourceRecipe) -> list[int]:

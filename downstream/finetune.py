@@ -35,7 +35,7 @@ from upstream.model.masking import SpanMask, span_mask
 from upstream.model.saving import encoder_hash
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
-from upstream.stage import run_stage
+from upstream.stage import content_hash, run_stage
 from upstream.training.loop import EVERY, Loss, chosen_device, train, weights_settings
 from upstream.training.optimiser import ParameterGroup
 
@@ -81,7 +81,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     dev = None if recipe.dev is None else Manifest.load(Path(recipe.dev))
     if dev is not None:
         _check_dev(manifest, dev, say)
-    inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", "encoder": _source_hash(recipe)}
+    inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe)}
 
     def work(folder: Path) -> dict[str, Any]:
         device = chosen_device(recipe.device)
@@ -325,5 +325,13 @@ def _up_to(manifest: Manifest, seconds: float) -> Manifest:
     return manifest.select(sorted({int(i) for i in np.arange(0, len(manifest), step)}))
 
 
-def _source_hash(recipe: FinetuneRecipe) -> str:
-    return SCRATCH if recipe.encoder == SCRATCH else encoder_hash(load_encoder(recipe.encoder))
+def _source(recipe: FinetuneRecipe) -> dict[str, str]:
+    """Hash of the weights to start from; of an encoder from elsewhere, whose configuration may be mended under the same
+    weights, also of that."""
+    if recipe.encoder == SCRATCH:
+        return {"encoder": SCRATCH}
+    encoder = load_encoder(recipe.encoder)
+    found = {"encoder": encoder_hash(encoder)}
+    if not (Path(recipe.encoder) / "stage.json").is_file():  # that of a stage follows from its weights
+        found["encoder_shape"] = content_hash(encoder.config.to_dict())
+    return found

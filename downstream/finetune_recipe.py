@@ -31,6 +31,8 @@ class SpecMaskRecipe:
     def __post_init__(self) -> None:
         if min(self.time_share, self.channel_share) < 0 or min(self.time_span, self.channel_span) < 1:
             raise ValueError("mask: shares must be at least 0 and spans at least 1")
+        if self.time_share > self.time_span or self.channel_share > self.channel_span:
+            raise ValueError("mask: a share is the chance that a span starts, times the span, so at most the span")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class FinetuneRecipe:
     def __post_init__(self) -> None:
         if self.freeze_updates < 0 or min(self.head_scale, self.encoder_scale) < 0:
             raise ValueError("freeze_updates, head_scale and encoder_scale must be at least 0")
+        if not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout={self.head_dropout}, must lie in [0, 1)")
         if self.fresh_layers < 0:
             raise ValueError(f"fresh_layers={self.fresh_layers}, must be at least 0")
         if not self.validation_seconds > 0:

@@ -85,7 +85,7 @@ def low_resource(
     """Scratch beside every round on several amounts of labels, decoded greedily and with an n-gram."""
     command = shlex.join(["hubertkit", *sys.argv[1:]])
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
-    with launched(ranks, micro_batches(loaded)):
+    with launched(ranks, micro_batches(loaded), loaded.device):
         results = run(loaded, data, out, command)
     Console().print(table(results["rows"], COLUMNS))
     print(out / "results.json")

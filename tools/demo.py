@@ -59,16 +59,18 @@ def register(app: typer.Typer) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on.")] = Path("demo-out"),
     quick: Annotated[bool, typer.Option(help="The same stages in a minute or three; the scores say little.")] = False,
-    seed: Annotated[int, typer.Option(help="Of voices, sentences, weights, batches and masks.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of voices, sentences, weights, batches and masks; 0 by "
+                                                  "default.")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value of benchmarks/recipes/demo.yaml")] = None,
     ranks: RanksOption = AUTO,
 ) -> None:
     """Synthesise speech, pretrain two rounds, fine-tune, decode with an LM, and report: ten minutes on two cores."""
     began = time.monotonic()
     size = QUICK if quick else FULL
-    recipe = replace(load_recipe(LowResourceRecipe, size.recipe, overrides or [], SHIPPED), seed=seed)
-    with launched(ranks, micro_batches(recipe)):
-        speech_stage(size, seed, out / "speech")
+    recipe = load_recipe(LowResourceRecipe, size.recipe, overrides or [], SHIPPED)
+    recipe = recipe if seed is None else replace(recipe, seed=seed)
+    with launched(ranks, micro_batches(recipe), recipe.device):
+        speech_stage(size, recipe.seed, out / "speech")
         results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
     show(results, Console())
     if quick:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.child import module_command
 from upstream.errors import HubertkitError, InputError
 
 # From espeak-ng's speak_lib.h.
@@ -78,7 +79,7 @@ def speak(requests: Iterable[Request]) -> Iterator[Speech]:
         raise HubertkitError("speech synthesis needs espeak-ng, which is not installed; "
                              "run `pip install 'hubertkit[demo]'`") from error
     asked = list(requests)
-    engine = subprocess.Popen([sys.executable, "-m", "tools.espeak"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    engine = subprocess.Popen(module_command("tools.espeak"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     # A thread of its own, because the engine does not read on while nobody reads its answers.
     writer = threading.Thread(target=_send, args=(engine, asked), daemon=True)
     writer.start()

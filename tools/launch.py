@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 import typer
 
+from tools.child import module_command
 from upstream import ranks
 from upstream.errors import Interrupted, RankLost, UsageError
 from upstream.progress import say
@@ -34,8 +35,8 @@ RanksOption = Annotated[str, typer.Option("--ranks", help="Processes that train 
 
 def join_from_environment() -> None:
     """Become the rank that whoever started this process says it is; nothing where nobody did."""
-    if "RANK" not in os.environ or dist.is_initialized():
-        return
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        return  # some schedulers set RANK alone
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     port = os.environ.get("HUBERTKIT_STORE")
     if port is None:
@@ -122,7 +123,7 @@ def _start(rank: int, count: int, threads: int, port: int, on_cpu: bool) -> subp
                    "HUBERTKIT_STORE": str(port), "OMP_NUM_THREADS": str(threads)}
     if on_cpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    return subprocess.Popen([sys.executable, "-m", "tools.main", *sys.argv[1:]], env=environment,
+    return subprocess.Popen([*module_command("tools.main"), *sys.argv[1:]], env=environment,
                             stdin=subprocess.DEVNULL)
 
 

@@ -14,9 +14,9 @@ from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from downstream.recogniser import compute_emissions
 from tools.launch import AUTO, RanksOption, launched
 from upstream.audio.manifest import Manifest
-from upstream.errors import UsageError
+from upstream.errors import FormatError, UsageError
 from upstream.recipe import load_recipe
-from upstream.stage import locked
+from upstream.stage import locked, read_json
 from upstream.training.loop import chosen_device
 
 
@@ -50,15 +50,19 @@ def emit(
     """Compute a recogniser's log-probabilities once, for `decode` and `tune`."""
     recordings = Manifest.load(manifest)
     _refuse_others(out, recordings)
-    compute_emissions(recogniser, recordings, out)
+    with locked(out):
+        compute_emissions(recogniser, recordings, out)
     found = Emissions.load(out)
     print(f"{out}: {len(found.ids)} utterances, hash {found.hash[:12]}")
 
 
 def _refuse_others(out: Path, recordings: Manifest) -> None:
     """Raise UsageError if a folder holds emissions of other recordings, which these would replace."""
-    if (out / "emissions.json").is_file():
-        held = Emissions.load(out)
-        if held.meta.get("manifest_hash") != recordings.hash:
-            raise UsageError(f"{out}: holds emissions of {len(held.ids)} other recordings; give these a folder of "
-                             "their own, or remove it")
+    try:
+        held = read_json(out / "emissions.json")
+        other, count = held["meta"]["manifest_hash"] != recordings.hash, held["utterances"]
+    except (FormatError, KeyError, TypeError):  # there are none, or none that could be read: nothing is lost
+        return
+    if other:
+        raise UsageError(f"{out}: holds emissions of {count} other recordings; give these a folder of their own, or "
+                         "remove it")

@@ -34,6 +34,7 @@ class Crops:
         starts: (B,) int64, first frame of the crop.
         seconds: of audio.
         held_out: whether this is for validation, whose draws are others.
+        copy: of the same crops in this update, from 0.
     """
 
     update: int
@@ -45,6 +46,7 @@ class Crops:
     starts: np.ndarray
     seconds: float
     held_out: bool
+    copy: int = 0
 
 
 class CropReader:
@@ -93,12 +95,14 @@ class CropReader:
 
     def generators(self, crops: Crops, purpose: str) -> list[np.random.Generator]:
         """For each row a generator keyed by the update, the utterance and the crop."""
-        return self._generators(purpose, crops.update, crops.ids, crops.starts, crops.held_out)
+        return self._generators(purpose, crops.update, crops.ids, crops.starts, crops.held_out, crops.copy)
 
-    def _generators(self, purpose: str, update: int, ids: list[str], starts: np.ndarray,
-                    held_out: bool) -> list[np.random.Generator]:
+    def _generators(self, purpose: str, update: int, ids: list[str], starts: np.ndarray, held_out: bool,
+                    copy: int) -> list[np.random.Generator]:
         purpose = f"validation {purpose}" if held_out else purpose
-        return [keyed(self._seed, purpose, update, utterance, int(start)) for utterance, start in zip(ids, starts)]
+        again = [copy] if copy else []
+        return [keyed(self._seed, purpose, update, utterance, int(start), *again)
+                for utterance, start in zip(ids, starts)]
 
     def _crops(self, subset: np.ndarray, accumulate: int, seed: int) -> CropPlan:
         grid, recipe = self._config.grid, self._recipe
@@ -117,7 +121,7 @@ class CropReader:
         ids = [self.ids[int(i)] for i in indices]
         if self._mixing.share and not held_out:
             waveforms = mix(waveforms, ids, micro.starts, micro.update, self._mixing, self._seed, self._noise)
-        rngs = self._generators("mask", micro.update, ids, micro.starts, held_out)
+        rngs = self._generators("mask", micro.update, ids, micro.starts, held_out, micro.copy)
         mask = batch_masks(rngs, [frames] * len(indices), self._mask)
         return Crops(micro.update, micro.number, waveforms, mask, ids, indices, micro.starts,
-                     len(indices) * frames / grid.rate, held_out)
+                     len(indices) * frames / grid.rate, held_out, micro.copy)

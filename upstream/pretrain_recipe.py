@@ -305,6 +305,8 @@ def weights_of(round_: Round) -> dict[str, Any]:
             # With a weight on unmasked frames, what the sum of both is divided by has changed as well.
             if objective[name] == default and not (name == "masked_weight" and objective["unmasked_weight"]):
                 del objective[name]
+    if round_.encoder.fbank_norm == "global":
+        encoder["fbank_norm"] = "global, measured"  # once it was a name for none
     settings = {"encoder": encoder, "objective": objective, "mask": as_settings(round_.mask)}
     if round_.mixing.share:
         settings["mixing"] = {"share": round_.mixing.share, "noise_share": round_.mixing.noise_share}

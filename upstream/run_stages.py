@@ -74,7 +74,7 @@ def noted_stages(out: Path) -> NotedStages:
     found = read_json(path)
     try:
         return NotedStages([str(name) for name in found["stages"]],
-                           {str(name): list(map(str, read)) for name, read in found["reads"].items()})
+                           {str(name): list(map(str, read)) for name, read in found.get("reads", {}).items()})
     except (AttributeError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: no stages of a run; remove it, the next `hubertkit pretrain` writes it "
                           "again") from error

@@ -26,6 +26,8 @@ from upstream import course, ranks
 from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
 
 LOCK = ".lock"
+_TEMPORARY = re.compile(r"\..*\.\d+\.tmp")  # what `writing` was interrupted at
+CLEARING = "clearing"  # state of a stage that is being removed
 Say = Callable[[str], None]
 Work = Callable[[Path], dict[str, Any]]
 
@@ -50,7 +52,7 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
         What `work` returned, now or when the stage was done; on every rank what it returned on rank 0.
 
     Raises:
-        UsageError: the folder belongs to a stage of another kind.
+        UsageError: the folder belongs to a stage of another kind, or holds files that are no stage's.
         HubertkitError: the disk is full or cannot be written.
     """
     folder = Path(folder)
@@ -82,10 +84,14 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     """Look at what is in the folder and clear it if it is stale. Gives the stage's record, and whether it is done."""
     before = read_stage(folder)
     name, kind = stage_name(folder), record["kind"]
+    if before is None:
+        _refuse_files(folder)
     if before is not None and before.get("kind") != kind:
         raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {kind} a folder of its own")
     state = course.stage_state(before, record)
     why = changes(before, record) if before is not None and state == "stale" else ""
+    if before is not None and before["state"] == CLEARING:
+        why = "it was being cleared"
     followed = course.current()
     anew = followed is not None and followed.arrive(folder, state, why)
     if before is not None and state == "done" and not anew:
@@ -95,10 +101,10 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         record["anew"] = True  # once begun, the same command goes on with it
     if before is not None and state == "unfinished" and (not anew or before.get("anew")):
         say(f"{name}: interrupted before, going on")
-        record["started"] = before["started"]
+        record |= {"started": before["started"], "others": before.get("others", [])}
     elif before is not None:
         say(f"{name}: {f'stale ({why}), redone' if state == 'stale' else 'done anew, as asked'}")
-        _empty(folder)
+        record["others"] = _empty(folder, before)
     else:
         say(f"{name}: started")
     with disk_errors(folder):
@@ -108,7 +114,9 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
 
 
 def _finish(folder: Path, record: dict[str, Any], result: dict[str, Any], seconds: float, say: Say) -> dict[str, Any]:
-    done = {**record, "state": "done", "seconds": round(seconds, 3), "bytes": folder_bytes(folder), "result": result}
+    own = sorted({path.name for path in folder.iterdir()} - {LOCK, *record.get("others", [])})
+    done = {**record, "state": "done", "seconds": round(seconds, 3), "bytes": folder_bytes(folder), "files": own,
+            "result": result}
     write_json(folder / "stage.json", done)
     say(f"{stage_name(folder)}: done in {_duration(seconds)}")
     return result
@@ -292,17 +300,38 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, value in items for k, v in flatten(value, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
-def _empty(folder: Path) -> None:
-    """Remove what a stage left. The lock stays: a process that waits for another file of its name would not see it. The
-    record goes first, so that a stage of which a part was removed never counts as done."""
-    (folder / "stage.json").unlink(missing_ok=True)
+def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Remove what a stage left: what was there when it was done, or all of an unfinished one. Gives the names of what
+    somebody else put there, which stays, as does the lock: a process that waits for another file of its name would not
+    see it.
+
+    The record says first that its stage is being cleared, and goes last: nothing that is left of a stage ever counts as
+    a part of the next.
+    """
+    own, others = record.get("files"), []
+    write_json(folder / "stage.json", {**record, "state": CLEARING, "key": ""})
     for path in folder.iterdir():
-        if path.name == LOCK:
+        if path.name in (LOCK, "stage.json"):
+            continue
+        if path.name in record.get("others", []) or (own is not None and path.name not in own):
+            others.append(path.name)
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
+    (folder / "stage.json").unlink()
+    return sorted(others)
+
+
+def _refuse_files(folder: Path) -> None:
+    """Raise UsageError if a folder without a record holds anything: it would be cleared one day as the stage's own."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    others = sorted(name for name in names if name != LOCK and not _TEMPORARY.fullmatch(name))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UsageError(f"{folder}: holds {others[0]}{more} already, which no run of ours wrote; give another folder "
+                         "to write to, or move them away")
 
 
 def _describe(folder: Path, kind: str, version: int, settings: dict[str, Any],

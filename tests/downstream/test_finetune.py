@@ -256,6 +256,25 @@ def test_without_speeds_nothing_is_redone_and_with_some_it_is(corpus):
     assert stage_settings(dataclasses.replace(recipe(corpus), speeds=[0.9, 1.1]))["speeds"] == [0.9, 1.1]
 
 
+def test_an_encoder_from_elsewhere_that_is_to_be_heard_otherwise_is_fine_tuned_again(corpus, tmp_path):
+    """A bug once found: `normalize` mended under the same weights left the recogniser that it had spoiled."""
+    said = []
+    for normalize, word in ((False, "started"), (False, "skipped"), (True, "encoder_shape")):
+        shape = dataclasses.replace(CONV, conv_norm="layer", normalize=normalize)
+        save_encoder(Encoder(shape).initialise(0), tmp_path / "encoder", extra={})
+        finetune(recipe(corpus, encoder=str(tmp_path / "encoder")), tmp_path / "asr", said.append)
+        assert any(word in line for line in said), word
+        said.clear()
+
+
+@pytest.mark.parametrize(("part", "values"), [
+    (FinetuneRecipe, {"head_dropout": 1.5}), (FinetuneRecipe, {"head_dropout": -0.1}),
+    (SpecMaskRecipe, {"time_share": 12.0}), (SpecMaskRecipe, {"channel_share": 65.0})])
+def test_shares_that_are_none_are_refused(part, values):
+    with pytest.raises(ValueError, match=r"head_dropout|at most the span"):
+        part(**values)
+
+
 @pytest.mark.parametrize("speeds", [[], [0.0], [1.0, 3.0], [float("nan")]])
 def test_speeds_that_are_none_are_refused(speeds):
     with pytest.raises(ValueError, match="speeds"):

@@ -96,6 +96,12 @@ def test_what_was_made_of_another_encoder_is_stale_and_what_was_made_of_that_too
                         "round2/units": "stale: old teacher"}
 
 
+def test_a_list_of_stages_from_before_teachers_said_what_they_read_is_read(tmp_path, capsys):
+    (tmp_path / "stages.json").write_text('{"format": 1, "stages": ["corpus"]}')
+    assert run(["status", str(tmp_path)]) == 0
+    assert "to do" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"stages": 3}'])
 def test_a_list_of_stages_that_is_none_is_named(tmp_path, capsys, content):
     (tmp_path / "stages.json").write_text(content)

@@ -55,11 +55,70 @@ def test_a_done_stage_is_skipped_and_gives_its_result(tmp_path):
 def test_a_stale_stage_is_redone_and_says_why(tmp_path, change, why):
     calls = []
     stage(tmp_path / "a", calls)
-    (tmp_path / "a/leftover").write_text("old")
+    (tmp_path / "a/output").write_text("old")
     _, lines = stage(tmp_path / "a", calls, **change)
     assert len(calls) == 2
     assert why in lines[0]
-    assert not (tmp_path / "a/leftover").exists()
+    assert (tmp_path / "a/output").read_text() == "done"
+
+
+def interrupted(folder):
+    (folder / "half").write_text("half")
+    raise KeyboardInterrupt
+
+
+def test_files_of_the_user_in_the_folder_of_a_stale_stage_stay(tmp_path):
+    """A bug once found: recordings beside a manifest, emissions in a recogniser's folder, went with a stale stage."""
+    stage(tmp_path / "a", [])
+    (tmp_path / "a/emissions").mkdir()
+    (tmp_path / "a/emissions/logprobs.npy").write_text("mine")
+    stage(tmp_path / "a", [], {"k": 2})
+    stage(tmp_path / "a", [], {"k": 3})
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "a", "test", version=1, settings={"k": 4}, inputs={}, work=interrupted, say=print)
+    stage(tmp_path / "a", [], {"k": 5})
+    assert (tmp_path / "a/emissions/logprobs.npy").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["recording.wav", ".gitignore"])
+def test_a_folder_with_files_that_no_stage_wrote_is_refused(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).touch()
+    calls = []
+    with pytest.raises(UsageError, match=rf"a: holds {name} already, which no run of ours wrote"):
+        stage(tmp_path / "a", calls)
+    assert (tmp_path / "a" / name).exists()
+    assert not calls
+    (tmp_path / "a" / name).rename(tmp_path / "a/.stage.json.123.tmp")  # of a run that was killed as it began
+    (tmp_path / "a/.lock").touch()
+    stage(tmp_path / "a", calls)
+    assert calls
+
+
+def test_a_stage_whose_clearing_was_interrupted_is_cleared_and_never_gone_on_with(tmp_path, monkeypatch):
+    """A bug once found: the record went first, and the next start took what was left for its own."""
+    stage(tmp_path / "a", [])
+    unlink = Path.unlink
+
+    def killed(path, missing_ok=False):
+        if path.name == "output":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage(tmp_path / "a", [], {"k": 2})
+    assert read_stage(tmp_path / "a")["state"] == "clearing"
+
+    def work(folder):
+        assert not (folder / "output").exists()
+        return {"hash": "new"}
+
+    lines = []
+    for settings in ({"k": 1}, {"k": 2}):  # the old settings as well: a part of the old stage is gone
+        run_stage(tmp_path / "a", "test", version=1, settings=settings, inputs={}, work=work, say=lines.append)
+    assert lines[0] == f"{tmp_path.name}/a: stale (it was being cleared), redone"
 
 
 def test_a_folder_of_another_kind_of_stage_is_not_touched(tmp_path):
@@ -80,12 +139,8 @@ def test_a_lock_outlives_the_emptying_of_a_stale_stage(tmp_path):
 
 
 def test_an_interrupted_stage_finds_what_it_left(tmp_path):
-    def dies(folder):
-        (folder / "half").write_text("half")
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run_stage(tmp_path / "a", "test", version=1, settings={}, inputs={}, work=dies, say=print)
+        run_stage(tmp_path / "a", "test", version=1, settings={}, inputs={}, work=interrupted, say=print)
     assert read_stage(tmp_path / "a")["state"] == "running"
 
     def goes_on(folder):

@@ -30,6 +30,8 @@ class MicroBatch:
         starts: (B,) int64, first encoder frame of each row's crop; crops start on the hop, so label `starts + i` is
             exactly frame i of the crop.
         frames: (B,) int64, encoder frames of each row.
+        copy: where an update needs several epochs of a small corpus, which of them this is of, from 0: the same crop
+            may come again, and must be drawn for anew.
     """
 
     update: int
@@ -37,6 +39,7 @@ class MicroBatch:
     rows: np.ndarray
     starts: np.ndarray
     frames: np.ndarray
+    copy: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class CropPlan:
                 updates = [list(chain.from_iterable(several))[:self.accumulate]]
             for micro in (updates[i] for i in range(place, self._updates)):
                 yield [MicroBatch(update, i, rows.astype(np.int64), starts.astype(np.int64),
-                                  np.full(len(rows), frames))
+                                  np.full(len(rows), frames), i // self._micro_batches if together > 1 else 0)
                        for i, (rows, starts, frames) in enumerate(micro)]
                 update += 1
 

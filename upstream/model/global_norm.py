@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from upstream.keyed import keyed
 from upstream.model.config import MEL_BINS
 from upstream.model.encoder import Encoder
+from upstream.model.frontend import prepared
 from upstream.model.mel_frontends import FbankFrontend, LightFrontend
 
 UTTERANCES = 500  # heard at most: an hour or so, far more than 80 means need
@@ -34,7 +35,7 @@ def measure_global_norm(encoder: Encoder, wave: Callable[[int], np.ndarray], ind
         return
     count, sums, squares = 0, torch.zeros(MEL_BINS, dtype=torch.float64), torch.zeros(MEL_BINS, dtype=torch.float64)
     for index in np.sort(keyed(seed, "global norm").permutation(indices)[:UTTERANCES]):
-        waveform = F.pad(torch.from_numpy(wave(int(index)))[None], (0, mels.grid.padding))
+        waveform = F.pad(torch.from_numpy(prepared(wave(int(index)), encoder.config))[None], (0, mels.grid.padding))
         frames = log_mel(waveform)[0].double()
         count, sums, squares = count + len(frames), sums + frames.sum(0), squares + frames.square().sum(0)
     mean = sums / max(1, count)

@@ -89,6 +89,8 @@ def test_a_small_corpus_fills_its_updates_from_several_epochs():
     heard = np.concatenate([m.rows for m in first])
     assert set(heard.tolist()) == set(range(100))  # a whole epoch, and a part of the next
     assert np.bincount(heard).max() == 2
+    assert [m.copy for m in first] == [0] * 20 + [1] * 12
+    assert {m.copy for m in next(CropPlan(np.full(200, 781), 781, 99, 4375, 32, 0).from_update(1))} == {0}
     again = next(plan.from_update(2))
     assert all(np.array_equal(a.rows, b.rows) for a, b in zip(second, again, strict=True))
     assert not all(np.array_equal(a.rows, b.rows) for a, b in zip(first, second, strict=True))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from upstream.features.fbank import log_mel
 from upstream.model import Encoder, EncoderConfig
+from upstream.model.frontend import standardise
 from upstream.model.global_norm import LEAST_STD, measure_global_norm
 
 SHAPE = {"width": 16, "layers": 1, "heads": 2, "ffn": 16, "positional_groups": 2, "conv_dim": 8}
@@ -22,6 +23,14 @@ def test_the_statistics_are_those_of_all_frames_of_the_chosen_recordings(front):
     frames = torch.cat([log_mel(F.pad(torch.from_numpy(WAVES[i])[None], (0, mels.grid.padding)))[0] for i in (0, 2)])
     torch.testing.assert_close(mels.mean, frames.mean(0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(mels.std, frames.std(0, correction=0), rtol=1e-3, atol=1e-4)
+
+
+def test_waveforms_are_standardised_first_where_they_will_be():
+    encoder = Encoder(EncoderConfig(frontend="fbank", fbank_norm="global", normalize=True, **SHAPE)).initialise(0)
+    measure_global_norm(encoder, WAVES.__getitem__, np.array([1]), 0)
+    mels = encoder.feature_extractor
+    measured = log_mel(F.pad(standardise(torch.from_numpy(WAVES[1]))[None], (0, mels.grid.padding)))[0]
+    torch.testing.assert_close(mels.mean, measured.mean(0), rtol=1e-4, atol=1e-4)
 
 
 def test_other_norms_and_silence_are_left_in_peace():

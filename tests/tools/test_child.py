@@ -1,0 +1,33 @@
+"""Processes that a command starts: they run our modules wherever the user is."""
+
+import subprocess
+
+import pytest
+
+from tools.child import module_command
+from tools.main import run
+
+
+def test_a_file_called_tools_in_the_working_directory_is_not_run(tmp_path):
+    """A bug once found: `python -m tools.main` ran the user's own `tools.py`."""
+    (tmp_path / "tools.py").write_text("raise SystemExit('not ours')\n")
+    done = subprocess.run([*module_command("tools.main"), "corpus", "--help"], cwd=tmp_path, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "import" in done.stdout
+
+
+def test_a_rank_without_a_number_of_ranks_is_no_rank(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")  # as some schedulers set it
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert run(["status", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["finetune.seed=3", "finetune.encoder=x", "pretrain.seed=1",
+                                  "finetune.architecture.layers=3"])
+def test_what_a_comparison_sets_itself_is_not_taken_without_a_word(tmp_path, capsys, word):
+    assert run(["bench", "low-resource", "demo-quick", "--data", str(tmp_path), "--out", str(tmp_path / "o"),
+                word]) == 2
+    assert "the comparison sets it itself" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
