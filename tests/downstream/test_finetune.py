@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from downstream.emissions import Emissions
 from downstream.finetune import RecogniserTask, build_recogniser, finetune, stage_settings
-from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.finetune_recipe import SHIPPED, FinetuneRecipe, SpecMaskRecipe
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.recogniser import compute_emissions, load_recogniser
 from downstream.text.vocabulary import Vocabulary
@@ -19,6 +21,7 @@ from downstream.transcribe import Settings, transcribe
 from upstream.audio import AudioCache, Manifest, import_folder
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
+from upstream.recipe import load_recipe
 from upstream.training.loop import TrainingRecipe
 from upstream.training.optimiser import OptimiserRecipe
 
@@ -273,6 +276,14 @@ def test_an_encoder_from_elsewhere_that_is_to_be_heard_otherwise_is_fine_tuned_a
 def test_shares_that_are_none_are_refused(part, values):
     with pytest.raises(ValueError, match=r"head_dropout|at most the span"):
         part(**values)
+
+
+def test_the_recipes_that_the_documentation_names_are_those_that_ship():
+    text = (Path(__file__).parents[2] / "docs/finetuning.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(ctc-[\w-]+)` \|", text, re.MULTILINE)
+    assert sorted(named) == sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    for name in named:
+        assert load_recipe(FinetuneRecipe, name, [], SHIPPED).training.updates > 0
 
 
 @pytest.mark.parametrize("speeds", [[], [0.0], [1.0, 3.0], [float("nan")]])
