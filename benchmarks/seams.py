@@ -42,7 +42,8 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
 
     Returns:
         Two rows for each decoder, `recordings` being `one by one` or `joined`: `count` of what is transcribed,
-        `longest_seconds`, `words`, `errors`, `wer`; of `joined` also `difference`, in points, and `goal`.
+        `longest_seconds`, `words`, `errors`, `wer`; of `joined` also `difference`, in points, and `goal`. Beside them
+        `parted_at_seconds`, the pause at which recordings were parted.
 
     Raises:
         UsageError: minutes or a pause that cannot be, or no recogniser.
@@ -58,14 +59,17 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
         raise InputError("the texts hold no words; seams are measured on recordings with transcripts")
     whole = list(joined(alone, minutes, pause_seconds))
     rows: list[dict[str, Any]] = []
+    parted = 0.0
     for name, setting in settings.items():
         transcriber = Transcriber(recogniser, setting)
+        parted = transcriber.pause_seconds
         for recordings, parts in (("one by one", alone), ("joined", whole)):
             found = _transcribed(transcriber, [wave for wave, _ in parts], f"{name}, {recordings}")
             rows.append({"decoder": name, "recordings": recordings, **_scored(parts, found, whole)})
         rows[-1] |= {"difference": round(rows[-1]["wer"] - rows[-2]["wer"], 3), "goal": GOAL}
         say(f"{name}: {rows[-2]['wer']:.2f} one by one, {rows[-1]['wer']:.2f} joined")
-    return {"benchmark": "seams", "minutes": minutes, "pause_seconds": pause_seconds, "rows": rows}
+    return {"benchmark": "seams", "minutes": minutes, "pause_seconds": pause_seconds, "parted_at_seconds": parted,
+            "rows": rows}
 
 
 def joined(parts: list[Recording], minutes: float, pause_seconds: float) -> Iterator[Recording]:

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
+from downstream.phrases import longest_pause
 from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
 from downstream.score.rates import score
 from downstream.text.vocabulary import Vocabulary
@@ -90,7 +92,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         task = RecogniserTask(model, vocabulary, manifest, dev, recipe, device)
         final = train(task, recipe.training, folder, seed=recipe.seed, device=device, what=f"fine-tuning {folder.name}")
         if ranks.first():
-            save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash})
+            heard = {name: final[name] for name in ("longest_pause",) if name in final}
+            save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash, **heard})
         return {"hash": recogniser_hash(task.model), **final,
                 "utterances": len(task.kept), "left_out": len(manifest) - len(task.kept)}
 
@@ -220,11 +223,13 @@ class RecogniserTask:
         return Loss(loss, {"loss": (loss.detach() * batch.weight, batch.weight)})
 
     def validate(self) -> dict[str, Any]:
-        """Greedy WER and CER in percent on dev, and the share of frames whose best symbol is the blank."""
+        """Greedy WER and CER in percent on dev, the share of frames whose best symbol is the blank, and the seconds of
+        the longest pause within an utterance, by which `transcribe` parts recordings."""
         if self._dev is None or self._dev_audio is None:
             return {}
         self.model.eval()
-        hypotheses, blanks, frames = {}, 0, 0
+        hypotheses, blanks, frames, pause = {}, 0, 0, 0.0
+        columns = alphabet(self._vocabulary.symbols, self._vocabulary.blank)
         emitted = emit(self.model, self._dev, self._dev_audio, self._device, self._recipe.training.precision)
         for index, logprobs in emitted:
             values = logprobs.numpy()
@@ -232,9 +237,10 @@ class RecogniserTask:
                                                       self._grid.rate).text
             blanks += int((values.argmax(-1) == self._vocabulary.blank).sum())
             frames += len(values)
+            pause = max(pause, longest_pause(values, columns, self._grid.rate)) if len(values) else pause
         found = score({i: t or "" for i, t in zip(self._dev.ids, self._dev.texts)}, hypotheses)  # "": nothing is said
         return {"wer": round(found.wer, 2), "cer": round(found.cer, 2),
-                "blank_share": round(blanks / max(1, frames), 3)}
+                "blank_share": round(blanks / max(1, frames), 3), "longest_pause": round(pause, 2)}
 
     def _frozen_at(self, update: int) -> bool:
         return self._recipe.frozen or (self._recipe.encoder != SCRATCH and update <= self._recipe.freeze_updates)

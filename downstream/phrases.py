@@ -19,6 +19,7 @@ from upstream.errors import UsageError
 from upstream.frames import FrameGrid
 
 PAUSE_SECONDS = 0.5  # without a symbol, after which a word has ended
+READ_SPEECH_SECONDS = 1.5  # the longest pauses inside of utterances of read speech are 1.3 s to 1.6 s
 
 
 class Phrase(NamedTuple):
@@ -104,6 +105,24 @@ def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause
                 begin, opened = stop, closed
         first, pending = first + begin, pending[begin:]
         forget(first)
+
+
+def longest_pause(rows: np.ndarray, columns: Alphabet, rate: float) -> float:
+    """Seconds of the longest stretch between two letters of an utterance; 0 where it has fewer than two.
+
+    Args:
+        rows: (T, V) natural-log probabilities.
+        columns: what the V columns mean.
+        rate: frames a second (Hz).
+    """
+    letters = np.flatnonzero([character not in ("", " ") for character in _path(rows, columns)])
+    return float(np.diff(letters).max()) / rate if len(letters) > 1 else 0.0
+
+
+def usual_pause(longest_seconds: float | None) -> float:
+    """The pause in seconds at which to part what a recogniser hears: longer than those inside of the utterances that it
+    learnt from, for at these it has learnt to go on. None: not known, and taken for read speech."""
+    return max(PAUSE_SECONDS, READ_SPEECH_SECONDS if longest_seconds is None else longest_seconds)
 
 
 def parted_at_pauses(rows: np.ndarray, columns: Alphabet, pause: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, ext
     """
     head = CtcHead(as_saved(model.head.weight), as_saved(model.head.bias), vocabulary.symbols, vocabulary.blank)
     save_encoder(model.encoder, Path(folder), extra={"head": "ctc", **extra}, ctc=head)
+
+
+def heard_pause(folder: Path) -> float | None:
+    """Seconds of the longest pause between two letters that a recogniser heard within an utterance of dev when it was
+    fine-tuned (`save_recogniser`'s extra `longest_pause`); None where nothing says so."""
+    if not (Path(folder) / "hubertkit.json").is_file():
+        return None
+    found = read_description(folder).get("longest_pause")
+    return float(found) if isinstance(found, int | float) and 0 <= found < math.inf else None
 
 
 def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:

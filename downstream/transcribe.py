@@ -15,8 +15,8 @@ from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS
 from downstream.decode.alphabet import alphabet
 from downstream.decode.choice import Choice
 from downstream.decode.confidence import confidences, spellings_of
-from downstream.phrases import PAUSE_SECONDS, phrases
-from downstream.recogniser import load_recogniser
+from downstream.phrases import phrases, usual_pause
+from downstream.recogniser import heard_pause, load_recogniser
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.reading import read
@@ -32,13 +32,14 @@ Failed = Callable[[Path, InputError], None]
 class Settings:
     """How to decode: greedily without a language model or hotwords unless told otherwise, by beam search with one.
 
-    At `pause_seconds` without a symbol a recording is parted (`downstream.phrases`); 0 leaves it whole.
+    At `pause_seconds` without a symbol a recording is parted (`downstream.phrases`); 0 leaves it whole, None is what
+    suits the recogniser: longer than the pauses inside of the utterances that it learnt from.
     """
 
     decoder: Choice = field(default_factory=Choice)
     window_seconds: float = WINDOW_SECONDS
     overlap_seconds: float = OVERLAP_SECONDS
-    pause_seconds: float = PAUSE_SECONDS
+    pause_seconds: float | None = None
 
 
 def transcribe(folder: Path, files: list[Path], settings: Settings,
@@ -106,6 +107,9 @@ def _below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
 class Transcriber:
     """A loaded recogniser with its search, for one recording after another.
 
+    Attributes:
+        pause_seconds: at which recordings are parted; 0: they are not.
+
     Raises:
         UsageError, FormatError, InputError: as `load_recogniser` and the decoder's `prepare`.
     """
@@ -115,6 +119,8 @@ class Transcriber:
         self._device = best_device()
         self._model.to(self._device)
         self._settings = settings
+        self.pause_seconds = usual_pause(heard_pause(folder)) if settings.pause_seconds is None else \
+            settings.pause_seconds
         self._grid = self._model.encoder.config.grid
         self._columns = alphabet(vocabulary.symbols, vocabulary.blank)
         self._blank = vocabulary.blank
@@ -137,7 +143,7 @@ class Transcriber:
         """
         chosen, rate = self._settings, self._grid.rate
         for first, rows, _ in phrases(self._encode, blocks, self._grid, self._columns, self._blank,
-                                      chosen.window_seconds, chosen.overlap_seconds, chosen.pause_seconds):
+                                      chosen.window_seconds, chosen.overlap_seconds, self.pause_seconds):
             usable = self._columns.usable(rows)
             words = self._decoder.decode("", rows, rate).words
             for word, sure in zip(words, confidences(usable, words, self._columns, rate, self._spelled)):

@@ -132,15 +132,15 @@ def seams(
     tuned: Tuned = None,
     minutes: Annotated[float, typer.Option(help="Of a joined recording at most.")] = 30.0,
     pause: Annotated[float, typer.Option(help="Seconds of digital silence between two utterances.")] = 0.0,
-    parted: Annotated[float, typer.Option(help="Pause at which recordings are parted, as `transcribe --pause`; 0: they "
-                                               "are heard in windows only.")] = Settings.pause_seconds,
+    parted: Annotated[float | None, typer.Option(help="Pause at which recordings are parted, as `transcribe --pause`; "
+                                                      "0: they are heard in windows only.")] = None,
 ) -> None:
     """Utterances transcribed one by one, and joined to long recordings: what the seams cost."""
     choice = choice_of(lm=lm, tuned=tuned)
     settings = {"greedy": Settings(pause_seconds=parted)}
     if lm is not None:
         settings[f"{choice.chosen.value} + LM"] = Settings(choice, pause_seconds=parted)
-    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), "parted_at_seconds": parted,
+    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]),
                **run_seams(recogniser, Manifest.load(test), settings, minutes, pause, say)}
     write_results(out, results)
     Console().print(table(results["rows"], SEAM_COLUMNS))

@@ -69,9 +69,9 @@ def transcribe(
     pcm: Annotated[int | None, typer.Option(min=1000, help="Stdin is raw 16-bit mono at this rate (Hz).")] = None,
     window: Annotated[float, typer.Option(help="Seconds that the encoder sees at a time.")] = Settings.window_seconds,
     overlap: Annotated[float, typer.Option(help="Seconds that windows overlap.")] = Settings.overlap_seconds,
-    pause: Annotated[float, typer.Option(min=0.0, help=(
-        "Seconds without a symbol at which a recording is parted, each part heard and decoded by itself; 0: "
-        "never."))] = Settings.pause_seconds,
+    pause: Annotated[float | None, typer.Option(min=0.0, help=(
+        "Seconds without a symbol at which a recording is parted, each part heard and decoded by itself; 0: never. By "
+        "default what is longer than the pauses in the utterances that the recogniser learnt from."))] = None,
 ) -> None:
     """Write what is said in recordings."""
     choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,

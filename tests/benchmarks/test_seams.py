@@ -40,6 +40,8 @@ def test_two_utterances_that_fit_are_one_recording_by_hand():
 class Deaf:
     """Hears a word in every sound, none past the first second."""
 
+    pause_seconds = 0.5
+
     def __init__(self, recogniser, settings):
         self.settings = settings
 

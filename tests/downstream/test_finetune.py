@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import pytest
 import soundfile
 import torch
 
+from downstream.decode.alphabet import alphabet
 from downstream.emissions import Emissions
 from downstream.finetune import RecogniserTask, build_recogniser, finetune, stage_settings
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe, SpecMaskRecipe
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
-from downstream.recogniser import compute_emissions, load_recogniser
+from downstream.phrases import READ_SPEECH_SECONDS, longest_pause
+from downstream.recogniser import compute_emissions, heard_pause, load_recogniser
 from downstream.text.vocabulary import Vocabulary
-from downstream.transcribe import Settings, transcribe
+from downstream.transcribe import Settings, Transcriber, transcribe
 from upstream.audio import AudioCache, Manifest, import_folder
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
@@ -71,6 +74,24 @@ def trained(corpus):
 
 def test_a_recogniser_learns_to_write_tones(trained):
     assert trained[1]["cer"] < 40
+
+
+def test_a_recogniser_says_how_long_pauses_within_its_utterances_were(trained, corpus, tmp_path):
+    """By which `transcribe` parts recordings: a pause that utterances have inside is no end of one."""
+    folder, final = trained
+    compute_emissions(folder, Manifest.load(corpus / "dev.arrow"), tmp_path / "dev")
+    emitted = Emissions.load(tmp_path / "dev")
+    columns = alphabet(emitted.symbols, emitted.blank)
+    longest = max(longest_pause(emitted.logprobs(i), columns, emitted.rate) for i in emitted.ids)
+    assert heard_pause(folder) == final["longest_pause"] == pytest.approx(longest, abs=0.021)
+    assert Transcriber(folder, Settings()).pause_seconds == max(0.5, heard_pause(folder))
+    assert Transcriber(folder, Settings(pause_seconds=0.3)).pause_seconds == 0.3
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    told = json.loads((other / "hubertkit.json").read_text())
+    for value, expected in ((1.28, 1.28), (None, READ_SPEECH_SECONDS), ("long", READ_SPEECH_SECONDS)):
+        (other / "hubertkit.json").write_text(json.dumps(told | {"longest_pause": value}))
+        assert Transcriber(other, Settings()).pause_seconds == expected
 
 
 def test_the_folder_loads_and_gives_the_same_emissions_alone_and_in_a_batch(trained, corpus, tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
-from downstream.phrases import parted_at_pauses, phrases, segments
+from downstream.phrases import longest_pause, parted_at_pauses, phrases, segments, usual_pause
 from upstream.errors import UsageError
 from upstream.frames import CONV_GRID, STACKED_GRID, WIDE_GRID
 
@@ -66,6 +66,17 @@ def test_pauses_take_no_letter_away_and_leave_none_longer(path, pause):
     assert np.array_equal(np.sort(found, axis=1), np.sort(rows, axis=1))
     assert path_of(found).replace("|", "-") == path.replace("|", "-")
     assert np.array_equal(parted_at_pauses(found, columns, pause), found)
+
+
+@pytest.mark.parametrize(("path", "seconds"), [
+    ("", 0), ("---", 0), ("--A--", 0), ("AA", 0.02), ("-A-B--|---A-B--------", 0.14), ("A|B", 0.04)])
+def test_worked_examples_of_the_longest_pause(path, seconds):
+    assert longest_pause(rows_of(path), alphabet(SYMBOLS, 0), 50.0) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("longest", "pause"), [(0.0, 0.5), (0.3, 0.5), (1.28, 1.28), (None, 1.5)])
+def test_recordings_are_parted_at_pauses_longer_than_those_in_utterances(longest, pause):
+    assert usual_pause(longest) == pause
 
 
 @settings(deadline=None, max_examples=50)
