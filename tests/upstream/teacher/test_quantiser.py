@@ -203,8 +203,12 @@ def test_another_teacher_in_the_same_folder_leaves_nothing_of_the_first(recordin
 def test_teachers_of_the_same_numbers_but_another_kind_have_other_hashes(recordings):
     made = recordings(LENGTHS)
     hashes = {Teacher.fit(MfccSource(), made, (4,) * 3, seed=1, read=made.read, kind=kind, pca=pca).hash
-              for kind in ("ensemble", "product", "residual", "random") for pca in (0, 12)}
-    assert len(hashes) == 7  # nothing is fitted for random, pca or not
+              for kind in ("ensemble", "product", "residual") for pca in (0, 12)}
+    hashes.add(Teacher.fit(MfccSource(), made, (4,) * 3, seed=1, read=made.read, kind="random").hash)
+    assert len(hashes) == 7
+    for options in ({"pca": 12}, {"whiten": True}):
+        with pytest.raises(UsageError, match="kind=random draws its projection"):
+            Teacher.fit(MfccSource(), made, (4,) * 3, seed=1, read=made.read, kind="random", **options)
 
 
 def test_a_broken_projection_is_refused(recordings, tmp_path):
