@@ -102,7 +102,7 @@ def kill_in(stage: str, out: Path) -> None:
     try:
         while process.poll() is None:
             if entered_since(began, record):
-                time.sleep(0.15)
+                time.sleep(0.15 if stage.endswith(("encoder", "recogniser")) else 0.01)  # the next must not be done yet
                 break
             time.sleep(0.005)
     finally:
