@@ -305,8 +305,8 @@ def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
     somebody else put there, which stays, as does the lock: a process that waits for another file of its name would not
     see it.
 
-    The record says first that its stage is being cleared, and goes last: nothing that is left of a stage ever counts as
-    a part of the next.
+    The record says first that its stage is being cleared, and stays until that of the next takes its place: nothing
+    that is left of a stage ever counts as a part of the next, and what is somebody else's is known at any time.
     """
     own, others = record.get("files"), []
     write_json(folder / "stage.json", {**record, "state": CLEARING, "key": ""})
@@ -320,7 +320,6 @@ def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
             shutil.rmtree(path)
         else:
             path.unlink()
-    (folder / "stage.json").unlink()
     return sorted(others)
 
 

@@ -95,6 +95,23 @@ def test_a_folder_with_files_that_no_stage_wrote_is_refused(tmp_path, name):
     assert calls
 
 
+def test_a_run_killed_when_all_is_cleared_still_knows_what_is_the_users(tmp_path, monkeypatch):
+    stage(tmp_path / "a", [])
+    (tmp_path / "a/notes.txt").write_text("mine")
+
+    def killed(path, content):
+        if content["state"] == "running":
+            raise KeyboardInterrupt
+        write_json(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("upstream.stage.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage(tmp_path / "a", [], {"k": 2})
+    stage(tmp_path / "a", [], {"k": 2})
+    assert (tmp_path / "a/notes.txt").read_text() == "mine"
+
+
 def test_a_stage_whose_clearing_was_interrupted_is_cleared_and_never_gone_on_with(tmp_path, monkeypatch):
     """A bug once found: the record went first, and the next start took what was left for its own."""
     stage(tmp_path / "a", [])
