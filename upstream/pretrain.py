@@ -45,7 +45,7 @@ from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.round_encoders import EncoderFile, read_outside, start_from
 from upstream.round_teacher import check_given, make_teacher, teacher_key, teacher_source
-from upstream.run_stages import note_stages, rounds_read, stage_names, stages_read
+from upstream.run_stages import encoder_inputs, note_stages, rounds_read, stage_names, stages_read
 from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_coverage, check_units
@@ -224,7 +224,7 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         return {"hash": teacher.hash, "inertia": teacher.inertia, "layer": teacher.features.get("layer")}
 
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
-    names = ["encoder"] if len(read) == 1 else [f"encoder{i}" for i in range(len(read))]
+    names = encoder_inputs(len(read))
     inputs |= files | {name: encoder.hash for name, encoder in zip(names, read)}
     inputs |= {f"{name}_shape": encoder.shape for name, encoder in zip(names, read) if encoder.shape is not None}
     return run_stage(folder, "teacher", version=3, settings=settings | {"seed": recipe.seed}, inputs=inputs, work=work,

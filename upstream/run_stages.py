@@ -42,6 +42,11 @@ def rounds_read(round_: Round) -> tuple[int, ...]:
     return tuple(teacher.rounds) or (round_.number - 1,)
 
 
+def encoder_inputs(count: int) -> list[str]:
+    """What the encoders that a teacher reads are called among its stage's inputs."""
+    return ["encoder"] if count == 1 else [f"encoder{i}" for i in range(count)]
+
+
 @dataclass(frozen=True)
 class NotedStages:
     """What a run says of its stages.
@@ -92,9 +97,8 @@ def why_stale(run: Path, folder: Path, reads: Mapping[str, Sequence[str]]) -> st
     if record is None:
         return ""
     encoders = list(reads.get(str(folder.relative_to(run)), ()))
-    names = ["encoder"] if len(encoders) == 1 else [f"encoder{i}" for i in range(len(encoders))]
     sources = {"manifest": run / "corpus", "teacher": folder.parent / "teacher", "units": folder.parent / "units",
-               **{name: run / source for name, source in zip(names, encoders)}}
+               **{name: run / source for name, source in zip(encoder_inputs(len(encoders)), encoders)}}
     used = {name: source for name, source in sources.items() if name in record["inputs"] and source != folder}
     for name, source in used.items():
         result = (read_stage(source) or {}).get("result") or {}
