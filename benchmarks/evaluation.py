@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.low_resource_recipe import DecodingRecipe
 from downstream.decode.beam import BeamDecoder
@@ -37,11 +38,12 @@ class LanguageModel:
     name: str
 
 
-def emissions_stage(recogniser: Path, recogniser_hash: str, manifest: Manifest, folder: Path, say: Say) -> Emissions:
+def emissions_stage(recogniser: Path, recogniser_hash: str, manifest: Manifest, folder: Path, device: torch.device,
+                    say: Say) -> Emissions:
     """Emissions of one manifest, in a stage of their own."""
 
     def work(target: Path) -> dict[str, Any]:
-        return {"hash": compute_emissions(recogniser, manifest, target)}
+        return {"hash": compute_emissions(recogniser, manifest, target, device)}
 
     run_stage(folder, "emissions", version=1, settings={}, work=work, say=say,
               inputs={"recogniser": recogniser_hash, "manifest": manifest.hash})

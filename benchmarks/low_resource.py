@@ -26,6 +26,7 @@ from downstream.score.compare import compare
 from upstream import ranks
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.manifest import Manifest
+from upstream.device import chosen_device
 from upstream.errors import InputError, UsageError
 from upstream.pretrain import RoundResult, pretrain
 from upstream.progress import progress, say
@@ -135,7 +136,7 @@ def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled
     trained = finetune(finetuning, folder / "recogniser", say)
     recogniser = folder / "recogniser"
     dev, test = splits.manifests[recipe.dev], splits.manifests[recipe.test]
-    emitted = [emissions_stage(recogniser, trained["hash"], m, folder / part, say)
+    emitted = [emissions_stage(recogniser, trained["hash"], m, folder / part, chosen_device(finetuning.device), say)
                for m, part in ((dev, "emissions-dev"), (test, "emissions-test"))]
     rows = decode_stage(emitted[0], emitted[1], dev, test, lm, recipe.decoding, recipe.seed, folder / "decoded", say)
     place = {"encoder": SCRATCH if round_number == 0 else f"round {round_number}", "labelled": labelled, "cell": name,

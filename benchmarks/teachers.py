@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.results import write_results
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
+from upstream.device import best_device
 from upstream.errors import UsageError
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import draw_hours
@@ -31,7 +32,6 @@ from upstream.teacher.quality import quality_of_utterances
 from upstream.teacher.quantiser import Kind
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
-from upstream.training.loop import best_device
 from upstream.training.monitor import read_metrics
 
 JOINT = "joint"

@@ -23,9 +23,11 @@ from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, w
 from downstream.score.rates import score
 from downstream.text.vocabulary import Vocabulary
 from upstream import ranks
+from upstream.ahead import side_by_side
 from upstream.audio.batches import MicroBatch, UtterancePlan
 from upstream.audio.manifest import Manifest
 from upstream.audio.speed import length_at, played
+from upstream.device import chosen_device, sent
 from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed, keyed_torch
 from upstream.model import prepared
@@ -38,7 +40,7 @@ from upstream.model.saving import encoder_hash
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
 from upstream.stage import content_hash, run_stage
-from upstream.training.loop import EVERY, Loss, chosen_device, train, weights_settings
+from upstream.training.loop import EVERY, Loss, train, weights_settings
 from upstream.training.optimiser import ParameterGroup
 
 
@@ -264,11 +266,13 @@ class RecogniserTask:
 
     def _batch(self, micro: MicroBatch) -> RecogniserBatch:
         indices = [int(i) for i in self.kept[micro.rows]]
-        waveforms, lengths = pad([prepared(self._heard(i, micro.update), self.model.encoder.config) for i in indices])
+        config = self.model.encoder.config
+        waveforms, lengths = pad(side_by_side(lambda i: prepared(self._heard(i, micro.update), config), indices))
         mask, channels = self._masks(micro.update, indices, [self._grid.frames(n) for n in lengths.tolist()])
         targets = [torch.tensor(self._targets[i]) for i in indices]
-        return RecogniserBatch(micro.update, micro.number, waveforms.to(self._device), lengths, mask, channels, targets,
-                               float(len(indices)), float(lengths.sum()) / 16_000, [self._ids[i] for i in indices])
+        return RecogniserBatch(micro.update, micro.number, sent(waveforms, self._device), lengths, mask, channels,
+                               targets, float(len(indices)), float(lengths.sum()) / 16_000,
+                               [self._ids[i] for i in indices])
 
     def _heard(self, index: int, update: int) -> np.ndarray:
         """An utterance at the speed that it is heard at in this update."""

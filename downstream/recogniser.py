@@ -14,8 +14,10 @@ from torch import Tensor
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.heads.ctc import Recogniser
 from downstream.text.vocabulary import Vocabulary
+from upstream.ahead import ahead
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
+from upstream.device import best_device, sent
 from upstream.errors import FormatError, UsageError
 from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.model import Encoder, prepared, read_description
@@ -24,7 +26,6 @@ from upstream.model.formats.tensors import as_saved
 from upstream.model.saving import encoder_hash, read_checkpoint_folder, save_encoder
 from upstream.progress import progress, say
 from upstream.stage import content_hash
-from upstream.training.loop import best_device
 from upstream.training.precision import autocast
 
 
@@ -80,13 +81,14 @@ def recogniser_of(encoder: Encoder, head: CtcHead) -> Recogniser:
     return model.eval()
 
 
-def compute_emissions(folder: Path, manifest: Manifest, out: Path) -> str:
+def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch.device | None = None) -> str:
     """Emissions of a recogniser for every utterance of a manifest, in its order, into `out`; gives their hash.
 
-    Computed in float32 on the GPU if there is one. An utterance too short for a frame gets none, with a warning.
+    Computed in float32 on a device, by default the GPU if there is one. An utterance too short for a frame gets none,
+    with a warning.
     """
     model, vocabulary = load_recogniser(folder)
-    device = best_device()
+    device = device or best_device()
     model.to(device)
     warn_of_scraps(manifest, model.encoder.config.grid)
     meta = {"manifest_hash": manifest.hash, "recogniser_hash": recogniser_hash(model)}
@@ -115,18 +117,27 @@ def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch
     order = np.argsort(-manifest.lengths, kind="stable")
     scraps = too_short(manifest, model.encoder.config.grid)
     order = order[~np.isin(order, scraps)]
-    first = 0
-    while first < len(order):
-        rows = max(1, int(seconds * SAMPLE_RATE // max(1, manifest.lengths[order[first]])))
-        indices = [int(i) for i in order[first:first + rows]]
-        waveforms, lengths = pad([prepared(audio.wave(i), model.encoder.config) for i in indices])
+    config = model.encoder.config
+    batches = _batches(order, manifest.lengths, seconds)
+    read = ahead(lambda indices: pad([prepared(audio.wave(int(i)), config) for i in indices]), batches)
+    for indices, (waveforms, lengths) in zip(batches, read):
         with torch.inference_mode(), autocast(device, precision):
-            logprobs, frames = model(waveforms.to(device), lengths)
+            logprobs, frames = model(sent(waveforms, device), lengths)
+        logprobs = logprobs.cpu()
         for row, index in enumerate(indices):
-            yield index, logprobs[row, :int(frames[row])].cpu()
-        first += rows
+            yield int(index), logprobs[row, :int(frames[row])]
     for index in scraps:
         yield index, torch.zeros(0, model.head.out_features)
+
+
+def _batches(order: np.ndarray, lengths: np.ndarray, seconds: float) -> list[np.ndarray]:
+    """Utterances in this order, of which the first of a batch is the longest, as batches of so many seconds."""
+    batches = []
+    while len(order):
+        rows = max(1, int(seconds * SAMPLE_RATE // max(1, lengths[order[0]])))
+        batches.append(order[:rows])
+        order = order[rows:]
+    return batches
 
 
 def too_short(manifest: Manifest, grid: FrameGrid) -> list[int]:

@@ -20,10 +20,10 @@ from downstream.recogniser import heard_pause, load_recogniser
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.reading import read
+from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.model import prepared
-from upstream.training.loop import best_device
 
 Failed = Callable[[Path, InputError], None]
 

@@ -13,11 +13,11 @@ from downstream.align import align as run_alignment
 from downstream.alignment_files import FORMATS, write_ctm, write_textgrid
 from downstream.recogniser import load_recogniser
 from upstream.audio.manifest import Manifest
+from upstream.device import best_device
 from upstream.errors import InputError
 from upstream.progress import progress, say
 from upstream.stage import disk_errors
 from upstream.teacher.alignments import file_stem
-from upstream.training.loop import best_device
 
 NAMED = 5  # utterances without an alignment that are named
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]

@@ -48,11 +48,11 @@ from tools.sweep import whole_numbers
 from tools.synthesise import VOICES_TRAIN, sentences, synthesise
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
+from upstream.device import best_device, chosen_device
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.stage import check_out, disk_errors
-from upstream.training.loop import best_device, chosen_device
 
 app = typer.Typer(no_args_is_help=True)
 SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory", "limit_memory"]

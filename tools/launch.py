@@ -27,6 +27,7 @@ from upstream.progress import say
 AUTO = "auto"
 HOST = "127.0.0.1"
 LAST_WORDS_SECONDS = 20.0  # that a rank has to end after another one
+LAST_WORDS_AFTER_FAILURE = 2.0  # of the first one: they wait for it, and have nothing to write
 LOOK_SECONDS = 1.0  # between two looks at the other ranks
 
 RanksOption = Annotated[str, typer.Option("--ranks", help="Processes that train together on this machine; auto: one "
@@ -79,14 +80,19 @@ def launched(wanted: str, micro_batches: Sequence[int], device: str = AUTO) -> I
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name need not resolve
     store = dist.TCPStore(HOST, 0, count, True, wait_for_workers=False)
     others = [_start(rank, count, threads, store.port, on_cpu) for rank in range(1, count)]
+    failed = True
     try:
         _await(store, others)
         with _watched(others):  # already while they join: one that dies there closes no connection
             ranks.join(0, count, store, threads, on_cpu)
             yield
+        failed = False
+    except Interrupted:  # all of them are, after the same update
+        failed = False
+        raise
     finally:
-        ranks.leave()
-        _end(others)
+        ranks.leave(failed)
+        _end(others, LAST_WORDS_AFTER_FAILURE if failed else LAST_WORDS_SECONDS)
 
 
 def largest_share(micro_batches: Sequence[int], limit: int) -> int:
@@ -182,11 +188,12 @@ def _end_with_parent() -> None:
     threading.Thread(target=look, daemon=True).start()
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """They end by themselves, for the first rank has left; one that does not is stopped."""
+def _end(processes: list[subprocess.Popen[bytes]], patience: float) -> None:
+    """They end by themselves, for the first rank has left; one that has not after so many seconds is stopped."""
+    until = time.monotonic() + patience
     for process in processes:
         try:
-            process.wait(LAST_WORDS_SECONDS)
+            process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

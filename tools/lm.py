@@ -30,10 +30,10 @@ from downstream.lm.pruning import prune_to_bytes, prune_to_loss, prune_to_ngrams
 from downstream.lm.reading import SPECIALS
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
+from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 from upstream.stage import check_out
-from upstream.training.loop import best_device
 
 app = typer.Typer(no_args_is_help=True)
 

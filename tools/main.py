@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 import torch
@@ -65,8 +66,14 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         code = run(arguments)
-    finally:
-        ranks.leave()  # its threads would abort an interpreter that ends under them
+    except SystemExit as end:  # of a rank for which the first one speaks
+        code = end.code if isinstance(end.code, int) else 1
+    except Exception:
+        if not ranks.has_joined():
+            raise
+        traceback.print_exc()  # now: what follows ends the process
+        code = 1
+    ranks.leave(failed=code != 0)  # its threads would abort an interpreter that ends under them
     if ranks.has_joined():
         # Some threads of torch.distributed outlive the group, and now and then abort a process that takes itself apart
         # ("terminate called without an active exception"), which torchrun takes for a failure. All work is on disk.
@@ -89,7 +96,10 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (RankLost, Interrupted) as error:  # all ranks know: one line is enough
-        return _failed(str(error), error.exit_code) if ranks.first() else error.exit_code
+        speaks = ranks.first()
+        if isinstance(error, Interrupted):
+            ranks.leave()  # as all others do now
+        return _failed(str(error), error.exit_code) if speaks else error.exit_code
     except HubertkitError as error:
         return _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other

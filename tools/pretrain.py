@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tools.launch import AUTO, RanksOption, launched
 from upstream.course import Course, following
+from upstream.device import chosen_device
 from upstream.errors import UsageError
 from upstream.model.config import EncoderConfig
 from upstream.outlook import Outlook, outlook
@@ -24,7 +25,6 @@ from upstream.recipe import load_recipe
 from upstream.run_stages import noted_stages, stage_names, why_stale
 from upstream.stage import LOCK, busy, read_stage
 from upstream.training.health import entropy_of, examine, verdict
-from upstream.training.loop import chosen_device
 from upstream.training.monitor import read_metrics
 from upstream.training.reference import reference_for
 from upstream.trial import audio_seconds_per_second, teacher_seconds

@@ -14,10 +14,10 @@ from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from downstream.recogniser import compute_emissions
 from tools.launch import AUTO, RanksOption, launched
 from upstream.audio.manifest import Manifest
+from upstream.device import chosen_device
 from upstream.errors import FormatError, UsageError
 from upstream.recipe import load_recipe
 from upstream.stage import locked, read_json
-from upstream.training.loop import chosen_device
 
 
 def register(app: typer.Typer) -> None:

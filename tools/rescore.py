@@ -17,10 +17,10 @@ from downstream.lm.character_model import CharacterModel
 from downstream.lm.rescoring import CausalModel
 from downstream.score.references import read_references
 from tools.decoder_options import same_model
+from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 from upstream.stage import check_out, write_json
-from upstream.training.loop import best_device
 
 Model = Annotated[str, typer.Option(help="Folder or name on the hub of a causal language model (extra hf), or folder "
                                          "of a model of `hubertkit lm train`.")]

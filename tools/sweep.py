@@ -12,6 +12,7 @@ from rich.table import Table
 
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
+from upstream.device import best_device
 from upstream.errors import UsageError
 from upstream.features.streaming import draw_hours
 from upstream.model import load_encoder
@@ -20,7 +21,6 @@ from upstream.stage import disk_errors, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.sweep import FIT_FRAMES, Sweep, sweep
 from upstream.teacher.sweep_plot import plot_sweep
-from upstream.training.loop import best_device
 
 
 def sweep_layers(

@@ -16,6 +16,7 @@ from tools.sweep import sweep_layers, whole_numbers
 from tools.units import load_teacher, source_of
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
+from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import draw_hours
@@ -31,7 +32,6 @@ from upstream.teacher.quality import Quality, quality
 from upstream.teacher.quantiser import kind_of
 from upstream.teacher.teacher import SAMPLE_FRAMES, Teacher
 from upstream.teacher.units import Units
-from upstream.training.loop import best_device
 
 app = typer.Typer(no_args_is_help=True)
 app.command("sweep")(sweep_layers)

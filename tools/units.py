@@ -16,6 +16,7 @@ from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.manifest import Manifest
+from upstream.device import best_device
 from upstream.errors import UsageError
 from upstream.features.source import Source
 from upstream.model import load_encoder
@@ -25,7 +26,6 @@ from upstream.teacher.discrete import describe, write_arrow, write_jsonl, write_
 from upstream.teacher.matching import matching_source
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
-from upstream.training.loop import best_device
 
 MANIFESTS = (".arrow", ".parquet")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
+from upstream.device import sent
 from upstream.model.contrastive import ContrastiveLoss, ContrastivePrediction, draw_negatives
 from upstream.model.masking import SpanMask
 from upstream.model.quantiser import GumbelSchedule
@@ -21,7 +22,6 @@ from upstream.pretrain_task import Probe
 from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe
 from upstream.training.optimiser import ParameterGroup
 from upstream.training.precision import autocast
-from upstream.training.prefetching import on_device
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ContrastiveTask:
     def _batch(self, crops: Crops) -> ContrastiveBatch:
         counts = crops.mask.sum(axis=1).tolist()
         negatives = draw_negatives(self._crops.generators(crops, "negatives"), counts, self._negatives)
-        return ContrastiveBatch(crops.update, crops.number, on_device(crops.waveforms, self._device),
+        return ContrastiveBatch(crops.update, crops.number, sent(torch.from_numpy(crops.waveforms), self._device),
                                 torch.from_numpy(crops.mask), torch.from_numpy(negatives), float(sum(counts)),
                                 crops.seconds, crops.ids)
 

@@ -31,6 +31,7 @@ from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
 from upstream.contrastive_task import ContrastiveTask
+from upstream.device import chosen_device
 from upstream.errors import UsageError
 from upstream.keyed import keyed
 from upstream.model.contrastive import ContrastivePrediction
@@ -54,7 +55,7 @@ from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, select
 from upstream.training.batch_size import fitted
 from upstream.training.health import entropy_of, examine
-from upstream.training.loop import Examine, chosen_device, train, weights_settings
+from upstream.training.loop import Examine, train, weights_settings
 from upstream.training.reference import beside_the_paper, reference_for
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from upstream.ahead import side_by_side
 from upstream.audio.batches import CropPlan, MicroBatch, crop_frames
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
@@ -20,6 +21,7 @@ from upstream.progress import say
 from upstream.training.loop import EVERY, TrainingRecipe
 
 VALIDATION_SECONDS = 600.0  # audio in a validation, at most
+VALIDATION_BATCH_SECONDS = 87.5  # at once, at most: rows are cut to the shortest, so large ones would hear little
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class CropReader:
         self._manifest, self._audio = manifest, audio or AudioCache(manifest)
         self._train, self._valid, self._config, self._recipe = train, valid, config, recipe
         self._mask, self._seed, self._mixing, self._noise = mask, seed, mixing or Mixing(), noise
-        self._plan = self._crops(train, recipe.accumulate, seed)
+        self._plan = self._crops(train, recipe.micro_batch_seconds, recipe.accumulate, seed)
         if self._plan.left_out:
             say(f"{self._plan.left_out} of {len(train)} recordings are under {recipe.least_seconds:g} s and left out")
 
@@ -84,7 +86,8 @@ class CropReader:
             say("warning: no held-out recording is long enough to validate on; raise valid_share or lower "
                 "training.least_seconds")
             return
-        plan = self._crops(self._valid, 1, keyed_int(self._seed, "validation"))
+        together = max(self._recipe.crop_seconds, min(self._recipe.micro_batch_seconds, VALIDATION_BATCH_SECONDS))
+        plan = self._crops(self._valid, together, 1, keyed_int(self._seed, "validation"))
         seconds = 0.0
         for [micro], _ in zip(plan.from_update(1), plan.epoch(0)):
             crops = self._read(micro, self._valid, held_out=True)
@@ -104,20 +107,24 @@ class CropReader:
         return [keyed(self._seed, purpose, update, utterance, int(start), *again)
                 for utterance, start in zip(ids, starts)]
 
-    def _crops(self, subset: np.ndarray, accumulate: int, seed: int) -> CropPlan:
+    def _crops(self, subset: np.ndarray, together: float, accumulate: int, seed: int) -> CropPlan:
         grid, recipe = self._config.grid, self._recipe
         lengths = frame_counts(self._manifest.lengths[subset], grid)
         # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one.
         return CropPlan(lengths, crop_frames(grid, recipe.crop_seconds), crop_frames(grid, recipe.least_seconds),
-                        int(recipe.micro_batch_seconds * grid.rate), accumulate, seed)
+                        int(together * grid.rate), accumulate, seed)
 
     def _read(self, micro: MicroBatch, subset: np.ndarray, held_out: bool) -> Crops:
         grid, frames, indices = self._config.grid, int(micro.frames[0]), subset[micro.rows]
         waveforms = np.zeros((len(indices), grid.samples(frames)), np.float32)
-        for row, index, start in zip(waveforms, indices, micro.starts):
-            first = grid.crop_start(int(start))
-            crop = prepared(self._audio.wave(int(index)), self._config)[first:first + len(row)]
-            row[:len(crop)] = crop
+
+        def fill(place: int) -> None:
+            first = grid.crop_start(int(micro.starts[place]))
+            wave = prepared(self._audio.wave(int(indices[place])), self._config)
+            crop = wave[first:first + waveforms.shape[1]]
+            waveforms[place, :len(crop)] = crop
+
+        side_by_side(fill, range(len(indices)))
         ids = [self.ids[int(i)] for i in indices]
         if self._mixing.share and not held_out:
             waveforms = mix(waveforms, ids, micro.starts, micro.update, self._mixing, self._seed, self._noise)

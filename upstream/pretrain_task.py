@@ -14,6 +14,7 @@ from torch import Tensor
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
+from upstream.device import sent
 from upstream.errors import InputError
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction, PredictionLoss, perplexity
@@ -23,7 +24,6 @@ from upstream.teacher.units import Units
 from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe
 from upstream.training.optimiser import ParameterGroup
 from upstream.training.precision import autocast
-from upstream.training.prefetching import on_device
 
 Probe = Callable[[Encoder], dict[str, float]]
 
@@ -126,7 +126,7 @@ class PretrainTask:
                 row[:, stream] = self._labels(utterance, stream, int(start), frames)
         masked = int(crops.mask.sum())
         weight = self.model.weight(masked, crops.mask.size - masked)
-        return PretrainBatch(crops.update, crops.number, on_device(crops.waveforms, self._device),
+        return PretrainBatch(crops.update, crops.number, sent(torch.from_numpy(crops.waveforms), self._device),
                              torch.from_numpy(crops.mask), torch.from_numpy(labels), float(weight), crops.seconds,
                              crops.ids)
 

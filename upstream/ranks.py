@@ -27,6 +27,7 @@ Result = TypeVar("Result")
 _alone = False  # inside `alone` rank 0 is by itself: nobody would answer it
 _threads_together = 0  # threads of this rank when all ranks compute; 0: not set by us
 _joined = False
+_on_gpus = False  # NCCL connects the ranks, too
 
 
 def rank() -> int:
@@ -61,7 +62,7 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
         UsageError: this rank's GPU is missing.
         RankLost: another rank died before all were there.
     """
-    global _joined, _threads_together
+    global _joined, _on_gpus, _threads_together
     with_gpu = torch.cuda.is_available() and not on_cpu
     if with_gpu:
         local, cards = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
@@ -70,7 +71,7 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
                              "GPUs, or set CUDA_VISIBLE_DEVICES= to train on the CPU")
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
-    _joined = True
+    _joined, _on_gpus = True, with_gpu
     with _losses():
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
     _threads_together = threads
@@ -83,9 +84,14 @@ def has_joined() -> bool:
     return _joined
 
 
-def leave() -> None:
-    """Stop being one of several."""
-    if dist.is_initialized():
+def leave(failed: bool = False) -> None:
+    """Stop being one of several.
+
+    Args:
+        failed: the others may never come to leave. NCCL would wait for them, so a rank with a GPU stays one of several
+            then; it has to end, and must not run Python's own end (`os._exit`).
+    """
+    if dist.is_initialized() and not (failed and _on_gpus):
         dist.destroy_process_group()
 
 
@@ -215,6 +221,9 @@ def _losses() -> Iterator[None]:
     """Name what a collective's RuntimeError means."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # gloo and nccl have no finer type
+        said = str(error).strip().split("\n")[0]
         raise RankLost("another process of this job has died, so this one ends too; run the command again, it goes on "
-                       "from the last checkpoint") from error
+                       f"from the last checkpoint (what was noticed: {said})") from error

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upstream.device import sent
 from upstream.model.encoder import Encoder
 
 
@@ -57,10 +58,10 @@ def ctc_loss(logprobs: Tensor, frames: Tensor, targets: list[Tensor], blank: int
         targets: one (U,) int64 tensor an utterance; an utterance that cannot be aligned contributes nothing.
     """
     sizes = torch.tensor([len(t) for t in targets])
-    joined = torch.cat(targets).to(logprobs.device)
+    joined = sent(torch.cat(targets), logprobs.device)
     each = F.ctc_loss(logprobs.transpose(0, 1), joined, frames, sizes, blank=blank, reduction="none",
                       zero_infinity=True)
-    return (each / sizes.clamp(min=1).to(each.device)).mean()
+    return (each / sent(sizes.clamp(min=1), each.device)).mean()
 
 
 def least_frames(target: list[int]) -> int:

@@ -128,6 +128,15 @@ def test_validation_gives_the_same_numbers_each_time_and_hears_held_out_recordin
     assert first["loss"] == pytest.approx(np.log(CLASSES), rel=0.2)
 
 
+@pytest.mark.parametrize(("together", "batches"), [(2.0, 2), (9999.0, 1)])
+def test_validation_hears_no_less_with_large_micro_batches(corpus, monkeypatch, together, batches):
+    """Rows are cut to the shortest of their batch: of two recordings one batch hears less than two."""
+    monkeypatch.setattr("upstream.pretrain_crops.VALIDATION_BATCH_SECONDS", together)
+    recipe = dataclasses.replace(RECIPE, batch_seconds=2000, micro_batch_seconds=2000, crop_seconds=2)
+    lengths = [crops.mask.shape for crops in task(corpus, recipe=recipe)._crops.validation()]
+    assert len(lengths) == batches
+
+
 def test_a_validation_tells_what_chance_would_lose_and_how_many_classes_are_predicted(corpus, tmp_path):
     """Labels 0, 0, 0, 1 in turn: knowing that and no more costs (3/4) ln(4/3) + (1/4) ln 4 = 0.562335 nats a frame.
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from upstream import ranks
 from upstream.audio import AudioCache, import_folder
+from upstream.errors import RankLost
 from upstream.features.source import LayerSource, MfccSource
 from upstream.model import Encoder, EncoderConfig
 from upstream.teacher.sampling import draw_sample
@@ -113,6 +114,26 @@ def test_dividing_by_hand(monkeypatch):
         monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
         found.append(ranks.divide(np.array([4, 1, 1, 4, 2])))
     assert found == [slice(0, 2), slice(2, 5)]
+
+
+@pytest.mark.parametrize(("on_gpus", "failed", "left"), [(False, False, True), (False, True, True),
+                                                         (True, False, True), (True, True, False)])
+def test_after_a_failure_nobody_waits_for_the_ranks_of_other_gpus(monkeypatch, on_gpus, failed, left):
+    """NCCL does, when it is taken apart: the rank that failed would hang instead of saying why."""
+    done = []
+    monkeypatch.setattr(ranks, "_on_gpus", on_gpus)
+    monkeypatch.setattr(ranks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(ranks.dist, "destroy_process_group", lambda: done.append(True))
+    ranks.leave(failed)
+    assert done == [True] * left
+
+
+def test_lack_of_memory_in_a_collective_is_no_dead_rank(monkeypatch):
+    with pytest.raises(torch.OutOfMemoryError), ranks._losses():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RankLost, match=r"another process of this job has died.*noticed: NCCL error in: x"), \
+            ranks._losses():
+        raise RuntimeError("NCCL error in: x\nmore")
 
 
 def test_alone_everything_is_ones_own():

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upstream.device import sent
 from upstream.errors import UsageError
 from upstream.features.fbank import MEL_BINS, log_mel
 from upstream.features.mfcc import MFCC_DIM, mfcc
@@ -169,5 +170,5 @@ class LayerSource:
                 else torch.from_numpy(wave)
         low = self._precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            out = self._encoder(batch.to(self.device), lengths, layers=True, stop_at=max(self.layers))
+            out = self._encoder(sent(batch, self.device), lengths, layers=True, stop_at=max(self.layers))
         return out.lengths.tolist(), [out.layers[k].float() for k in self.layers]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
+from upstream.ahead import ahead
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed
@@ -15,8 +15,6 @@ from upstream.keyed import keyed
 _STRETCH = 16  # batches
 
 Read = Callable[[int], np.ndarray]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Lengths(Protocol):
@@ -27,7 +25,7 @@ class Lengths(Protocol):
 
 
 def read_ahead(manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, np.ndarray]]:
-    """(index, waveform) in order, the next one read while the caller is busy."""
+    """(index, waveform) in order, the next ones read while the caller is busy."""
     return ahead(lambda index: checked(manifest, int(index), read), indices)
 
 
@@ -38,19 +36,6 @@ def checked(manifest: Lengths, index: int, read: Read) -> tuple[int, np.ndarray]
     if wave.shape != (expected,):
         raise InputError(f"utterance {index}: {wave.shape[0]} samples, the manifest says {expected}; import it again")
     return index, np.asarray(wave, np.float32)
-
-
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results of `work` in order; a thread does the next one while the caller is busy with the last."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = None
-        for item in items:
-            upcoming = pool.submit(work, item)
-            if pending is not None:
-                yield pending.result()
-            pending = upcoming
-        if pending is not None:
-            yield pending.result()
 
 
 def draw_hours(lengths: np.ndarray, hours: float, seed: int) -> np.ndarray:

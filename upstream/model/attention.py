@@ -16,8 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from upstream.model.dropout import BITS, keep_mask, masked
+
+# All but cuDNN's, which torch prefers on an H100: it may round the dropout rate to sixteenths (pytorch issue 174245),
+# and give gradients that are not a number where rows are padded (196678), and it plans anew for every new shape.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
@@ -31,11 +36,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float)
     plain = q.dtype == torch.bfloat16 or (dropout > 0 and q.dtype in BITS)
     learned_bias = bias is not None and bias.requires_grad
     if q.device.type != "cpu" or learned_bias or not plain:
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=1.0)
+        return _fused(q, k, v, bias, dropout)
     flat = (-1, *q.shape[2:])
     with torch.autocast("cpu", enabled=False):
         y = _Attention.apply(q.reshape(flat), k.reshape(flat), v.reshape(flat), bias, q.shape, dropout)
     return y.view(q.shape)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    if q.device.type == "cpu":  # which has no choice; to say so would take as long as a small product
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=1.0)
+    with sdpa_kernel(KERNELS):
+        return F.scaled_dot_product_attention(q, k, v, bias, dropout, scale=1.0)
 
 
 class _Attention(Function):

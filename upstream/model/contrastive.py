@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from upstream.device import sent
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.encoder import Encoder
 from upstream.model.initialisation import initialise
@@ -130,7 +131,7 @@ class ContrastivePrediction(nn.Module):
         masked, _ = split_frames(mask, output.lengths)
         self._check(masked, negatives)
         device = output.last.device
-        masked, negatives = masked.to(device, non_blocking=True), negatives.to(device, non_blocking=True)
+        masked, negatives = sent(masked, device), sent(negatives, device)
         with torch.autocast(device.type, enabled=False):  # cosines / 0.1 need more digits than bfloat16 has
             kind = self.project_hid.weight.dtype
             features = output.features.flatten(0, 1).index_select(0, masked).to(kind)

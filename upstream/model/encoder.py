@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upstream.device import sent
 from upstream.errors import InputError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.model.dropout import Dropout
@@ -114,9 +115,9 @@ class Encoder(nn.Module):
             features = features.masked_fill(~inside[..., None], 0)
         x = self.feature_projection(features)
         if mask is not None:
-            x = torch.where(mask.to(x.device)[..., None], self.masked_spec_embed.to(x.dtype), x)
+            x = torch.where(sent(mask, x.device)[..., None], self.masked_spec_embed.to(x.dtype), x)
         if channel_mask is not None:
-            x = x.masked_fill(channel_mask.to(x.device)[:, None], 0)
+            x = x.masked_fill(sent(channel_mask, x.device)[:, None], 0)
         if inside is not None:
             x = x.masked_fill(~inside[..., None], 0)
         last, states = self.encoder(x, inside, stop_at, clear=padding == "exact")

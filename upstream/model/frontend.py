@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from upstream.device import sent
 from upstream.frames import CONV_GRID, FrameGrid
 from upstream.model.config import EncoderConfig
 from upstream.model.convolution import convolve
@@ -35,7 +36,7 @@ def prepared(wave: NDArray[np.float32], config: EncoderConfig) -> NDArray[np.flo
 
 def valid(counts: Tensor, total: int, device: torch.device) -> Tensor:
     """(B, total) bool on `device`: true where a position lies inside its row. `counts (B,)` int64 on the host."""
-    return (torch.arange(total) < counts[:, None]).to(device, non_blocking=True)
+    return torch.arange(total, device=device) < sent(counts, device)[:, None]
 
 
 class ConvFrontend(nn.Module):
@@ -158,7 +159,7 @@ def window_moments(waveforms: Tensor, counts: Tensor | None = None) -> WindowMom
     if counts is None:
         return moments_of(*window_sums(windows), windows.shape[1])
     inside = valid(counts, windows.shape[1], windows.device)[..., None]
-    return moments_of(*window_sums(windows * inside), counts.to(windows.device)[:, None, None])
+    return moments_of(*window_sums(windows * inside), sent(counts, windows.device)[:, None, None])
 
 
 def window_sums(windows: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upstream.device import sent
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.encoder import Encoder, EncoderOutput
 from upstream.model.initialisation import initialise
@@ -196,8 +197,8 @@ class MaskedPrediction(nn.Module):
         Without a gradient where it would be multiplied by a `weight` of 0.
         """
         device = output.last.device
-        labels = self._labels_at(labels, selected, tuple(output.last.shape[:2])).to(device, non_blocking=True)
-        selected = selected.to(device, non_blocking=True)
+        labels = sent(self._labels_at(labels, selected, tuple(output.last.shape[:2])), device)
+        selected = sent(selected, device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0):
             losses = torch.zeros(len(self.tables), device=device)
             for layer in self.predict_at:

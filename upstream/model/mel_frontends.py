@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upstream.device import sent
 from upstream.model.config import MEL_BINS, EncoderConfig
 from upstream.model.convolution import convolve
 from upstream.model.frontend import NORM_EPSILON, ScaleGradient, frame_counts, valid, working_dtype
@@ -57,7 +58,7 @@ class FbankFrontend(nn.Module):
             return (mels - mean) * torch.rsqrt(variance + NORM_EPSILON)
         counts = self.windows * frame_counts(self.grid, lengths)
         inside = valid(counts, mels.shape[1], mels.device)[:, :, None]
-        n = counts.to(mels.device, torch.float32)[:, None, None]
+        n = sent(counts.float(), mels.device)[:, None, None]
         centred = (mels - (mels * inside).sum(1, keepdim=True) / n) * inside
         return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / n + NORM_EPSILON)
 

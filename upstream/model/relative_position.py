@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upstream.device import sent
+
 GATE_DIM = 8  # two gates, each the sum of four linear maps
 
 
@@ -26,7 +28,7 @@ def position_bias(table: Tensor, frames: int, distance: int) -> Tensor:
         frames: T.
         distance: as in `offset_buckets`.
     """
-    buckets = offset_buckets(frames, len(table), distance).to(table.device, non_blocking=True)
+    buckets = sent(offset_buckets(frames, len(table), distance), table.device)
     by_offset = F.embedding(buckets, table).t()  # (H, 2T - 1)
     return by_offset.unfold(-1, frames, 1).flip(1)  # the window of the last query starts at the lowest offset
 

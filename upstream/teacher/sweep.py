@@ -192,7 +192,7 @@ class _Labeller:
         self.centroids: dict[_Pair, torch.Tensor] = {}
         self.inertia: dict[_Pair, float] = {}
         self.labels: dict[_Pair, dict[int, np.ndarray]] = {(i, k): {} for i in layers for k in clusters}
-        self._seed, self._device = seed, device
+        self._seed, self.device = seed, device
 
     def fit(self, sample: Callable[[int], torch.Tensor]) -> None:
         """Cluster `sample(layer)` (n, D) of each layer, one layer in memory at a time."""
@@ -200,9 +200,9 @@ class _Labeller:
         before = -1
         for layer, k in self.labels:
             if layer != before:
-                points, before = sample(layer).to(self._device), layer
+                points, before = sample(layer).to(self.device), layer
             found, self.inertia[layer, k] = fit(points, k, self._seed, ITERATIONS,
-                                                engine=default_engine(self._device))
+                                                engine=default_engine(self.device))
             self.centroids[layer, k] = found
         self.fitted, self.fit_frames = True, len(points)
 
@@ -276,7 +276,7 @@ def _picked(rows: tuple[Row, ...], errors: dict[int, Abx], labeller: _Labeller, 
     pair = layer, numbers[-1]
     fitted = {"clusters": pair[1], "sample_frames": labeller.fit_frames, "iterations": ITERATIONS,
               "manifest_hash": manifest.hash, "sweep": measure}
-    teacher = Teacher(Quantiser((labeller.centroids[pair].cpu(),)), LayerSource(encoder, layer, "cpu").describe(),
-                      labeller.inertia[pair], fitted)
+    described = LayerSource(encoder, layer, labeller.device).describe()
+    teacher = Teacher(Quantiser((labeller.centroids[pair].cpu(),)), described, labeller.inertia[pair], fitted)
     frames = sum(CONV_GRID.frames(int(n)) for n in manifest.lengths[indices])
     return Sweep(measure, rows, errors, layer, teacher, best, frames, labeller.fit_frames, len(indices))

@@ -1,8 +1,9 @@
 """`training.micro_batch_seconds=auto`: how much audio goes through the encoder at once.
 
-The largest part of an update that fits. On a GPU sizes are tried until memory runs out. On a CPU, where a process that
-takes too much is killed, memory is counted at two small sizes and the line through them followed. The choice stands in
-the stage's folder, so that a run that is resumed goes on with the same micro-batches.
+The largest part of an update that fits, up to a limit: rows of a micro-batch are of about one length, so in one as
+large as an update all utterances would be. On a GPU sizes are tried until memory runs out. On a CPU, where a process
+that takes too much is killed, memory is counted at two small sizes and the line through them followed. The choice
+stands in the stage's folder, so that a run that is resumed goes on with the same micro-batches.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from upstream.training.sharding import prepare
 FILE = "micro_batch.json"
 SHARE = 0.85  # of the free memory that training may plan with
 CPU_ENOUGH = 64.0  # seconds: matrix products of so many frames run at their full rate on CPUs
+GPU_ENOUGH = 350.0  # seconds: 17,500 frames, which fill a GPU
 UNSEEN = 1.35  # what a process on a CPU takes over what its tensors do (measured of BASE: 1.2 in float32, 1.3 in bf16)
 LOOKED_AT = 8  # updates, to find a long crop
 Peak = Callable[[float], float | None]  # bytes that so many seconds take; None: more than there are
@@ -132,8 +134,11 @@ def _probed(recipe: TrainingRecipe, build: Callable[[TrainingRecipe], Any], devi
     later = learned * (8 + 4 * (count > 1))  # bytes: Adam's averages, and the sum of gradients over ranks
     free(task, device)
     room = SHARE * _free_bytes(device, count) - later
-    search = largest if device.type == "cuda" else followed
-    seconds, measured = search(candidates, peak, room)
+    enough = GPU_ENOUGH if device.type == "cuda" else CPU_ENOUGH
+    if device.type == "cuda":
+        seconds, measured = largest([s for s in candidates if s <= max(enough, candidates[0])], peak, room)
+    else:
+        seconds, measured = followed(candidates, peak, room)
     free(task, device)
     if not seconds:
         took = measured[candidates[0]]
@@ -145,8 +150,8 @@ def _probed(recipe: TrainingRecipe, build: Callable[[TrainingRecipe], Any], devi
     figures = ", ".join(f"{s} s took {'too much' if took is None else f'{took / 1e9:.3g} GB'}"
                         for s, took in known.items())
     why = f"{figures}; {room / 1e9:.3g} GB may be used"
-    if device.type != "cuda" and seconds < candidates[-1] and seconds > CPU_ENOUGH / 2:
-        why += f", and over {CPU_ENOUGH:g} s a CPU gains nothing"
+    if seconds < candidates[-1] and seconds > enough / 2:
+        why += f", and more than {enough:g} s are not tried: they gain nothing"
     return {"micro_batch_seconds": seconds, "why": why, "measured_bytes": known, "usable_bytes": room}
 
 

@@ -12,13 +12,14 @@ from torch import Tensor
 from upstream.errors import HubertkitError
 from upstream.training.precision import autocast
 
+SAID_OF_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that an allocation failed, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error)
-                                                or "not enough memory" in str(error))
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_OF_NO_MEMORY)
 
 
 def no_room(task: Any, batch: Any, device: torch.device, precision: str, alone: bool = True) -> HubertkitError:

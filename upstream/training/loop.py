@@ -1,4 +1,5 @@
-"""The training loop, for pretraining and fine-tuning alike. A run stopped anywhere goes on bit for bit.
+"""The training loop, for pretraining and fine-tuning alike. A run stopped anywhere goes on bit for bit on CPUs; some of
+a GPU's kernels add up in any order.
 
     next micro-batches -> loss -> backward -> clip -> step -> log -> maybe validate -> maybe save
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from upstream import ranks
-from upstream.errors import HubertkitError, Interrupted, UsageError
+from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_int
 from upstream.progress import progress, say
 from upstream.training.allocator import keep_memory
@@ -123,7 +124,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     pool = Pool(state.get("pool", {}) if ranks.first() else {})
     if ranks.first():
         cut_back(folder / SKIPPED, start)
-    monitor, arithmetic = Monitor(folder, start, recipe.wandb), Arithmetic(device, recipe.precision, compiled)
+    monitor = Monitor(folder, start, recipe.wandb)
+    arithmetic = Arithmetic(device, recipe.precision, compiled, state.get("operations", 0.0))
     if ranks.first() and (hint := advice(device, recipe.precision)):
         say(f"{what}: {hint}")
     speed = Speed()
@@ -131,7 +133,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
 
     def save(update: int, is_best: bool) -> None:
         pool.join()
-        extra = {"skipped": skipped, "validation": validation, "best": best, "pool": pool.sums, "scale": scale.state}
+        extra = {"skipped": skipped, "validation": validation, "best": best, "pool": pool.sums, "scale": scale.state,
+                 "operations": arithmetic.each}
         tensors = training_state(task.model, optimiser)
         if ranks.first():
             save_checkpoint(folder / "checkpoints", update, tensors, extra,
@@ -188,24 +191,6 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     if shards is not None:
         shards.finish()
     return {**validation, "skipped_updates": skipped}
-
-
-def best_device() -> torch.device:
-    """This rank's GPU if there is one. It has its number, for other threads of a process begin with the first GPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def chosen_device(wanted: str) -> torch.device:
-    """The device that a recipe asks for: `auto`, `cpu` or `cuda`.
-
-    Raises:
-        UsageError: a GPU, and there is none.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
-        raise UsageError(f"device=cuda: torch {torch.__version__} finds no GPU here ({built}); see whether nvidia-smi "
-                         "lists one and CUDA_VISIBLE_DEVICES hides it, or use device=auto or device=cpu")
-    return torch.device("cpu") if wanted == "cpu" else best_device()
 
 
 def _compared(value: float | None, best: float | None) -> tuple[float | None, bool]:

@@ -28,30 +28,33 @@ class Arithmetic:
     pass, as in `benchmarks.speed`; recomputed activations are no work. Element-wise operations count nothing.
     """
 
-    def __init__(self, device: torch.device, precision: str, compiled: bool = False) -> None:
+    def __init__(self, device: torch.device, precision: str, compiled: bool = False, each: float = 0.0) -> None:
+        """`each`: what another's `each` was. Where blocks are compiled the pass that is counted is not, and has other
+        bits: a run that goes on must not count again."""
         self._device, self._precision, self._compiled = device, precision, compiled
         self._peak, self._measured = matmul_rate(device, precision), time.monotonic()
-        self._each = 0.0  # operations of an update for a second of audio; 0 until counted
+        self.each = each  # operations of an update for a second of audio; 0 until counted
 
     @contextlib.contextmanager
     def counting(self, audio_seconds: float) -> Iterator[None]:
         """Around a forward pass over so much audio: the first one is counted, others pass as they are."""
-        if self._each or not audio_seconds > 0:
+        if self.each or not audio_seconds > 0:
             yield
             return
         # Compiled code is not counted, and what is met for the first time under a counter is never compiled.
         plain = torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
         with plain, _Counter() as counter:
             yield
-        self._each = 3 * counter.operations / audio_seconds
+        self.each = 3 * counter.operations / audio_seconds
 
     def share(self, audio_seconds_per_second: float) -> dict[str, float]:
         """`share_of_peak` at a speed of all ranks together; empty where nothing was counted. Every rank must ask."""
-        if self._each and time.monotonic() - self._measured > AGAIN_SECONDS:
-            self._peak = max(self._peak, matmul_rate(self._device, self._precision))
+        if self.each and time.monotonic() - self._measured > AGAIN_SECONDS:
+            with contextlib.suppress(torch.OutOfMemoryError):  # of a training that needs nearly all there is
+                self._peak = max(self._peak, matmul_rate(self._device, self._precision))
             self._measured = time.monotonic()
         peak = ranks.total(self._peak)
-        return {"share_of_peak": round(self._each * audio_seconds_per_second / peak, 4)} if self._each else {}
+        return {"share_of_peak": round(self.each * audio_seconds_per_second / peak, 4)} if self.each else {}
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:

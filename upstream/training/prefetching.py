@@ -8,10 +8,6 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from upstream.training.monitor import Speed
 
 PREFETCHED = 4  # items, in training those of an update each
@@ -52,12 +48,6 @@ def prefetched(items: Iterator[Item], speed: Speed) -> Generator[Item, None, Non
     finally:
         done.set()
         thread.join(LAST_ITEM_SECONDS)
-
-
-def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor on a device; to a GPU it goes from pinned memory, while that computes."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class _Failure(Generic[Item]):

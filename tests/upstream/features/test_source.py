@@ -1,6 +1,5 @@
 """Sources give one row for each encoder frame, in order, whatever the batches."""
 
-import threading
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from upstream.errors import InputError, UsageError
 from upstream.features import log_mel, mfcc
 from upstream.features.source import FbankSource, LayerSource, MfccSource
-from upstream.features.streaming import ahead, in_order, plan_batches
+from upstream.features.streaming import in_order, plan_batches
 from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
 from upstream.model.frontend import standardise
@@ -143,21 +142,6 @@ def test_a_failure_to_read_reaches_the_caller(recordings):
 
     with pytest.raises(InputError, match=r"broken\.flac"):
         list(MfccSource().stream(recordings([8000]), [0], read))
-
-
-def test_work_ahead_is_one_item_ahead_and_in_another_thread():
-    begun, threads = [], set()
-
-    def work(item):
-        begun.append(item)
-        threads.add(threading.get_ident())
-        return item * item
-
-    results = ahead(work, range(5))
-    assert next(results) == 0
-    assert 2 not in begun
-    assert list(results) == [1, 4, 9, 16]
-    assert threading.get_ident() not in threads
 
 
 @given(lengths=st.lists(st.integers(0, 5000), max_size=40), samples=st.integers(1, 20_000), data=st.data())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pretend_gpu import CUDA, pretended_gpu
 from torch import nn
 
 from upstream import ranks
@@ -175,6 +176,30 @@ def test_a_failed_allocation_of_the_cpu_is_known(allocate):
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling",
+                                  "CUDA out of memory. Tried to allocate 2.00 GiB"])
+def test_what_cuda_and_its_libraries_say_without_memory_is_known(said):
+    assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_out_of_memory(ValueError(said))
+
+
+def test_on_a_gpu_no_more_is_tried_than_fills_it(monkeypatch, tmp_path):
+    """As much would fit as the update has: rows of so large a micro-batch would all be of one length."""
+    def on_gpu(recipe):
+        toy = Toy(recipe)
+        toy.model.to(CUDA)
+        updates = toy.updates
+        toy.updates = lambda first: ([replace(b, x=b.x.to(CUDA)) for b in batches] for batches in updates(first))
+        return toy
+
+    with pretended_gpu():
+        monkeypatch.setattr(batch_size, "GPU_ENOUGH", 20.0)
+        chosen = fitted(RECIPE, tmp_path, on_gpu, CUDA)
+    assert chosen.micro_batch_seconds == 16  # of 4, 32/7, ... 16, 32
+    assert "more than 20 s are not tried" in read_json(tmp_path / FILE)["why"]
 
 
 def test_other_errors_of_a_batch_are_not_taken_for_lack_of_memory(tmp_path):

@@ -12,10 +12,11 @@ import torch
 from test_loop import CPU, RECIPE, Killed, Toy, metrics, run, same
 from torch import nn
 
+from upstream.device import chosen_device
 from upstream.errors import FormatError, HubertkitError, UsageError
 from upstream.stage import disk_errors, read_json
 from upstream.training import checkpoint
-from upstream.training.loop import Loss, chosen_device
+from upstream.training.loop import Loss
 from upstream.training.monitor import Monitor, Speed, cut_back, read_metrics
 
 

@@ -1,0 +1,95 @@
+"""Pretraining and teachers on a pretended GPU: what they compute is what the CPU computes, and no step waits for it."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from pretend_gpu import CUDA, pretended_gpu, waits_now
+
+from upstream.audio import import_folder
+from upstream.audio.caching import AudioCache
+from upstream.device import best_device
+from upstream.features.source import LayerSource
+from upstream.model import Encoder, EncoderConfig, load_encoder
+from upstream.pretrain import pretrain
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
+from upstream.recipe import load_recipe
+from upstream.teacher.sweep import sweep
+from upstream.teacher.teacher import Teacher
+from upstream.training import loop
+
+TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=2",
+        "encoder.positional_groups=2", "training.crop_seconds=1", "training.micro_batch_seconds=2",
+        "training.batch_seconds=4", "training.least_seconds=0.5", "valid_share=0.2"]
+ROUNDS = ["rounds.0.teacher.clusters=8", "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1"]
+CONV = ["encoder.frontend=conv", "encoder.conv_dim=16", "encoder.conv_norm=group"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    for i in range(8):
+        rng = np.random.default_rng(i)
+        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(500 + 20 * i)))
+        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(len(tone)), 16_000)
+    return folder
+
+
+def watch(monkeypatch):
+    """A list that gets, for each micro-batch, what waited for the GPU in its forward and backward pass."""
+    found, gradient = [], loop._gradient
+
+    def watched(*arguments):
+        before = waits_now().copy()
+        loss = gradient(*arguments)
+        found.append(dict(waits_now() - before))
+        return loss
+
+    monkeypatch.setattr(loop, "_gradient", watched)
+    return found
+
+
+def trained(corpus, out, *words):
+    recipe = load_recipe(PretrainRecipe, words[0], [*TINY, f"data={corpus}", *words[1:]], SHIPPED)
+    return [load_encoder(result.encoder).state_dict() for result in pretrain(recipe, out, lambda line: None)]
+
+
+@pytest.mark.parametrize("words", [
+    ("hubert-tiny", *ROUNDS), ("hubert-tiny", *ROUNDS, *CONV), ("hubert-tiny-light", *ROUNDS),
+    ("hubert-tiny", *ROUNDS, "encoder.family=wavlm", "encoder.relative_buckets=8", *CONV), ("wav2vec2-tiny",),
+], ids=lambda words: "-".join(words[:1] + words[5:6]))
+def test_pretraining_on_a_gpu_does_not_wait_and_learns_what_the_cpu_learns(words, corpus, tmp_path, monkeypatch):
+    with pretended_gpu(), monkeypatch.context() as patched:
+        waited = watch(patched)
+        there = trained(corpus, tmp_path / "gpu", *words)
+    assert len(waited) >= 4
+    assert waited[1:] == [{}] * (len(waited) - 1)  # the first makes tables that the others use
+    here = trained(corpus, tmp_path / "cpu", *words)
+    assert len(here) == len(there)
+    for name, weight in here[0].items():
+        torch.testing.assert_close(there[0][name], weight, rtol=0, atol=0.02, msg=f"{name} differs")
+
+
+def test_teachers_fitted_on_a_gpu_are_those_of_the_cpu(corpus, monkeypatch):
+    monkeypatch.setattr("upstream.teacher.teacher.default_engine", lambda device: "torch")
+    manifest = import_folder(corpus)
+    encoder = Encoder(EncoderConfig(frontend="fbank", width=16, layers=2, heads=2, ffn=32)).initialise(0).eval()
+
+    def fitted(device):
+        source = LayerSource(encoder, 1, device)
+        return Teacher.fit(source, manifest, 8, seed=0, read=AudioCache(manifest).wave)
+
+    with pretended_gpu():
+        there = fitted(best_device())
+        encoder.cpu()
+    here = fitted(torch.device("cpu"))
+    torch.testing.assert_close(there.quantiser.codebooks[0].cpu(), here.quantiser.codebooks[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_sweep_runs_on_a_gpu(corpus, tmp_path):
+    manifest = import_folder(corpus)
+    encoder = Encoder(EncoderConfig(frontend="fbank", width=16, layers=2, heads=2, ffn=32)).initialise(0).eval()
+    with pretended_gpu():
+        found = sweep(encoder.to(CUDA), manifest, [4], read=AudioCache(manifest).wave, device=CUDA)
+        assert encoder.feature_projection.projection.weight.device == CUDA  # where it was
+    assert len(found.rows) == 3
