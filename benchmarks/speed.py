@@ -225,7 +225,7 @@ def profile(work: Work, rows: int = 15) -> list[dict[str, Any]]:
     for _ in range(3):
         step()
     cuda = work.device.type == "cuda"
-    with profiler(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+    with profiler(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as found:
         step()
     key = "self_device_time_total" if cuda else "self_cpu_time_total"
     events = sorted(found.key_averages(), key=lambda e: -getattr(e, key))

@@ -106,7 +106,11 @@ def largest_share(micro_batches: Sequence[int], limit: int) -> int:
 
 def _chosen(wanted: str, micro_batches: Sequence[int], cards: int) -> int:
     if wanted == AUTO:
-        return largest_share(micro_batches, cards if cards else torch.get_num_threads())
+        count = largest_share(micro_batches, cards if cards else torch.get_num_threads())
+        if count < cards:
+            say(f"{count} of {cards} GPUs are used: no more divide the {' and '.join(map(str, micro_batches))} "
+                "micro-batches of an update (training.batch_seconds / micro_batch_seconds)")
+        return count
     if not wanted.isdecimal() or int(wanted) < 1:
         raise UsageError(f"--ranks {wanted}: must be a number from 1, or auto")
     if 0 < cards < int(wanted):

@@ -23,6 +23,8 @@ from upstream.errors import HubertkitError, Interrupted, RankLost
 from upstream.stage import disk_reason
 
 INTERRUPTED = 130
+# Before CUDA starts: batches of many shapes would leave its memory in pieces.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 # Recent versions of typer carry a click of their own, older ones use the package: take whichever typer's errors are of.
 _WRONG_USE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

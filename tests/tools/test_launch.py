@@ -201,6 +201,16 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
         ranks.join(2, 4)
 
 
+@pytest.mark.parametrize(("cards", "said"), [(6, ["4 of 6 GPUs are used: no more divide the 32 and 8 micro-batches"]),
+                                             (4, []), (0, [])])
+def test_gpus_that_have_nothing_to_do_are_named(monkeypatch, cards, said):
+    lines = []
+    monkeypatch.setattr(launch, "say", lines.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert launch._chosen("auto", [32, 8], cards) == (4 if cards else 2)
+    assert [line[:len(text)] for line, text in zip(lines, said, strict=True)] == said
+
+
 def test_a_recipe_for_the_cpu_may_have_more_ranks_than_there_are_gpus_and_hides_them(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     started = []
