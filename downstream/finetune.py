@@ -267,24 +267,30 @@ class RecogniserTask:
     def _batch(self, micro: MicroBatch) -> RecogniserBatch:
         indices = [int(i) for i in self.kept[micro.rows]]
         config = self.model.encoder.config
-        waveforms, lengths = pad(side_by_side(lambda i: prepared(self._heard(i, micro.update), config), indices))
-        mask, channels = self._masks(micro.update, indices, [self._grid.frames(n) for n in lengths.tolist()])
+        waveforms, lengths = pad(side_by_side(lambda i: prepared(self._heard(i, micro), config), indices))
+        mask, channels = self._masks(micro, indices, [self._grid.frames(n) for n in lengths.tolist()])
         targets = [torch.tensor(self._targets[i]) for i in indices]
         return RecogniserBatch(micro.update, micro.number, sent(waveforms, self._device), lengths, mask, channels,
                                targets, float(len(indices)), float(lengths.sum()) / 16_000,
                                [self._ids[i] for i in indices])
 
-    def _heard(self, index: int, update: int) -> np.ndarray:
+    def _drawn(self, purpose: str, micro: MicroBatch, index: int) -> np.random.Generator:
+        """For an utterance in this update, and anew each time that it comes in it."""
+        again = [micro.copy] if micro.copy else []
+        return keyed(self._recipe.seed, purpose, micro.update, self._ids[index], *again)
+
+    def _heard(self, index: int, micro: MicroBatch) -> np.ndarray:
         """An utterance at the speed that it is heard at in this update."""
         speeds = self._recipe.speeds
         if len(speeds) == 1:
             return played(self._audio.wave(index), speeds[0])
-        drawn = keyed(self._recipe.seed, "speed", update, self._ids[index]).integers(len(speeds))
+        drawn = self._drawn("speed", micro, index).integers(len(speeds))
         return played(self._audio.wave(index), speeds[drawn])
 
-    def _masks(self, update: int, indices: list[int], frames: list[int]) -> tuple[Tensor | None, Tensor | None]:
+    def _masks(self, micro: MicroBatch, indices: list[int],
+               frames: list[int]) -> tuple[Tensor | None, Tensor | None]:
         recipe = self._recipe.mask
-        if self._frozen_at(update):
+        if self._frozen_at(micro.update):
             return None, None
 
         def draw(purpose: str, sizes: list[int], share: float, span: int) -> Tensor | None:
@@ -293,8 +299,7 @@ class RecogniserTask:
             masks, settings = np.zeros((len(sizes), max(sizes)), bool), SpanMask(share, span, 0)
             for row, size, i in zip(masks, sizes, indices):
                 if size > 2 * span:  # a shorter row might be hidden from end to end
-                    rng = keyed(self._recipe.seed, purpose, update, self._ids[i])
-                    row[:size] = span_mask(rng, size, settings)
+                    row[:size] = span_mask(self._drawn(purpose, micro, i), size, settings)
             return torch.from_numpy(masks)
 
         width = self.model.encoder.config.width

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downstream.chunking import emission_pieces, seam
+from downstream.chunking import seam as seam_of
 from upstream.errors import UsageError
 from upstream.frames import CONV_GRID, STACKED_GRID
 
@@ -54,3 +55,11 @@ def test_windows_are_joined_at_the_blank_nearest_to_the_middle():
 def test_windows_that_cannot_be_are_refused(lengths):
     with pytest.raises(UsageError, match="overlap"):
         list(emission_pieces(local(CONV_GRID), [], CONV_GRID, 0, *lengths))
+
+
+@pytest.mark.parametrize(("quiet", "place"), [((0, 7), 4), ((1, 5), 5), ((2,), 2), ((1, 6), 4), ((), 4)])
+def test_windows_are_joined_within_the_middle_half(quiet, place):
+    """Near its edges a window has heard too little."""
+    rows = np.tile(np.log(np.float32([0.2, 0.8])), (8, 1))
+    rows[list(quiet)] = np.log(np.float32([0.8, 0.2]))
+    assert seam_of(rows, rows, 0) == place

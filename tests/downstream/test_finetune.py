@@ -14,7 +14,7 @@ import torch
 
 from downstream.decode.alphabet import alphabet
 from downstream.emissions import Emissions
-from downstream.finetune import RecogniserTask, build_recogniser, finetune, stage_settings
+from downstream.finetune import RecogniserTask, _up_to, build_recogniser, finetune, stage_settings
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe, SpecMaskRecipe
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.phrases import READ_SPEECH_SECONDS, longest_pause
@@ -418,3 +418,58 @@ def test_the_head_starts_as_the_reference_does():
     assert float(model.head.weight.detach().abs().max()) <= bound
     assert float(model.head.weight.detach().abs().max()) > 0.95 * bound
     assert not model.head.bias.any()
+
+
+def test_utterances_that_come_again_in_an_update_are_masked_and_played_anew(corpus):
+    """Nine utterances, about 8 s in all, and updates of 60 s."""
+    training = dataclasses.replace(TRAINING, batch_seconds=60, micro_batch_seconds=5)
+    found = dataclasses.replace(recipe(corpus, speeds=(0.9, 1.0, 1.1)), mask=SpecMaskRecipe(0.5, 5, 0.5, 8),
+                                training=training)
+    batches = next(task(corpus, found).updates(1))
+    masks = {}
+    for batch in batches:
+        for row, utterance in enumerate(batch.ids):
+            hidden = batch.mask[row].tolist(), int(batch.lengths[row])
+            masks.setdefault(utterance, []).append(hidden)
+    assert max(map(len, masks.values())) >= 4
+    assert all(len({str(m) for m in found}) > len(found) // 2 for found in masks.values())
+
+
+def test_every_utterance_is_masked_in_its_own_way(corpus):
+    found = dataclasses.replace(recipe(corpus), mask=SpecMaskRecipe(0.4, 5, 0.3, 8))
+    batch = next(task(corpus, found).updates(3))[0]
+    for mask in (batch.mask, batch.channel_mask):
+        assert len(torch.unique(mask, dim=0)) > 1
+
+
+def test_a_frozen_encoder_is_read_without_dropout(corpus, tmp_path):
+    save_encoder(Encoder(dataclasses.replace(SHAPE, dropout=0.5, layerdrop=0.5)).initialise(0), tmp_path, extra={})
+    found = recipe(corpus, encoder=str(tmp_path), freeze_updates=2, head_dropout=0.0)
+    frozen = task(corpus, found)
+
+    def losses(update):
+        batch = next(frozen.updates(update))[0]
+        for seed in (0, 1):
+            frozen.model.train()
+            torch.manual_seed(seed)
+            yield frozen.loss(batch).total.item()
+
+    assert len(set(losses(2))) == 1
+    assert len(set(losses(3))) == 2
+
+
+def test_a_front_end_that_stays_frozen_has_no_part_in_the_norm_of_gradients(corpus, tmp_path):
+    save_encoder(Encoder(CONV).initialise(0), tmp_path, extra={})
+    thawed = task(corpus, recipe(corpus, encoder=str(tmp_path), freeze_updates=1))
+    thawed.groups()
+    for update in (1, 2):
+        thawed.loss(next(thawed.updates(update))[0]).total.backward()
+    parts = thawed.model.encoder
+    assert all(p.grad is None for p in parts.feature_extractor.parameters())
+    assert parts.feature_projection.projection.weight.grad is not None
+
+
+def test_a_short_validation_is_spread_over_all_of_dev(corpus):
+    train = Manifest.load(corpus / "train.arrow")
+    assert _up_to(train, train.seconds) is train
+    assert _up_to(train, train.seconds / 3).ids == train.ids[::3]

@@ -168,3 +168,19 @@ def test_silence_is_not_kept():
 def test_a_window_that_is_none_is_refused(window):
     with pytest.raises(UsageError, match="the overlap must be"):
         list(phrases(lambda wave: wave, [], CONV_GRID, alphabet(SYMBOLS, 0), 0, window))
+
+
+def test_a_recording_is_parted_in_the_later_half_if_it_can_be():
+    """The longer pause is early: parting there would leave most of the frames to the next piece."""
+    columns = alphabet(SYMBOLS, 0)
+    found = list(segments([(rows_of("A---|--A-B-A|-B-"), False), (rows_of("A"), True)], columns, 9))
+    assert [(s.first, path_of(s.rows)) for s in found] == [(0, "A---|--A-B-A|"), (13, "-B-A")]
+
+
+def test_a_phrase_longer_than_a_window_is_not_heard_again():
+    """It would take the memory of the whole of it."""
+    quiet = np.zeros(16_000, np.float32)
+    wave = np.concatenate([quiet, np.full(80_000, 0.9, np.float32), quiet, np.full(8000, 0.9, np.float32)])
+    found = list(phrases(loud(CONV_GRID, calls := []), [wave], CONV_GRID, alphabet(SYMBOLS, 0), 0, 3.0, 0.5, 0.4))
+    assert max(len(phrase.rows) for phrase in found) > 150
+    assert max(calls) <= CONV_GRID.samples(150)

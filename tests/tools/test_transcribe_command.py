@@ -209,3 +209,11 @@ def test_a_stream_without_a_recording_is_refused(asr, samples, says, capsys, mon
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert f"stdin: {samples or ''}" in err
     assert says in err
+
+
+def test_words_of_a_long_recording_have_times_of_the_whole(asr, joined):
+    wave = soundfile.read(joined, dtype="float32")[0]
+    words = list(Transcriber(asr, Settings(window_seconds=2.0, overlap_seconds=0.8)).words([wave]))
+    assert all(w.start_s < w.end_s <= len(wave) / 16_000 for w in words)
+    assert all(w.end_s - w.start_s < 5 for w in words)
+    assert words[-1].start_s > len(wave) / 32_000

@@ -137,6 +137,14 @@ def test_validation_hears_no_less_with_large_micro_batches(corpus, monkeypatch, 
     assert len(lengths) == batches
 
 
+@pytest.mark.parametrize(("seconds", "batches"), [(0.5, 1), (1.5, 2), (600, 4)])
+def test_a_validation_ends_after_so_many_seconds(corpus, monkeypatch, seconds, batches):
+    monkeypatch.setattr("upstream.pretrain_crops.VALIDATION_BATCH_SECONDS", 1.0)
+    monkeypatch.setattr("upstream.pretrain_crops.VALIDATION_SECONDS", seconds)
+    recipe = dataclasses.replace(RECIPE, batch_seconds=1, micro_batch_seconds=1)
+    assert len(list(task(corpus, recipe=recipe)._crops.validation())) == batches
+
+
 def test_a_validation_tells_what_chance_would_lose_and_how_many_classes_are_predicted(corpus, tmp_path):
     """Labels 0, 0, 0, 1 in turn: knowing that and no more costs (3/4) ln(4/3) + (1/4) ln 4 = 0.562335 nats a frame.
 

@@ -247,3 +247,16 @@ def test_an_encoder_of_the_same_weights_that_is_to_be_heard_otherwise_makes_anot
     assert Teacher.load(tmp_path / "run/round1/teacher").features["normalize"] is True
     save_encoder(Encoder(replace(shape, normalize=True, dropout=0.3)).initialise(3), tmp_path / "encoder", {})
     assert "skipped" in adapted()[0]
+
+
+def test_layers_of_a_mix_are_normalised_where_the_encoder_has_not_done_it():
+    """Outputs of pre-norm blocks grow from layer to layer; those of untrained post-norm ones are normalised already."""
+    class One:
+        ids, lengths = ["a"], np.array([16_000])
+
+    encoder = Encoder(replace(SHAPE, conv_norm="layer", pre_norm=True)).initialise(0).eval()
+    wave = np.random.default_rng(0).standard_normal(16_000).astype(np.float32)
+    [(_, mixed)] = MixSource([LayerSource(encoder, [1, 3], "cpu")]).stream(One(), [0], lambda i: wave)
+    by_layer = mixed.unflatten(1, (2, SHAPE.width))
+    torch.testing.assert_close(by_layer.mean(2), torch.zeros(49, 2), rtol=0, atol=1e-3)
+    torch.testing.assert_close(by_layer.var(2, unbiased=False), torch.ones(49, 2), rtol=0, atol=2e-2)

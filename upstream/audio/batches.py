@@ -7,6 +7,7 @@ run was resumed. It sees lengths only and reads no audio.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,8 +31,8 @@ class MicroBatch:
         starts: (B,) int64, first encoder frame of each row's crop; crops start on the hop, so label `starts + i` is
             exactly frame i of the crop.
         frames: (B,) int64, encoder frames of each row.
-        copy: where an update needs several epochs of a small corpus, which of them this is of, from 0: the same crop
-            may come again, and must be drawn for anew.
+        copy: where an update needs more than a small corpus has, which of the epochs, or of the times that the same
+            utterances come, this is, from 0: what comes again must be drawn for anew.
     """
 
     update: int
@@ -209,6 +210,12 @@ def _longest_first(frames: np.ndarray) -> np.ndarray:
     return np.argsort((top - frames).astype(kind), kind="stable").astype(np.int32)
 
 
+def _times(seen: Counter[int], item: int) -> int:
+    """How often it was asked for before."""
+    seen[item] += 1
+    return seen[item] - 1
+
+
 @dataclass(frozen=True)
 class UtterancePlan:
     """Whole utterances for fine-tuning, padded to the longest of their micro-batch; similar lengths go together.
@@ -243,8 +250,9 @@ class UtterancePlan:
         while True:
             updates = self.epoch(epoch)
             for micro in updates[max(0, update - first):]:
-                yield [MicroBatch(update, i, rows, np.zeros(len(rows), np.int64), self.lengths[rows])
-                       for i, rows in enumerate(micro)]
+                seen: Counter[int] = Counter()
+                yield [MicroBatch(update, i, rows, np.zeros(len(rows), np.int64), self.lengths[rows],
+                                  _times(seen, int(rows[0]))) for i, rows in enumerate(micro)]
                 update += 1
             first += len(updates)
             epoch += 1

@@ -12,6 +12,8 @@ from small_arpa import ARPA, write_arpa
 from test_beam import LN10, SYMBOLS, every_text, random_logprobs
 
 from downstream.decode.batched import BatchedDecoder
+from downstream.decode.batched_backend import NumpyBackend
+from downstream.decode.batched_search import Limits, _kept
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import greedy
 from downstream.decode.health_words import read_model_words
@@ -340,3 +342,16 @@ def test_a_model_that_calls_the_unknown_word_in_capitals_is_the_same(tmp_path):
              for lm in (write_arpa(tmp_path), tmp_path / "capitals.arpa")]
     assert found[0] == found[1]
     assert any(candidate.unknown for candidate in found[0].nbest)
+
+
+def test_as_many_hypotheses_are_kept_as_the_beam_allows():
+    ranks, owners = [np.array([1.0, 0.1, 0.01, 0.001])], [np.zeros(4, np.int64)]
+    for beam in (1, 2, 3):
+        [rows], best = _kept(ranks, owners, 1, Limits(beam, 20.0, True), NumpyBackend())
+        assert (rows.tolist(), best.tolist()) == (list(range(beam)), [1.0])
+
+
+def test_equal_hypotheses_all_stay_however_narrow_the_beam():
+    ranks, owners = [np.array([1.0, 1.0, 1.0, 0.1])], [np.zeros(4, np.int64)]
+    [rows], _ = _kept(ranks, owners, 1, Limits(2, 20.0, True), NumpyBackend())
+    assert rows.tolist() == [0, 1, 2]

@@ -11,8 +11,10 @@ from small_arpa import write_arpa
 from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import name_of
+from downstream.decode.hypothesis import Candidate, Hypothesis
 from downstream.decode.lexicon import LexiconDecoder
-from downstream.decode.nbest_lists import Point
+from downstream.decode.nbest_lists import NBestLists, Point
+from downstream.decode.nbest_lists import best as best_point
 from downstream.decode.pool import decode_all
 from downstream.decode.tune import Search, evenly, tune
 from downstream.decode.tune_plot import nearest, plot_tuning
@@ -229,3 +231,17 @@ def test_thinning_out_keeps_the_spread_of_lengths(tmp_path):
     assert ranks == [1, 3, 5, 7, 9]
     assert len(evenly(emissions, 0.001)) == 1
     assert math.isclose(sum(emissions.seconds(id) for id in chosen), 16.09, rel_tol=0.1)
+
+
+def test_of_equal_points_the_smaller_weight_and_then_the_score_nearer_to_nothing_is_best():
+    points = [Point(w, s, 5.0, True) for w in (1.0, 0.5) for s in (2.0, -1.0, 1.0)]
+    found = best_point([*points, Point(0.1, 0.0, 6.0, True)])
+    assert (found.lm_weight, found.word_score) == (0.5, -1.0)
+
+
+def test_of_two_decodes_the_one_that_has_seen_more_alignments_counts():
+    lists = NBestLists({"u": "A"}, 0.0)
+    for right, wrong in ((-1.0, -3.0), (-9.0, -2.0)):  # the second beam lost most of the alignments of A
+        lists.add([Hypothesis("u", "A", 0.0, right, nbest=(Candidate("A", 0.0, right, 0.0, 0),
+                                                           Candidate("B", 0.0, wrong, 0.0, 0)))])
+    assert {p.wer for p in lists.search((0.0, 0.0), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0))} == {0.0}

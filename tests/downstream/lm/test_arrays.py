@@ -254,3 +254,13 @@ def test_other_arrays_and_missing_files_are_refused(tmp_path):
     for use in (NgramArrays.load, lambda path: pack(path, tmp_path / "y")):
         with pytest.raises(UsageError, match="none: no such file"):
             use(tmp_path / "none")
+
+
+def test_a_context_whose_weight_is_one_keeps_its_longer_ngrams(tmp_path):
+    """Its back-off in log10 is 0, as of every context in files that leave the column out."""
+    tables = [{("<unk>",): (-1.0, 0.0), ("<s>",): (-99.0, -0.3), ("</s>",): (-0.7, 0.0), ("A",): (-0.5, 0.0),
+               ("B",): (-0.6, -0.2)}, {("A", "B"): (-0.3, 0.0), ("B", "A"): (-0.4, 0.0)},
+              {("A", "B", "A"): (-0.1, 0.0)}]
+    write_tables(tables, tmp_path / "lm.arpa")
+    queries = [["A", "B", "A"], ["B", "A", "B"]]
+    assert_equal(scored(packed(tmp_path / "lm.arpa", tmp_path), queries), by_kenlm(tmp_path / "lm.arpa", queries))

@@ -136,3 +136,13 @@ def test_every_candidate_is_scored_and_a_text_without_a_list_is_refused(model):
         pytest.approx(model.scores(["A CAT", "THE CAT"]), abs=1e-4), []]
     with pytest.raises(InputError, match=r"^w: no n-best list"):
         score_nbest([Hypothesis("w", "A", 0.0, 0.0)], model)
+
+
+def test_tuning_counts_unknown_words_as_rescoring_does():
+    """The n-gram model's <unk> is cheap here; with the penalty of 23 nats the known text wins at any weight above 0."""
+    found = Hypothesis("u", "A ZZZ", -1.0, -1.0,
+                       nbest=(Candidate("A ZZZ", -1.0, -1.0, -3.0, 1), Candidate("A CAT", -2.0, -2.0, -4.0, 0)))
+    search = RescoringSearch((0.0, 0.0), (0.0, 0.0), (0.0, 1.0))
+    tuned = tune_weights([found], [[0.0, 0.0]], ["A CAT"], search)
+    assert (tuned.wer, tuned.weights) == (0.0, Weights(0.0, 0.0, 0.05))
+    assert rescore([found], [[0.0, 0.0]], tuned.weights)[0].text == "A CAT"

@@ -100,3 +100,7 @@ def test_what_is_missing_is_named(what, says):
         weighed = {}
     with pytest.raises(InputError, match=says):
         decompose(references, {"best": best}, nbest, weighed, {"A"})
+
+
+def test_a_difference_of_rounding_is_no_search_error():
+    assert blame(Weighed("A B", -9.0, -4.0 + 1e-9), Weighed("A C", -9.0, -4.0)) == "both"

@@ -108,3 +108,9 @@ def test_utterances_and_sentence_errors_equal_those_of_sclite(system):
     found = dict(zip(result.per_utterance.ids, result.per_utterance.errors.tolist()))
     assert found == expected
     assert result.sentence_errors == sum(errors > 0 for errors in expected.values())
+
+
+def test_runs_of_white_space_are_no_characters():
+    result = score({"a": " A  B", "b": "C"}, {"a": "A B ", "b": "  C"})
+    assert (result.errors, result.character_errors, result.characters) == (0, 0, 4)
+    assert score({"a": "A B"}, {"a": "A \t B"}).cer == 0

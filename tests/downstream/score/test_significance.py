@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rates import read_trn
 
+from downstream.score.compare import compare
 from downstream.score.rates import score
 from downstream.score.significance import paired_bootstrap
 from upstream.errors import InputError
@@ -84,3 +85,11 @@ def test_few_groups_that_all_agree_are_as_sure_as_a_sign_test():
     assert paired_bootstrap(np.zeros(1), np.ones(1), np.full(1, 10)).p_value == 1
     with pytest.raises(InputError, match="of one group"):
         paired_bootstrap(np.zeros(40), np.ones(40), np.full(40, 10), groups=["a"] * 40)
+
+
+def test_characters_are_compared_by_characters():
+    """Two characters of 20 against none: 10 points."""
+    references = {"a": "ABCDE FGHIJKLMN", "b": "ABCDE"}
+    found = compare(references, {**references, "a": "ABCDE FGHIJKLMX", "b": "ABCDX"}, references, "cer", 0)
+    assert found["difference"] == 10.0
+    assert compare(references, {**references, "b": "ABCDX"}, references, "wer", 0)["difference"] == 33.333

@@ -181,3 +181,16 @@ def test_an_epoch_is_a_sequence():
     assert updates[-1][0][0].tolist() == list(updates)[-1][0][0].tolist()
     with pytest.raises(IndexError):
         updates[len(updates)]
+
+
+def test_utterances_that_come_again_in_an_update_are_told_apart():
+    """Two micro-batches are all there is, and an update wants four."""
+    [micro] = [u for u, _ in zip(UtterancePlan(np.array([100, 110, 120, 130]), 260, 4, 0).from_update(1), range(1))]
+    assert [m.copy for m in micro] == [0, 0, 1, 1]
+    assert [sorted(m.rows.tolist()) for m in micro[:2]] == [sorted(m.rows.tolist()) for m in micro[2:]]
+
+
+def test_other_utterances_share_a_micro_batch_in_every_epoch():
+    plan = UtterancePlan(np.arange(100, 200), 600, 1, 0)
+    first, second = ({frozenset(micro.tolist()) for update in plan.epoch(e) for micro in update} for e in (0, 1))
+    assert len(first & second) < len(first) / 2

@@ -224,3 +224,14 @@ def test_settings_out_of_range_are_refused(tiny, settings, named):
 def test_a_schedule_that_cannot_be_is_refused(values):
     with pytest.raises(RecipeError, match="gumbel"):
         GumbelSchedule(*values)
+
+
+def test_no_feature_is_dropped_in_evaluation(tiny):
+    model = ContrastivePrediction(tiny(), **{**SMALL, "feature_dropout": 0.5}).initialise(1)
+
+    def total(seed):
+        torch.manual_seed(seed)
+        return model(WAVES, None, MASK, negatives_of(MASK)).contrastive.item()
+
+    model.eval()
+    assert total(0) == total(1)

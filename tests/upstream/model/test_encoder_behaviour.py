@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from upstream.model import Encoder
 from upstream.model.attention import attend
-from upstream.model.transformer import PositionalConvolution
+from upstream.model.transformer import Block, PositionalConvolution
 
 WAVES = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))
 
@@ -172,3 +172,56 @@ def test_a_channel_mask_silences_channels_for_the_whole_utterance(tiny):
     assert torch.equal(first[0], second[0])
     assert not torch.equal(first[0], plain[0])
     torch.testing.assert_close(first[1], plain[1])
+
+
+def test_layerdrop_never_skips_in_evaluation_and_its_share_in_training(tiny):
+    encoder = tiny(layerdrop=0.1)
+
+    def skipped():
+        with torch.no_grad():
+            states = encoder(WAVES, layers=True).layers
+        return [torch.equal(a, b) for a, b in pairwise(states)]
+
+    assert not any(any(skipped()) for _ in range(40))
+    encoder.train()
+    torch.manual_seed(0)
+    assert 0.02 < sum(sum(skipped()) for _ in range(100)) / 300 < 0.25
+
+
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.1), (torch.bfloat16, 0.0), (torch.bfloat16, 0.1)])
+def test_a_bias_that_is_learned_gets_its_gradient(dtype, dropout):
+    """WavLM's positions: the faster ways over the CPU know of none."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 13, 8).to(dtype)
+    bias = torch.zeros(2, 4, 13, 13, dtype=dtype, requires_grad=True)
+    attend(q.requires_grad_(), k, v, bias, dropout).square().sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_what_attention_gives_goes_through_dropout(tiny, pre_norm):
+    """With all of it dropped, a block is its feed-forward alone."""
+    block = tiny(pre_norm=pre_norm).encoder.layers[0]
+    assert isinstance(block, Block)
+    x = torch.randn(2, 9, 24)
+    dropout, block.dropout = block.dropout, torch.nn.Threshold(torch.inf, 0.0)  # zeros everything
+    try:
+        with torch.no_grad():
+            found = block(x, None, None)
+            rest = x if pre_norm else block.layer_norm(x)
+            inner = block.final_layer_norm(rest) if pre_norm else rest
+            expected = rest + block.feed_forward(inner)
+            expected = expected if pre_norm else block.final_layer_norm(expected)
+    finally:
+        block.dropout = dropout
+    torch.testing.assert_close(found, expected)
+
+
+def test_each_dropout_is_the_one_of_its_place(tiny):
+    encoder = tiny(dropout=0.1, attention_dropout=0.2, activation_dropout=0.3, input_dropout=0.4)
+    block = encoder.encoder.layers[1]
+    assert encoder.feature_projection.dropout.p == 0.4
+    assert (encoder.encoder.dropout.p, block.dropout.p) == (0.1, 0.1)
+    assert (block.attention.dropout, block.feed_forward.intermediate_dropout.p) == (0.2, 0.3)
+    assert block.feed_forward.output_dropout.p == 0.1

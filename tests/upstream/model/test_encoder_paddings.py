@@ -131,3 +131,11 @@ def test_the_group_norm_of_the_others_hears_the_padding(tiny):
 def test_another_padding_is_refused(tiny):
     with pytest.raises(UsageError, match="padding='zeros': expected one of exact, fairseq, transformers"):
         tiny()(torch.randn(1, 4000), padding="zeros")
+
+
+@pytest.mark.parametrize(("family", "frames"), [("hubert", 31), ("wav2vec2", 30)])
+def test_fairseq_cuts_chunks_out_of_some_families_only(tiny, family, frames):
+    lengths = torch.tensor([16_000, 9876])  # of the second fairseq takes 31 frames for real, the convolutions give 30
+    with torch.no_grad():
+        output = tiny(family=family)(torch.randn(2, 16_000), lengths, padding="fairseq")
+    assert output.lengths.tolist() == [49, frames]

@@ -40,3 +40,17 @@ def test_other_norms_and_silence_are_left_in_peace():
     measure_global_norm(silent, lambda i: np.zeros(4000, np.float32), np.array([0]), 0)
     assert float(silent.feature_extractor.std.max()) == pytest.approx(LEAST_STD)
     assert torch.isfinite(silent(torch.zeros(1, 4000), None).last).all()
+
+
+def test_of_many_recordings_a_keyed_part_is_heard(monkeypatch):
+    monkeypatch.setattr("upstream.model.global_norm.UTTERANCES", 5)
+
+    def heard(seed):
+        encoder = Encoder(EncoderConfig(frontend="fbank", fbank_norm="global", **SHAPE)).initialise(0)
+        asked = []
+        measure_global_norm(encoder, lambda i: asked.append(i) or WAVES[i % 3], np.arange(40), seed)
+        return asked
+
+    assert len(heard(0)) == 5
+    assert heard(0) == heard(0) != heard(1)
+    assert max(heard(0)) > 5  # not the first ones, who are of few speakers

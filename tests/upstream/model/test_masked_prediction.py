@@ -243,3 +243,10 @@ def test_labels_of_the_wrong_shape_are_refused(tiny, labels):
 def test_settings_out_of_range_are_refused(tiny, settings, named):
     with pytest.raises(RecipeError, match=named):
         MaskedPrediction(tiny(), **{"classes": (5,), "final_dim": 8, **settings})
+
+
+@pytest.mark.parametrize(("pre_norm", "norms"), [(True, [1, 0]), (False, [0, 0])])
+def test_only_middle_layers_that_have_passed_no_norm_get_one(tiny, pre_norm, norms):
+    model = MaskedPrediction(tiny(pre_norm=pre_norm), (5,), 8, predict_at=(2, 3))
+    assert [sum(isinstance(part, torch.nn.LayerNorm) for part in model.projections[k].modules())
+            for k in ("2", "3")] == norms

@@ -182,3 +182,11 @@ def test_no_more_tokens_than_asked_for_and_always_the_same(tmp_path):
     assert sorted(s.phone for s in found if s.context == ("P", "N")) == ["A"] * 3 + ["B"] * 3
     assert found == find_spans(alignments, lengths, speakers, most=3)
     assert found != find_spans(alignments, lengths, speakers, most=3, seed=1)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.1, 0.2), (0.15, 0.2), (0.1, 0.15)], ids=["touching", "before", "after"])
+def test_phones_with_a_gap_between_them_are_no_neighbours(tmp_path, start, end):
+    alignments = {"u": tmp_path / "u.ctm", "v": write_ctm(tmp_path / "v.ctm", ["P", "B", "N"])}
+    alignments["u"].write_text(f"u 1 0 0.1 P\nu 1 {start} {end - start} A\nu 1 0.2 0.1 N\n")
+    found = find_spans(alignments, {"u": 4800, "v": 4800}, {"u": "s", "v": "s"})
+    assert [s.phone for s in found] == (["A", "B"] if (start, end) == (0.1, 0.2) else [])

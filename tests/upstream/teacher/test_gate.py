@@ -187,3 +187,21 @@ def test_counting_in_blocks_gives_the_same_and_finds_the_same_place(tmp_path, mo
     np.save(tmp_path / "stream0.npy", stored)
     with pytest.raises(InputError, match=r"^u1: label 9 at frame 50 "):
         check_units(Units.load(tmp_path), manifest([16_000] * 2))
+
+
+def test_the_first_label_beyond_the_classes_is_refused_too(tmp_path):
+    """Labels counted from 1."""
+    units_of(tmp_path, [cycling(49)])
+    stored = np.load(tmp_path / "stream0.npy")
+    stored[7] = 3
+    np.save(tmp_path / "stream0.npy", stored)
+    with pytest.raises(InputError, match=r"^u0: label 3 at frame 7 .*3 classes"):
+        check_units(Units.load(tmp_path), manifest([16_000]))
+
+
+def test_a_class_with_just_the_most_that_one_may_have_passes(tmp_path):
+    units = units_of(tmp_path, [cycling(48, 2)], classes=(2,))
+    lengths = manifest([48 * 320 + 80])
+    assert check_units(units, lengths, rules=GateRules(most_share=0.5))[0].tolist() == [24, 24]
+    with pytest.raises(InputError, match=r"class 0 has 50\.0% of the frames"):
+        check_units(units, lengths, rules=GateRules(most_share=0.49))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from upstream.errors import InputError, UsageError
 from upstream.features.source import MfccSource
 from upstream.frames import CONV_GRID
-from upstream.teacher.proxies import Change, label_stability, runs, speaker_information, stability
+from upstream.teacher.proxies import Change, ChangedRecordings, label_stability, runs, speaker_information, stability
 from upstream.teacher.teacher import Teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,3 +136,16 @@ def test_one_class_for_everything_gets_no_credit():
     same = np.zeros(50, int)
     assert stability([(same, same)], 3).kappa == 0
     assert runs([same], 3).by_chance == 1
+
+
+def test_every_utterance_gets_noise_of_its_own():
+    class Two:
+        ids, lengths = ["a", "b"], np.array([500, 500])
+
+    def heard(index, seed):
+        changed = ChangedRecordings(Two(), Change("noise", 0.0), lambda i: np.full(500, 0.1, np.float32), seed)
+        return changed.read(index)
+
+    assert np.array_equal(heard(0, 1), heard(0, 1))
+    assert abs(np.corrcoef(heard(0, 1), heard(1, 1))[0, 1]) < 0.3
+    assert abs(np.corrcoef(heard(0, 1), heard(0, 2))[0, 1]) < 0.3

@@ -14,7 +14,7 @@ from upstream.model import EncoderConfig
 from upstream.model.mel_frontends import FbankFrontend
 from upstream.teacher.gate import check_units
 from upstream.teacher.projection import Projection, fit_pca, random_codes, random_projection
-from upstream.teacher.quantiser import Quantiser, fit_quantiser, random_quantiser, slices
+from upstream.teacher.quantiser import Quantiser, fit_quantiser, random_quantiser, slices, total_inertia
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 
@@ -241,3 +241,9 @@ def test_too_few_frames_for_a_stage_are_refused():
 
 def test_slices_are_equal_and_in_order():
     assert [s.tolist() for s in slices(torch.arange(6.0).view(1, 6), 3)] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+
+
+@pytest.mark.parametrize(("kind", "total"), [("product", 7.0), ("residual", 1.0), ("ensemble", 1.0)])
+def test_the_inertia_of_several_codebooks(kind, total):
+    assert total_inertia(kind, (4.0, 2.0, 1.0)) == total
+    assert total_inertia("ensemble", (1.0, 2.0)) == 1.0

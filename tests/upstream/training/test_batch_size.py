@@ -216,3 +216,10 @@ def test_other_errors_of_a_batch_are_not_taken_for_lack_of_memory(tmp_path):
 def test_what_is_no_number_of_seconds_is_refused(values, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         replace(RECIPE, **values)
+
+
+def test_what_just_fits_by_the_line_is_taken():
+    """Ten and ten a second: five seconds take 60."""
+    candidates = [1.0, 2.0, 3.0, 4.0, 5.0]
+    for room, seconds in ((60.0, 5.0), (59.0, 4.0), (20.0, 1.0), (19.0, 0)):
+        assert followed(candidates, lambda s: 10 + 10 * s, room)[0] == seconds

@@ -173,3 +173,10 @@ def test_a_healthy_run_is_called_healthy_and_a_young_one_young():
     assert verdict(HEALTHY, [], [Finding("loader", "warning", "x", "y")]) == ""
     assert verdict(HEALTHY, [], [Finding("unmasked frames", "note", "x", "y")]) != ""
     assert verdict([], [], []) == ""
+
+
+def test_an_unmasked_accuracy_that_wavers_is_no_fall():
+    """A tenth of the best so far may be lost."""
+    for last, findings in ((0.47, []), (0.44, ["warning"])):
+        wavering = log([3.9, 3.4, 3.2], 200, unmasked_accuracy=[0.4, 0.5, last])
+        assert [f.level for f in examine(HEALTHY, wavering, first_round=False)] == findings

@@ -257,3 +257,37 @@ def test_an_error_in_the_batches_reaches_the_user(tmp_path):
 def test_a_training_recipe_out_of_range_is_refused(values, says):
     with pytest.raises(ValueError, match=says):
         TrainingRecipe(**values)
+
+
+def test_the_time_of_a_validation_is_not_that_of_training(tmp_path):
+    task = Toy()
+    task.validate = lambda: time.sleep(0.5) or {"norm": 1.0}
+    run(tmp_path, task)
+    speeds = {r["update"]: r["audio_seconds_per_second"] for r in read_metrics(tmp_path, "train")}
+    assert min(speeds[5], speeds[9]) > 8  # with the validation, 2 s of audio in half a second or more
+
+
+def test_an_fp16_gradient_is_clipped_and_logged_at_its_own_size(tmp_path):
+    """And not at that of the loss times its scale, which is 65,536 times as large."""
+    class Flat(Toy):
+        def loss(self, batch):
+            loss = super().loss(batch)
+            return Loss(loss.total * 1e-3, loss.sums)  # so that nothing overflows
+
+    norms = {}
+    for precision in ("fp16", "float32"):
+        run(tmp_path / precision, Flat(), replace(RECIPE, precision=precision, updates=1))
+        [record] = read_metrics(tmp_path / precision, "train")
+        norms[precision] = record["gradient_norm"]
+    assert norms["fp16"] == pytest.approx(norms["float32"], rel=0.05)
+
+
+def test_every_micro_batch_of_every_update_draws_its_own_dropout(tmp_path):
+    class Drawing(Toy):
+        def loss(self, batch):
+            drawn.append(torch.initial_seed())
+            return super().loss(batch)
+
+    drawn = []
+    run(tmp_path, Drawing())
+    assert len(drawn) == len(set(drawn)) == 24  # 12 updates of 2

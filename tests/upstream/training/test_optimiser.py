@@ -101,3 +101,18 @@ def test_scales_on_the_edge_give_a_rate_for_every_update(initial, final):
     rates = [learning_rate(recipe, u, 6) for u in range(1, 8)]
     assert (rates[0], max(rates)) == (initial, 1)
     assert rates[-1] == pytest.approx(final)
+
+
+def test_an_update_is_adamws_with_every_number_of_the_recipe():
+    """By hand: gradient .5 from weight 2; m = .05 and v = .025 are corrected to .5 and .25, the decay comes first."""
+    recipe = OptimiserRecipe(peak_rate=0.1, warmup_updates=0, beta1=0.9, beta2=0.9, epsilon=0.5, weight_decay=0.2)
+    weight = nn.Parameter(torch.tensor([2.0]))
+    optimiser = build_adamw([ParameterGroup([weight])], recipe)
+    set_rates(optimiser, recipe, 1, 1_000_000)
+    weight.grad = torch.tensor([0.5])
+    optimiser.step()
+    assert weight.item() == pytest.approx(2 * (1 - 0.1 * 0.2) - 0.1 * 0.5 / (0.5 + 0.5), rel=1e-5)
+    [group] = optimiser.param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.9), 0.5, 0.2)
+    other = build_adamw([ParameterGroup([weight])], OptimiserRecipe(beta1=0.8, beta2=0.7))
+    assert other.param_groups[0]["betas"] == (0.8, 0.7)

@@ -58,3 +58,8 @@ def test_a_state_comes_back():
 def test_matrix_products_run_in_the_precision_asked_for(precision, dtype):
     with autocast(torch.device("cpu"), precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_a_scale_of_one_cannot_fall_so_an_overflow_is_trouble():
+    assert LossScale("fp16", {"value": 2.0, "finite": 0}).may_fall
+    assert not LossScale("fp16", {"value": 1.0, "finite": 0}).may_fall

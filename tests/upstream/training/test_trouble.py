@@ -194,3 +194,14 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
     run(tmp_path)
     assert sorted(p.name for p in folder.iterdir()) == [
         f"update-{n:08d}.{kind}" for n in (8, 12) for kind in ("json", "safetensors")]
+
+
+def test_a_loss_that_is_no_number_is_no_overflow_of_fp16(tmp_path):
+    """Its utterances are written down: halving the scale would not mend it."""
+    class Flat(Toy):
+        def loss(self, batch):
+            loss = super().loss(batch)
+            return Loss(loss.total * 1e-3, loss.sums)
+
+    assert run(tmp_path, Flat(at=5), replace(RECIPE, precision="fp16"))[1]["skipped_updates"] == 1
+    assert (tmp_path / "skipped.jsonl").is_file()
