@@ -7,6 +7,7 @@ Results go to standard output, progress and warnings to standard error. Exit cod
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -66,6 +67,9 @@ def build_app() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = run(arguments)
     except SystemExit as end:  # of a rank for which the first one speaks
@@ -91,7 +95,10 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         join_from_environment()
         command: Any = typer.main.get_command(build_app())
-        return int(command.main(args=arguments, prog_name="hubertkit", standalone_mode=False) or 0)
+        code = int(command.main(args=arguments, prog_name="hubertkit", standalone_mode=False) or 0)
+        if code == INTERRUPTED:  # some versions of typer make a number of Ctrl-C
+            raise KeyboardInterrupt
+        return code
     except typer.Exit as request:
         return request.exit_code
     except _WRONG_USE as error:

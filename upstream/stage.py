@@ -27,6 +27,8 @@ from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
 
 LOCK = ".lock"
 _TEMPORARY = re.compile(r"\..*\.\d+\.tmp")  # what `writing` was interrupted at
+# Of a stage, of no use once it is done.
+SPARE = {"checkpoints", "tensorboard", "metrics.jsonl", "skipped.jsonl", "micro_batch.json"}
 CLEARING = "clearing"  # state of a stage that is being removed
 Say = Callable[[str], None]
 Work = Callable[[Path], dict[str, Any]]
@@ -90,6 +92,8 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {kind} a folder of its own")
     state = course.stage_state(before, record)
     why = changes(before, record) if before is not None and state == "stale" else ""
+    if before is not None and state == "done" and (lost := _lost(folder, before)):
+        state, why = "stale", lost
     if before is not None and before["state"] == CLEARING:
         why = "it was being cleared"
     followed = course.current()
@@ -111,6 +115,12 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "stage.json", record)
     return record, False
+
+
+def _lost(folder: Path, record: dict[str, Any]) -> str:
+    """What somebody removed of a done stage's files, in words; empty if nothing that others read."""
+    gone = [name for name in record.get("files", ()) if name not in SPARE and not (folder / name).exists()]
+    return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing" if gone else ""
 
 
 def _finish(folder: Path, record: dict[str, Any], result: dict[str, Any], seconds: float, say: Say) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays, arpa_hash_of, pack, packed_from
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress
-from upstream.stage import content_hash, disk_errors, file_hash
+from upstream.stage import content_hash, file_hash
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,12 @@ def _arrays_of(path: Path, digest: str) -> Path:
     if packed_from(beside, digest) or (own and os.access(path.resolve().parent, os.W_OK)):
         return beside
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubertkit"
-    with disk_errors(cache):
+    try:
         cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path}: its arrays can be kept neither beside it nor in {cache} ({error.strerror}); set "
+                         "XDG_CACHE_HOME to a folder that can be written, or write them with `hubertkit lm pack` and "
+                         "give that file") from error
     return cache / f"{content_hash(str(path.resolve()))[:16]}-{name}"
 
 

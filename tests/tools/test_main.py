@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from tools.main import run
 from upstream.audio import import_folder
 from upstream.errors import InputError
 from upstream.training.loop import TrainingRecipe
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -175,6 +178,28 @@ def test_a_full_gpu_is_one_line_that_names_the_setting(capsys, monkeypatch, tmp_
     assert code == 1
     assert "training.micro_batch_seconds" in err
     assert err.count("\n") == 1
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(capsys, monkeypatch, tmp_path):
+    """Also where typer makes a number of it."""
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    (tmp_path / "ref.txt").write_text("u1 A")
+    monkeypatch.setattr("tools.score.read_hypotheses", interrupted)
+    code, _, err = call(capsys, "score", tmp_path / "hyp.jsonl", "--references", tmp_path / "ref.txt")
+    assert (code, err) == (130, "hubertkit: interrupted; the same command goes on where it stopped\n")
+
+
+def test_a_stream_of_few_letters_stops_nothing(recordings, tmp_path):
+    """A terminal in another encoding, or PYTHONIOENCODING: bars of a table become escapes."""
+    import_folder(recordings).save(tmp_path / "m.arrow")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict",
+                   "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run([sys.executable, "-m", "tools.main", "corpus", "show", "m.arrow"], cwd=tmp_path,
+                          env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u2588" in done.stdout
 
 
 def test_a_run_in_use_is_refused(capsys, recordings, tmp_path):

@@ -62,6 +62,31 @@ def test_a_stale_stage_is_redone_and_says_why(tmp_path, change, why):
     assert (tmp_path / "a/output").read_text() == "done"
 
 
+def test_a_done_stage_whose_output_is_gone_is_redone(tmp_path):
+    calls = []
+    stage(tmp_path / "a", calls)
+    (tmp_path / "a/output").unlink()
+    result, lines = stage(tmp_path / "a", calls)
+    assert "a: stale (output is missing), redone" in lines[0]
+    assert (len(calls), result) == (2, {"hash": "abc"})
+    assert (tmp_path / "a/output").read_text() == "done"
+
+
+def test_a_done_stage_may_lose_what_only_its_making_needed(tmp_path):
+    def work(folder):
+        (folder / "checkpoints").mkdir()
+        (folder / "metrics.jsonl").write_text("{}")
+        (folder / "output").write_text("done")
+        return {"hash": "abc"}
+
+    lines = []
+    for _ in range(2):
+        run_stage(tmp_path / "a", "test", version=1, settings={}, inputs={}, work=work, say=lines.append)
+        (tmp_path / "a/checkpoints").rmdir() if (tmp_path / "a/checkpoints").exists() else None
+        (tmp_path / "a/metrics.jsonl").unlink(missing_ok=True)
+    assert lines[-1] == f"{tmp_path.name}/a: done before, skipped"
+
+
 def interrupted(folder):
     (folder / "half").write_text("half")
     raise KeyboardInterrupt

@@ -287,6 +287,15 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "hubertkit"
 
 
+def test_arrays_that_can_be_kept_nowhere_are_one_line_that_names_the_way_out(tmp_path, monkeypatch):
+    arpa = write_arpa(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UsageError, match=r"neither beside it nor in .*set XDG_CACHE_HOME to a folder"):
+        BatchedDecoder(SYMBOLS, 0, arpa, beam=52).prepare()
+
+
 def test_arrays_of_another_model_stay_as_they_are(tmp_path, cache):
     """`lm.ngrams` beside `lm.arpa` may be of another file, and somebody's only copy."""
     arpa = write_arpa(tmp_path)

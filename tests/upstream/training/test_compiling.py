@@ -135,7 +135,7 @@ def test_what_was_counted_first_is_compiled_afterwards():
     for update in range(1, 4):
         assert _accumulate(Task(encoder), [Batch(update, n) for n in range(2)], "float32", 0, CPU, Pool({}),
                            arithmetic=arithmetic)
-    assert arithmetic._each > 0
+    assert arithmetic.each > 0
     assert 1 <= counter.frame_count <= 2
 
 
