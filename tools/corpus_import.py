@@ -19,7 +19,7 @@ from upstream.audio.corpora.libri_light import import_libri_light
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.corpora.nemo import import_nemo
 from upstream.audio.corpora.parquet import import_parquet
-from upstream.audio.corpora.probing import Problem, Skip
+from upstream.audio.corpora.probing import AUDIO_SUFFIXES, SKIP_BAD, Problem, Skip
 from upstream.audio.corpora.tar_shards import import_tar
 from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
@@ -78,7 +78,7 @@ def folder(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalis
            ))] = None) -> None:
     """Any audio; transcripts in a .txt beside each recording, in one table, or none. Speakers come from a table only:
     without them, parts that are held out may share voices with the rest."""
-    _make(lambda skip: import_folder(src, table, skip), out, skip_bad, normalise)
+    _make(lambda skip: import_folder(src, table, skip, SKIP_BAD), out, skip_bad, normalise)
 
 
 @app.command("fairseq")
@@ -154,8 +154,14 @@ def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Folde
 
 
 def normalised(manifest: Manifest) -> Manifest:
-    """The same recordings with normalised transcripts; one of which nothing is left counts as none."""
-    return Manifest.of((replace(u, text=normalise_text(u.text or "") or None) for u in manifest), manifest.source)
+    """The same recordings with normalised transcripts; one of which nothing is left counts as none, and is counted on
+    stderr."""
+    found = Manifest.of((replace(u, text=normalise_text(u.text or "") or None) for u in manifest), manifest.source)
+    before, after = (sum(text is not None for text in m.texts) for m in (manifest, found))
+    if after < before:
+        say(f"warning: {before - after:,} of {before:,} transcripts have nothing left after --normalise, which keeps A "
+            "to Z and the apostrophe")
+    return found
 
 
 def refuse_folder(out: Path) -> None:
@@ -164,6 +170,8 @@ def refuse_folder(out: Path) -> None:
         raise UsageError(f"{out}: a folder; --out names the manifest's file, such as {out / 'manifest.arrow'}")
     if out.is_file() and out.suffix.lower() not in MANIFESTS:
         raise UsageError(f"{out}: is there already and no manifest; name the file .arrow or .parquet")
+    if out.suffix.lower() in AUDIO_SUFFIXES:
+        raise UsageError(f"{out}: the name of a recording; --out names a manifest, .arrow or .parquet")
 
 
 def _make(importer: Callable[[Skip | None], Manifest], out: Path, skip_bad: bool, normalise: bool) -> None:

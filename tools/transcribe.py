@@ -30,6 +30,7 @@ from tools.decoder_options import (
     WordScore,
     choice_of,
 )
+from upstream.audio.corpora.probing import true_samples
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.reading import read
 from upstream.errors import InputError, UsageError
@@ -174,9 +175,13 @@ def _stdin_wave() -> np.ndarray:
     if not content:
         raise InputError("stdin: empty; pipe a recording in")
     try:
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate, there = file.samplerate, true_samples(file, content, 0, len(content))
+            samples = file.read(dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise InputError("stdin: no audio file (wav, flac, ogg, mp3); raw samples need --pcm RATE") from error
+    if isinstance(there, str):
+        raise InputError(f"stdin: {there}; mend the recording")
     if not np.isfinite(samples).all():
         raise InputError("stdin: the recording holds NaN or infinity")
     wave = samples.mean(axis=1, dtype=np.float32)

@@ -105,8 +105,13 @@ def recordings(paths: list[Path]) -> Manifest:
     if special and len(paths) > 1:
         raise UsageError(f"{special[0]}: give one manifest, or one folder, or audio files only")
     if special:
-        return import_folder(paths[0], None) if paths[0].is_dir() else Manifest.load(paths[0])
+        return import_folder(paths[0], advice=_advice(paths[0])) if paths[0].is_dir() else Manifest.load(paths[0])
     return Manifest.of([utterance_of_file(p) for p in paths], "files on the command line")
+
+
+def _advice(folder: Path) -> str:
+    return (f"mend them, or leave them out: hubertkit corpus import folder {folder} --skip-bad --out FILE.arrow, and "
+            "give FILE.arrow in place of the folder")
 
 
 def _label(teacher: Teacher, source: Source, manifest: Manifest, folder: Path) -> Units:

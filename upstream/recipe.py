@@ -7,8 +7,9 @@ stops with one line that names the key, the nearest key there is, and the file o
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,12 +152,24 @@ def _to_object(recipe: Any, where: str) -> Any:
     missing = OmegaConf.missing_keys(recipe)
     if missing:
         raise RecipeError(f"{where}: {', '.join(sorted(missing))} must be given, as key=value or in the recipe")
+    for key, value in _floats(OmegaConf.to_container(recipe), ""):
+        if not math.isfinite(value):
+            raise RecipeValueError(f"{where}: {key}={value}: must be a finite number")
     try:
         return OmegaConf.to_object(recipe)
     except OmegaConfBaseException as error:
         raise RecipeError(f"{where}: {str(error).splitlines()[0]}") from error
     except ValueError as error:  # a __post_init__ that found a value out of range
         raise RecipeValueError(f"{where}: {error}") from error
+
+
+def _floats(values: Any, where: str) -> Iterator[tuple[str, float]]:
+    """Every number with a point, and its key as it is written in an override."""
+    if isinstance(values, float):
+        yield where, values
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        yield from _floats(value, f"{where}.{key}" if where else str(key))
 
 
 def _nearest_key(key: str, base: Any) -> str:

@@ -23,12 +23,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from upstream import course, ranks
-from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
+from upstream.errors import BusyError, FormatError, HubertkitError, Interrupted, RankLost, UsageError
 
 LOCK = ".lock"
 _TEMPORARY = re.compile(r"\..*\.\d+\.tmp")  # what `writing` was interrupted at
 # Of a stage, of no use once it is done.
 SPARE = {"checkpoints", "tensorboard", "metrics.jsonl", "skipped.jsonl", "micro_batch.json"}
+BEFORE = ".before"  # where a stage that is done anew has what it was, until it is done
 CLEARING = "clearing"  # state of a stage that is being removed
 Say = Callable[[str], None]
 Work = Callable[[Path], dict[str, Any]]
@@ -65,7 +66,12 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
     def rest(record: dict[str, Any], on_rank_0: Callable[[Callable[[], Any]], Any]) -> dict[str, Any]:
         began = time.monotonic()
         with disk_errors(folder):
-            result = work(folder)
+            try:
+                result = work(folder)
+            except HubertkitError as error:
+                if ranks.first() and not isinstance(error, Interrupted | RankLost):
+                    _take_back(folder, say)
+                raise
             return on_rank_0(lambda: _finish(folder, record, result, time.monotonic() - began, say))
 
     def whole() -> dict[str, Any]:
@@ -124,6 +130,7 @@ def _lost(folder: Path, record: dict[str, Any]) -> str:
 
 
 def _finish(folder: Path, record: dict[str, Any], result: dict[str, Any], seconds: float, say: Say) -> dict[str, Any]:
+    _remove(folder / BEFORE)
     own = sorted({path.name for path in folder.iterdir()} - {LOCK, *record.get("others", [])})
     done = {**record, "state": "done", "seconds": round(seconds, 3), "bytes": folder_bytes(folder), "files": own,
             "result": result}
@@ -311,26 +318,55 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
-    """Remove what a stage left: what was there when it was done, or all of an unfinished one. Gives the names of what
-    somebody else put there, which stays, as does the lock: a process that waits for another file of its name would not
-    see it.
+    """Remove what an unfinished stage left, and put aside what one was that is done: the new one may be refused. Gives
+    the names of what somebody else put there, which stays, as does the lock: a process that waits for another file of
+    its name would not see it.
 
     The record says first that its stage is being cleared, and stays until that of the next takes its place: nothing
     that is left of a stage ever counts as a part of the next, and what is somebody else's is known at any time.
     """
-    own, others = record.get("files"), []
+    own, others, aside = record.get("files"), [], folder / BEFORE
+    _remove(aside)
     write_json(folder / "stage.json", {**record, "state": CLEARING, "key": ""})
-    for path in folder.iterdir():
-        if path.name in (LOCK, "stage.json"):
-            continue
+    if record["state"] == "done":
+        aside.mkdir()
+    for path in [path for path in folder.iterdir() if path.name not in (LOCK, BEFORE, "stage.json")]:
         if path.name in record.get("others", []) or (own is not None and path.name not in own):
             others.append(path.name)
             continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+        if record["state"] == "done" and path.name not in SPARE:
+            path.rename(aside / path.name)
         else:
-            path.unlink()
+            _remove(path)
+    if record["state"] == "done":
+        write_json(aside / "stage.json", record)  # at the end: only what is whole is ever taken back
     return sorted(others)
+
+
+def _take_back(folder: Path, say: Say) -> None:
+    """Make a stage again what it was before it was begun anew, if that was refused before it came to anything: a
+    training has a checkpoint then."""
+    aside, record = folder / BEFORE, read_stage(folder)
+    if record is None or not (aside / "stage.json").is_file() or (folder / "checkpoints").exists():
+        return
+    write_json(folder / "stage.json", {**record, "state": CLEARING, "key": ""})
+    for path in folder.iterdir():
+        if path.name not in (LOCK, BEFORE, "stage.json", *record.get("others", [])):
+            _remove(path)
+    for path in aside.iterdir():
+        if path.name != "stage.json":
+            path.rename(folder / path.name)
+    os.replace(aside / "stage.json", folder / "stage.json")
+    aside.rmdir()
+    say(f"{stage_name(folder)}: not done anew; what was there before stays")
+
+
+def _remove(path: Path) -> None:
+    """A file or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _refuse_files(folder: Path) -> None:

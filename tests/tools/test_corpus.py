@@ -123,6 +123,8 @@ def test_wrong_use_is_told_as_such(folder, tmp_path):
     with pytest.raises(UsageError, match="is there already and no manifest"):
         run("import", "folder", folder, "--out", tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+    with pytest.raises(UsageError, match="the name of a recording"):
+        run("import", "folder", folder, "--out", folder / "new.wav")
     with pytest.raises(UsageError, match="no such manifest"):
         run("show", tmp_path / "none.arrow")
     with pytest.raises(UsageError, match="list of ids cannot be read"):
@@ -146,3 +148,18 @@ def test_transcripts_are_normalised_on_request(folder, capsys):
     capsys.readouterr()
     found = Manifest.load(folder.parent / "m.arrow").texts
     assert found == ["DON'T STOP ZOE", None, "SOME WORDS HERE", "SOME WORDS HERE"]
+
+
+def test_transcripts_of_which_normalising_leaves_nothing_are_counted(folder, capsys):
+    (folder / "2.txt").write_text("всё это слова", encoding="utf-8")
+    (folder / "3.txt").write_text("你好", encoding="utf-8")
+    out = folder.parent / "m.arrow"
+    run("import", "folder", folder, "--out", out, "--normalise")
+    assert "warning: 2 of 4 transcripts have nothing left after --normalise" in capsys.readouterr().err
+    assert Manifest.load(out).texts == ["SOME WORDS HERE"] * 2 + [None] * 2
+
+
+def test_an_import_that_has_skip_bad_says_so(folder):
+    (folder / "3.wav").write_text("no audio")
+    with pytest.raises(InputError, match=r"leave them out with --skip-bad$"):
+        run("import", "folder", folder, "--out", folder.parent / "m.arrow")

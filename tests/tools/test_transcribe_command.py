@@ -134,6 +134,14 @@ def test_stdin_is_an_audio_file_or_a_line(asr, corpus, capsys, monkeypatch):
         assert code == 0 or "stdin" in err
 
 
+def test_a_recording_that_is_cut_short_is_refused_from_stdin_as_from_a_file(asr, corpus, capsys, monkeypatch):
+    content = (corpus / "u02.wav").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content[:len(content) // 2])))
+    code, out, err = call(capsys, "transcribe", asr, "-")
+    assert (code, out) == (1, "")
+    assert "stdin: is cut short: its header promises" in err
+
+
 def test_raw_samples_piped_in_come_out_as_words_while_the_pipe_is_open(asr, joined, capsys):
     _, wanted, _ = call(capsys, "transcribe", asr, joined, *SHORT)
     samples = soundfile.read(joined, dtype="int16")[0].tobytes()

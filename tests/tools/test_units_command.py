@@ -55,6 +55,12 @@ def call(*arguments, app=None):
     return result
 
 
+def test_a_bad_file_of_a_folder_is_left_out_by_a_command_that_can(data, tmp_path):
+    (tmp_path / "a.wav").write_text("no audio")
+    with pytest.raises(InputError, match=r"--skip-bad --out FILE\.arrow, and give FILE\.arrow in place of the folder"):
+        call(tmp_path, "--teacher", data / "mfcc", "--out", tmp_path / "u.jsonl")
+
+
 def test_files_become_jsonl_with_a_bit_rate(data, tmp_path):
     result = call(data / "audio" / "a.wav", data / "audio" / "c.wav", "--teacher", data / "layer", "--encoder",
                   data / "encoder0", "--layer", 1, "--out", tmp_path / "new" / "u.jsonl", "--collapse")

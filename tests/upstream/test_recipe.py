@@ -57,6 +57,10 @@ def test_overrides_reach_into_parts_and_lists(shipped):
     ("training.updates", "expected key=value"),
     ("rounds.7.updates=1", "there is no rounds.7; items are counted from 0, and the last is rounds.1"),
     ("changes=[1,2]", "changes"),
+    ("training.rate=.inf", "training.rate=inf: must be a finite number"),
+    ("training.rate=nan", "training.rate=nan: must be a finite number"),
+    ("rounds.1.rate=-.inf", "rounds.1.rate=-inf: must be a finite number"),
+    ("changes.dropout=.nan", "changes.dropout=nan: must be a finite number"),
     ("seed=[", "seed=["),
 ])
 def test_a_bad_override_is_named_in_one_line(shipped, word, says):

@@ -87,6 +87,43 @@ def test_a_done_stage_may_lose_what_only_its_making_needed(tmp_path):
     assert lines[-1] == f"{tmp_path.name}/a: done before, skipped"
 
 
+def refused(folder):
+    (folder / "half").write_text("half")
+    raise UsageError("dropout=2, must be below 1")
+
+
+def test_a_stage_that_is_refused_when_done_anew_stays_what_it_was(tmp_path):
+    """A bug once found: a wrong value removed the finished encoder, and only then was it refused."""
+    calls, lines = [], []
+    stage(tmp_path / "a", calls)
+    (tmp_path / "a/notes").write_text("mine")
+    before = read_stage(tmp_path / "a")
+    for _ in range(2):
+        with pytest.raises(UsageError, match="dropout=2"):
+            run_stage(tmp_path / "a", "test", version=1, settings={"k": 2}, inputs={}, work=refused, say=lines.append)
+        assert lines[-1].endswith("a: not done anew; what was there before stays")
+        assert read_stage(tmp_path / "a") == before
+        assert {p.name for p in (tmp_path / "a").iterdir()} == {"stage.json", "output", "notes"}
+    assert "done before, skipped" in stage(tmp_path / "a", calls)[1][0]
+    stage(tmp_path / "a", calls, {"k": 3})
+    assert len(calls) == 2
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"stage.json", "output", "notes"}
+
+
+def test_a_training_that_had_begun_is_gone_on_with_and_nothing_taken_back(tmp_path):
+    def failed(folder):
+        (folder / "checkpoints").mkdir()
+        raise HubertkitError("20 updates in a row were not finite")
+
+    stage(tmp_path / "a", [])
+    with pytest.raises(HubertkitError):
+        run_stage(tmp_path / "a", "test", version=1, settings={"k": 2}, inputs={}, work=failed, say=print)
+    assert read_stage(tmp_path / "a")["settings"] == {"k": 2}
+    assert (tmp_path / "a/checkpoints").is_dir()
+    stage(tmp_path / "a", [], {"k": 2})
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"stage.json", "output", "checkpoints"}
+
+
 def interrupted(folder):
     (folder / "half").write_text("half")
     raise KeyboardInterrupt
@@ -140,15 +177,15 @@ def test_a_run_killed_when_all_is_cleared_still_knows_what_is_the_users(tmp_path
 def test_a_stage_whose_clearing_was_interrupted_is_cleared_and_never_gone_on_with(tmp_path, monkeypatch):
     """A bug once found: the record went first, and the next start took what was left for its own."""
     stage(tmp_path / "a", [])
-    unlink = Path.unlink
+    rename = Path.rename
 
-    def killed(path, missing_ok=False):
+    def killed(path, target):
         if path.name == "output":
             raise KeyboardInterrupt
-        unlink(path, missing_ok=missing_ok)
+        return rename(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", killed)
+        patch.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             stage(tmp_path / "a", [], {"k": 2})
     assert read_stage(tmp_path / "a")["state"] == "clearing"

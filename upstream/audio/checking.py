@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from upstream.audio.containers import open_audio
-from upstream.audio.corpora.probing import Problem, cut_short
+from upstream.audio.containers import open_audio, open_bytes
+from upstream.audio.corpora.probing import Problem, true_samples
 from upstream.audio.manifest import Manifest, Utterance
+from upstream.audio.manifest_file import file_bytes, look
 from upstream.audio.reading import read
 from upstream.errors import InputError
 from upstream.frames import CONV_GRID, SAMPLE_RATE
@@ -26,8 +27,9 @@ def check(manifest: Manifest) -> list[Problem]:
     """Read every utterance, and list what is wrong in the order of the manifest.
 
     Utterances that cannot be used: missing, unreadable or cut files, another length or rate than the manifest says,
-    NaN, no samples, only zeros, too short for one encoder frame. Remarks on others (`usable`): clipping, another rate
-    than 16 kHz, several channels. An utterance with a fault gets no remarks.
+    files that were changed since it was made (by their size, beginning and end, where it holds these), NaN, no samples,
+    only zeros, too short for one encoder frame. Remarks on others (`usable`): clipping, another rate than 16 kHz,
+    several channels. An utterance with a fault gets no remarks.
     """
     found: list[Problem] = []
     with progress("checking", len(manifest)) as report:
@@ -37,9 +39,11 @@ def check(manifest: Manifest) -> list[Problem]:
     return found
 
 
-def check_utterance(utterance: Utterance) -> list[Problem]:
-    """What is wrong with one utterance."""
+def check_utterance(utterance: Utterance, size: int | None = None, crc: int | None = None) -> list[Problem]:
+    """What is wrong with one utterance, whose file had so many bytes and such a beginning and end, if that is known."""
     fault = _fault(utterance)
+    if not isinstance(fault, str):
+        fault = _changed(utterance, size, crc) or fault
     if isinstance(fault, str):
         return [Problem(utterance.id, utterance.audio, fault)]
     return [Problem(utterance.id, utterance.audio, what, usable=True) for what in _remarks(utterance, fault)]
@@ -51,17 +55,29 @@ def _fault(utterance: Utterance) -> str | np.ndarray:
         return "has no samples"
     try:
         wave = read(utterance)
-        with open_audio(utterance.audio, utterance.offset, utterance.size) as file:
-            cut = cut_short(file)
+        where = utterance.audio, utterance.offset, utterance.size
+        with open_audio(*where) as file, open_bytes(*where) as content:
+            there = true_samples(file, *content)
     except InputError as error:
         return str(error).removeprefix(f"{utterance.id}: ")
-    if cut is not None:
-        return cut
+    if isinstance(there, str):
+        return there
     if not wave.any():
         return "is silent: every sample is zero"
     if CONV_GRID.frames(len(wave)) == 0:
         return f"is too short: {len(wave)} samples at 16 kHz, one frame needs {CONV_GRID.least_samples}"
     return wave
+
+
+def _changed(utterance: Utterance, size: int | None, crc: int | None) -> str | None:
+    """That the file is not the one that was imported; it may hold other words then, and its samples still be fine."""
+    again = "changed since it was imported; import the corpus again"
+    found = file_bytes(str(utterance.audio))
+    if utterance.offset is None and size is not None and found != size:
+        return f"has {found} bytes, the manifest says {size}: {again}"
+    if crc is not None and look(str(utterance.audio), utterance.offset or 0, utterance.size) != crc:
+        return f"has other bytes than the manifest says: {again}"
+    return None
 
 
 def _remarks(utterance: Utterance, wave: np.ndarray) -> Iterator[str]:
@@ -78,8 +94,8 @@ def _in_order(manifest: Manifest) -> Iterator[list[Problem]]:
     """`check_utterance` of each utterance on several threads, a few ahead of the caller."""
     ahead: deque[Future[list[Problem]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
-        for utterance in manifest:
-            ahead.append(pool.submit(check_utterance, utterance))
+        for utterance, seen in zip(manifest, manifest.looks()):
+            ahead.append(pool.submit(check_utterance, utterance, *seen))
             if len(ahead) > 4 * THREADS:
                 yield ahead.popleft().result()
         while ahead:

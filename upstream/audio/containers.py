@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +25,23 @@ def open_audio(path: Path, offset: int | None = None, size: int | None = None) -
         yield stack.enter_context(soundfile.SoundFile(source))
 
 
+@contextlib.contextmanager
+def open_bytes(path: Path, offset: int | None = None, size: int | None = None) -> Iterator[tuple[mmap.mmap, int, int]]:
+    """The bytes of a file that is not empty, mapped, with begin and end of the audio file in them. Raises OSError."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        begin = offset or 0
+        yield content, begin, len(content) if offset is None else min(len(content), begin + (size or 0))
+
+
 def place(path: Path, offset: int | None, size: int | None) -> str:
     """Where an audio file lies, in words."""
     return str(path) if offset is None else f"{path} (the {size} bytes from byte {offset})"
 
 
-def reason(error: Exception) -> str:
-    """Why opening failed, without the name of the file (libsndfile's sentence)."""
+def reason(error: Exception, path: Path) -> str:
+    """Why opening a file failed, without its name: libsndfile's sentence, but where it may not be read."""
+    if not os.access(path, os.R_OK):
+        return "no permission"  # libsndfile says: System error
     return str(getattr(error, "error_string", error)).rstrip(".")
 
 

@@ -13,6 +13,7 @@ import soundfile
 
 from upstream.audio.caching import sixteen_bits
 from upstream.audio.corpora.probing import Entry, probe
+from upstream.audio.file_names import fitting
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.audio.reading import read
 from upstream.errors import InputError, UsageError
@@ -23,6 +24,8 @@ from upstream.stage import disk_errors
 
 def cut_audio(manifest: Manifest, folder: Path, suffix: str = ".flac") -> Manifest:
     """Write each utterance to `ID.flac` in a new folder (16 kHz, one channel, 16 bits), and give the manifest of those.
+
+    An id too long for a file's name is cut (`file_names.fitting`).
 
     Raises:
         UsageError: the folder is there already.
@@ -66,7 +69,7 @@ def refuse_parts(manifest: Manifest) -> None:
 
 
 def _write(utterance: Utterance, folder: Path, suffix: str) -> str:
-    name = quote(utterance.id, safe="") + suffix
+    name = fitting(quote(utterance.id, safe="")) + suffix
     samples = sixteen_bits(read(utterance))
     soundfile.write(folder / name, samples, SAMPLE_RATE)
     return name

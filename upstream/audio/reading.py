@@ -54,7 +54,7 @@ def _decode(utterance: Utterance) -> np.ndarray:
             raise InputError(f"{utterance.id}: {utterance.audio} is not there; was the corpus moved? "
                              "Import it again") from error
         where = place(utterance.audio, utterance.offset, utterance.size)
-        raise InputError(f"{utterance.id}: {where} cannot be read as audio ({reason(error)}); "
+        raise InputError(f"{utterance.id}: {where} cannot be read as audio ({reason(error, utterance.audio)}); "
                          "replace the file or leave the utterance out") from error
     return found[utterance.start - first:]
 
@@ -68,8 +68,9 @@ def _compare(utterance: Utterance, file: soundfile.SoundFile) -> None:
 def _mixed(utterance: Utterance, span: np.ndarray) -> np.ndarray:
     """(samples,) float32, the mean of the channels, checked."""
     if len(span) != utterance.samples:
-        raise InputError(f"{utterance.id}: {utterance.audio} gives {len(span)} samples from {utterance.start}, the "
-                         f"manifest says {utterance.samples}; the file is cut short, or import the corpus again")
+        raise InputError(f"{utterance.id}: {utterance.audio} gives {len(span)} samples from {utterance.start}, "
+                         f"{utterance.samples} are expected; the file is cut short or damaged: mend or replace it. If "
+                         "it was changed since the corpus was imported, import it again")
     if not np.isfinite(span).all():
         place = int(np.flatnonzero(~np.isfinite(span).all(axis=1))[0]) + utterance.start
         raise InputError(f"{utterance.id}: {utterance.audio} holds NaN or infinity, first at sample {place}; "

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import codecs
 import math
-import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from upstream.audio.corpora.walking import walk
+from upstream.audio.file_names import fitting
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID, FrameGrid, seconds
 
@@ -39,30 +40,57 @@ class Interval(NamedTuple):
     label: str
 
 
-def find_alignments(folder: Path) -> dict[str, Path]:
+class Alignments(dict[str, Path]):
+    """{utterance id: file}. A long id is not to be had from its file's name, only the name from the id: so a key may be
+    what `file_stem` cut, and is found by the whole id."""
+
+    def __missing__(self, utterance: str) -> Path:
+        short = _id(file_stem(utterance))
+        if short == utterance or not super().__contains__(short):
+            raise KeyError(utterance)
+        return super().__getitem__(short)
+
+    def __contains__(self, utterance: object) -> bool:
+        return super().__contains__(utterance) or (isinstance(utterance, str)
+                                                   and super().__contains__(_id(file_stem(utterance))))
+
+    def get(self, utterance: str, default: Any = None) -> Any:
+        """As of a dictionary."""
+        return super().get(utterance, super().get(_id(file_stem(utterance)), default))
+
+
+def find_alignments(folder: Path) -> Alignments:
     """{utterance id: file} of the TextGrid and CTM files below a folder; a file has its utterance's `file_stem`.
 
-    Raises InputError where there is none, or two for the same utterance.
+    Raises InputError where there is none, or two for the same utterance, or a folder that cannot be read.
     """
-    found: dict[str, Path] = {}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() not in _SUFFIXES:
+    found = Alignments()
+    for place, names in walk(folder, _refuse):
+        for path in (place / name for name in names):
+            if path.suffix.lower() not in _SUFFIXES:
                 continue
-            id = stem.replace("%2F", "/").replace("%25", "%")
+            id = _id(path.stem)
             if id in found:
-                raise InputError(f"{id}: two alignments, {found[id]} and {Path(place, name)}; remove one of them")
-            found[id] = Path(place, name)
+                raise InputError(f"{id}: two alignments, {found[id]} and {path}; remove one of them")
+            found[id] = path
     if not found:
         raise InputError(f"{folder}: no alignments here; expected files ID.TextGrid or ID.ctm, in subfolders or not")
     return found
 
 
 def file_stem(utterance: str) -> str:
-    """The name of an utterance's file without its suffix: the id, with `/` as `%2F` and so `%` as `%25`."""
-    return utterance.replace("%", "%25").replace("/", "%2F")
+    """The name of an utterance's file without its suffix: the id, with `/` as `%2F` and so `%` as `%25`, cut where it
+    is too long for a file system."""
+    return fitting(utterance.replace("%", "%25").replace("/", "%2F"))
+
+
+def _id(stem: str) -> str:
+    return stem.replace("%2F", "/").replace("%25", "%")
+
+
+def _refuse(folder: Path, what: str) -> None:
+    if folder.exists():
+        raise InputError(f"{folder}: {what}; make it readable, or move it away")
 
 
 def read_alignment(path: Path) -> list[Interval]:

@@ -7,6 +7,9 @@ import pytest
 import soundfile
 
 from upstream.audio import Manifest, Utterance, check, import_folder
+from upstream.audio.corpora import mpeg
+from upstream.audio.corpora.mpeg import _frame
+from upstream.audio.corpora.ogg import ogg_fault
 from upstream.errors import InputError
 
 
@@ -39,7 +42,7 @@ def test_every_fault_is_found_and_named_in_the_order_of_the_manifest(tmp_path):
         ("none", replace(good, samples=0), "has no samples"),
         ("gone", replace(good, audio=tmp_path / "gone.wav"), "is not there"),
         ("text", replace(good, audio=tmp_path / "text.wav"), "cannot be read as audio"),
-        ("longer", replace(good, samples=9999), "gives 2000 samples from 0, the manifest says 9999"),
+        ("longer", replace(good, samples=9999), "gives 2000 samples from 0, 9999 are expected"),
         ("other", replace(good, rate=8000), "has 16000 Hz and 1 channels, the manifest says 8000"),
     ]
     problems = check(Manifest.of([replace(u, id=name) for name, u, _ in rows], "a test"))
@@ -96,4 +99,108 @@ def test_an_import_notices_a_cut_file(tmp_path):
     soundfile.write(tmp_path / "a.wav", speechlike(4000), 16_000)
     (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:4044])
     with pytest.raises(InputError, match=r"a\.wav: is cut short: its header promises 8000 bytes, 4000 are there"):
+        import_folder(tmp_path)
+
+
+def mp3(path, mode, seconds=4, rate=44_100, header=True):
+    """An MP3 as LAME writes it, or without its first frame, which says how many there are; and its other frames."""
+    noise = np.random.default_rng(0).standard_normal(seconds * rate) * np.repeat([0.01, 0.3], seconds * rate // 2)
+    with soundfile.SoundFile(path, "w", rate, 1, format="MP3", bitrate_mode=mode, compression_level=0.5) as file:
+        file.write(noise)
+    content = path.read_bytes()
+    frames = []
+    while content:
+        frame = _frame(content, 0, len(content))
+        frames.append(content[:frame.size])
+        content = content[frame.size:]
+    if not header:
+        path.write_bytes(b"".join(frames[1:]))
+    return frames[1:]
+
+
+@pytest.mark.parametrize("rate", [44_100, 22_050, 16_000])
+def test_an_mp3_of_one_bit_rate_without_a_header_is_as_long_as_its_frames(tmp_path, rate):
+    """A bug once found: libsndfile's estimate of the length was taken, and the file then called cut short."""
+    frames = mp3(tmp_path / "a.mp3", "CONSTANT", rate=rate, header=False)
+    manifest = import_folder(tmp_path)
+    assert manifest[0].samples == len(frames) * (1152 if rate == 44_100 else 576)
+    assert not [p for p in check(manifest) if not p.usable]
+
+
+def test_an_mp3_with_a_header_is_not_walked_and_one_with_tags_is_still_whole(tmp_path, monkeypatch):
+    mp3(tmp_path / "a.mp3", "VARIABLE")
+    content = (tmp_path / "a.mp3").read_bytes()
+    picture = b"ID3\x04\0\0\0\0\x04\0" + b"\xff\xfb\x90\0" * 128  # bytes that look like frames
+    (tmp_path / "b.mp3").write_bytes(picture + content + b"TAG".ljust(128, b"\0"))
+    (tmp_path / "c.mp3").write_bytes(content + bytes(5000))
+    assert {u.samples for u in import_folder(tmp_path)} == {4 * 44_100}
+    (tmp_path / "c.mp3").unlink()
+    monkeypatch.setattr(mpeg, "_walk", None)
+    assert len(import_folder(tmp_path)) == 2
+
+
+def test_an_mp3_of_which_only_the_beginning_would_be_read_is_refused_with_what_to_do(tmp_path):
+    """A bug once found: twelve seconds of variable bit rate were imported as three, joined files as the first."""
+    frames = mp3(tmp_path / "a.mp3", "VARIABLE")
+    whole = (tmp_path / "a.mp3").read_bytes()
+    for content, said in ((b"".join(frames), "has no header with its length"), (whole + whole, "joined from several"),
+                          (2 * b"".join(frames), "has no header"), (whole[:len(whole) // 2], "is cut short")):
+        (tmp_path / "a.mp3").write_bytes(content)
+        with pytest.raises(InputError, match=rf"a\.mp3: {said}|a\.mp3: .*{said}.*ffmpeg"):
+            import_folder(tmp_path)
+        old = Utterance("a", tmp_path / "a.mp3", 0, 20_000, 44_100, 1)  # as it was imported before this was looked at
+        assert [said in p.what for p in check(Manifest.of([old], "a test"))] == [True]
+
+
+def ogg(path, subtype, seconds, serial=None):
+    """The bytes of an Ogg; with `serial` its pages have that number (and checksums that nobody reads here)."""
+    soundfile.write(path, speechlike(seconds * 48_000), 48_000, format="OGG", subtype=subtype)
+    content = bytearray(path.read_bytes())
+    at = 0
+    while serial is not None and (at := content.find(b"OggS\0", at)) >= 0:
+        content[at + 14:at + 18] = serial
+        at += 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_joined_oggs_are_refused_and_single_ones_are_not(tmp_path, subtype):
+    path = tmp_path / "a.ogg"
+    long, short = ogg(path, subtype, 9), ogg(path, subtype, 2, b"abcd")
+    for content in (long, short):
+        assert ogg_fault(content, 0, len(content)) is None
+        assert ogg_fault(b"x" * 99 + content + b"OggS\0" * 9, 99, 99 + len(content)) is None  # inside of a tar
+    for content in (long + short, short + long, long + long, long + short + long):
+        assert "holds several streams" in ogg_fault(content, 0, len(content))
+    path.write_bytes(long + long)
+    with pytest.raises(InputError, match=r"a\.ogg: holds several streams, one after the other.*ffmpeg"):
+        import_folder(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["replaced", "longer"])
+def test_a_file_that_was_changed_since_the_import_is_noticed(tmp_path, change):
+    """A bug once found: the manifest knew the size, the beginning and the end of each file, and nobody asked."""
+    for name in "ab":
+        written(tmp_path / f"{name}.wav", speechlike(4000))
+    manifest = import_folder(tmp_path)
+    assert check(manifest) == []
+    written(tmp_path / "b.wav", speechlike(4000, seed=1) if change == "replaced" else speechlike(5000))
+    [problem] = check(manifest)
+    assert (problem.id, problem.usable) == ("b", False)
+    assert "changed since it was imported" in problem.what
+
+
+def test_a_header_that_gives_no_length_is_told_from_a_recording_without_samples(tmp_path):
+    soundfile.write(tmp_path / "a.wav", speechlike(4000), 16_000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[40:44] = bytes(4)
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.wav: has no length in its header, and 8044 bytes"):
+        import_folder(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_called_that(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").write_bytes(b"no audio")  # root may read everything: only the answer is another
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"a\.wav: cannot be read as audio \(no permission\)"):
         import_folder(tmp_path)

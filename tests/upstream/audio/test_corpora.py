@@ -1,5 +1,8 @@
 """Imports: LibriSpeech's layout and plain folders, good and bad."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -206,3 +209,77 @@ def test_a_single_bad_file_is_not_told_to_be_skipped_by_an_option_of_another_com
     (tmp_path / "a.wav").write_text("no audio")
     with pytest.raises(InputError, match=r"a\.wav: .*mend the file or leave it out$"):
         utterance_of_file(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("importer", [import_librispeech, import_folder])
+def test_links_that_lead_upwards_bring_nothing_a_second_time(libri, importer):
+    """A bug once found: 82 utterances of two files."""
+    (libri / "a" / "up").symlink_to(libri)
+    (libri / "b" / "19" / "here").symlink_to(".")
+    (libri / "b" / "itself").symlink_to("itself")
+    outside = libri.parent / f"{libri.name}-outside"
+    (libri / "b" / "1000").rename(outside)
+    (libri / "b" / "1000").symlink_to(outside)  # another link is followed
+    assert len(importer(libri)) == 7
+
+
+@pytest.mark.parametrize("importer", [import_librispeech, import_folder])
+def test_a_folder_that_cannot_be_read_is_named_and_left_out_on_request(libri, importer, monkeypatch):
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "1000":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(InputError, match=r"b/1000: a folder that cannot be read \(Permission denied\)"):
+        importer(libri)
+    skipped = []
+    assert len(importer(libri, skip=skipped.append)) == 5
+    assert [p.path for p in skipped] == [libri / "b" / "1000"]
+
+
+def test_a_pipe_among_the_recordings_is_not_waited_for(tmp_path):
+    audio(tmp_path / "a.wav")
+    for name in ("b.wav", "a.txt"):
+        os.mkfifo(tmp_path / name)
+    skipped = []
+    with pytest.raises(InputError, match="none of 2"):
+        import_folder(tmp_path, skip=skipped.append)
+    assert [(p.id, p.what) for p in skipped] == [("a", "a transcript that is no regular file"),
+                                                 ("b", "is no regular file")]
+
+
+@pytest.mark.parametrize("name", ["sentence", "Text", "transcription", "TRANSCRIPT"])
+def test_a_table_may_call_its_transcripts_what_other_corpora_do(tmp_path, name, capsys):
+    audio(tmp_path / "a.wav")
+    (tmp_path / "t.tsv").write_text(f"Path\tclient_id\t{name}\na.wav\tann\tsome words\n")
+    manifest = import_folder(tmp_path, tmp_path / "t.tsv")
+    assert (manifest.texts, manifest.speakers) == (["some words"], ["ann"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_table_of_which_no_text_is_read_is_told_unless_it_has_no_column_for_any(tmp_path, capsys):
+    audio(tmp_path / "a.wav")
+    for columns, said in (("path\tutterance", True), ("path\ttext", True), ("path\tspeaker", False)):
+        (tmp_path / "t.tsv").write_text(f"{columns}\na.wav\t{'x' if 'text' not in columns else ''}\n")
+        assert import_folder(tmp_path, tmp_path / "t.tsv").texts == [None]
+        assert ("no transcripts in its columns" in capsys.readouterr().err) == said
+
+
+def test_what_is_counted_as_left_out_is_left_out(tmp_path):
+    """A bug once found: a recording with an empty transcript was kept, and counted among what was not."""
+    for name, text in (("a", "words"), ("b", " ")):
+        audio(tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.txt").write_text(text)
+    skipped = []
+    assert import_folder(tmp_path, skip=skipped.append).ids == ["a"]
+    assert [p.id for p in skipped] == ["b"]
+
+
+def test_a_program_without_skip_bad_names_the_command_that_has_it(tmp_path):
+    (tmp_path / "a.wav").write_text("no audio")
+    with pytest.raises(InputError, match=rf"or leave them out: hubertkit corpus import folder {tmp_path} --skip-bad "
+                                         r"--out FILE\.arrow, and give data=FILE\.arrow$"):
+        import_folder(tmp_path)

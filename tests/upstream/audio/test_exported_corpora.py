@@ -13,6 +13,7 @@ from upstream.audio.corpora.common_voice import export_common_voice, import_comm
 from upstream.audio.corpora.libri_light import export_libri_light, import_libri_light
 from upstream.audio.corpora.parquet import export_parquet, import_parquet
 from upstream.audio.corpora.tar_shards import export_tar, import_tar
+from upstream.audio.file_names import fitting
 from upstream.audio.reading import read
 from upstream.errors import InputError, UsageError
 
@@ -82,3 +83,17 @@ def test_what_a_layout_cannot_hold_is_named_and_nothing_is_left(corpus, tmp_path
     (tmp_path / "there").mkdir()
     with pytest.raises(UsageError, match="is there already"):
         export_libri_light(corpus, tmp_path / "there")
+
+
+def test_ids_too_long_for_names_of_files_are_cut_and_stay_different(corpus, tmp_path):
+    """A bug once found: an id of 29 Chinese characters, nine bytes each as %E4%BD%A0, ended in a traceback."""
+    first = next(iter(corpus))
+    ids = ["你" * 40, "你" * 40 + "b", "short", "a" * 300]
+    found = import_common_voice(export_common_voice(
+        Manifest.of([replace(first, id=id) for id in ids], "a test"), tmp_path / "out"))
+    assert len(set(found.ids)) == 4
+    assert found.ids[2] == "short"
+    assert max(len(u.audio.name) for u in found) < 220
+    assert fitting("a" * 200) == "a" * 200
+    assert fitting("a" * 201) == fitting("a" * 201) != fitting("a" * 202)
+    assert not fitting("%E4%BD%A0" * 30).partition("-")[0].endswith(("%", "%E"))

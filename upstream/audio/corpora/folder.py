@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from upstream.audio.corpora.lines import path_id
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
+from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
+from upstream.audio.corpora.walking import walk
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
+from upstream.progress import say
 
 PATH_COLUMNS = ("path", "file", "audio")
 DELIMITERS = {".tsv": "\t", ".csv": ","}
 
 
-def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None) -> Manifest:
+def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None,
+                  advice: str | None = None) -> Manifest:
     """A manifest of a folder of recordings, one utterance a file.
 
     Without a table every audio file below `src` is an utterance. Its id is its path below `src` without the suffix, `/`
@@ -26,9 +30,11 @@ def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None
     Args:
         src: folder, searched to any depth.
         table: a `.tsv` or `.csv` file with a header: `path` (also called `file` or `audio`; relative to `src`), and
-            optionally `text`, `speaker` and `id`. Then only the files that it names are taken, in its order; an empty
-            cell means unknown.
+            optionally `text` (also `sentence`, `transcription`, `transcript`), `speaker` (also `speaker_id`,
+            `client_id`) and `id`, in upper case or lower. Then only the files that it names are taken, in its order;
+            an empty cell means unknown.
         skip: called with each file that cannot be used, which is left out then; without it the first is an error.
+        advice: what to do then, for a program that has an option for it; else it names the command that has.
 
     Raises:
         UsageError: `src` is no folder, or the table is not there or neither `.tsv` nor `.csv`.
@@ -44,25 +50,31 @@ def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None
         where = table if table is not None else src
         raise InputError(f"{where}: no recordings; looked for files ending in {', '.join(sorted(AUDIO_SUFFIXES))}"
                          if table is None else f"{where}: the table has no rows")
-    return manifest_of(entries, bad, src)
+    return manifest_of(entries, bad, src, advice or (
+        f"mend them, or leave them out: hubertkit corpus import folder {src} --skip-bad --out FILE.arrow, and "
+        "give data=FILE.arrow"))
 
 
 def _found(src: Path, bad: BadFiles) -> Iterator[Entry]:
     """The recordings below a folder, sorted by path."""
-    for folder, folders, names in os.walk(src, followlinks=True):
-        folders.sort()
-        texts = {os.path.splitext(n)[0]: Path(folder, n) for n in names if n.lower().endswith(".txt")}
-        audio = [Path(folder, n) for n in sorted(names) if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES]
+    for folder, names in walk(src, bad.folder):
+        texts = {os.path.splitext(n)[0]: folder / n for n in names if n.lower().endswith(".txt")}
+        audio = [folder / n for n in names if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES]
         stems = {path.stem for path in audio}
         if stems & texts.keys():
             for stem in sorted(texts.keys() - stems):
                 bad.add(stem, texts[stem], "a transcript, but no audio of the same name beside it")
         for path in audio:
             text = _read_text(path.stem, texts[path.stem], bad) if path.stem in texts else None
+            if text is None and path.stem in texts:
+                continue  # what is counted as left out is left out: nobody asked for the audio alone
             yield Entry(path_id(src, path), path, None, text)
 
 
 def _read_text(stem: str, path: Path, bad: BadFiles) -> str | None:
+    if not path.is_file():  # a pipe would be waited for
+        bad.add(stem, path, "a transcript that is no regular file")
+        return None
     try:
         text = " ".join(path.read_text(encoding="utf-8-sig").split())
     except (UnicodeDecodeError, OSError) as error:
@@ -86,15 +98,28 @@ def _listed(src: Path, table: Path) -> Iterator[Entry]:
                 reader = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
             else:
                 reader = csv.DictReader(lines, delimiter=delimiter)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             path_column = _path_column(table, reader.fieldnames)
+            texts = False
             for row in reader:
-                yield _entry(src, f"{table}, line {reader.line_num}", row, path_column)
+                entry = _entry(src, f"{table}, line {reader.line_num}", row, path_column)
+                texts = texts or entry.text is not None
+                yield entry
+            if not texts:
+                _say_untold(table, reader.fieldnames)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: not a readable UTF-8 table ({error})") from error
 
 
-def _path_column(table: Path, names: object) -> str:
-    columns = list(names) if isinstance(names, list | tuple) else []
+def _say_untold(table: Path, columns: Sequence[str]) -> None:
+    """Say that a table gave no text, unless it has no column that could be meant to."""
+    others = [name for name in columns if name not in (*PATH_COLUMNS, *SPEAKER_NAMES, "id")]
+    if others:
+        say(f"warning: {table}: no transcripts in its columns {', '.join(columns)}; they are read from "
+            f"{', '.join(TEXT_NAMES)}")
+
+
+def _path_column(table: Path, columns: Sequence[str]) -> str:
     for column in PATH_COLUMNS:
         if column in columns:
             return column
@@ -109,5 +134,5 @@ def _entry(src: Path, where: str, row: dict[str | None, str | None], path_column
     if not cells[path_column]:
         raise InputError(f"{where}: the column {path_column} is empty")
     path = src / cells[path_column]
-    text = " ".join(cells.get("text", "").split())
-    return Entry(cells.get("id") or path_id(src, path), path, cells.get("speaker") or None, text or None)
+    text = " ".join((first_of(cells, TEXT_NAMES) or "").split())
+    return Entry(cells.get("id") or path_id(src, path), path, first_of(cells, SPEAKER_NAMES), text or None)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import soundfile
-
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.lines import ids_of, keyed_lines
-from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of, probe
+from upstream.audio.corpora.probing import BadFiles, Entry, Header, Skip, manifest_of, probe
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError, UsageError
 
@@ -123,7 +121,7 @@ def _of_utterances(path: Path, ids: set[str]) -> dict[str, str]:
     return found
 
 
-def _is_whole(u: Utterance, file: soundfile.SoundFile | str) -> bool:
+def _is_whole(u: Utterance, file: Header | str) -> bool:
     if isinstance(file, str):
         raise InputError(f"{u.id}: {u.audio}: {file}")
     return u.start == 0 and u.samples == file.frames

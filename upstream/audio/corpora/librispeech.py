@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
+from upstream.audio.corpora.walking import walk
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
 
@@ -48,12 +49,12 @@ def import_librispeech(src: Path, ids: list[str] | None = None, skip: Skip | Non
 def _entries(src: Path, folders: Sequence[Path], ids: set[str] | None, bad: BadFiles) -> Iterator[Entry]:
     """The utterances that have both a transcript and audio; reports the others."""
     found: set[str] = set()
-    for folder, _, names in (step for top in folders for step in os.walk(top, followlinks=True)):
-        audio = {os.path.splitext(n)[0]: Path(folder, n) for n in names
+    for folder, names in (step for top in folders for step in walk(top, bad.folder)):
+        audio = {os.path.splitext(n)[0]: folder / n for n in names
                  if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES}
-        files = [Path(folder, n) for n in names if n.endswith(TRANSCRIPTS)]
+        files = [folder / n for n in names if n.endswith(TRANSCRIPTS)]
         texts = {name: (text, file) for file in sorted(files) for name, text in _read_transcripts(file)}
-        chapter = f"{Path(folder).parent.name}-{Path(folder).name}-"
+        chapter = f"{folder.parent.name}-{folder.name}-"
         heard = {name for name in audio if files or name.startswith(chapter)}
         for name in sorted(texts.keys() | heard):
             if ids is not None and name not in ids:

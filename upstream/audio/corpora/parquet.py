@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
+from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -51,7 +52,7 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
         InputError: no Parquet, no column of audio or several, audio that cannot be read.
     """
     src, bad = Path(src), BadFiles(skip)
-    files = sorted(src.rglob("*.parquet")) if src.is_dir() else [src]
+    files = sorted(files_below(src, ".parquet", bad.folder)) if src.is_dir() else [src]
     if not files or not src.exists():
         raise UsageError(f"{src}: no such Parquet file, or no folder with any")
     tars = _tar_names(files, extracted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import soundfile
 
-from upstream.audio.containers import open_audio, reason
+from upstream.audio.containers import open_audio, open_bytes, reason
+from upstream.audio.corpora.mpeg import Content, mp3_samples
+from upstream.audio.corpora.ogg import ogg_fault
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError
 from upstream.progress import progress
@@ -26,8 +29,10 @@ TOLERANCE_SECONDS = 0.02  # one frame: corpora round the times that they write, 
 _PROMISED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _PROMISED_W64 = re.compile(r"^riff\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _PROMISED_RF64 = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
+_NO_LENGTH = re.compile(r"^Length : (\d+)$(?s:.)*^data : 0$", re.MULTILINE)
+_HEADER_BYTES = 1024  # that a WAV file without samples may have
 # What programs that write into a pipe put there, since they do not know the size yet: 2 or 4 GiB, less some header.
-_UNKNOWN_SIZES = (range(0x7FFF_E000, 0x8000_0000), range(0xFFFF_E000, 0x1_0000_0000))
+_UNKNOWN_SIZES = (range(0x7FFF_E000, 0x8000_0001), range(0xFFFF_E000, 0x1_0000_0000))
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,17 @@ class Entry:
     size: int | None = None
 
 
+@dataclass(frozen=True)
+class Header:
+    """What is in a file: the samples that reading it gives, its rate in Hz and its channels."""
+
+    frames: int
+    samplerate: int
+    channels: int
+
+
 Skip = Callable[[Problem], None]
+SKIP_BAD = "mend them, or leave them out with --skip-bad"
 
 
 class BadFiles:
@@ -85,10 +100,14 @@ class BadFiles:
             self._skip(problem)
         self._found.append(problem)
 
+    def folder(self, path: Path, what: str) -> None:
+        """Note a folder that cannot be read, as `walk` tells it."""
+        self.add(path.name, path, what)
+
     def __len__(self) -> int:
         return len(self._found)
 
-    def refuse(self, advice: str = "mend them, or leave them out with --skip-bad") -> None:
+    def refuse(self, advice: str = SKIP_BAD) -> None:
         """Raise InputError naming the first and how many more, unless they are to be skipped."""
         if self._found and self._skip is None:
             first, more = self._found[0], len(self._found) - 1
@@ -96,11 +115,12 @@ class BadFiles:
             raise InputError(f"{first.path}: {first.what}{others}; {advice}")
 
 
-def manifest_of(entries: Sequence[Entry], bad: BadFiles, source: Path) -> Manifest:
-    """The manifest of what a corpus describes; files that cannot be used go to `bad`. Raises InputError if none can."""
-    bad.refuse()
+def manifest_of(entries: Sequence[Entry], bad: BadFiles, source: Path, advice: str = SKIP_BAD) -> Manifest:
+    """The manifest of what a corpus describes; files that cannot be used go to `bad`. Raises InputError if none can, or
+    without `skip` with what to do, `advice`, if one cannot."""
+    bad.refuse(advice)
     manifest = Manifest.of(utterances(entries, bad), str(source))
-    bad.refuse()
+    bad.refuse(advice)
     if not len(manifest):
         raise InputError(f"{source}: none of {len(bad)} utterances can be used" if len(bad) else
                          f"{source}: no utterances")
@@ -120,8 +140,8 @@ def utterances(entries: Sequence[Entry], bad: BadFiles) -> Iterator[Utterance]:
             report(done)
 
 
-def probe(entries: Iterable[Entry]) -> Iterator[soundfile.SoundFile | str]:
-    """For each entry in order its file, closed (frames, samplerate, channels), or why it cannot be used."""
+def probe(entries: Iterable[Entry]) -> Iterator[Header | str]:
+    """For each entry in order what its file holds, or why it cannot be used."""
     remaining = iter(entries)
     with ThreadPoolExecutor(max_workers=8) as pool:  # opening a file is waiting, mostly
         while chunk := list(islice(remaining, FILES_AT_ONCE)):
@@ -131,8 +151,8 @@ def probe(entries: Iterable[Entry]) -> Iterator[soundfile.SoundFile | str]:
 def cut_short(file: soundfile.SoundFile) -> str | None:
     """That the header of an open file promises more than there is, in words; None where it does not, or cannot say.
 
-    WAV, AIFF, AU, W64 and RF64. A cut FLAC or CAF file cannot be decoded; the headers of Ogg and MP3 promise nothing,
-    so of those only a manifest that was made before knows.
+    WAV, AIFF, AU, W64 and RF64. A cut FLAC or CAF file cannot be decoded; the headers of Ogg promise nothing,
+    so of those only a manifest that was made before knows; of MP3 see `true_samples`.
     """
     log = file.extra_info
     for pattern in (_PROMISED, *([_PROMISED_W64] if file.format == "W64" else [])):
@@ -145,21 +165,42 @@ def cut_short(file: soundfile.SoundFile) -> str | None:
     return None
 
 
-def _probe(entry: Entry) -> soundfile.SoundFile | str:
+def true_samples(file: soundfile.SoundFile, content: Content, begin: int, end: int) -> int | str:
+    """Samples that reading an open file gives, or in words why it cannot be used.
+
+    Args:
+        content: where its bytes are, [begin, end): what libsndfile says of an MP3 or an Ogg is compared with them.
+    """
+    fault = cut_short(file) or (ogg_fault(content, begin, end) if file.format == "OGG" else None)
+    if fault is not None:
+        return fault
+    if file.format in ("MP3", "MPEG"):
+        return mp3_samples(content, begin, end, file.frames)
+    length = _NO_LENGTH.search(file.extra_info)
+    if file.frames == 0 and length is not None and int(length[1]) > _HEADER_BYTES:
+        return (f"has no length in its header, and {length[1]} bytes: the program that wrote it was stopped; write it "
+                "anew, e.g. ffmpeg -ignore_length 1 -i IN OUT.wav")
+    return file.frames or "has no samples"
+
+
+def _probe(entry: Entry) -> Header | str:
     if "\0" in str(entry.audio):  # libsndfile would read the name up to there
         return "there is no such file"
     try:
-        with open_audio(entry.audio, entry.offset, entry.size) as file:
-            fault = cut_short(file)
-            return fault or (file if file.frames > 0 else "has no samples")
+        if os.path.exists(entry.audio) and not os.path.isfile(entry.audio):  # a pipe: it would be waited for
+            return "is no regular file"
+        with open_audio(entry.audio, entry.offset, entry.size) as file, \
+                open_bytes(entry.audio, entry.offset, entry.size) as place:
+            samples = true_samples(file, *place)
+            return samples if isinstance(samples, str) else Header(samples, file.samplerate, file.channels)
     except (soundfile.SoundFileError, OSError, ValueError) as error:  # ValueError: a name that no file can have
-        if not entry.audio.is_file():
+        if not os.path.isfile(entry.audio):
             return "there is no such file"
         size = entry.size if entry.offset is not None else entry.audio.stat().st_size
-        return "an empty file" if size == 0 else f"cannot be read as audio ({reason(error)})"
+        return "an empty file" if size == 0 else f"cannot be read as audio ({reason(error, entry.audio)})"
 
 
-def _span(entry: Entry, info: soundfile.SoundFile) -> tuple[int, int] | str:
+def _span(entry: Entry, info: Header) -> tuple[int, int] | str:
     """Start and samples of a part of a file, or why it cannot be."""
     rate, frames = info.samplerate, info.frames
     if not all(map(isfinite, (entry.start_seconds, entry.end_seconds or 0.0))):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
+from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -45,7 +46,7 @@ def import_tar(src: Path, skip: Skip | None = None) -> Manifest:
         InputError: a tar that is compressed, cut short or none, two recordings of one key, a text that is not UTF-8.
     """
     src, bad = Path(src), BadFiles(skip)
-    shards = sorted(src.rglob("*.tar")) if src.is_dir() else [src]
+    shards = sorted(files_below(src, ".tar", bad.folder)) if src.is_dir() else [src]
     if not shards or not src.exists():
         raise UsageError(f"{src}: no such tar, or no folder with any; a tar of audio ends in .tar")
     found = [(shard, entry) for shard in shards for entry in _members(shard, bad)]
