@@ -95,6 +95,11 @@ def launched(wanted: str, micro_batches: Sequence[int], device: str = AUTO) -> I
         _end(others, LAST_WORDS_AFTER_FAILURE if failed else LAST_WORDS_SECONDS)
 
 
+def check_ranks(wanted: str, micro_batches: Sequence[int], device: str = AUTO) -> None:
+    """Raise what `launched` raises about a number of ranks, and start none."""
+    _chosen(wanted, micro_batches, 0 if device == "cpu" else torch.cuda.device_count())
+
+
 def largest_share(micro_batches: Sequence[int], limit: int) -> int:
     """The most ranks up to `limit` that divide every number of micro-batches.
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tools.launch import AUTO, RanksOption, launched
+from tools.launch import AUTO, RanksOption, check_ranks, launched
 from upstream.course import Course, following
 from upstream.device import chosen_device
 from upstream.errors import UsageError
@@ -54,7 +54,10 @@ def pretrain(
     device = chosen_device(loaded.device)  # or say that there is none before ranks are started
     course = Course(out, first, last)
     course.check(stage_names(loaded, planned))
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: a file; --out names the folder of the run")
     if dry_run:
+        check_ranks(ranks, [r.training.accumulate for r in planned], loaded.device)
         _show(outlook(loaded, out, lambda round_: _tried(round_, device),
                       lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe)),
               course)

@@ -107,7 +107,11 @@ def _override(recipe: Any, word: str) -> Any:
         parsed = OmegaConf.from_dotlist([f"value={value}"]).value
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
-    return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
+    if any(part.isdecimal() for part in key.split(".")):
+        return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
+    for part in reversed(key.split(".")):  # merged as a file would be: `update` cannot add a part to a mapping of parts
+        parsed = {part: parsed}
+    return _merge(recipe, OmegaConf.create(parsed), where)
 
 
 def _check_items(recipe: Any, key: str, where: str) -> None:
@@ -146,6 +150,8 @@ def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise RecipeError(f"{where}: {key}{str(error).splitlines()[0]}") from error
+    except TypeError as error:  # a list for a mapping, or the other way round
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def _to_object(recipe: Any, where: str) -> Any:

@@ -192,6 +192,14 @@ def test_a_rank_whose_first_has_died_does_not_stay():
     assert arguments(int(done.stdout)) == ""
 
 
+@pytest.mark.parametrize(("words", "says"), [(["--ranks", "abc"], "--ranks abc: must be a number"),
+                                             (["--ranks", "3"], "3 ranks cannot share"),
+                                             (["--out", __file__], "a file; --out names the folder")])
+def test_a_dry_run_refuses_what_the_run_would_refuse(recordings, tmp_path, capsys, words, says):
+    assert main(["pretrain", *SMALL, f"data={recordings}", "--out", str(tmp_path / "run"), *words, "--dry-run"]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_more_ranks_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match="this machine has 2 GPUs"), launched("4", [4]):

@@ -47,6 +47,20 @@ def test_overrides_reach_into_parts_and_lists(shipped):
     assert found == Outer(3, Inner(7, 2e-4), [Inner(1), Inner(5, 1e-3)], {"dropout": 0.1})
 
 
+@dataclass(frozen=True)
+class Named:
+    parts: dict[str, Inner] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize("words", [["parts.b.updates=3"], ["parts={b: {updates: 3}}"], ["parts.b={updates: 3}"]])
+def test_a_part_may_be_added_to_a_mapping_of_parts(tmp_path, words):
+    (tmp_path / "small.yaml").write_text("parts: {a: {rate: 0.1}}\n")
+    found = load_recipe(Named, "small", [*words, "parts.a.updates=4"], tmp_path)
+    assert found == Named({"a": Inner(4, 0.1), "b": Inner(3)})
+    with pytest.raises(RecipeError, match=r"unknown key parts\.b\.updtes"):
+        load_recipe(Named, "small", ["parts.b.updtes=3"], tmp_path)
+
+
 @pytest.mark.parametrize(("word", "says"), [
     ("training.updtes=3", "did you mean updates?"),
     ("sed=3", "did you mean seed?"),
