@@ -206,7 +206,10 @@ def _round_row(result: RoundResult) -> dict[str, Any]:
 def _read_ids(path: Path) -> list[str]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; a split is a text file of utterance ids, one a line")
-    ids = path.read_text(encoding="utf-8").split()
+    try:
+        ids = path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no text of UTF-8; a split is a text file of utterance ids, one a line") from error
     if not ids:
         raise InputError(f"{path}: an empty split")
     return ids

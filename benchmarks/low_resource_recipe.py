@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from upstream.pretrain_recipe import PretrainRecipe, rounds_of
 from upstream.recipe import refine
 
 SHIPPED = Path(__file__).with_name("recipes")
+KENLM_ORDER = 6  # the highest that its Python package is built for
+OF_THE_COMPARISON = ("data", "dev", "encoder", "architecture", "seed")  # of a fine-tuning
+_SETS_IT = "the comparison sets it itself; leave it out (`seed`, `pretrain.encoder` and the splits say what it is)"
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,10 @@ class LanguageModelRecipe:
     order: int = 4
     prune: tuple[int, ...] = (0, 0, 1)
     discount_fallback: bool = False  # for texts too small for Kneser-Ney's discounts
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.order <= KENLM_ORDER:
+            raise ValueError(f"lm.order={self.order}, must be 2 to {KENLM_ORDER}, as KenLM reads it")
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,14 @@ class DecodingRecipe:
     tune_decodes: int = 10  # pairs of weights that the search decodes with, at most
     resamples: int = 10_000  # of the bootstrap
 
+    def __post_init__(self) -> None:
+        if min(self.beam, self.resamples, 1 if self.tokens_per_frame is None else self.tokens_per_frame) < 1:
+            raise ValueError(f"decoding: beam={self.beam}, resamples={self.resamples} and tokens_per_frame="
+                             f"{self.tokens_per_frame} must be at least 1")
+        if self.tune_decodes < 3 or not self.tune_seconds > 0:
+            raise ValueError(f"decoding: tune_decodes={self.tune_decodes} must be at least 3, one for each start of "
+                             f"the search, and tune_seconds={self.tune_seconds} above 0")
+
 
 @dataclass(frozen=True)
 class LabelledRecipe:
@@ -40,6 +56,11 @@ class LabelledRecipe:
 
     split: str = "train"
     finetune: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in OF_THE_COMPARISON:
+            if name in self.finetune:
+                raise ValueError(f"labelled: finetune.{name}: {_SETS_IT}")
 
 
 @dataclass(frozen=True)
@@ -66,17 +87,20 @@ class LowResourceRecipe:
     cells: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for part, defaults, names in ((self.pretrain, PretrainRecipe(), ("data", "seed")), (
-                self.finetune, FinetuneRecipe(), ("data", "dev", "encoder", "architecture", "seed"))):
+        for part, defaults, names in ((self.pretrain, PretrainRecipe(), ("data", "seed")),
+                                      (self.finetune, FinetuneRecipe(), OF_THE_COMPARISON)):
             for name in names:
                 if getattr(part, name) != getattr(defaults, name):
                     key = "pretrain" if part is self.pretrain else "finetune"
-                    raise ValueError(f"{key}.{name}: the comparison sets it itself; leave it out (`seed`, "
-                                     "`pretrain.encoder` and the splits say what it is)")
+                    raise ValueError(f"{key}.{name}: {_SETS_IT}")
+        for name in self.labelled:
+            if not re.fullmatch(r"[\w][\w.+-]*", name):  # of folders
+                raise ValueError(f"labelled: {name!r} names a folder; use letters, digits, points and hyphens")
         if not self.cells:
             raise ValueError("cells: give at least one, for instance `1h: scratch`")
-        for cell in self.cells:
-            parse_cell(cell, self)
+        cells = [parse_cell(cell, self) for cell in self.cells]
+        if twice := [cell for cell, meant in zip(self.cells, cells) if cells.count(meant) > 1]:
+            raise ValueError(f"cells: {twice[0]!r} is there more than once")
 
 
     @property

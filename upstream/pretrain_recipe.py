@@ -19,6 +19,7 @@ from upstream.training.loop import TrainingRecipe
 from upstream.training.recipe import AUTO
 
 SHIPPED = Path(__file__).with_name("recipes")
+MOST_CLASSES = 1 << 16  # of a stream: units are numbers of 16 bits
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class TeacherRecipe:
         if self.sample_frames < max(self.numbers):
             raise ValueError(f"teacher: sample_frames={self.sample_frames} must be at least as many as clusters="
                              f"{self.clusters}")
+        if max(self.numbers) > MOST_CLASSES:
+            raise ValueError(f"teacher: clusters={self.clusters}: at most {MOST_CLASSES}, for units are numbers of 16 "
+                             "bits")
+        if min(self.iterations, self.restarts) < 1:
+            raise ValueError(f"teacher: iterations={self.iterations} and restarts={self.restarts} must be at least 1")
         self._check_layer()
         if self.kind == "single" and len(self.numbers) > 1:
             raise ValueError(f"teacher: kind=single has one stream; clusters={self.clusters}")
@@ -158,6 +164,10 @@ class ProbeRecipe:
     layers: tuple[int, ...] = ()  # () is: the middle one and the last
     clusters: int = 100
     seconds: float = 1200.0  # of audio, at most
+
+    def __post_init__(self) -> None:
+        if self.clusters < 2 or not self.seconds > 0:
+            raise ValueError(f"probe: clusters={self.clusters} must be at least 2, seconds={self.seconds} above 0")
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +46,32 @@ def load(shipped: Path, *words: str) -> Outer:
 def test_overrides_reach_into_parts_and_lists(shipped):
     found = load(shipped, "training.rate=2e-4", "rounds.1.updates=5", "changes.dropout=0.1")
     assert found == Outer(3, Inner(7, 2e-4), [Inner(1), Inner(5, 1e-3)], {"dropout": 0.1})
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("rounds.0.teacher.clusters=70000", "at most 65536"), ("rounds.0.teacher.iterations=0", "iterations=0"),
+    ("rounds.0.teacher.restarts=-1", "restarts=-1"), ("probe.seconds=0", "seconds=0"),
+    ("probe.clusters=1", "clusters=1 must be at least 2"), ("training.batch_seconds=.inf", "must be a finite number"),
+    ("cache.memory_gb=.inf", "must be a finite number"),
+])
+def test_numbers_of_a_pretraining_that_cannot_be_are_refused_at_once(word, says):
+    words = ["rounds.0.teacher.sample_frames=80000", word]
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        load_recipe(PretrainRecipe, "hubert-tiny", words, SHIPPED)
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("lm.order=1", "lm.order=1, must be 2 to 6"), ("lm.order=7", "lm.order=7"), ("decoding.beam=0", "beam=0"),
+    ("decoding.resamples=0", "resamples=0"), ("decoding.tokens_per_frame=0", "tokens_per_frame=0"),
+    ("decoding.tune_decodes=2", "tune_decodes=2 must be at least 3"), ("decoding.tune_seconds=0", "tune_seconds=0"),
+    ("labelled.4min.finetune.seed=7", "finetune.seed: the comparison sets it itself"),
+    ("labelled.4min.finetune.encoder=DIR", "finetune.encoder: the comparison"),
+    ("labelled={../evil: {}}", "'../evil' names a folder"),
+    ("cells=['3min: scratch', '3min:scratch']", "'3min: scratch' is there more than once"),
+])
+def test_what_a_comparison_could_not_do_at_its_end_is_refused_at_its_beginning(word, says):
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        load_recipe(LowResourceRecipe, "demo-quick", [word], BENCHMARKS)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ pauses there, at its quietest moment. Long silences are cut out: at each end of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -47,7 +48,8 @@ class Pieces:
     edge_seconds: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 < 2 * self.min_seconds <= self.max_seconds or self.edge_seconds < 0:
+        possible = 0 < 2 * self.min_seconds <= self.max_seconds < math.inf and 0 <= self.edge_seconds < math.inf
+        if not possible:  # NaN is none either
             raise UsageError(f"pieces of {self.min_seconds:g} to {self.max_seconds:g} s with {self.edge_seconds:g} s "
                              "of silence: the longest must be at least twice the shortest, and none may be negative")
 
@@ -92,7 +94,7 @@ def cuts(level: np.ndarray, silent: np.ndarray, least: int, most: int, edge: int
     """First level and the one after the last of each piece of a recording; lengths and `edge` count levels."""
     places, start, smooth = [0], 0, _smoothed(level)
     while len(level) - start > most:
-        first, last = start + most // 2, min(start + most, len(level) - least)
+        first, last = start + max(1, most // 2), min(start + most, len(level) - least)
         first = min(first, last)
         start = first + _best_cut(smooth[first:last + 1], silent[first:last + 1])
         places.append(start)

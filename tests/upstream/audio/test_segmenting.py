@@ -127,10 +127,17 @@ def test_levels_do_not_depend_on_where_blocks_end(tmp_path):
     np.testing.assert_allclose(found, 10 * np.log10(np.maximum((wave**2).mean(1), 1e-10)), atol=1e-4)
 
 
-@pytest.mark.parametrize("lengths", [(5, 9), (0, 9), (2, 9, -1)])
+@pytest.mark.parametrize("lengths", [(5, 9), (0, 9), (2, 9, -1), (2, float("inf")), (2, 9, float("nan")),
+                                     (2, float("nan")), (2, 9, float("inf"))])
 def test_lengths_that_cannot_be_are_wrong_use(lengths):
     with pytest.raises(UsageError, match="at least twice"):
         Pieces(*lengths)
+
+
+def test_pieces_of_one_level_come_to_an_end():
+    """A bug once found: half of the longest was nothing, and the place of the next cut that of the last for ever."""
+    level = np.zeros(6, np.float32)
+    assert cuts(level, silences(level), 0, 1, 0) == [(i, i + 1) for i in range(6)]
 
 
 def test_speech_read_from_books_is_cut_where_it_is_quiet(speech):
