@@ -28,10 +28,13 @@ from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.manifest import Manifest
 from upstream.device import chosen_device
 from upstream.errors import InputError, UsageError
-from upstream.pretrain import RoundResult, pretrain
+from upstream.pretrain import RoundResult, check_sources, pretrain
+from upstream.pretrain_recipe import outside_encoders, rounds_of
 from upstream.progress import progress, say
-from upstream.recipe import as_settings, refine
+from upstream.recipe import as_settings
+from upstream.round_encoders import read_outside
 from upstream.stage import content_hash, file_hash, locked, read_json, read_stage, run_stage
+from upstream.training.recipe import check_wandb
 
 Say = Callable[[str], None]
 PAIRED = ("wer", "cer")
@@ -63,6 +66,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         raise UsageError(f"--data {data}: no such folder")
     with locked(out):
         splits = _splits_stage(recipe, data, out / "splits", say)
+        _check_trainings(recipe, data, splits)
         lm = _lm_stage(recipe.lm, data, out / "lm", say)
         rows: list[dict[str, Any]] = []
         rounds: list[RoundResult] = []
@@ -130,7 +134,7 @@ def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled
     name = cell_name(labelled, round_number)
     folder = cells / name
     amount = recipe.labelled[labelled]
-    finetuning = refine(recipe.finetune, amount.finetune, f"labelled.{labelled}.finetune")
+    finetuning = recipe.finetuning(labelled)
     finetuning = replace(finetuning, data=str(splits.file(amount.split)), dev=str(splits.file(recipe.dev)),
                          encoder=encoder, architecture=recipe.pretrain.encoder, seed=recipe.seed)
     trained = finetune(finetuning, folder / "recogniser", say)
@@ -184,6 +188,17 @@ def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -
     result = run_stage(folder, "language model", version=1, settings=as_settings(recipe), inputs=inputs, work=work,
                        say=say)
     return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
+
+
+def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits) -> None:
+    """What a later cell would find wrong with its trainings is said before the first: scratch may take hours."""
+    cells = [parse_cell(cell, recipe) for cell in recipe.cells]
+    for labelled in dict.fromkeys(labelled for labelled, _ in cells):
+        check_wandb(recipe.finetuning(labelled).training)
+    if any(round_number for _, round_number in cells):
+        pretraining = _pretrain_recipe(recipe, data, splits)
+        _, outside = read_outside(outside_encoders(pretraining))
+        check_sources(pretraining, rounds_of(pretraining, outside), outside)
 
 
 def _pretrain_recipe(recipe: LowResourceRecipe, data: Path, splits: Splits) -> Any:

@@ -96,23 +96,29 @@ class LowResourceRecipe:
         for name in self.labelled:
             if not re.fullmatch(r"[\w][\w.+-]*", name):  # of folders
                 raise ValueError(f"labelled: {name!r} names a folder; use letters, digits, points and hyphens")
+        splits = {"unlabelled": self.unlabelled, "dev": self.dev, "test": self.test, "aligned": self.aligned or ""}
+        for key, split in (splits | {f"labelled.{n}.split": a.split for n, a in self.labelled.items()}).items():
+            if Path(split).name != split:  # it would be written outside of the run
+                raise ValueError(f"{key}={split}: must be the name of a file in `splits`, without folders and `.txt`")
         if not self.cells:
             raise ValueError("cells: give at least one, for instance `1h: scratch`")
         cells = [parse_cell(cell, self) for cell in self.cells]
         if twice := [cell for cell, meant in zip(self.cells, cells) if cells.count(meant) > 1]:
             raise ValueError(f"cells: {twice[0]!r} is there more than once")
 
-
     @property
     def device(self) -> str:
         """`cpu` where both trainings are to leave GPUs alone."""
         return "cpu" if self.pretrain.device == self.finetune.device == "cpu" else "auto"
 
+    def finetuning(self, labelled: str) -> FinetuneRecipe:
+        """The fine-tuning of one amount of labels. Raises RecipeError naming the key that cannot be changed so."""
+        return refine(self.finetune, self.labelled[labelled].finetune, f"labelled.{labelled}.finetune")
+
 
 def micro_batches(recipe: LowResourceRecipe) -> list[int]:
     """How many micro-batches make an update, in every training of the grid: what ranks have to share."""
-    amounts = [refine(recipe.finetune, amount.finetune, f"labelled.{name}.finetune")
-               for name, amount in recipe.labelled.items()]
+    amounts = [recipe.finetuning(name) for name in recipe.labelled]
     return [r.training.accumulate for r in rounds_of(recipe.pretrain)] + [a.training.accumulate for a in amounts]
 
 

@@ -12,6 +12,7 @@ from downstream.align import Alignment, read_dictionary
 from downstream.align import align as run_alignment
 from downstream.alignment_files import FORMATS, write_ctm, write_textgrid
 from downstream.recogniser import load_recogniser
+from tools.outputs import check_folder
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
 from upstream.errors import InputError
@@ -38,6 +39,7 @@ def align(
                                                 "dictionary.")] = Format("TextGrid"),
 ) -> None:
     """Say when each word, and with a dictionary each phone, was said: alignments for `teacher quality`."""
+    check_folder(out, [recogniser, manifest])
     pronounced = None if dictionary is None else read_dictionary(dictionary)
     recordings = Manifest.load(manifest)
     model, vocabulary = load_recogniser(recogniser)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from downstream.decode.choice import Choice, Name
+from downstream.decode.choice import Choice, Name, check_size
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, write_hypotheses
 from downstream.decode.pool import decode_all
@@ -31,6 +32,7 @@ from tools.decoder_options import (
     choice_of,
 )
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder
+from tools.outputs import check_file
 from upstream.errors import UsageError
 from upstream.progress import progress, say
 from upstream.stage import check_out, write_json
@@ -64,6 +66,7 @@ def decode(
     workers: Workers = None,
 ) -> None:
     """Turn emissions into text: greedily, or by a search with a language model or a lexicon."""
+    _check_out(out, emissions, lm, lexicon, tuned, None if recipe is None else Path(recipe))
     stored = Emissions.load(emissions)
     options: dict[str, Any] = {
         "decoder": decoder, "lm": lm, "lm_weight": lm_weight, "word_score": word_score, "tuned": tuned, "beam": beam,
@@ -104,15 +107,19 @@ def tune(
     workers: Workers = None,
 ) -> None:
     """Find the weights of a language model on a development set."""
+    _check_out(out, emissions, references, lm, lexicon, final)
     picture = out.with_suffix(".png")
     if picture == out:
         raise UsageError(f"{out}: the name of the picture; give a JSON file, {out.with_suffix('.json')} for instance")
+    if decoder is Name.greedy:
+        raise UsageError("--decoder greedy has no weights to tune: take beam, lexicon or batched")
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--seconds {seconds:g}: must be above 0 and finite")
     stored, search = Emissions.load(emissions), Search(seconds=seconds, decodes=decodes)
     forbidden = None if final is None else _manifest_hash(final)
     chosen = Choice(decoder, lm, lexicon, beam=beam, tokens_per_frame=tokens, device=device).make(
         stored.symbols, stored.blank)
-    if isinstance(chosen, GreedyDecoder):
-        raise UsageError("--decoder greedy has no weights to tune: take beam, lexicon or batched")
+    assert not isinstance(chosen, GreedyDecoder)  # refused above
     with progress("tuning", decodes * len(stored)) as report:
         found = run_tuning(stored, read_references(references).texts, chosen, search, beams=_numbers(beams),
                            forbidden_manifest_hash=forbidden, workers=workers, progress=report)
@@ -129,11 +136,18 @@ def tune(
           f"{found.utterances} of {found.utterances_given} utterances ({found.seconds:.0f} s)")
 
 
+def _check_out(out: Path, *inputs: Path | None) -> None:
+    check_file(out, [path for path in inputs if path is not None])
+
+
 def _numbers(given: str | None) -> tuple[int, ...]:
     try:
-        return tuple(int(number) for number in given.split(",")) if given is not None else ()
+        found = tuple(int(number) for number in given.split(",")) if given is not None else ()
     except ValueError:
         raise UsageError(f"--beams {given}: expected whole numbers such as 25,50,100") from None
+    for number in found:
+        check_size("--beams", number)
+    return found
 
 
 def _tell_unfinished(hypotheses: list[Hypothesis]) -> None:

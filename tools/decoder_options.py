@@ -97,11 +97,16 @@ class _Tuned:
             raise UsageError(f"{path}: no such file; `hubertkit tune` writes it")
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return _Tuned(float(found["lm_weight"]), float(found["word_score"]), _if(Name, found.get("decoder")),
-                          _if(int, found.get("beam")), _if(int, found.get("tokens_per_frame")),
-                          _if(str, found.get("lexicon")), _if(str, found.get("lm")))
+            neural = "ngram_weight" in found
+            made = _Tuned(float(found["lm_weight"]), float(found["word_score"]), _if(Name, found.get("decoder")),
+                         _if(int, found.get("beam")), _if(int, found.get("tokens_per_frame")),
+                         _if(str, found.get("lexicon")), _if(str, found.get("lm")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: not what `hubertkit tune` writes") from error
+        if neural:
+            raise UsageError(f"{path}: not what `hubertkit tune` writes, but the weights of a neural model, which "
+                             "`hubertkit rescore` takes")
+        return made
 
 
 def _if(kind: Callable[[str], T], value: str | None) -> T | None:

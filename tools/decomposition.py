@@ -64,9 +64,10 @@ def errors(
     truth = _with_reference(stored, read_references(references).texts)
     choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
                        tokens=tokens, lexicon=lexicon, device=device, nbest=nbest)
-    whole = choice.make(stored.symbols, stored.blank)
-    if isinstance(whole, GreedyDecoder):
+    if choice.chosen is Name.greedy:  # before it is made, which would blame --lm
         raise UsageError("greedy decoding has no search and no language model to blame: take another --decoder")
+    whole = choice.make(stored.symbols, stored.blank)
+    assert not isinstance(whole, GreedyDecoder)  # refused above
     given = None if hypotheses is None else _chosen(read_hypotheses(hypotheses), list(truth), hypotheses)
     objective = Objective.of(whole)
     steps: dict[str, AnyDecoder] = {

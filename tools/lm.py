@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -30,10 +29,10 @@ from downstream.lm.pruning import prune_to_bytes, prune_to_loss, prune_to_ngrams
 from downstream.lm.reading import SPECIALS
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
+from tools.outputs import check_file, check_folder
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
-from upstream.stage import check_out
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -64,7 +63,7 @@ def build(
     temporary: Annotated[Path | None, typer.Option(help="Folder for these files instead of that of --out.")] = None,
 ) -> None:
     """Estimate an interpolated modified Kneser-Ney model, as KenLM's lmplz does."""
-    _check_out(out)
+    _check_out(out, [*texts, *([vocab] if vocab is not None else [])])
     if temporary is not None and not temporary.is_dir():
         raise UsageError(f"--temporary {temporary}: no such folder")
     if temporary is not None and memory is None:
@@ -105,7 +104,7 @@ def prune(
         raise UsageError("give one of --ngrams, --megabytes and --threshold")
     if megabytes is not None and not 0 < megabytes < math.inf:
         raise UsageError(f"--megabytes {megabytes:g}: must be above 0 and finite")
-    _check_out(out)
+    _check_out(out, [model])
     with progress("reading", 1) as report:
         whole = load_arpa(model, report, say)
     if ngrams is not None:
@@ -133,7 +132,7 @@ def interpolate(
     normalise: Normalise = False,
 ) -> None:
     """Mix two models into one, weighted so that a text is likeliest; the words are those of both."""
-    _check_out(out)
+    _check_out(out, [first, second, dev])
     sentences = list(_sentences(dev, normalise))
     with progress("reading", 2) as report:
         models = [load_arpa(path, lambda done, total, i=i: report(i + done / total, 2), say)  # type: ignore[misc]
@@ -160,6 +159,7 @@ def pack(
     out: Annotated[Path, typer.Option(help="File to write, for instance lm.ngrams.")],
 ) -> None:
     """Write the arrays from which `batched` decodes; processes share them in memory."""
+    check_file(out, [model])
     with progress("reading", 1) as report:
         new = pack_arpa(model, out, report, say)
     say(f"{'written' if new else 'as it was, of the same model'}: {out}")
@@ -177,7 +177,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
 ) -> None:
     """Train a small neural character model, with which n-best lists are ranked again."""
-    _check_model_out(out)
+    _check_model_out(out, texts)
     sentences = [" ".join(line.split()) for path in texts for line in _sentences(path, normalise)]
     with progress("training", updates) as report:
         model, losses = train_characters(sentences, CharacterShape(width, layers), CharacterTraining(
@@ -234,26 +234,17 @@ def score(
           f"({found.tokens} tokens, {found.unknown} unknown)")
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, inputs: Sequence[Path]) -> None:
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the ARPA file to write")
-    _check_place(check_out(out).parent)
+    check_file(out, inputs)
 
 
-def _check_model_out(out: Path) -> None:
+def _check_model_out(out: Path, inputs: Sequence[Path]) -> None:
     """Raise UsageError, before an hour's work, unless the folder of a model can be written."""
-    _check_place(out)
+    check_folder(out, inputs, own="characters.json")
     if (out / "model.safetensors").is_file() and not (out / "characters.json").is_file():
         raise UsageError(f"{out}: holds another model; give this one a folder of its own")
-
-
-def _check_place(folder: Path) -> None:
-    """Raise UsageError unless a folder can be written to, or made."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise UsageError(f"{there}: a file stands where a folder is needed; give another --out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{there}: nothing can be written in this folder; give another --out")
 
 
 def _thresholds(prune: str) -> tuple[int, ...]:

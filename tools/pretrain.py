@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.launch import AUTO, RanksOption, check_ranks, launched
+from tools.outputs import check_place
 from upstream.course import Course, following
 from upstream.device import chosen_device
 from upstream.errors import UsageError
@@ -54,8 +55,7 @@ def pretrain(
     device = chosen_device(loaded.device)  # or say that there is none before ranks are started
     course = Course(out, first, last)
     course.check(stage_names(loaded, planned))
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: a file; --out names the folder of the run")
+    check_place(out)
     if dry_run:
         check_ranks(ranks, [r.training.accumulate for r in planned], loaded.device)
         _show(outlook(loaded, out, lambda round_: _tried(round_, device),

@@ -13,6 +13,7 @@ from downstream.finetune import refuse_own_encoder
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from downstream.recogniser import compute_emissions
 from tools.launch import AUTO, RanksOption, launched
+from tools.outputs import check_folder
 from upstream.audio.manifest import Manifest
 from upstream.device import chosen_device
 from upstream.errors import FormatError, UsageError
@@ -49,6 +50,7 @@ def emit(
     out: Annotated[Path, typer.Option(help="Folder of the emissions, which decoders read.")] = ...,  # type: ignore[assignment]
 ) -> None:
     """Compute a recogniser's log-probabilities once, for `decode` and `tune`."""
+    check_folder(out, [recogniser, manifest], own="emissions.json")
     recordings = Manifest.load(manifest)
     _refuse_others(out, recordings)
     with locked(out):

@@ -17,6 +17,7 @@ from downstream.lm.character_model import CharacterModel
 from downstream.lm.rescoring import CausalModel
 from downstream.score.references import read_references
 from tools.decoder_options import same_model
+from tools.outputs import check_file
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
@@ -45,6 +46,7 @@ def rescore(
     lower: Lower = False,
 ) -> None:
     """Rank n-best lists again by a neural language model."""
+    check_file(out, [hypotheses, Path(model), *([tuned] if tuned is not None else [])])
     found = _lists(hypotheses)
     weights = _weights(tuned, lm_weight, word_score, ngram_weight, found, model, lower)
     ranked = reranked(found, _scored(found, _model(model, lower)), weights)
@@ -60,6 +62,7 @@ def rescore_tune(
     lower: Lower = False,
 ) -> None:
     """Find the weights of a neural language model on a development set's n-best lists."""
+    check_file(out, [hypotheses, references, Path(model)])
     found, truth = _lists(hypotheses), read_references(references).texts
     missing = next((h.id for h in found if h.id not in truth), None)
     if missing is not None:
@@ -120,18 +123,20 @@ def _tuned_weights(tuned: Path, found: Sequence[Hypothesis], model: str, lower: 
     """The weights in a file of `rescore-tune`; another model is told in a line.
 
     Raises:
-        UsageError: no such file, or weights of scores with or without --lower where these are not.
+        UsageError: no such file, weights out of range, or weights of scores with or without --lower where these are
+            not.
         InputError: they were tuned on one of these utterances.
     """
     if not tuned.is_file():
         raise UsageError(f"{tuned}: no such file; `hubertkit rescore-tune` writes it")
     try:
         about: dict[str, Any] = json.loads(tuned.read_text(encoding="utf-8"))
-        weights = Weights(*(float(about[name]) for name in ("lm_weight", "word_score", "ngram_weight")))
+        numbers = [float(about[name]) for name in ("lm_weight", "word_score", "ngram_weight")]
         own = set(about["ids"])
         its_model, its_case = str(about.get("model", model)), bool(about.get("lower", lower))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{tuned}: not what `hubertkit rescore-tune` writes") from error
+    weights = Weights(*numbers)
     if its_case != lower:
         raise UsageError(f"{tuned}: tuned {'with' if its_case else 'without'} --lower, which changes the model's "
                          f"scores: {'give it too' if its_case else 'leave it out'}")

@@ -10,15 +10,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tools.outputs import check_folder
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
 from upstream.errors import UsageError
-from upstream.features.streaming import draw_hours
+from upstream.features.streaming import check_hours, draw_hours
 from upstream.model import load_encoder
 from upstream.progress import progress
 from upstream.stage import disk_errors, write_json
 from upstream.teacher.alignments import find_alignments
+from upstream.teacher.proxies import Change
 from upstream.teacher.sweep import FIT_FRAMES, Sweep, sweep
 from upstream.teacher.sweep_plot import plot_sweep
 
@@ -40,6 +42,12 @@ def sweep_layers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Judge every layer of an encoder as a teacher, with one forward pass for each utterance."""
+    inputs = [encoder, manifest]
+    check_folder(out, inputs)
+    check_folder(out / "teacher", inputs, own="teacher.json")
+    check_hours(hours)
+    if alignments is None:
+        Change("noise", snr)  # says what is wrong with it before the encoder is loaded
     numbers = whole_numbers("--clusters", clusters)
     chosen = whole_numbers("--layers", layers) if layers is not None else None
     if alignments is not None and not alignments.is_dir():

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tools.gate import pass_gate
+from tools.outputs import check_file, check_folder
 from tools.sweep import sweep_layers, whole_numbers
 from tools.units import load_teacher, source_of
 from upstream.audio.caching import AudioCache
@@ -19,7 +20,7 @@ from upstream.audio.manifest import Manifest
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.features.source import LayerSource, Source
-from upstream.features.streaming import draw_hours
+from upstream.features.streaming import check_hours, draw_hours
 from upstream.model import load_encoder
 from upstream.progress import progress, say
 from upstream.teacher.alignments import find_alignments
@@ -32,6 +33,8 @@ from upstream.teacher.quality import Quality, quality
 from upstream.teacher.quantiser import kind_of
 from upstream.teacher.teacher import SAMPLE_FRAMES, Teacher
 from upstream.teacher.units import Units
+
+Features = Annotated[str | None, typer.Option(help="Without an encoder: mfcc, the default, or fbank.")]
 
 app = typer.Typer(no_args_is_help=True)
 app.command("sweep")(sweep_layers)
@@ -64,6 +67,13 @@ def show_quality(
     """Phone purity, cluster purity and PNMI of units against phone alignments, or proxies without any."""
     if alignments is None and proxies is None:
         raise UsageError("give --alignments DIR, or --proxies MANIFEST for figures that need none")
+    _refuse_alone({"--teacher": teacher, "--encoder": encoder}, "--proxies", proxies)
+    _refuse_alone({"--encoder": encoder}, "--teacher", teacher)
+    _refuse_alone({"--plot": plot}, "--alignments", alignments)
+    check_hours(hours)
+    changes = (Change("noise", snr), Change("speed", speed))
+    if plot is not None:
+        check_file(plot, [path for path in (units, proxies, teacher, encoder) if path is not None])
     stored = Units.load(units)
     if alignments is not None and not alignments.is_dir():
         raise UsageError(f"--alignments {alignments}: no such folder")
@@ -78,7 +88,6 @@ def show_quality(
         if plot is not None:
             plot_heat_map(found, plot)
     if proxies is not None:
-        changes = (Change("noise", snr), Change("speed", speed))
         result["proxies"] = _proxies(stored, proxies, teacher, encoder, changes, hours, stream, seed)
     if as_json:
         print(json.dumps(result, indent=1, allow_nan=False))
@@ -100,7 +109,7 @@ def fit_teacher(
                                                   "for one number and ensemble for several.")] = None,
     encoder: Annotated[Path | None, typer.Option(help="Cluster a layer of this encoder.")] = None,
     layer: Annotated[int | None, typer.Option(help="That layer.")] = None,
-    features: Annotated[str, typer.Option(help="Without an encoder: mfcc or fbank.")] = "mfcc",
+    features: Features = None,
     stacked: Annotated[bool, typer.Option("--stacked", help="fbank: both windows of a frame.")] = False,
     pca: Annotated[int, typer.Option(min=0, help="Cluster so many principal components; 0 for the frames "
                                                  "themselves.")] = 0,
@@ -109,6 +118,7 @@ def fit_teacher(
     seed: Annotated[int, typer.Option(help="Of the draw and the starts.")] = 0,
 ) -> None:
     """Fit a teacher of any kind on recordings."""
+    check_folder(out, _inputs(manifest, encoder), own="teacher.json")
     source = _source(encoder, layer, features, stacked)
     recordings = Manifest.load(manifest)
     numbers = whole_numbers("--clusters", clusters)
@@ -127,20 +137,36 @@ def import_teacher(
     out: Annotated[Path, typer.Option(help="Folder of the teacher.")] = ...,  # type: ignore[assignment]
     encoder: Annotated[Path | None, typer.Option(help="The encoder whose layer was clustered.")] = None,
     layer: Annotated[int | None, typer.Option(help="That layer.")] = None,
-    features: Annotated[str, typer.Option(help="Without an encoder: mfcc or fbank.")] = "mfcc",
+    features: Features = None,
 ) -> None:
     """Make a teacher of centroids that somebody published. Nothing in the file is run."""
+    check_folder(out, _inputs(centroids, encoder), own="teacher.json")
     made = import_centroids(centroids, _source(encoder, layer, features).describe())
     made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
 
 
-def _source(encoder: Path | None, layer: int | None, features: str, stacked: bool = False) -> Source:
-    """A layer of an encoder where one is named, else features."""
+def _inputs(first: Path, encoder: Path | None) -> list[Path]:
+    return [first] if encoder is None else [first, encoder]
+
+
+def _refuse_alone(given: dict[str, Path | None], needed: str, there: Path | None) -> None:
+    """Raise UsageError for an option that has no effect without another."""
+    name = next((name for name, value in given.items() if value is not None), None)
+    if name is not None and there is None:
+        raise UsageError(f"{name} has no effect without {needed}: give it too, or leave {name} out")
+
+
+def _source(encoder: Path | None, layer: int | None, features: str | None, stacked: bool = False) -> Source:
+    """A layer of an encoder where one is named, else features. Raises UsageError for options without an effect."""
     if (encoder is None) != (layer is None):
         raise UsageError("--encoder and --layer go together")
     if encoder is None or layer is None:
-        return named_source(features, stacked)
+        if stacked and features != "fbank":
+            raise UsageError("--stacked is for fbank alone: give --features fbank too, or leave it out")
+        return named_source(features or "mfcc", stacked)
+    if features is not None or stacked:
+        raise UsageError("--features and --stacked have no effect beside --encoder: leave them out")
     device = best_device()
     return LayerSource(load_encoder(encoder, device), layer, device)
 

@@ -62,7 +62,7 @@ def transcribe(
     lexicon: LexiconFile = None,
     hotwords: Hotwords = None,
     device: Device = None,
-    format: Annotated[Format, typer.Option(help="What to write.")] = Format("txt"),
+    format: Annotated[Format | None, typer.Option(help="What to write; txt by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for one file a recording, instead of stdout; those of "
                                                   "a folder lie there as they do in it.")] = None,
@@ -75,10 +75,10 @@ def transcribe(
         "default what is longer than the pauses in the utterances that the recogniser learnt from."))] = None,
 ) -> None:
     """Write what is said in recordings."""
+    chosen = _format(format, as_json)
     choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
                        tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device)
     settings = Settings(choice, window, overlap, pause)
-    chosen = "json" if as_json else format.value
     _check(files, chosen, out, streaming, pcm)
     bad: list[Path] = []
 
@@ -98,6 +98,14 @@ def transcribe(
             _write(transcript, chosen, paths.get(path), alone)
     if bad:
         raise typer.Exit(1)
+
+
+def _format(given: Format | None, as_json: bool) -> str:  # type: ignore[valid-type]
+    """What to write. Raises UsageError where --json contradicts --format."""
+    name: str | None = None if given is None else given.value  # type: ignore[attr-defined]
+    if as_json and name not in (None, "json"):
+        raise UsageError(f"--format {name} and --json: give one of them")
+    return "json" if as_json else name or "txt"
 
 
 def _check(files: list[Path], chosen: str, out: Path | None, streaming: bool, pcm: int | None) -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tools.outputs import check_file, check_folder
 from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.single import utterance_of_file
@@ -62,6 +63,11 @@ def units(
     form = _form(form, out)
     if form is Form.store and collapse:
         raise UsageError("--collapse: the units store has a label for each frame; write .jsonl, .km or .arrow")
+    inputs = [*audio, teacher, *(encoder or [])]
+    if form is Form.store:
+        check_folder(out, inputs, own="units.json")
+    else:
+        check_file(out, inputs)
     known = load_teacher(teacher)
     source = source_of(known, encoder or [], layer)
     manifest = recordings(audio)

@@ -64,7 +64,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     """
     outside = read_outside(outside_encoders(recipe))[1]
     rounds = rounds_of(recipe, outside)
-    check_sources(recipe, rounds)
+    check_sources(recipe, rounds, outside)
     names = stage_names(recipe, rounds)
     lengths = _lengths(recipe, out)
 

@@ -16,7 +16,7 @@ Every line is a stage in a folder of its own; running the same command again goe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from upstream.contrastive_task import ContrastiveTask
 from upstream.device import chosen_device
 from upstream.errors import UsageError
 from upstream.keyed import keyed
+from upstream.model.config import EncoderConfig
 from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.encoder import Encoder
 from upstream.model.global_norm import measure_global_norm
@@ -45,7 +46,7 @@ from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.round_encoders import EncoderFile, read_outside, start_from
-from upstream.round_teacher import check_given, make_teacher, teacher_key, teacher_source
+from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
 from upstream.run_stages import encoder_inputs, note_stages, rounds_read, stage_names, stages_read
 from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
 from upstream.teacher.alignments import find_alignments
@@ -56,6 +57,7 @@ from upstream.teacher.units import Units, select
 from upstream.training.batch_size import fitted
 from upstream.training.health import entropy_of, examine
 from upstream.training.loop import Examine, train, weights_settings
+from upstream.training.recipe import check_wandb
 from upstream.training.reference import beside_the_paper, reference_for
 
 
@@ -91,7 +93,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     """
     outside, configs = read_outside(outside_encoders(recipe))
     rounds = rounds_of(recipe, configs)
-    check_sources(recipe, rounds)
+    check_sources(recipe, rounds, configs)
     device = chosen_device(recipe.device)
     with locked(out):
         note_stages(out, stage_names(recipe, rounds[:until_round]), stages_read(rounds[:until_round]))
@@ -103,13 +105,24 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     return results
 
 
-def check_sources(recipe: PretrainRecipe, rounds: list[Round]) -> None:
-    """Raises UsageError or InputError where something that a recipe names is not there: recordings, noise, teachers and
-    units made elsewhere, alignments; to be asked before hours of work that need them at their end."""
+def check_sources(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[str, EncoderConfig]) -> None:
+    """Raises UsageError or InputError where something that a recipe names is not there, or is something else:
+    recordings, noise, teachers and units made elsewhere, alignments, a package; to be asked before hours of work that
+    need them at their end.
+
+    Args:
+        outside: what the encoders from elsewhere are.
+    """
     data_source(recipe)
+    heard: set[Path | None] = {None}
     for round_ in rounds:
-        _noise_source(round_.mixing)
-    check_given(rounds)
+        check_wandb(round_.training)
+        source = _noise_source(round_.mixing)
+        if source not in heard:
+            with blamed_on("mixing.noise"):
+                _noise(round_.mixing)
+            heard.add(source)
+    check_given(rounds, outside)
     if recipe.probe.alignments is not None:
         find_alignments(Path(recipe.probe.alignments))
         if recipe.probe.manifest is not None:

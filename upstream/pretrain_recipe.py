@@ -144,6 +144,8 @@ class ObjectiveRecipe:
         if min(self.masked_weight, self.unmasked_weight) < 0 or self.masked_weight + self.unmasked_weight == 0:
             raise ValueError(f"objective: masked_weight={self.masked_weight} and unmasked_weight="
                              f"{self.unmasked_weight} must be at least 0, and one of them above it")
+        if list(self.predict_at) != sorted(set(self.predict_at)):
+            raise ValueError(f"objective.predict_at={list(self.predict_at)}: each layer once, from low to high")
         if self.tied_projections and self.head == "linear":
             raise ValueError("objective.tied_projections=true needs head=cosine: a linear head has no projections")
         unset = _OF_HUBERT if self.kind == "wav2vec2" else ("contrastive",)
@@ -272,6 +274,10 @@ def rounds_of(recipe: PretrainRecipe, outside: Mapping[str, EncoderConfig] | Non
         if training.micro_batch_seconds != AUTO and training.micro_batch_seconds < training.crop_seconds:
             raise RecipeError(f"{where}: training.micro_batch_seconds={training.micro_batch_seconds:g} cannot hold a "
                               f"crop of training.crop_seconds={training.crop_seconds:g}; lower the latter as well")
+        if training.shard and found[-1].encoder.layerdrop > 0 and (r.init is None or outside is not None):
+            raise RecipeError(f"{where}: training.shard=true with encoder.layerdrop={found[-1].encoder.layerdrop:g}: "
+                              "ranks would drop different layers, and wait for each other for ever; set "
+                              "encoder.layerdrop=0")
         if not found[-1].has_teacher:
             _check_without_teacher(found[-1])
         _check_layers(recipe, found, outside)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from upstream import ranks
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
-from upstream.errors import InputError, UsageError
+from upstream.errors import HubertkitError, InputError, UsageError
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
+from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
-from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe
+from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe, encoders_read_by
 from upstream.progress import Report
 from upstream.recipe import as_settings
 from upstream.stage import content_hash, file_hash
@@ -25,6 +27,7 @@ from upstream.teacher.importing import import_centroids
 from upstream.teacher.matching import named_source
 from upstream.teacher.sweep import sweep
 from upstream.teacher.teacher import Teacher
+from upstream.teacher.units import Units
 
 BEST = "best"
 
@@ -95,13 +98,50 @@ def teacher_source(recipe: TeacherRecipe, encoders: Sequence[Encoder], layer: An
     return MixSource([LayerSource(encoder, layers, device) for encoder in encoders])
 
 
-def check_given(rounds: Sequence[Round]) -> None:
-    """Raises UsageError naming the first round whose teacher or units, made elsewhere, are not there."""
+def check_given(rounds: list[Round], outside: Mapping[str, EncoderConfig]) -> None:
+    """Raises UsageError or InputError naming the first round whose teacher or units, made elsewhere, are not there, are
+    something else, or are of other features: as far as that can be known before the encoders of the rounds are there.
+
+    Args:
+        rounds: all of them.
+        outside: what the encoders from elsewhere are.
+    """
     for round_ in rounds:
-        for name in ("imported", "units"):
+        for name, check in (("imported", _check_imported), ("units", _check_units)):
             path = getattr(round_.teacher, name)
-            if path is not None and not Path(path).exists():
-                raise UsageError(f"rounds.{round_.number - 1}.teacher.{name}={path}: no such file or folder")
+            if path is None:
+                continue
+            key = f"rounds.{round_.number - 1}.teacher.{name}"
+            if not Path(path).exists():
+                raise UsageError(f"{key}={path}: no such file or folder")
+            with blamed_on(key):
+                check(Path(path), round_, rounds, outside)
+
+
+@contextmanager
+def blamed_on(key: str) -> Iterator[None]:
+    """Put the key of a recipe before what is said against the file that it names."""
+    try:
+        yield
+    except HubertkitError as error:
+        raise type(error)(f"{key}: {error}") from error
+
+
+def _check_units(path: Path, *_: Any) -> None:
+    Units.load(path)
+
+
+def _check_imported(path: Path, round_: Round, rounds: list[Round], outside: Mapping[str, EncoderConfig]) -> None:
+    recipe = round_.teacher
+    if recipe.features != "layer":
+        _imported(path, named_source(recipe.features, recipe.stacked))
+        return
+    read = [config for config in encoders_read_by(round_, rounds, outside) if config is not None]
+    dim = sum(config.width for config in read) * max(1, len(recipe.layers))
+    found = Teacher.load(path).features if path.is_dir() else import_centroids(path, {"dim": dim}).features
+    if found.get("dim") != dim:
+        raise InputError(f"{path}: a teacher of {found.get('name')} with {found.get('dim')} dimensions, the features "
+                         f"have {dim}; name the encoder and layer that it was fitted on")
 
 
 def _imported(path: Path, source: Source) -> Teacher:

@@ -25,6 +25,9 @@ AnyDecoder = GreedyDecoder | WeightedDecoder
 # much here, for ours also tries letters that are that unlikely.
 HOTWORD_NATS = 5.0
 
+MOST_HOTWORD_NATS = 1000.0  # far beyond what a frame says of anything; sums of much more are no numbers
+MOST = 100_000  # hypotheses or symbols: beyond any use, and before memory or flashlight's integers overflow
+
 
 class Name(str, Enum):
     """The decoders by the names that commands give them."""
@@ -76,6 +79,8 @@ class Choice:
             InputError: symbols that cannot be decoded with, a lexicon or hotwords that they cannot spell.
         """
         self._refuse_what_has_no_effect()
+        for option, value in {"--beam": self.beam, "--tokens": self.tokens_per_frame, "--nbest": self.nbest}.items():
+            check_size(option, value)
         symbols = tuple(symbols)
         letters = alphabet(symbols, blank).letters
         for word, _ in self.hotwords:
@@ -135,10 +140,17 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=device)
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("it holds no numbers")
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {device!r} cannot be used ({reason}); give cpu or cuda, or leave it out") from error
+
+
+def check_size(option: str, value: int | None) -> None:
+    """Raise UsageError for more hypotheses or symbols than can be kept."""
+    if value is not None and value > MOST:
+        raise UsageError(f"{option} {value}: at most {MOST}")
 
 
 def name_of(decoder: AnyDecoder) -> Name:
@@ -173,8 +185,9 @@ def parse_hotwords(given: str) -> tuple[tuple[str, float | None], ...]:
             bonus = float(number) if equals else None
         except ValueError:
             bonus = math.nan
-        if word in found or not word or (bonus is not None and not math.isfinite(bonus)):
-            raise UsageError(f"hotword {item!r}: expected each word once, as WORD or WORD=BONUS with the bonus in nats")
+        if word in found or not word or (bonus is not None and not abs(bonus) <= MOST_HOTWORD_NATS):
+            raise UsageError(f"hotword {item!r}: expected each word once, as WORD or WORD=BONUS with the bonus in nats"
+                             f" (at most {MOST_HOTWORD_NATS:g})")
         found[word] = bonus
     if not found:
         raise UsageError(f"--hotwords {given!r}: no words; give WORD,WORD=BONUS,... or a file of such lines")

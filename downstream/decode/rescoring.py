@@ -48,6 +48,11 @@ class Weights:
     word_score: float = 0.0
     ngram_weight: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not np.isfinite([self.lm_weight, self.word_score, self.ngram_weight]).all() or self.lm_weight < 0:
+            raise UsageError(f"lm_weight={self.lm_weight} must be at least 0, word_score={self.word_score} and "
+                             f"ngram_weight={self.ngram_weight} finite")
+
 
 def score_nbest(hypotheses: Iterable[Hypothesis], model: TextModel) -> list[list[float]]:
     """Natural-log probability of every candidate, list by list, to be computed once and weighed often.

@@ -1,12 +1,16 @@
 import json
+import sys
 
+import numpy as np
 import pytest
+import soundfile
 
 from benchmarks.low_resource import compare_cells
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell
 from benchmarks.results import check, read_results, write_results
 from tools.bench import COLUMNS
 from tools.main import run
+from upstream.audio import import_folder
 from upstream.errors import FormatError
 from upstream.recipe import load_recipe
 
@@ -68,6 +72,40 @@ def test_a_test_utterance_in_training_is_refused(tmp_path, capsys):
     code = run(["bench", "low-resource", "librispeech-mini", "--data", str(data), "--out", str(tmp_path / "out")])
     assert code == 1
     assert "split test shares 1 utterances with train, b among them" in capsys.readouterr().err
+
+
+@pytest.fixture
+def spoken(tmp_path):
+    """A data folder of the demo's quick comparison: as much of it as is read before the first cell."""
+    data = tmp_path / "data"
+    for folder in ("splits", "lm-text", "train/alignments", "audio"):
+        (data / folder).mkdir(parents=True)
+    for number in range(4):
+        soundfile.write(data / f"audio/u{number}.wav", np.zeros(8000), 16_000)
+    import_folder(data / "audio").save(data / "manifest.arrow")
+    for name, ids in {"unlabelled": "u0 u1", "labelled": "u0", "dev": "u2", "test": "u3"}.items():
+        (data / f"splits/{name}.txt").write_text(ids)
+    (data / "train/alignments/u0.ctm").write_text("u0 1 0 0.5 AA\n")
+    return data
+
+
+@pytest.mark.parametrize(("words", "says", "code"), [
+    (["alignments=nope"], "nope: no such folder; the recipe's alignments lie below --data", 2),
+    (["alignments=lm-text"], "no alignments here", 1),
+    (["pretrain.rounds.1.teacher.imported=nope"], "rounds.1.teacher.imported=nope: no such file", 2),
+    (["pretrain.training.wandb=mine"], "training.wandb=mine: the package wandb is not installed", 2),
+    (["labelled.3min.finetune.training.wandb=mine"], "training.wandb=mine: the package wandb is not installed", 2),
+    (["labelled.3min.split=binary"], "binary.txt: no text of UTF-8", 1),
+])
+def test_what_a_later_cell_needs_is_looked_for_before_the_first(tmp_path, spoken, capsys, monkeypatch, words, says,
+                                                                code):
+    """A bug once found: scratch had been trained and decoded when the pretraining's alignments were missed."""
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
+    (spoken / "splits/binary.txt").write_bytes(b"u0 \xff")
+    assert run(["bench", "low-resource", "demo-quick", *words, "--ranks", "1", "--data", str(spoken),
+                "--out", str(tmp_path / "out")]) == code
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out/cells").exists()
 
 
 def test_comparisons_pair_pretrained_with_scratch_on_the_same_utterances(tmp_path):

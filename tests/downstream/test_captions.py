@@ -35,6 +35,12 @@ def test_each_format_by_hand():
     assert record["words"][0] == {"word": "R&D", "start_s": 0.5, "end_s": 0.98, "confidence": 0.5}
 
 
+def test_milliseconds_are_rounded():
+    """4.02 s, the end of a frame, are 4019.9999999999995 ms to a computer."""
+    assert as_srt(Transcript("a.wav", (SpokenWord("A", 1.0, 4.02, 1.0),), 5.0)).startswith(
+        "1\n00:00:01,000 --> 00:00:04,020\n")
+
+
 def test_silence_is_an_empty_file_of_each_format():
     assert [as_txt(NONE), as_srt(NONE), as_vtt(NONE), as_ctm(NONE)] == ["\n", "", "WEBVTT\n\n", ""]
 

@@ -43,6 +43,10 @@ def test_what_fits_one_window_goes_through_once():
 
     list(emission_pieces(encode, [np.zeros(16_000, np.float32)] * 3, CONV_GRID, 0, 3.0, 1.0))
     assert seen == [48_000]
+    seen.clear()
+    fits = CONV_GRID.samples(150)  # 3 s of frames, whose last one looks a little further
+    list(emission_pieces(encode, [np.zeros(fits, np.float32)], CONV_GRID, 0, 3.0, 1.0))
+    assert seen == [fits]
 
 
 def test_windows_are_joined_at_the_blank_nearest_to_the_middle():

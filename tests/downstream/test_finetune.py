@@ -237,6 +237,14 @@ def test_masks_are_keyed_and_leave_padding_alone(corpus):
     assert 0 < float(batch.mask.float().mean()) < 0.8
 
 
+def test_rows_of_no_more_than_two_spans_are_not_masked(corpus):
+    """They might be hidden from end to end, with nothing left to learn from."""
+    found = dataclasses.replace(recipe(corpus), mask=SpecMaskRecipe(0.9, 500, 0.9, SHAPE.width // 2))
+    for batch in next(task(corpus, found).updates(3)):
+        assert not batch.mask.any()
+        assert not batch.channel_mask.any()
+
+
 def test_every_utterance_is_heard_at_one_of_the_speeds_drawn_by_update_and_id(corpus):
     manifest = Manifest.load(corpus / "train.arrow")
     own = {u.id: u.length for u in manifest}

@@ -145,6 +145,19 @@ def test_what_lies_between_two_pauses_is_heard_as_a_recording_of_its_own(grid, b
     assert max(calls) <= grid.samples(round(3.0 * grid.rate)) + block
 
 
+def test_a_pause_that_only_the_second_hearing_finds_ends_a_word_as_well():
+    """Heard with its neighbours the quieter second in the middle is part of the word, by itself it is a pause."""
+    def encode(wave):
+        levels = np.abs(wave[200::320][:CONV_GRID.frames(len(wave))])
+        return rows_of(["A" if level > (0.5 if len(wave) > 2.7 * 16_000 else 0.8) else "-" for level in levels])
+
+    wave = np.repeat(np.float32([0, 0.9, 0.6, 0.9, 0, 0.9, 0]), [8000, 4000, 16_000, 4000, 16_000, 4000, 16_000])
+    columns = alphabet(SYMBOLS, 0)
+    found = list(phrases(encode, [wave], CONV_GRID, columns, 0, 3.0, 0.5, 0.4))
+    texts = [word.word for phrase in found for word in greedy(phrase.rows, SYMBOLS, 0, 50.0).words]
+    assert texts == ["A", "A", "A"]
+
+
 @pytest.mark.parametrize("pause", [-1.0, float("nan"), float("inf")])
 def test_a_pause_that_is_none_is_refused(pause):
     with pytest.raises(UsageError, match="must be at least 0 and finite"):

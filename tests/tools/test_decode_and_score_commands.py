@@ -153,7 +153,20 @@ def test_a_recipe_decodes_as_the_options_that_it_stands_for(app, data, tmp_path)
     (["decode", "dev", "--out", "h.jsonl", "--decoder", "batched", "--lm", "lm.bin"], FormatError, "lm.bin"),
     (["decode", "dev", "--out", "h.jsonl", "--hotwords", "a"], UsageError, "'a' cannot be spelled"),
     (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--decoder", "greedy"], UsageError,
-     "--lm has no effect"),
+     "has no weights to tune"),
+    (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--seconds", "0"], UsageError,
+     "--seconds 0: must be above 0"),
+    (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--seconds", "nan"], UsageError,
+     "--seconds nan: must be above 0"),
+    (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--beams", "5,3000000000"],
+     UsageError, "--beams 3000000000: at most"),
+    (["decode", "dev", "--out", "h.jsonl", "--device", "meta", "--decoder", "batched"], UsageError,
+     "device 'meta' cannot be used"),
+    (["decode", "dev", "--out", "h.jsonl", "--hotwords", "FOO=1e300"], UsageError, "'FOO=1e300': expected"),
+    (["decode", "dev", "--out", "h.jsonl", "--decoder", "lexicon", "--lm", str(LM), "--beam", "3000000000"],
+     UsageError, "--beam 3000000000: at most"),
+    (["decode", "dev", "--out", "h.jsonl", "--decoder", "lexicon", "--lm", str(LM), "--tokens", "3000000000"],
+     UsageError, "--tokens 3000000000: at most"),
     (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--beams", "5,x"], UsageError,
      "--beams 5,x: expected whole numbers"),
     (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.png"], UsageError, "of the picture"),
@@ -211,6 +224,14 @@ def test_a_frame_without_any_possible_symbol_can_be_written(app, tmp_path):
         run(app, "decode", tmp_path / "dev", "--out", tmp_path / "hyps.jsonl", "--decoder", name)
         (found,) = read_hypotheses(tmp_path / "hyps.jsonl")
         assert (found.text, found.score < -30) == ("A", True)
+
+
+def test_weights_of_rescore_tune_are_not_those_of_a_decoder(tmp_path):
+    """Found in review: they were taken, and the neural model's weight given to the n-gram model."""
+    tuned = tmp_path / "tuned.json"
+    tuned.write_text(json.dumps({"lm_weight": 1, "word_score": 0, "ngram_weight": 0.5, "model": "gpt2", "ids": []}))
+    with pytest.raises(UsageError, match=r"tuned\.json: not what `hubertkit tune` writes, but the weights of a"):
+        choice_of(lm=tmp_path / "lm.arpa", tuned=tuned)
 
 
 def test_weights_tuned_with_another_language_model_are_told_of(tmp_path, capsys):

@@ -114,7 +114,7 @@ def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):
     (["decode-check", "dev", "--references", "dev.txt", "--lexicon", "none"], 2, "none: no such lexicon"),
     (["errors", "dev", "--references", "words.txt", "--lm", LM], 1, "no reference"),
     (["errors", "dev", "--references", "dev.txt", "--lm", "empty"], 1, "an empty file"),
-    (["errors", "dev", "--references", "dev.txt", "--lm", LM, "--decoder", "greedy"], 2, "no effect on the greedy"),
+    (["errors", "dev", "--references", "dev.txt", "--lm", LM, "--decoder", "greedy"], 2, "greedy decoding has no"),
     (["errors", "dev", "--references", "dev.txt", "--lm", LM, "--hypotheses", "empty"], 1, "no hypothesis for"),
 ])
 def test_mistakes_end_in_one_line(data, monkeypatch, capsys, arguments, code, says):

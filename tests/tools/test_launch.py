@@ -194,7 +194,7 @@ def test_a_rank_whose_first_has_died_does_not_stay():
 
 @pytest.mark.parametrize(("words", "says"), [(["--ranks", "abc"], "--ranks abc: must be a number"),
                                              (["--ranks", "3"], "3 ranks cannot share"),
-                                             (["--out", __file__], "a file; --out names the folder")])
+                                             (["--out", __file__], "a file stands where a folder is needed")])
 def test_a_dry_run_refuses_what_the_run_would_refuse(recordings, tmp_path, capsys, words, says):
     assert main(["pretrain", *SMALL, f"data={recordings}", "--out", str(tmp_path / "run"), *words, "--dry-run"]) == 2
     assert says in capsys.readouterr().err

@@ -214,7 +214,7 @@ def test_a_run_in_use_is_refused(capsys, recordings, tmp_path):
 def test_a_file_where_the_folder_should_be_is_one_line(capsys, recordings, tmp_path):
     (tmp_path / "run").write_text("mine")
     code, _, err = call(capsys, "pretrain", "hubert-tiny", f"data={recordings}", "--out", tmp_path / "run")
-    assert code == 1
+    assert code == 2
     assert "a file stands where a folder is needed" in err
     assert (tmp_path / "run").read_text() == "mine"
 

@@ -120,6 +120,11 @@ def test_weights_hold_for_the_case_and_the_model_that_they_were_tuned_for(data, 
     (["rescore", "empty", "--model", "characters", "--out", "x", "--lm-weight", "1"], 1, "empty: no hypotheses"),
     (["rescore", "dev.jsonl", "--model", ".", "--out", "x", "--lm-weight", "1"], 1, "no causal language model"),
     (["rescore", "dev.jsonl", "--model", "characters", "--out", "x", "--lm-weight", "1", "--lower"], 2, "--lower"),
+    *((["rescore", "dev.jsonl", "--model", "characters", "--out", "x", "--lm-weight", "1", option, value], 2, says)
+      for option, value, says in (
+          ("--lm-weight", "nan", "lm_weight=nan must"), ("--lm-weight", "inf", "lm_weight=inf must"),
+          ("--lm-weight", "-1", "lm_weight=-1.0 must"), ("--word-score", "nan", "word_score=nan"),
+          ("--ngram-weight", "nan", "ngram_weight=nan finite"))),
     (["rescore-tune", "test.jsonl", "--references", "dev.txt", "--model", "characters", "--out", "x"], 1,
      "no reference"),
     (["lm", "train", "none", "--out", "x"], 2, "none: no such file"),

@@ -67,5 +67,11 @@ def test_wrong_uses_are_told(data, tmp_path):
         call(data, tmp_path, "--clusters", "[3,5]")
     with pytest.raises(UsageError, match="no such folder"):
         call(data, tmp_path, "--alignments", tmp_path / "nowhere")
+    for hours in ("nan", "0", "-1"):
+        with pytest.raises(UsageError, match=f"{hours} hours: must be above 0"):
+            call(data, tmp_path, "--hours", hours)
+    for snr in ("nan", "inf"):
+        with pytest.raises(UsageError, match=f"snr {snr}: expected -200 to 200 dB"):
+            call(data, tmp_path, "--snr", snr)
     with pytest.raises(UsageError, match="layers 0 to 1"):
         call(data, tmp_path, "--clusters", "3", "--layers", "0,2")

@@ -63,3 +63,34 @@ def test_mistakes_are_told_in_a_line(data):
         call(data / "units", "--alignments", data / "units")
     with pytest.raises(UsageError, match="streams 0 to 0"):
         call(data / "units", "--alignments", data / "alignments", "--stream", "1")
+
+
+@pytest.mark.parametrize(("option", "value", "says"), [
+    ("--hours", "nan", "nan hours: must be above 0"), ("--hours", "0", "0 hours: must be above 0"),
+    ("--hours", "-1", "-1 hours: must be above 0"), ("--snr", "nan", "snr nan: expected"),
+    ("--snr", "-inf", "snr -inf: expected"), ("--snr", "-5000", "snr -5000"), ("--snr", "1e300", "snr 1e\\+300")])
+def test_amounts_that_are_none_are_refused(data, option, value, says):
+    with pytest.raises(UsageError, match=says):
+        call(data / "units", "--proxies", data / "m.arrow", option, value)
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ("--alignments alignments --teacher t", "--teacher has no effect without --proxies"),
+    ("--alignments alignments --encoder e", "--encoder has no effect without --proxies"),
+    ("--proxies m.arrow --encoder e", "--encoder has no effect without --teacher"),
+    ("--proxies m.arrow --plot map.png", "--plot has no effect without --alignments")])
+def test_options_of_quality_without_an_effect_are_refused(data, monkeypatch, options, says):
+    monkeypatch.chdir(data)
+    with pytest.raises(UsageError, match=says):
+        call("units", *options.split())
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ("--stacked", "--stacked is for fbank alone"), ("--features mfcc --stacked", "--stacked is for fbank alone"),
+    ("--encoder e --layer 1 --stacked", "no effect beside --encoder"),
+    ("--encoder e --layer 1 --features fbank", "no effect beside --encoder")])
+def test_features_that_fitting_would_not_read_are_refused(tmp_path, options, says):
+    found = CliRunner().invoke(app, ["fit", "m.arrow", "--clusters", "3", "--out", str(tmp_path / "t"),
+                                     *options.split()])
+    assert isinstance(found.exception, UsageError)
+    assert says in str(found.exception)

@@ -113,6 +113,13 @@ def test_each_format_is_written(asr, corpus, tmp_path, capsys):
     assert (code, "--out" in err) == (2, True)
 
 
+@pytest.mark.parametrize("format", ["srt", "txt"])
+def test_json_beside_another_format_is_refused(asr, corpus, capsys, format):
+    """Found in review: --json won, silently."""
+    code, out, err = call(capsys, "transcribe", asr, corpus / "u01.wav", "--format", format, "--json")
+    assert (code, out, err) == (2, "", f"hubertkit: --format {format} and --json: give one of them\n")
+
+
 def test_bad_files_are_a_line_each_and_the_others_are_done(asr, corpus, tmp_path, capsys):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
     soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)

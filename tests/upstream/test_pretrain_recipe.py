@@ -90,10 +90,19 @@ def test_hubert_may_follow_on_wav2vec2():
     ("hubert-tiny", ["mixing.share=1.5"], "mixing: share=1.5"),
     ("hubert-tiny", ["mixing.share=0.2", "mixing.noise_share=0.1"], "needs mixing.noise"),
     ("hubert-tiny", ["mixing.shares=0.2"], "did you mean share"),
+    ("hubert-tiny", ["rounds.1.objective.predict_at=[2,1]"], "round 2, objective: objective.predict_at=.2, 1.: each"),
 ])
 def test_what_cannot_be_is_told_with_its_key(name, words, named):
     with pytest.raises(RecipeError, match=named):
         rounds(name, *words)
+
+
+def test_sharding_with_layers_dropped_at_random_is_refused_before_the_first_round():
+    """A bug once found: it was told by the training itself, for a later round after hours."""
+    layerdrop = "rounds.1.encoder.layerdrop=0.1"
+    with pytest.raises(RecipeError, match=r"^round 2: training.shard=true with encoder.layerdrop=0.1: .* set encoder"):
+        rounds("hubert-tiny", layerdrop, "rounds.1.training.shard=true")
+    assert rounds("hubert-tiny", layerdrop, "rounds.0.training.shard=true")[0].training.shard
 
 
 def test_every_option_of_an_objective_belongs_to_one_kind_or_to_both():

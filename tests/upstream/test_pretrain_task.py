@@ -10,7 +10,7 @@ import torch
 from upstream.audio import AudioCache, import_folder
 from upstream.audio.mixing import Mixing
 from upstream.errors import InputError
-from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask
+from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask, prepared
 from upstream.pretrain_task import PretrainTask
 from upstream.teacher.units import Units, UnitsWriter
 from upstream.training.loop import Pool, TrainingRecipe, _accumulate
@@ -111,6 +111,29 @@ def test_batches_are_a_function_of_the_seed_and_the_update(corpus):
         assert torch.equal(a.waveforms, b.waveforms)
         assert torch.equal(a.mask, b.mask)
     assert [b.mask.tolist() for b in fifth] != [b.mask.tolist() for b in other]
+
+
+def test_a_crop_that_comes_again_in_an_update_is_hidden_elsewhere(corpus):
+    """An update of 24 s hears the four recordings three times, the shortest from its start each time."""
+    recipe = dataclasses.replace(RECIPE, batch_seconds=24, micro_batch_seconds=8, crop_seconds=4)
+    masks = {}
+    for crops in next(task(corpus, recipe=recipe)._crops.updates(1)):
+        for utterance, start, mask in zip(crops.ids, crops.starts.tolist(), crops.mask):
+            masks.setdefault((utterance, start), []).append(mask.tobytes())
+    assert max(map(len, masks.values())) == 3
+    assert all(len(set(drawn)) == len(drawn) for drawn in masks.values())
+
+
+def test_a_crop_is_standardised_with_its_whole_recording(corpus):
+    """As in fairseq, and as a recogniser hears it: a quiet passage of a loud recording stays quiet."""
+    config = dataclasses.replace(CONFIG, frontend="conv", normalize=True)
+    audio, cut = AudioCache(corpus[0]), 0
+    for crops in next(task(corpus, config)._crops.updates(1)):
+        for index, start, row in zip(crops.indices.tolist(), crops.starts.tolist(), crops.waveforms):
+            whole = prepared(audio.wave(index), config)
+            np.testing.assert_array_equal(row, whole[config.grid.crop_start(start):][:len(row)])
+            cut += len(row) < len(whole)
+    assert cut
 
 
 def test_validation_gives_the_same_numbers_each_time_and_hears_held_out_recordings_only(corpus, monkeypatch):

@@ -52,7 +52,9 @@ def test_overrides_reach_into_parts_and_lists(shipped):
     ("rounds.0.teacher.clusters=70000", "at most 65536"), ("rounds.0.teacher.iterations=0", "iterations=0"),
     ("rounds.0.teacher.restarts=-1", "restarts=-1"), ("probe.seconds=0", "seconds=0"),
     ("probe.clusters=1", "clusters=1 must be at least 2"), ("training.batch_seconds=.inf", "must be a finite number"),
-    ("cache.memory_gb=.inf", "must be a finite number"),
+    ("cache.memory_gb=.inf", "must be a finite number"), ("training.least_seconds=-1", "least_seconds=-1"),
+    ("objective.predict_at=[2,1]", "objective.predict_at=[2, 1]: each layer once, from low to high"),
+    ("objective.predict_at=[2,2]", "each layer once"),
 ])
 def test_numbers_of_a_pretraining_that_cannot_be_are_refused_at_once(word, says):
     words = ["rounds.0.teacher.sample_frames=80000", word]
@@ -67,6 +69,8 @@ def test_numbers_of_a_pretraining_that_cannot_be_are_refused_at_once(word, says)
     ("labelled.4min.finetune.seed=7", "finetune.seed: the comparison sets it itself"),
     ("labelled.4min.finetune.encoder=DIR", "finetune.encoder: the comparison"),
     ("labelled={../evil: {}}", "'../evil' names a folder"),
+    ("labelled.3min.split=../../evil", "labelled.3min.split=../../evil: must be the name of a file"),
+    ("test=/tmp/evil", "test=/tmp/evil: must be the name of a file"),
     ("cells=['3min: scratch', '3min:scratch']", "'3min: scratch' is there more than once"),
 ])
 def test_what_a_comparison_could_not_do_at_its_end_is_refused_at_its_beginning(word, says):

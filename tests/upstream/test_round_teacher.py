@@ -1,5 +1,7 @@
 """Every kind of teacher in a round, and what makes a teacher's stage stale."""
 
+import sys
+
 import numpy as np
 import pytest
 import soundfile
@@ -14,6 +16,8 @@ from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, Teach
 from upstream.recipe import load_recipe
 from upstream.round_teacher import make_teacher, teacher_key
 from upstream.run_stages import stage_names
+from upstream.teacher.importing import import_centroids
+from upstream.teacher.matching import named_source
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, UnitsWriter
 
@@ -158,10 +162,23 @@ def test_a_random_teacher_fits_nothing_and_says_so(recordings, word):
     (["probe.alignments=nowhere"], InputError, "nowhere: no alignments here"),
     (["probe.alignments={here}", "probe.manifest=nowhere.arrow"], UsageError, "nowhere.arrow: no such manifest"),
     (["data=nowhere"], UsageError, "data=nowhere: no such manifest or folder"),
+    (["rounds.1.teacher.imported={here}/u1.ctm"], InputError, r"^rounds.1.teacher.imported: .*u1.ctm: .*"),
+    (["rounds.1.teacher.imported={here}"], InputError, r"^rounds.1.teacher.imported: .*teacher.json: "),
+    (["rounds.1.teacher.imported={here}/mfcc.npy"], InputError, "centroids of 39 dimensions, the features have 32"),
+    (["rounds.1.teacher.imported={here}/mfcc"], InputError, "a teacher of mfcc with 39 dimensions, the features have"),
+    (["rounds.1.teacher.imported={here}/mfcc", "rounds.1.teacher.features=fbank"], InputError,
+     r"^rounds.1.teacher.imported: imported="),
+    (["rounds.1.teacher.units={here}", "rounds.1.teacher.features=mfcc"], InputError, "^rounds.1.teacher.units: "),
+    (["rounds.1.mixing={share: 0.2, noise_share: 1, noise: '{here}/u1.ctm'}"], InputError, "^mixing.noise: .*u1.ctm"),
+    (["rounds.1.mixing={share: 0.2, noise_share: 1, noise: '{here}'}"], InputError, "^mixing.noise: .*no recordings"),
+    (["rounds.1.training.wandb=mine"], UsageError, "training.wandb=mine: the package wandb is not installed"),
 ])
-def test_what_can_be_known_is_said_before_anything_is_done(recordings, tmp_path, words, error, said):
+def test_what_can_be_known_is_said_before_anything_is_done(recordings, tmp_path, monkeypatch, words, error, said):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
     (tmp_path / "al").mkdir()
     (tmp_path / "al/u1.ctm").write_text("u1 1 0 0.7 AA\n")
+    np.save(tmp_path / "al/mfcc.npy", np.eye(6, 39, dtype=np.float32))
+    import_centroids(tmp_path / "al/mfcc.npy", named_source("mfcc", False).describe()).save(tmp_path / "al/mfcc")
     words = [word.replace("{here}", str(tmp_path / "al")) for word in words]
     with pytest.raises(error, match=said):
         rounds(recordings, tmp_path / "run", *words)
@@ -169,3 +186,11 @@ def test_what_can_be_known_is_said_before_anything_is_done(recordings, tmp_path,
     with pytest.raises(error, match=said):
         outlook(load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={recordings}", *words], SHIPPED),
                 tmp_path / "run")
+
+
+def test_centroids_that_fit_an_encoder_to_come_are_let_through(recordings, tmp_path):
+    """What is checked beforehand is no more than what the round itself would refuse."""
+    np.save(tmp_path / "two.npy", np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32))
+    _, second = rounds(recordings, tmp_path / "run", "rounds.1.teacher.layer=[1,2]",
+                       f"rounds.1.teacher.imported={tmp_path / 'two.npy'}")
+    assert Units.load(second.units).classes == (6,)

@@ -52,6 +52,9 @@ class Pieces:
         if not possible:  # NaN is none either
             raise UsageError(f"pieces of {self.min_seconds:g} to {self.max_seconds:g} s with {self.edge_seconds:g} s "
                              "of silence: the longest must be at least twice the shortest, and none may be negative")
+        if self.min_seconds < STEP:
+            raise UsageError(f"pieces of {self.min_seconds:g} s at least: levels are {STEP:g} s apart, so no piece can "
+                             "be shorter than that; give more")
 
 
 def segment(manifest: Manifest, pieces: Pieces) -> Manifest:

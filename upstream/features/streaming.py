@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from upstream.ahead import ahead
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed
 
@@ -38,8 +38,19 @@ def checked(manifest: Lengths, index: int, read: Read) -> tuple[int, np.ndarray]
     return index, np.asarray(wave, np.float32)
 
 
+def check_hours(hours: float) -> None:
+    """Raise UsageError for an amount of speech that is none."""
+    if not hours > 0:
+        raise UsageError(f"{hours:g} hours: must be above 0")
+
+
 def draw_hours(lengths: np.ndarray, hours: float, seed: int) -> np.ndarray:
-    """Indices, sorted, of utterances drawn until they last so long; at least one of `lengths (N,)` samples, if any."""
+    """Indices, sorted, of utterances drawn until they last so long; at least one of `lengths (N,)` samples, if any.
+
+    Raises:
+        UsageError: hours that are not above 0.
+    """
+    check_hours(hours)
     order = keyed(seed, "hours").permutation(len(lengths))
     before = np.cumsum(lengths[order]) - lengths[order]
     return np.sort(order[before < max(hours * 3600 * SAMPLE_RATE, 1)])

@@ -28,6 +28,7 @@ from upstream.teacher.sampling import Progress, Recordings
 from upstream.teacher.units import Units
 
 _PERMUTATIONS = 10
+MOST_DB = 200.0  # noise beyond hides all, or is lost in rounding; far beyond its power is no number
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Change:
     def __post_init__(self) -> None:
         if self.kind == "speed" and not SLOWEST <= self.amount <= FASTEST:
             raise UsageError(f"speed {self.amount}: expected {SLOWEST:g} to {FASTEST:g}")
+        if self.kind == "noise" and not -MOST_DB <= self.amount <= MOST_DB:
+            raise UsageError(f"snr {self.amount}: expected {-MOST_DB:g} to {MOST_DB:g} dB")
 
     def length(self, samples: int) -> int:
         """Samples afterwards."""

@@ -24,7 +24,8 @@ class LossScale:
 
     The loss is multiplied by `value` before the backward pass and the gradient divided by it after. An update whose
     gradient overflows is skipped and the scale halved; after 2,000 updates without one it is doubled. bf16 and float32
-    need none: the scale is 1 and stays so. The same rule as `torch.amp.GradScaler`, with plain numbers for a state.
+    need none: the scale is 1 and stays so. The same rule as `torch.amp.GradScaler`, with plain numbers for a state, and
+    1 as the lowest.
     """
 
     def __init__(self, precision: str, state: Mapping[str, Any] | None = None) -> None:

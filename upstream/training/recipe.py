@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from typing import Any
 
+from upstream.errors import UsageError
 from upstream.training.optimiser import OptimiserRecipe
 from upstream.training.precision import Precision
 
@@ -43,8 +45,9 @@ class TrainingRecipe:
         if self.compile is True and (self.shard or self.checkpoint_activations):
             raise ValueError("training.compile=true goes with neither training.shard nor "
                              "training.checkpoint_activations; leave one of them out")
-        if self.keep_every < 0:
-            raise ValueError(f"training.keep_every={self.keep_every}, must be at least 0")
+        for name in ("keep_every", "least_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name}={getattr(self, name)}, must be at least 0")
         if self.batch_seconds == AUTO:
             raise ValueError("training.batch_seconds=auto: the audio of an update is what a recipe is about, and the "
                              "same on every machine; what goes through the encoder at once may be chosen by what fits: "
@@ -70,6 +73,18 @@ class TrainingRecipe:
         if self.micro_batch_seconds == AUTO:
             return 0
         return max(1, round(self.batch_seconds / self.micro_batch_seconds))
+
+
+def check_wandb(recipe: TrainingRecipe) -> None:
+    """Raises UsageError where `wandb` is asked for and not installed. The monitor would say so too, but only once the
+    training begins, which may be hours ahead."""
+    if not recipe.wandb:
+        return
+    try:
+        import_module("wandb")
+    except ImportError as error:
+        raise UsageError(f"training.wandb={recipe.wandb}: the package wandb is not installed; `pip install wandb`, or "
+                         "leave training.wandb out") from error
 
 
 def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:

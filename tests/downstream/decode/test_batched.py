@@ -255,6 +255,16 @@ def test_a_piece_of_a_word_at_the_end_is_dropped_where_there_is_nothing_else(tmp
     assert decoder.decode("u", np.concatenate([rows, sure_path("B|E")]), 50.0).text == "EB"
 
 
+@pytest.mark.parametrize("decoder", [BeamDecoder(SYMBOLS, 0, tokens_per_frame=2, token_min_logp=-0.1),
+                                     BatchedDecoder(SYMBOLS, 0, token_min_logp=-0.1),
+                                     BatchedDecoder(SYMBOLS, 0, token_min_logp=-0.1, tokens_per_frame=2)])
+def test_the_likeliest_letter_of_a_frame_is_tried_however_unsure(decoder):
+    """Here 0.6, where nothing under 0.9 is to be tried."""
+    logprobs = np.log([[.1, .05, .6, .15, .1], [.1, .05, .15, .6, .1]])
+    found = decoder.decode("u", logprobs, 50.0)
+    assert (found.text, found.score) == ("AB", pytest.approx(2 * math.log(0.6), abs=1e-6))
+
+
 def test_impossible_emissions_end_nothing(tmp_path):
     """A frame that only fits no word still lets the utterance end."""
     rows = np.full((3, 5), -np.inf)
@@ -366,3 +376,12 @@ def test_equal_hypotheses_all_stay_however_narrow_the_beam():
     ranks, owners = [np.array([1.0, 1.0, 1.0, 0.1])], [np.zeros(4, np.int64)]
     [rows], _ = _kept(ranks, owners, 1, Limits(2, 20.0, True), NumpyBackend())
     assert rows.tolist() == [0, 1, 2]
+
+
+def test_a_letter_ranks_as_the_best_word_that_it_can_begin(tmp_path):
+    """B is heard better than A and E better than B, but AB is ten times as probable as BE: one hypothesis is enough."""
+    logprobs = np.log([[.02, .02, .4, .5, .06], [.02, .02, .06, .4, .5]])
+    lm = write_arpa(tmp_path)
+    wide, narrow = (BatchedDecoder(SYMBOLS, 0, lm, ("AB", "BE"), lm_weight=2.0, beam=beam) for beam in (50, 1))
+    assert wide.decode("u", logprobs, 50.0).text == "AB"
+    assert narrow.decode("u", logprobs, 50.0).text == "AB"

@@ -42,9 +42,10 @@ def test_it_is_the_sum_over_all_alignments_whatever_other_words_there_are(seed, 
         assert sure == pytest.approx(math.exp(every.get(word.word, -np.inf) / count), abs=1e-9)
 
 
-def test_the_likeliest_spelling_counts_and_one_that_there_is_not_is_nothing():
+@pytest.mark.parametrize("spellings", [["A", "AB", "xyz", ""], ["xyz", "", "AB", "A"]])
+def test_the_likeliest_spelling_counts_and_one_that_there_is_not_is_nothing(spellings):
     word = [Word("1", 0.0, 0.04)]
-    spelled = {"1": ["A", "AB", "xyz", ""]}.__getitem__
+    spelled = {"1": spellings}.__getitem__
     rows = sure_path("AB")
     found = confidences(rows, word, COLUMNS, 50.0, spelled)
     assert found == confidences(rows, [Word("AB", 0.0, 0.04)], COLUMNS, 50.0)

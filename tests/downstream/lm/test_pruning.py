@@ -14,6 +14,7 @@ from downstream.lm.arpa import read_arpa, write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.lm.loading import load_arpa
 from downstream.lm.pruning import (
+    _growth,
     _kept,
     arpa_bytes,
     frequencies_of,
@@ -141,6 +142,13 @@ def test_a_smaller_model_has_ngrams_of_the_larger_and_the_least_losses_go(model)
         before = grams
     assert len(before) == sum(map(len, model.orders))
     assert len({gram for order in words_of(prune_to_loss(model, 1e-5)) for gram in order}) < len(before) / 2
+
+
+def test_what_matters_as_much_as_the_threshold_stays_and_no_less(model):
+    growth = np.concatenate(_growth(model))
+    for threshold in np.quantile(growth[np.isfinite(growth)], [0.3, 0.7]):
+        pruned = prune_to_loss(model, threshold)
+        assert sum(map(len, pruned.orders)) == (growth >= threshold).sum()
 
 
 def test_nothing_changes_where_nothing_is_pruned(model):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstream.audio import Manifest, Utterance, import_librispeech, read
-from upstream.audio.segmenting import BLOCK_SECONDS, Pieces, cuts, levels, segment, silences
+from upstream.audio.segmenting import BLOCK_SECONDS, STEP, Pieces, cuts, levels, segment, silences
 from upstream.errors import UsageError
 
 LOUD, QUIET = -20.0, -60.0
@@ -132,6 +132,15 @@ def test_levels_do_not_depend_on_where_blocks_end(tmp_path):
 def test_lengths_that_cannot_be_are_wrong_use(lengths):
     with pytest.raises(UsageError, match="at least twice"):
         Pieces(*lengths)
+
+
+def test_pieces_shorter_than_a_level_are_wrong_use():
+    """A bug once found: a longest piece of no level at all was cut for ever."""
+    with pytest.raises(UsageError, match=r"levels are 0\.01 s apart"):
+        Pieces(0.002, 0.004)
+    level = np.zeros(9, np.float32)
+    shortest = Pieces(0.01, 0.02)
+    assert cuts(level, silences(level), round(shortest.min_seconds / STEP), round(shortest.max_seconds / STEP), 0)
 
 
 def test_pieces_of_one_level_come_to_an_end():

@@ -85,6 +85,21 @@ def test_windows_of_the_transformer_come_near_and_say_so(recordings):
     assert described == LayerSource(encoder, 2, "cpu").describe() | {"window_seconds": 10}
 
 
+def test_a_window_of_the_transformer_sees_its_context_on_both_sides():
+    """Of 20 ms frames: 4 s are 200 of them, 1 s of context 50; 10 s of audio have 499."""
+    encoder = Encoder(EncoderConfig(**SMALL)).initialise(0).eval()
+    whole = torch.from_numpy(wave(10 * 16_000))
+    seen = []
+    encoder.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        encode_long(encoder, whole, [2])
+        [found] = encode_long(encoder, whole, [2], window_seconds=4, context_seconds=1)
+        windows = [encoder.encoder(seen[0][:, first:last], None, 2)[1][2][0]
+                   for first, last in ((0, 250), (150, 450), (350, 499))]
+    expected = torch.cat([windows[0][:200], windows[1][50:250], windows[2][50:]])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_bfloat16_passes_through_pieces():
     encoder = Encoder(EncoderConfig(**SMALL)).initialise(0).eval()
     whole = torch.from_numpy(wave(30 * 16_000))

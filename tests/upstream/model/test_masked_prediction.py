@@ -124,6 +124,13 @@ def test_tied_projections_give_every_stream_the_same_vector(tiny):
     assert loss.masked_losses[0].item() == pytest.approx(alone(WAVES, None, MASK, LABELS).masked_loss.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("frontend", ["conv", "light"])
+def test_a_front_end_that_learns_has_a_feature_penalty(tiny, frontend):
+    loss = MaskedPrediction(tiny(frontend=frontend), (5,), 8).initialise(0)(WAVES, None, MASK, LABELS)
+    assert loss.feature_penalty.item() > 0
+    assert loss.total.item() == pytest.approx((loss.masked_loss + 10 * loss.feature_penalty).item())
+
+
 def test_an_fbank_encoder_has_no_feature_penalty(tiny):
     loss = MaskedPrediction(tiny(frontend="fbank"), (5,), 8).initialise(0)(WAVES, None, MASK, LABELS)
     assert loss.feature_penalty.item() == 0

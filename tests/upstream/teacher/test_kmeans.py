@@ -13,7 +13,7 @@ from upstream.errors import InputError
 from upstream.keyed import keyed
 from upstream.teacher import kmeans, nearest
 from upstream.teacher.kmeans import assign, fit, inertia, levels
-from upstream.teacher.lloyd import draw_starts, lloyd
+from upstream.teacher.lloyd import _plus_plus, draw_starts, lloyd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINES = ("faiss", "torch")
@@ -181,6 +181,13 @@ def test_starts_spread_over_groups():
     for seed in range(20):
         starts = draw_starts(points, 2, keyed(seed, "test"))[:, 0]
         assert (starts < 1).sum() == 1
+
+
+def test_starts_are_drawn_by_squared_distance_from_the_first_on():
+    """From 0, the points 0, 1 and 3 reach to 0, 1 and 10: a draw of .15 lies at 1.5, beyond the 1."""
+    points = torch.tensor([[0.0], [1.0], [3.0]])
+    assert _plus_plus(points, np.array([0.0, 0.15])).tolist() == [[0], [3]]
+    assert _plus_plus(points, np.array([0.0, 0.05])).tolist() == [[0], [1]]
 
 
 def test_without_faiss_torch_does_it(monkeypatch):

@@ -56,6 +56,7 @@ def test_units_that_name_the_speaker_say_everything_and_shared_ones_nothing():
     telling = speakers_of({f"{s}{n}": np.full(50, "ab".index(s)) for s in "ab" for n in range(20)})
     assert telling.normalised == pytest.approx(1)
     assert telling.by_chance < 0.2
+    assert telling.excess == pytest.approx(1 - telling.by_chance)
     shared = speakers_of({f"{s}{n}": np.arange(48) % 4 for s in "ab" for n in range(20)})
     assert (shared.normalised, shared.by_chance, shared.excess) == pytest.approx((0, 0, 0), abs=1e-9)
     assert (shared.speakers, shared.frames) == (2, 40 * 48)

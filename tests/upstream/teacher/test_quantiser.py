@@ -91,6 +91,15 @@ def test_principal_components_are_those_of_scikit_learn(whiten):
         np.testing.assert_allclose(mine.std(0, ddof=1), 1, atol=1e-3)
 
 
+def test_a_teacher_that_only_whitens_keeps_all_components():
+    x = points(500, 6)
+    found, _ = fit_quantiser(x, (4,), "single", seed=0, whiten=True)
+    white = found.projection(x)
+    assert white.shape == x.shape
+    np.testing.assert_allclose(np.cov(white.numpy().T), np.eye(6), atol=1e-2)
+    assert (found.labels(x)[0] == nearest(white, found.codebooks[0])).float().mean() > 0.99
+
+
 def test_whitening_leaves_a_direction_without_variance_small():
     x = torch.cat([points(300, 3), torch.full((300, 1), 2.0)], dim=1)
     white = fit_pca(x, 0, whiten=True)(x)

@@ -15,7 +15,7 @@ from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_torch
 from upstream.training.checkpoint import best_checkpoint
 from upstream.training.health import Finding
-from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe, _accumulate, train
+from upstream.training.loop import BAD_UPDATES_IN_A_ROW, EVERY, Loss, Pool, TrainingRecipe, _accumulate, train
 from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
 
@@ -291,3 +291,27 @@ def test_every_micro_batch_of_every_update_draws_its_own_dropout(tmp_path):
     drawn = []
     run(tmp_path, Drawing())
     assert len(drawn) == len(set(drawn)) == 24  # 12 updates of 2
+
+
+def test_skipped_updates_end_a_run_only_if_they_follow_each_other(tmp_path):
+    class EverySecond(Toy):
+        def loss(self, batch):
+            loss = super().loss(batch)
+            return Loss(loss.total * float("nan"), loss.sums) if batch.update % 2 else loss
+
+    _, result = run(tmp_path, EverySecond(), replace(RECIPE, updates=2 * BAD_UPDATES_IN_A_ROW + 2))
+    assert result["skipped_updates"] == BAD_UPDATES_IN_A_ROW + 1
+
+
+def test_the_last_update_is_validated_whenever_it_is(tmp_path):
+    _, result = run(tmp_path, recipe=replace(RECIPE, updates=10))
+    records = read_metrics(tmp_path, "valid")
+    assert [r["update"] for r in records] == [4, 8, 10]
+    assert result["norm"] == records[-1]["norm"]
+
+
+def test_a_validation_that_is_no_better_leaves_the_best_checkpoint_as_it_is(tmp_path):
+    task = Toy()
+    task.validate = lambda: {"norm": 1.0}
+    run(tmp_path, task, replace(RECIPE, keep_best=True))
+    assert best_checkpoint(tmp_path / "checkpoints").stem == "update-00000004"

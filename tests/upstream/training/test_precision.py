@@ -11,8 +11,9 @@ from torch import nn
 from upstream.training.precision import FIRST_SCALE, GROW_AFTER, LossScale, autocast
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(0, GROW_AFTER))
+@given(st.lists(st.booleans(), min_size=1, max_size=16), st.integers(0, GROW_AFTER))
 def test_the_scale_moves_as_torchs_does(finite, head_start):
+    """As far as 1, that is after 16 overflows, where ours stays."""
     theirs = torch.amp.GradScaler("cpu", init_scale=FIRST_SCALE, growth_interval=GROW_AFTER)
     weight = nn.Parameter(torch.ones(1))
     optimiser = torch.optim.SGD([weight], lr=0.0)
@@ -63,3 +64,22 @@ def test_matrix_products_run_in_the_precision_asked_for(precision, dtype):
 def test_a_scale_of_one_cannot_fall_so_an_overflow_is_trouble():
     assert LossScale("fp16", {"value": 2.0, "finite": 0}).may_fall
     assert not LossScale("fp16", {"value": 1.0, "finite": 0}).may_fall
+
+
+def test_the_scale_doubles_after_so_many_finite_updates_in_a_row_and_counts_anew():
+    scale = LossScale("fp16", {"value": 8.0, "finite": GROW_AFTER - 2})
+    found = []
+    for finite in (True, True, True, False):
+        scale.update(finite)
+        found.append((scale.value, scale.state["finite"]))
+    assert found == [(8, GROW_AFTER - 1), (16, 0), (16, 1), (8, 0)]
+
+
+def test_the_scale_falls_to_one_and_no_lower():
+    """Below it float16 would lose small gradients, and what overflows at 1 is no matter of the scale."""
+    scale = LossScale("fp16", {"value": 2.0, "finite": 0})
+    found = []
+    for _ in range(3):
+        scale.update(False)
+        found.append((scale.value, scale.may_fall))
+    assert found == [(1, False)] * 3

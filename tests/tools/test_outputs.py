@@ -1,0 +1,99 @@
+"""`--out` never takes the place of what a command reads, of what another command made, or of a part of a run."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.main import run
+from tools.outputs import check_file, check_folder
+from upstream.errors import UsageError
+
+EMIT, UNITS = "emit asr m.arrow --out", "units m.arrow --teacher teacher --out"
+FIT, IMPORT = "teacher fit m.arrow --clusters 3 --out", "teacher import c.npy --out"
+SWEEP, ALIGN = "teacher sweep encoder m.arrow --out", "align asr m.arrow --out"
+TRAIN, TUNE = "lm train t.txt --out", "tune emissions --references ref.txt --lm lm.arpa --final m.arrow --out"
+RESCORE = "rescore h.jsonl --model characters --lm-weight 1 --out"
+RESCORE_TUNE = "rescore-tune h.jsonl --references ref.txt --model characters --out"
+FOLDERS = {"emissions": "emissions.json", "units": "units.json", "teacher": "teacher.json", "asr": "hubertkit.json",
+           "encoder": "hubertkit.json", "characters": "characters.json", "round1": "stage.json"}
+FILES = ("m.arrow", "c.npy", "t.txt", "ref.txt", "lm.arpa", "h.jsonl", "emissions/logprobs.npy")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Artefacts of every kind, of which nothing is ever read."""
+    for folder, name in FOLDERS.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("{}")
+    for name in FILES:
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def refused(place, capsys, command, says):
+    before = held(place)
+    assert run(command.split()) == 2
+    said = capsys.readouterr()
+    assert says in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+    assert held(place) == before
+
+
+@pytest.mark.parametrize("command", [
+    f"{UNITS} emissions", f"{EMIT} units", f"{FIT} emissions", f"{IMPORT} units", f"{SWEEP} emissions",
+    f"{ALIGN} units", f"{TRAIN} teacher", f"{EMIT} characters"])
+def test_what_another_command_made_is_not_overwritten(place, capsys, command):
+    refused(place, capsys, command, "which would be overwritten")
+
+
+@pytest.mark.parametrize("command", [EMIT, UNITS, FIT, IMPORT, SWEEP, ALIGN, TRAIN])
+def test_a_folder_of_a_run_is_left_to_the_run(place, capsys, command):
+    refused(place, capsys, f"{command} round1", "round1: belongs to a run")
+
+
+def test_the_teacher_of_a_run_is_not_replaced_by_that_of_a_sweep(place, capsys):
+    (place / "round1" / "stage.json").unlink()
+    (place / "round1" / "teacher").mkdir()
+    (place / "round1" / "teacher" / "stage.json").write_text("{}")
+    refused(place, capsys, f"{SWEEP} round1", "round1/teacher: belongs to a run")
+
+
+@pytest.mark.parametrize("command", [
+    "lm pack lm.arpa --out lm.arpa", "lm build t.txt --order 2 --out t.txt", "lm build t.txt ref.txt --order 2 --out "
+    "../{here}/ref.txt", "lm build t.txt --order 2 --vocab ref.txt --out ref.txt",
+    "lm prune lm.arpa --ngrams 5 --out lm.arpa", "lm interpolate lm.arpa c.npy --dev t.txt --out c.npy",
+    "lm interpolate lm.arpa c.npy --dev t.txt --out t.txt", f"{TUNE} lm.arpa", f"{TUNE} ref.txt", f"{TUNE} m.arrow",
+    f"{RESCORE} h.jsonl", f"{RESCORE_TUNE} ref.txt", "decode emissions --lm lm.arpa --out lm.arpa",
+    "decode emissions --lm lm.arpa --tuned t.txt --out t.txt", "units m.arrow --teacher teacher --out m.arrow",
+    f"{ALIGN} asr", "teacher quality units --alignments round1 --proxies m.arrow --plot m.arrow"])
+def test_what_a_command_reads_is_not_overwritten(place, capsys, command):
+    refused(place, capsys, command.format(here=place.name), "what the command reads, which would be overwritten")
+
+
+def test_a_part_of_an_artefact_is_not_overwritten(place, capsys):
+    refused(place, capsys, "decode emissions --out emissions/logprobs.npy", "a part of what its folder holds")
+    check_file(place / "emissions" / "hypotheses.jsonl")
+
+
+@pytest.mark.parametrize("command", [
+    f"{FIT} t.txt", f"{SWEEP} t.txt", f"{UNITS} t.txt/store", f"{ALIGN} t.txt", f"{IMPORT} t.txt", f"{TUNE} t.txt/x",
+    f"{RESCORE_TUNE} t.txt/x", f"{RESCORE} t.txt/x", "lm pack lm.arpa --out t.txt/x",
+    "teacher quality units --alignments round1 --plot t.txt/x.png"])
+def test_an_output_that_cannot_be_written_is_told_before_the_work(place, capsys, command):
+    refused(place, capsys, command, "t.txt: a file stands where a folder is needed")
+
+
+def test_a_picture_is_no_folder(place, capsys):
+    refused(place, capsys, "teacher quality units --alignments round1 --plot round1", "round1: a folder")
+
+
+def test_results_of_the_same_kind_and_new_places_are_allowed(place):
+    check_folder(place / "units", [place / "m.arrow"], own="units.json")
+    check_folder(place / "new" / "units", [place / "m.arrow"], own="units.json")
+    with pytest.raises(UsageError, match="holds units"):
+        check_folder(place / "units")

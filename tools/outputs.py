@@ -1,0 +1,60 @@
+"""Where the results of a single command may go: not over its inputs, nor over what another command made.
+
+Asked before the work, for an answer after an hour of it comes too late, and what was overwritten does not come back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from upstream.errors import UsageError
+from upstream.stage import check_out
+
+# The file by which a folder is known, and what it then is.
+KINDS = {"emissions.json": "emissions", "units.json": "units", "teacher.json": "a teacher",
+         "hubertkit.json": "an encoder or recogniser", "characters.json": "a character model"}
+_STAGE = "stage.json"
+_ARRAYS = (".npy", ".safetensors")
+
+
+def check_folder(out: Path, inputs: Iterable[Path] = (), *, own: str | None = None) -> None:
+    """Raise UsageError unless a command may write its results to a folder.
+
+    Args:
+        inputs: what the command reads.
+        own: the file by which its own results are known; a folder of these may be written over.
+    """
+    _refuse_inputs(out, inputs)
+    check_place(out)
+    if (out / _STAGE).is_file():
+        raise UsageError(f"{out}: belongs to a run, which would no longer hold what it says it does; give a folder of "
+                         "its own with --out")
+    found = next((kind for name, kind in KINDS.items() if name != own and (out / name).is_file()), None)
+    if found is not None:
+        raise UsageError(f"{out}: holds {found}, which would be overwritten; give a folder of its own with --out")
+
+
+def check_file(out: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raise UsageError unless a command may write its results to a file: see `check_folder`."""
+    _refuse_inputs(out, inputs)
+    check_place(check_out(out).parent)
+    marks = {*KINDS, _STAGE}
+    if out.is_file() and (out.name in marks or out.suffix in _ARRAYS) and any(
+            (out.parent / mark).is_file() for mark in marks):
+        raise UsageError(f"{out}: a part of what its folder holds, which would be overwritten; give another --out")
+
+
+def check_place(folder: Path) -> None:
+    """Raise UsageError unless a folder can be written to, or made."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"{there}: a file stands where a folder is needed; give another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{there}: nothing can be written in this folder; give another --out")
+
+
+def _refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
+    if out.exists() and any(given.exists() and out.samefile(given) for given in inputs):
+        raise UsageError(f"{out}: what the command reads, which would be overwritten; give another --out")
