@@ -13,6 +13,7 @@ import typer
 
 from tools import corpus_export, corpus_import
 from tools.corpus_import import LISTED, refuse_folder
+from tools.outputs import check_file
 from upstream.audio.checking import check as check_manifest
 from upstream.audio.corpora.probing import Problem
 from upstream.audio.manifest import Manifest
@@ -109,12 +110,16 @@ def split(manifest: ManifestFile,
         raise UsageError(f"{out}: one file for {len(amounts)} subsets; --out names a folder for several")
     if rest is not None:
         refuse_folder(rest)
+        if rest.resolve() == out.resolve():
+            raise UsageError(f"{rest}: --out and --rest are the same file")
+    parts = [out if single else out / f"{name}.arrow" for name, _ in amounts]
+    for path in (*parts, *([rest] if rest is not None else [])):
+        check_file(path, [manifest])
     loaded = Manifest.load(manifest)
     found = split_manifest(loaded, [amount for _, amount in amounts], by.value, seed)
     if rest is not None and not len(found.rest):
         raise InputError(f"{manifest}: nothing is left beside {hours}; leave out --rest")
-    parts = [(out if single else out / f"{name}.arrow", rows) for (name, _), rows in zip(amounts, found.subsets)]
-    for path, rows in [*parts, *([(rest, found.rest)] if rest is not None else [])]:
+    for path, rows in [*zip(parts, found.subsets), *([(rest, found.rest)] if rest is not None else [])]:
         part = loaded.select(rows)
         part.save(path)
         speakers = len({s for s in part.speakers if s is not None})

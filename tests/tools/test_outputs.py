@@ -75,6 +75,12 @@ def test_what_a_command_reads_is_not_overwritten(place, capsys, command):
     refused(place, capsys, command.format(here=place.name), "what the command reads, which would be overwritten")
 
 
+def test_a_subset_is_not_written_over_its_manifest_nor_over_its_rest(place, capsys):
+    refused(place, capsys, "corpus split m.arrow --hours 1min --out m.arrow", "what the command reads")
+    refused(place, capsys, "corpus split m.arrow --hours 1min --out x.arrow --rest m.arrow", "what the command reads")
+    refused(place, capsys, "corpus split m.arrow --hours 1min --out x.arrow --rest x.arrow", "are the same file")
+
+
 def test_a_part_of_an_artefact_is_not_overwritten(place, capsys):
     refused(place, capsys, "decode emissions --out emissions/logprobs.npy", "a part of what its folder holds")
     check_file(place / "emissions" / "hypotheses.jsonl")
