@@ -55,8 +55,9 @@ def trained(corpus, out, *words):
 
 
 @pytest.mark.parametrize("words", [
-    ("hubert-tiny", *ROUNDS), ("hubert-tiny", *ROUNDS, *CONV), ("hubert-tiny-light", *ROUNDS),
-    ("hubert-tiny", *ROUNDS, "encoder.family=wavlm", "encoder.relative_buckets=8", *CONV), ("wav2vec2-tiny",),
+    pytest.param(("hubert-tiny", *ROUNDS), marks=pytest.mark.slow), ("hubert-tiny", *ROUNDS, *CONV),
+    ("hubert-tiny-light", *ROUNDS), ("wav2vec2-tiny",),
+    ("hubert-tiny", *ROUNDS, "encoder.family=wavlm", "encoder.relative_buckets=8", *CONV),
 ], ids=lambda words: "-".join(words[:1] + words[5:6]))
 def test_pretraining_on_a_gpu_does_not_wait_and_learns_what_the_cpu_learns(words, corpus, tmp_path, monkeypatch):
     with pretended_gpu(), monkeypatch.context() as patched:
