@@ -34,7 +34,7 @@ from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.round_encoders import read_outside
 from upstream.stage import content_hash, file_hash, locked, read_json, read_stage, run_stage
-from upstream.training.recipe import check_wandb
+from upstream.training.monitor import check_wandb
 
 Say = Callable[[str], None]
 PAIRED = ("wer", "cer")
@@ -194,7 +194,7 @@ def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits) -> N
     """What a later cell would find wrong with its trainings is said before the first: scratch may take hours."""
     cells = [parse_cell(cell, recipe) for cell in recipe.cells]
     for labelled in dict.fromkeys(labelled for labelled, _ in cells):
-        check_wandb(recipe.finetuning(labelled).training)
+        check_wandb(recipe.finetuning(labelled).training.wandb)
     if any(round_number for _, round_number in cells):
         pretraining = _pretrain_recipe(recipe, data, splits)
         _, outside = read_outside(outside_encoders(pretraining))

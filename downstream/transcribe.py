@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from downstream.phrases import phrases, usual_pause
 from downstream.recogniser import heard_pause, load_recogniser
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
+from upstream.audio.corpora.walking import walk
 from upstream.audio.reading import read
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
@@ -93,15 +93,15 @@ def named_recordings(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
     return found
 
 
-def _below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Audio files below a folder. Links to folders are followed, but none that leads back to a folder `above`."""
-    above |= {os.path.realpath(folder)}
-    for path in folder.iterdir():
-        if path.is_dir():
-            if os.path.realpath(path) not in above:
-                yield from _below(path, above)
-        elif path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
-            yield path
+def _below(folder: Path) -> Iterator[Path]:
+    """Audio files below a folder. Raises InputError for a folder that cannot be read."""
+    def refuse(inside: Path, what: str) -> None:
+        raise InputError(f"{inside}: {what}; make it readable, or name the files to transcribe")
+
+    for inside, names in walk(folder, refuse):
+        for path in (inside / name for name in names):
+            if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
+                yield path
 
 
 class Transcriber:

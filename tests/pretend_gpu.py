@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+from upstream.training import loop
+
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -126,11 +128,6 @@ class OnGPU(Tensor):
 _WAITS: list[Waits] = []
 
 
-def waits_now() -> Waits:
-    """What is being written down."""
-    return _WAITS[-1]
-
-
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[Waits]:
     """While this is open torch says that there is one GPU; what waited for it is written into what is given."""
@@ -179,6 +176,22 @@ def pretended_gpu() -> Iterator[Waits]:
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swapped)
         _WAITS.pop()
+
+
+@contextlib.contextmanager
+def waits_of_passes() -> Iterator[list[dict[tuple[str, str], int]]]:
+    """A list that gets, for each micro-batch of a training, what waited in its forward and backward pass."""
+    found: list[dict[tuple[str, str], int]] = []
+    gradient = loop._gradient
+
+    def watched(*arguments: Any) -> Any:
+        before = _WAITS[-1].copy()
+        loss = gradient(*arguments)
+        found.append(dict(_WAITS[-1] - before))
+        return loss
+
+    with mock.patch.object(loop, "_gradient", watched):
+        yield found
 
 
 class _Mode(TorchDispatchMode):

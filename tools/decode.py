@@ -35,7 +35,7 @@ from tools.decoding_recipe import Recipe, Settings, recipe_decoder
 from tools.outputs import check_file
 from upstream.errors import UsageError
 from upstream.progress import progress, say
-from upstream.stage import check_out, write_json
+from upstream.stage import write_json
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default, one on a GPU.")]
 
@@ -48,8 +48,7 @@ def register(app: typer.Typer) -> None:
 
 def decode(
     emissions: Annotated[Path, typer.Argument(help="Folder of emissions, as `hubertkit emit` writes it.")],
-    out: Annotated[Path, typer.Option(callback=check_out, help="Hypotheses to write, one JSON object a "
-                                      "line.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="Hypotheses to write, one JSON object a line.")] = ...,  # type: ignore[assignment]
     decoder: Decoder = None,
     lm: Lm = None,
     lm_weight: LmWeight = None,
@@ -66,7 +65,7 @@ def decode(
     workers: Workers = None,
 ) -> None:
     """Turn emissions into text: greedily, or by a search with a language model or a lexicon."""
-    _check_out(out, emissions, lm, lexicon, tuned, None if recipe is None else Path(recipe))
+    check_file(out, [emissions, lm, lexicon, tuned, None if recipe is None else Path(recipe)])
     stored = Emissions.load(emissions)
     options: dict[str, Any] = {
         "decoder": decoder, "lm": lm, "lm_weight": lm_weight, "word_score": word_score, "tuned": tuned, "beam": beam,
@@ -90,8 +89,8 @@ def tune(
     references: Annotated[Path, typer.Option(help="Its manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
     lm: Annotated[Path, typer.Option(help="ARPA file (.arpa, .arpa.gz); batched takes packed .ngrams too, lexicon "
                                           "with --lexicon a KenLM binary.")] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(callback=check_out, help="JSON file for `hubertkit decode --tuned`; a picture of "
-                                                              "what was tried is written beside it (.png).")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="JSON file for `hubertkit decode --tuned`; a picture of "
+                                      "what was tried is written beside it (.png).")] = ...,  # type: ignore[assignment]
     final: Annotated[Path | None, typer.Option(help="Manifest of the final score's set: refuse to tune on it.")] = None,
     decoder: Annotated[Name, typer.Option(help="Which to tune for; see `hubertkit decode --help`.")] = Name.batched,
     beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default.")] = None,
@@ -107,7 +106,7 @@ def tune(
     workers: Workers = None,
 ) -> None:
     """Find the weights of a language model on a development set."""
-    _check_out(out, emissions, references, lm, lexicon, final)
+    check_file(out, [emissions, references, lm, lexicon, final])
     picture = out.with_suffix(".png")
     if picture == out:
         raise UsageError(f"{out}: the name of the picture; give a JSON file, {out.with_suffix('.json')} for instance")
@@ -134,10 +133,6 @@ def tune(
     print(f"{out}: {found.decoder}, beam {found.beam}, lm_weight {found.lm_weight:g}, word_score {found.word_score:g}, "
           f"WER {found.wer:.2f} ({found.wer_interval[0]:.2f} to {found.wer_interval[1]:.2f}) on "
           f"{found.utterances} of {found.utterances_given} utterances ({found.seconds:.0f} s)")
-
-
-def _check_out(out: Path, *inputs: Path | None) -> None:
-    check_file(out, [path for path in inputs if path is not None])
 
 
 def _numbers(given: str | None) -> tuple[int, ...]:

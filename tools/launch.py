@@ -27,7 +27,7 @@ from upstream.progress import say
 AUTO = "auto"
 HOST = "127.0.0.1"
 LAST_WORDS_SECONDS = 20.0  # that a rank has to end after another one
-LAST_WORDS_AFTER_FAILURE = 2.0  # of the first one: they wait for it, and have nothing to write
+LAST_WORDS_AFTER_FAILURE = 2.0  # that the others have once the first has failed: they write nothing of their own
 LOOK_SECONDS = 1.0  # between two looks at the other ranks
 
 RanksOption = Annotated[str, typer.Option("--ranks", help="Processes that train together on this machine; auto: one "

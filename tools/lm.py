@@ -63,7 +63,7 @@ def build(
     temporary: Annotated[Path | None, typer.Option(help="Folder for these files instead of that of --out.")] = None,
 ) -> None:
     """Estimate an interpolated modified Kneser-Ney model, as KenLM's lmplz does."""
-    _check_out(out, [*texts, *([vocab] if vocab is not None else [])])
+    _check_out(out, [*texts, vocab])
     if temporary is not None and not temporary.is_dir():
         raise UsageError(f"--temporary {temporary}: no such folder")
     if temporary is not None and memory is None:
@@ -234,7 +234,7 @@ def score(
           f"({found.tokens} tokens, {found.unknown} unknown)")
 
 
-def _check_out(out: Path, inputs: Sequence[Path]) -> None:
+def _check_out(out: Path, inputs: Sequence[Path | None]) -> None:
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the ARPA file to write")
     check_file(out, inputs)

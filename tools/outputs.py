@@ -19,11 +19,11 @@ _STAGE = "stage.json"
 _ARRAYS = (".npy", ".safetensors")
 
 
-def check_folder(out: Path, inputs: Iterable[Path] = (), *, own: str | None = None) -> None:
+def check_folder(out: Path, inputs: Iterable[Path | None] = (), *, own: str | None = None) -> None:
     """Raise UsageError unless a command may write its results to a folder.
 
     Args:
-        inputs: what the command reads.
+        inputs: what the command reads; None for what was not given.
         own: the file by which its own results are known; a folder of these may be written over.
     """
     _refuse_inputs(out, inputs)
@@ -36,7 +36,7 @@ def check_folder(out: Path, inputs: Iterable[Path] = (), *, own: str | None = No
         raise UsageError(f"{out}: holds {found}, which would be overwritten; give a folder of its own with --out")
 
 
-def check_file(out: Path, inputs: Iterable[Path] = ()) -> None:
+def check_file(out: Path, inputs: Iterable[Path | None] = ()) -> None:
     """Raise UsageError unless a command may write its results to a file: see `check_folder`."""
     _refuse_inputs(out, inputs)
     check_place(check_out(out).parent)
@@ -55,6 +55,6 @@ def check_place(folder: Path) -> None:
         raise UsageError(f"{there}: nothing can be written in this folder; give another --out")
 
 
-def _refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
-    if out.exists() and any(given.exists() and out.samefile(given) for given in inputs):
+def _refuse_inputs(out: Path, inputs: Iterable[Path | None]) -> None:
+    if out.exists() and any(given is not None and given.exists() and out.samefile(given) for given in inputs):
         raise UsageError(f"{out}: what the command reads, which would be overwritten; give another --out")

@@ -21,7 +21,7 @@ from tools.outputs import check_file
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
-from upstream.stage import check_out, write_json
+from upstream.stage import write_json
 
 Model = Annotated[str, typer.Option(help="Folder or name on the hub of a causal language model (extra hf), or folder "
                                          "of a model of `hubertkit lm train`.")]
@@ -37,8 +37,7 @@ def register(app: typer.Typer) -> None:
 def rescore(
     hypotheses: Annotated[Path, typer.Argument(help="What `hubertkit decode --nbest` wrote.")],
     model: Model = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(callback=check_out, help="Hypotheses to write, one JSON object a "
-                                      "line.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="Hypotheses to write, one JSON object a line.")] = ...,  # type: ignore[assignment]
     tuned: Annotated[Path | None, typer.Option(help="Take the weights from what `rescore-tune` wrote.")] = None,
     lm_weight: Annotated[float | None, typer.Option(help="Of the neural model's natural logarithm.")] = None,
     word_score: Annotated[float | None, typer.Option(help="Added for each word, in nats.")] = None,
@@ -46,7 +45,7 @@ def rescore(
     lower: Lower = False,
 ) -> None:
     """Rank n-best lists again by a neural language model."""
-    check_file(out, [hypotheses, Path(model), *([tuned] if tuned is not None else [])])
+    check_file(out, [hypotheses, Path(model), tuned])
     found = _lists(hypotheses)
     weights = _weights(tuned, lm_weight, word_score, ngram_weight, found, model, lower)
     ranked = reranked(found, _scored(found, _model(model, lower)), weights)
@@ -58,7 +57,7 @@ def rescore_tune(
     hypotheses: Annotated[Path, typer.Argument(help="N-best lists of a development set.")],
     references: Annotated[Path, typer.Option(help="Its manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
     model: Model = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(callback=check_out, help="JSON file for `hubertkit rescore --tuned`.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="JSON file for `hubertkit rescore --tuned`.")] = ...,  # type: ignore[assignment]
     lower: Lower = False,
 ) -> None:
     """Find the weights of a neural language model on a development set's n-best lists."""

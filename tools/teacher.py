@@ -73,7 +73,7 @@ def show_quality(
     check_hours(hours)
     changes = (Change("noise", snr), Change("speed", speed))
     if plot is not None:
-        check_file(plot, [path for path in (units, proxies, teacher, encoder) if path is not None])
+        check_file(plot, [units, proxies, teacher, encoder])
     stored = Units.load(units)
     if alignments is not None and not alignments.is_dir():
         raise UsageError(f"--alignments {alignments}: no such folder")
@@ -118,7 +118,7 @@ def fit_teacher(
     seed: Annotated[int, typer.Option(help="Of the draw and the starts.")] = 0,
 ) -> None:
     """Fit a teacher of any kind on recordings."""
-    check_folder(out, _inputs(manifest, encoder), own="teacher.json")
+    check_folder(out, [manifest, encoder], own="teacher.json")
     source = _source(encoder, layer, features, stacked)
     recordings = Manifest.load(manifest)
     numbers = whole_numbers("--clusters", clusters)
@@ -140,14 +140,10 @@ def import_teacher(
     features: Features = None,
 ) -> None:
     """Make a teacher of centroids that somebody published. Nothing in the file is run."""
-    check_folder(out, _inputs(centroids, encoder), own="teacher.json")
+    check_folder(out, [centroids, encoder], own="teacher.json")
     made = import_centroids(centroids, _source(encoder, layer, features).describe())
     made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
-
-
-def _inputs(first: Path, encoder: Path | None) -> list[Path]:
-    return [first] if encoder is None else [first, encoder]
 
 
 def _refuse_alone(given: dict[str, Path | None], needed: str, there: Path | None) -> None:

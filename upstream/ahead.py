@@ -33,9 +33,10 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[
     return list(_readers().map(work, items))
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results of `work` in order; as many as threads may read are being made while the caller is busy with the last."""
-    threads = reading_threads()
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+    """Results of `work` in order; as many as there are threads, by default as many as may read, are being made while
+    the caller is busy with the last."""
+    threads = threads or reading_threads()
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[Result]] = deque()
         for item in items:

@@ -9,7 +9,10 @@ from upstream.errors import UsageError
 
 
 def best_device() -> torch.device:
-    """This rank's GPU if there is one. It has its number, for other threads of a process begin with the first GPU."""
+    """This rank's GPU if there is one. It has its number, for other threads of a process begin with the first GPU.
+
+    Where there is one, cuDNN's TF32 is off from then on in the whole process.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False  # or convolutions in float32 would keep three digits, and products seven

@@ -57,7 +57,7 @@ from upstream.teacher.units import Units, select
 from upstream.training.batch_size import fitted
 from upstream.training.health import entropy_of, examine
 from upstream.training.loop import Examine, train, weights_settings
-from upstream.training.recipe import check_wandb
+from upstream.training.monitor import check_wandb
 from upstream.training.reference import beside_the_paper, reference_for
 
 
@@ -116,7 +116,7 @@ def check_sources(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[
     data_source(recipe)
     heard: set[Path | None] = {None}
     for round_ in rounds:
-        check_wandb(round_.training)
+        check_wandb(round_.training.wandb)
         source = _noise_source(round_.mixing)
         if source not in heard:
             with blamed_on("mixing.noise"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tones import write_tones
 
 from downstream.decode.alphabet import alphabet
 from downstream.emissions import Emissions
@@ -21,7 +22,7 @@ from downstream.phrases import READ_SPEECH_SECONDS, longest_pause
 from downstream.recogniser import compute_emissions, heard_pause, load_recogniser
 from downstream.text.vocabulary import Vocabulary
 from downstream.transcribe import Settings, Transcriber, transcribe
-from upstream.audio import AudioCache, Manifest, import_folder
+from upstream.audio import AudioCache, Manifest
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
 from upstream.recipe import load_recipe
@@ -38,19 +39,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Tones for letters: A, B and C are three pitches, so that a recogniser can learn them."""
-    folder = tmp_path_factory.mktemp("tones")
-    rng = np.random.default_rng(0)
-    for i in range(12):
-        text = " ".join("".join(rng.choice(list("ABC"), 3)) for _ in range(2))
-        pitch = {"A": 300, "B": 900, "C": 2400, " ": 0}
-        wave = np.concatenate([0.2 * np.sin(2 * np.pi * pitch[c] * np.arange(2400) / 16_000) for c in text])
-        soundfile.write(folder / f"u{i:02d}.wav", wave + 0.005 * rng.standard_normal(len(wave)), 16_000)
-        (folder / f"u{i:02d}.txt").write_text(text)
-    whole = import_folder(folder)
-    whole.select(range(9)).save(folder / "train.arrow")
-    whole.select(range(9, 12)).save(folder / "dev.arrow")
-    return folder
+    return write_tones(tmp_path_factory.mktemp("tones"), [2] * 12, dev=3)
 
 
 def recipe(corpus, **changes):

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from pretend_gpu import CUDA, pretended_gpu, waits_now
+from pretend_gpu import CUDA, pretended_gpu, waits_of_passes
+from tones import write_tones
 
 from downstream.align import align
 from downstream.decode.choice import Choice, Name
@@ -16,9 +16,8 @@ from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
 from downstream.lm.character_model import CharacterShape, CharacterTraining, train_characters
 from downstream.recogniser import compute_emissions, load_recogniser
 from downstream.transcribe import Settings, transcribe
-from upstream.audio import Manifest, import_folder
+from upstream.audio import Manifest
 from upstream.model import EncoderConfig
-from upstream.training import loop
 from upstream.training.loop import TrainingRecipe
 from upstream.training.optimiser import OptimiserRecipe
 
@@ -30,35 +29,17 @@ TRAINING = TrainingRecipe(updates=4, batch_seconds=4, micro_batch_seconds=2, log
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tones")
-    rng = np.random.default_rng(0)
-    for i in range(8):
-        text = " ".join("".join(rng.choice(list("ABC"), 3)) for _ in range(1 + i % 3))  # of several lengths: padded
-        pitch = {"A": 300, "B": 900, "C": 2400, " ": 0}
-        wave = np.concatenate([0.2 * np.sin(2 * np.pi * pitch[c] * np.arange(2400) / 16_000) for c in text])
-        soundfile.write(folder / f"u{i}.wav", wave + 0.005 * rng.standard_normal(len(wave)), 16_000)
-        (folder / f"u{i}.txt").write_text(text)
-    whole = import_folder(folder)
-    whole.select(range(6)).save(folder / "train.arrow")
-    whole.select(range(6, 8)).save(folder / "dev.arrow")
-    return folder
+    return write_tones(tmp_path_factory.mktemp("tones"), [1 + i % 3 for i in range(8)], dev=2)  # padded in batches
 
 
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
     """Folders of the same training on both devices, and what waited for the GPU in each forward and backward pass."""
-    out, waited, gradient = tmp_path_factory.mktemp("out"), [], loop._gradient
+    out = tmp_path_factory.mktemp("out")
     recipe = FinetuneRecipe(data=str(corpus / "train.arrow"), dev=str(corpus / "dev.arrow"), architecture=SHAPE,
                             mask=SpecMaskRecipe(0.5, 5, 0.5, 8), training=TRAINING, speeds=(0.9, 1.1))
 
-    def watched(*arguments):
-        before = waits_now().copy()
-        loss = gradient(*arguments)
-        waited.append(dict(waits_now() - before))
-        return loss
-
-    with pretended_gpu() as waits, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "_gradient", watched)
+    with pretended_gpu() as waits, waits_of_passes() as waited:
         finetune(recipe, out / "gpu", lambda line: None)
     finetune(recipe, out / "cpu", lambda line: None)
     return SimpleNamespace(gpu=out / "gpu", cpu=out / "cpu", waited=waited, waits=waits)
@@ -85,7 +66,7 @@ def test_emissions_transcripts_and_alignments_are_those_of_the_cpu(trained, corp
         compute_emissions(trained.cpu, dev, tmp_path / device.type, device)
         aligned = dict(align(model.to(device), vocabulary, dev, device))
         choice = Choice(name=Name.batched, lexicon=words, device=device.type)
-        [(_, transcript)] = transcribe(trained.cpu, [corpus / "u1.wav"], Settings(choice))
+        [(_, transcript)] = transcribe(trained.cpu, [corpus / "u01.wav"], Settings(choice))
         found = Emissions.load(tmp_path / device.type)
         return [found.logprobs(i) for i in dev.ids], aligned, transcript.text
 

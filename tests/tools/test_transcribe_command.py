@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tones import write_tones
 
 from downstream.decode.beam import BeamDecoder
 from downstream.finetune import finetune
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
 from downstream.transcribe import Settings, Transcriber, recordings
 from tools import main
-from upstream.audio import import_folder
 from upstream.errors import UsageError
 from upstream.model import EncoderConfig
 from upstream.training.loop import TrainingRecipe
@@ -35,19 +35,7 @@ SHORT = ("--window", "2", "--overlap", "0.8")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Tones for letters, as in the test of fine-tuning, with a pause at either end."""
-    folder = tmp_path_factory.mktemp("tones")
-    rng = np.random.default_rng(0)
-    pitch = {"A": 300, "B": 900, "C": 2400, " ": 0}
-    for i in range(14):
-        text = " ".join("".join(rng.choice(list("ABC"), 3)) for _ in range(2))
-        wave = [0.2 * np.sin(2 * np.pi * pitch[c] * np.arange(2400) / 16_000) for c in f" {text} "]
-        sound = np.concatenate(wave)
-        soundfile.write(folder / f"u{i:02d}.wav", sound + 0.005 * rng.standard_normal(len(sound)), 16_000)
-        (folder / f"u{i:02d}.txt").write_text(text)
-    whole = import_folder(folder)
-    whole.select(range(11)).save(folder / "train.arrow")
-    whole.select(range(11, 14)).save(folder / "dev.arrow")
-    return folder
+    return write_tones(tmp_path_factory.mktemp("tones"), [2] * 14, dev=3, pause=" ")
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from upstream.ahead import ahead
 from upstream.audio.containers import open_audio, open_bytes
 from upstream.audio.corpora.probing import Problem, true_samples
 from upstream.audio.manifest import Manifest, Utterance
@@ -91,12 +90,5 @@ def _remarks(utterance: Utterance, wave: np.ndarray) -> Iterator[str]:
 
 
 def _in_order(manifest: Manifest) -> Iterator[list[Problem]]:
-    """`check_utterance` of each utterance on several threads, a few ahead of the caller."""
-    ahead: deque[Future[list[Problem]]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for utterance, seen in zip(manifest, manifest.looks()):
-            ahead.append(pool.submit(check_utterance, utterance, *seen))
-            if len(ahead) > 4 * THREADS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    """`check_utterance` of each utterance on several threads."""
+    return ahead(lambda row: check_utterance(row[0], *row[1]), zip(manifest, manifest.looks()), THREADS)

@@ -8,6 +8,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,21 @@ def finite_ones(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
-def _wandb_run(folder: Path, project: str) -> Any:
-    """The run of this folder, the same one after a resume."""
+def check_wandb(project: str) -> Any:
+    """The package that logs to a project, None for no project. Raises UsageError where it is not installed: to be asked
+    before a run of hours, at the end of which the training that wants it may be."""
+    if not project:
+        return None
     try:
-        import wandb
+        return import_module("wandb")
     except ImportError as error:
         raise UsageError(f"training.wandb={project}: the package wandb is not installed; `pip install wandb`, or leave "
                          "training.wandb out") from error
+
+
+def _wandb_run(folder: Path, project: str) -> Any:
+    """The run of this folder, the same one after a resume."""
+    wandb = check_wandb(project)
     path = folder / "wandb.json"
     if not path.is_file():
         write_json(path, {"id": secrets.token_hex(8)})

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from typing import Any
 
-from upstream.errors import UsageError
 from upstream.training.optimiser import OptimiserRecipe
 from upstream.training.precision import Precision
 
@@ -73,18 +71,6 @@ class TrainingRecipe:
         if self.micro_batch_seconds == AUTO:
             return 0
         return max(1, round(self.batch_seconds / self.micro_batch_seconds))
-
-
-def check_wandb(recipe: TrainingRecipe) -> None:
-    """Raises UsageError where `wandb` is asked for and not installed. The monitor would say so too, but only once the
-    training begins, which may be hours ahead."""
-    if not recipe.wandb:
-        return
-    try:
-        import_module("wandb")
-    except ImportError as error:
-        raise UsageError(f"training.wandb={recipe.wandb}: the package wandb is not installed; `pip install wandb`, or "
-                         "leave training.wandb out") from error
 
 
 def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
