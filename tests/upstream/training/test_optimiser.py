@@ -71,6 +71,23 @@ def test_clipping_scales_to_the_limit_and_gives_the_norm_before():
     assert float(p.grad.norm()) == pytest.approx(5.0)
 
 
+@pytest.mark.parametrize("limit", [0.0, 1.0, 4.9, 5.1, 10.0])
+def test_clipping_equals_torchs(limit):
+    ours, theirs = ([nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(3))]
+                    for _ in range(2))
+    for parameters in (ours, theirs):  # the last one has no gradient
+        parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    expected = nn.utils.clip_grad_norm_(theirs, limit or float("inf"))
+    assert torch.equal(clip_gradients(ours, limit), expected)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours[:2], theirs[:2]))
+
+
+def test_gradients_that_are_no_numbers_give_a_norm_that_is_none():
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.tensor([float("nan"), 4.0])
+    assert not torch.isfinite(clip_gradients([p], 1.0))
+
+
 @pytest.mark.parametrize("values", [{"peak_rate": 0.0}, {"warmup_updates": -1}, {"beta2": 1.0}, {"clip_norm": -1.0}])
 def test_values_out_of_range_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
