@@ -112,6 +112,21 @@ def test_positional_convolution_equals_torch_weight_norm(kernel, groups):
         torch.testing.assert_close(ours(x), theirs(x.transpose(1, 2))[..., :11].transpose(1, 2), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+@pytest.mark.parametrize(("kernel", "groups"), [(16, 4), (15, 4), (128, 16), (32, 2)])
+@pytest.mark.parametrize("by_autocast", [True, False])
+def test_positional_convolution_in_bf16_is_near_that_in_float32(width, kernel, groups, by_autocast):
+    """On a processor with AMX, groups of 4 and 8 channels gave numbers that had nothing to do with it."""
+    torch.manual_seed(0)
+    conv, x = PositionalConvolution(width, kernel, groups), torch.randn(2, 50, width)
+    with torch.no_grad():
+        expected = conv(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=by_autocast):
+            found = conv(x) if by_autocast else conv.bfloat16()(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert float((found.float() - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_equals_its_formula(dtype, padded):

@@ -52,7 +52,9 @@ def test_compiled_blocks_have_the_gradients_of_plain_ones_at_every_shape(changes
         found = gradients(compiled, samples, rows, lengths, precision)
         assert found.keys() == expected.keys()
         for name, gradient in found.items():
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+            # In bf16 a processor with AMX rounds some of what is compiled in another order.
+            near = 1e-5 if precision is None else max(1e-5, 0.01 * float(expected[name].abs().max()))
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=near, msg=name)
 
 
 def test_one_compilation_serves_all_blocks_and_all_shapes():
