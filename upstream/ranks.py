@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,7 @@ from upstream.errors import HubertkitError, RankLost, UsageError
 
 # A rank that dies closes its connections, which the others see at once; a stage that only rank 0 does may take days.
 PATIENCE = timedelta(days=7)
+_CONNECTION = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe")  # in what gloo and nccl say
 Result = TypeVar("Result")
 
 _alone = False  # inside `alone` rank 0 is by itself: nobody would answer it
@@ -224,6 +226,22 @@ def _losses() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # gloo and nccl have no finer type
-        said = str(error).strip().split("\n")[0]
-        raise RankLost("another process of this job has died, so this one ends too; run the command again, it goes on "
-                       f"from the last checkpoint (what was noticed: {said})") from error
+        raise _lost(error) from error
+
+
+@contextlib.contextmanager
+def naming_losses() -> Iterator[None]:
+    """Name what a RuntimeError means that comes from a collective of torch's own: those of a sharded model, in the
+    midst of its computations."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _several() or not (isinstance(error, dist.DistError) or _CONNECTION.search(str(error))):
+            raise
+        raise _lost(error) from error
+
+
+def _lost(error: RuntimeError) -> RankLost:
+    said = str(error).strip().split("\n")[0]
+    return RankLost("another process of this job has died, so this one ends too; run the command again, it goes on "
+                    f"from the last checkpoint (what was noticed: {said})")

@@ -136,6 +136,18 @@ def test_lack_of_memory_in_a_collective_is_no_dead_rank(monkeypatch):
         raise RuntimeError("NCCL error in: x\nmore")
 
 
+@pytest.mark.parametrize(("said", "several", "named"), [
+    ("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1", True, True),
+    ("Connection reset by peer", True, True), ("NCCL Error 6: remote process exited", True, True),
+    ("Connection closed by peer", False, False), ("mat1 and mat2 shapes cannot be multiplied", True, False)])
+def test_a_sharded_model_whose_collective_fails_says_that_a_rank_is_lost(monkeypatch, said, several, named):
+    """The traceback of a backward pass was all that was said."""
+    monkeypatch.setattr(ranks, "_several", lambda: several)
+    with pytest.raises(RankLost if named else RuntimeError, match="has died" if named else said[:10]), \
+            ranks.naming_losses():
+        raise RuntimeError(said)
+
+
 def test_alone_everything_is_ones_own():
     rows = torch.arange(6.0).view(3, 2)
     assert ranks.rows_on_first(rows) is rows

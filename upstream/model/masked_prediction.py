@@ -39,7 +39,7 @@ class PredictionLoss:
         unmasked_losses, unmasked_correct, unmasked_count: the same for frames that were not masked; zeros when neither
             `unmasked_weight` nor `measure` asked for them.
         feature_penalty: mean square of the conv front end's output; 0 for front ends that do not learn.
-        usage: per stream (K,) float32, predicted probabilities summed over masked frames, if `measure` (`perplexity`).
+        usage: per stream (K,) float32, masked frames of which a class is the likeliest, if `measure` (`perplexity`).
     """
 
     total: Tensor
@@ -206,8 +206,10 @@ class MaskedPrediction(nn.Module):
                 parts = [F.cross_entropy(values, labels[:, i]) for i, values in enumerate(logits)]
                 losses = losses + torch.stack(parts) / len(self.predict_at)
         with torch.no_grad():
-            correct = torch.stack([(v.argmax(-1) == labels[:, i]).sum() for i, v in enumerate(logits)])
-            usage = tuple(values.softmax(-1).sum(0) for values in logits) if measure else ()
+            likeliest = [values.argmax(-1) for values in logits]
+            correct = torch.stack([(found == labels[:, i]).sum() for i, found in enumerate(likeliest)])
+            # Not of summed probabilities: of a model that hears nothing, and says one class always, they use them all.
+            usage = tuple(map(_counts, likeliest, self.classes)) if measure else ()
         return losses, correct, usage
 
     def _logits(self, output: EncoderOutput, layer: int, selected: Tensor) -> list[Tensor]:
@@ -246,8 +248,15 @@ class CosineTable(nn.Module):
         return frames @ F.normalize(self.embeddings, dim=-1, eps=COSINE_EPSILON).t() / self.temperature
 
 
+def _counts(found: Tensor, classes: int) -> Tensor:
+    """How often each class occurs in `found (N,)` integers, (K,) float32; without waiting, as `bincount` would."""
+    zeros = torch.zeros(classes, device=found.device)
+    return zeros.scatter_add_(0, found, torch.ones_like(found, dtype=torch.float32))
+
+
 def perplexity(usage: Tensor) -> float:
-    """Classes in effective use: the exponential of the entropy of summed predictions `usage (K,)`, 1 to K."""
+    """Classes in effective use: the exponential of the entropy of the predictions' counts `usage (K,)`, 1 to K
+    (fairseq `code_perplexity`)."""
     shares = usage.double() / usage.double().sum()
     return float(torch.special.entr(shares).sum().exp())
 

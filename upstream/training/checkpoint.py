@@ -1,10 +1,12 @@
 """Checkpoints: weights, optimiser state and the place in the run, in one safetensors file that is safe to load.
 
-A checkpoint counts once its small JSON beside it is there: that file is written last and holds the hash of the other.
+A checkpoint counts once its small JSON beside it is there: that file is written last and holds the hash of the other
+and one of itself.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,9 +61,9 @@ def save_checkpoint(folder: Path, update: int, state: dict[str, Tensor], extra: 
     with writing(path) as temporary:
         save_file(state, temporary)
         digest = file_hash(temporary)
-    write_json(path.with_suffix(".json"), {"update": update, "sha256": digest, "best": is_best, "extra": extra,
-                                           "settings": dict(settings or {})})
-    _remove_old(folder, keep)
+    record = {"update": update, "sha256": digest, "best": is_best, "extra": extra, "settings": dict(settings or {})}
+    write_json(path.with_suffix(".json"), {**record, "record_sha256": _record_hash(record)})
+    _remove_old(folder, keep, update)
     return path
 
 
@@ -71,12 +73,14 @@ def best_checkpoint(folder: Path) -> Path | None:
     return best[-1] if best else None
 
 
-def _remove_old(folder: Path, keep: Keep) -> None:
+def _remove_old(folder: Path, keep: Keep, newest: int) -> None:
+    """Those later than `newest` were damaged: loading began before them."""
     found = _complete(folder)
+    later = [path for path in found if _update(path) > newest]
+    found = found[:len(found) - len(later)]
     best = best_checkpoint(folder) if keep.best else None
-    for path in found[:-keep.last]:
-        update = int(path.stem.removeprefix("update-"))
-        if path == best or (keep.every and update % keep.every == 0):
+    for path in [*found[:-keep.last], *later]:
+        if path not in later and (path == best or (keep.every and _update(path) % keep.every == 0)):
             continue
         path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
@@ -102,7 +106,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
     for path in reversed(found):
         record = _record(path)
         if record is None or file_hash(path) != record["sha256"]:
-            say(f"warning: {path} is damaged (its {'record cannot be read' if record is None else 'hash differs'}); "
+            say(f"warning: {path} is damaged (its {'record' if record is None else 'hash'} is not what was saved); "
                 "using the checkpoint before it")
             continue
         _check_recipe(path, record.get("settings"), settings)
@@ -130,7 +134,18 @@ def _record(path: Path) -> dict[str, Any] | None:
         record = read_json(path.with_suffix(".json"))
     except FormatError:
         return None
-    return record if isinstance(record, dict) and {"update", "sha256", "extra"} <= set(record) else None
+    if not isinstance(record, dict) or not {"update", "sha256", "extra"} <= set(record):
+        return None
+    digest = record.pop("record_sha256", None)  # older checkpoints have none
+    return record if record["update"] == _update(path) and digest in (None, _record_hash(record)) else None
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _update(path: Path) -> int:
+    return int(path.stem.removeprefix("update-"))
 
 
 def _check_recipe(path: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:

@@ -18,10 +18,12 @@ BY_HEART_AFTER = 500  # updates before which a validation may lag behind
 NOTHING_TO_LEARN = 0.05  # nats: no real labels are that predictable
 STUCK_WITHIN = 0.02  # of the label entropy, as a share of it
 COLLAPSED_SHARE = 0.2  # of the best code perplexity so far
+BLOWN_UP = 3.0  # loss over the label entropy, which no model that only knows nothing gets to
 RISEN_BY = 0.05  # validation loss over its own minimum, as a share
 PATIENCE = 8000  # updates of a warm-up that a loss may wait for
 DIVERGED = 1.15  # loss over its own minimum
 BEHIND = 0.25  # of what the reference had learnt
+BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end a run
 SLOW_LOADER = 0.1  # share of the time spent waiting
 
 Record = Mapping[str, Any]
@@ -32,7 +34,7 @@ class Finding:
     """One thing that a log says. `broken` runs should be stopped; a `warning` can wait; a `note` is no trouble."""
 
     topic: Literal["empty labels", "misfit labels", "collapse", "divergence", "behind", "overfitting",
-                   "unmasked frames", "loader"]
+                   "unmasked frames", "loader", "not finite"]
     level: Literal["broken", "warning", "note"]
     what: str
     advice: str
@@ -42,7 +44,8 @@ class Finding:
 
 
 def examine(train: Sequence[Record], valid: Sequence[Record], reference: Reference | None = None,
-            first_round: bool = True, label_entropy: float | None = None) -> list[Finding]:
+            first_round: bool = True, label_entropy: float | None = None,
+            skipped: Sequence[int] = ()) -> list[Finding]:
     """What the records of `metrics.jsonl` say about a pretraining, the worst first.
 
     Args:
@@ -54,10 +57,12 @@ def examine(train: Sequence[Record], valid: Sequence[Record], reference: Referen
         first_round: whether the teacher knows no encoder: then unmasked frames are forgotten, and that is normal.
         label_entropy: of all labels, nats (`entropy_of`); that of the validation's stands in for it, whose speakers may
             be few.
+        skipped: updates that were not finite, in their order.
     """
-    found = [*_empty(train), *_misfit(train, valid, label_entropy), *_by_heart(train, valid), *_collapse(valid),
-             *_divergence(train), *_behind(train, valid, reference),
-             *_generalisation(train, valid), *_unmasked(valid, first_round), *_loader(train)]
+    found = [*_not_finite(train, skipped), *_empty(train), *_misfit(train, valid, label_entropy),
+             *_by_heart(train, valid), *_collapse(valid), *_divergence(train), *_blown_up(valid),
+             *_behind(train, valid, reference), *_generalisation(train, valid),
+             *_unmasked(valid, first_round), *_loader(train)]
     return sorted(found, key=lambda finding: ("broken", "warning", "note").index(finding.level))
 
 
@@ -93,6 +98,14 @@ def verdict(train: Sequence[Record], valid: Sequence[Record], found: Sequence[Fi
                 f"not yet below what its label histogram alone gives ({entropy:.2f})")
     return (f"looks healthy after {newest['update']} updates, loss {newest['loss']:.2f} nats "
             f"({bits(newest['loss']):.2f} bits)")
+
+
+def _not_finite(train: Sequence[Record], skipped: Sequence[int]) -> Iterator[Finding]:
+    known = [r["update"] for r in train if "loss" in r]
+    last = list(skipped[-BAD_UPDATES_IN_A_ROW:])
+    if len(last) == BAD_UPDATES_IN_A_ROW and last[-1] - last[0] == len(last) - 1 and last[-1] >= max(known, default=0):
+        yield Finding("not finite", "broken", f"the last {len(last)} updates, to update {last[-1]}, were not finite",
+                      "lower training.optimiser.peak_rate, or use training.precision=float32 if it is not used yet")
 
 
 def _empty(train: Sequence[Record]) -> Iterator[Finding]:
@@ -145,8 +158,12 @@ def _rising(records: Sequence[Record]) -> bool:
 
 
 def _collapse(valid: Sequence[Record]) -> Iterator[Finding]:
-    codes = [r["code_perplexity"] for r in valid if "code_perplexity" in r]
-    if len(codes) > 1 and codes[-1] < COLLAPSED_SHARE * max(codes):
+    """A model that still gains by what it hears has not collapsed: at first it may know two or three classes only."""
+    codes, losses = ([r[name] for r in valid if name in r] for name in ("code_perplexity", "loss"))
+    entropy = _entropy(valid)
+    hears = entropy and losses and losses[-1] < (1 - STUCK_WITHIN) * entropy
+    has_heard = not entropy or not losses or min(losses) < (1 - STUCK_WITHIN) * entropy
+    if len(codes) > 1 and codes[-1] < COLLAPSED_SHARE * max(codes) and has_heard and not hears:
         yield Finding("collapse", "broken",
                       f"the predictions use {codes[-1]:.0f} classes, once they used {max(codes):.0f}: the "
                       "model has collapsed",
@@ -163,6 +180,16 @@ def _divergence(train: Sequence[Record]) -> Iterator[Finding]:
                       f"the training loss rose from {least:.2f} to {newest:.2f} nats",
                       "the learning rate is too high: go back to an earlier checkpoint with a lower "
                       "training.optimiser.peak_rate or a lower clip_norm; if that does not help, use precision=float32")
+
+
+def _blown_up(valid: Sequence[Record]) -> Iterator[Finding]:
+    losses, entropy = [r for r in valid if "loss" in r], _entropy(valid)
+    if entropy and losses and losses[-1]["loss"] > BLOWN_UP * max(entropy, 1):
+        yield Finding("divergence", "broken",
+                      f"the validation loss is {losses[-1]['loss']:.1f} nats after {losses[-1]['update']} updates, "
+                      f"where who hears nothing and knows the label histogram loses {entropy:.2f}",
+                      "the learning rate is far too high: begin anew with a lower training.optimiser.peak_rate or a "
+                      "longer warm-up")
 
 
 def _behind(train: Sequence[Record], valid: Sequence[Record], reference: Reference | None) -> Iterator[Finding]:
@@ -200,7 +227,7 @@ def _generalisation(train: Sequence[Record], valid: Sequence[Record]) -> Iterato
 
 def _unmasked(valid: Sequence[Record], first_round: bool) -> Iterator[Finding]:
     accuracies = [r["unmasked_accuracy"] for r in valid if "unmasked_accuracy" in r]
-    if len(accuracies) < 2 or accuracies[-1] >= 0.9 * max(accuracies):
+    if len(accuracies) < 2 or accuracies[-1] >= 0.9 * max(accuracies) or next(_blown_up(valid), None):
         return
     what = f"the accuracy on unmasked frames fell from {max(accuracies):.3f} to {accuracies[-1]:.3f}"
     if first_round:

@@ -32,8 +32,10 @@ from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint,
 from upstream.training.compiling import compile_blocks
 from upstream.training.distributed import GradientSum
 from upstream.training.fitting import is_out_of_memory, no_room
+from upstream.training.health import BAD_UPDATES_IN_A_ROW as BAD_UPDATES_IN_A_ROW
 from upstream.training.health import Finding
 from upstream.training.monitor import (
+    SKIPPED,
     Monitor,
     Speed,
     announce,
@@ -53,8 +55,6 @@ from upstream.training.recipe import weights_settings as weights_settings
 from upstream.training.sharding import Shards, can_shard, prepare, whole
 
 EVERY = slice(None)  # all micro-batches of an update; several ranks take a share each
-SKIPPED = "skipped.jsonl"
-BAD_UPDATES_IN_A_ROW = 20  # so many non-finite ones end the run
 Batch = TypeVar("Batch")
 Examine = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], Sequence[Finding]]
 
@@ -141,6 +141,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                             Keep(recipe.keep_checkpoints, recipe.keep_every, recipe.keep_best), is_best, settings)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(ranks.naming_losses())
         stack.callback(monitor.close)
         stopping = stack.enter_context(_stop_requests())
         report = stack.enter_context(progress(what, recipe.updates, done=start))
@@ -162,8 +163,9 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                 skipped, bad = skipped + 1, bad + 1
                 _report_skipped(update, batches, folder)
                 if bad == BAD_UPDATES_IN_A_ROW:
+                    wider = "" if recipe.precision == "float32" else " or use training.precision=float32"
                     raise HubertkitError(f"{folder}: {bad} updates in a row were not finite; lower "
-                                         "training.optimiser.peak_rate or use training.precision=float32")
+                                         f"training.optimiser.peak_rate{wider}")
             scale.update(finite and math.isfinite(norm))
             optimiser.zero_grad(set_to_none=True)
             pool.add({"gradient_norm": (norm, 1.0)} if math.isfinite(norm) else {})
@@ -188,8 +190,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
             is_best = False
             if stop:
                 raise Interrupted(f"{what} stopped after update {update}; the same command goes on from there")
-    if shards is not None:
-        shards.finish()
+        if shards is not None:
+            shards.finish()
     return {**validation, "skipped_updates": skipped}
 
 

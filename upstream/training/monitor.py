@@ -20,6 +20,8 @@ from upstream.training.health import bits
 
 WORTH_SAYING = 0.01  # share of the time spent waiting for batches, in a progress line
 
+SKIPPED = "skipped.jsonl"  # updates that were not finite, and their utterances
+
 
 class Monitor:
     """Logs of one run folder. After a resume the log is cut back to the checkpoint, so no update stands there twice.
@@ -152,6 +154,12 @@ def progress_values(train: Mapping[str, Any], valid: Mapping[str, Any]) -> dict[
 def announce(update: int, values: Mapping[str, Any]) -> None:
     """A line of its own, for what should stay on the screen: validation."""
     say(f"  update {update}: {describe(values)}")
+
+
+def read_skipped(folder: Path) -> list[int]:
+    """Updates of a training in `folder` that were not finite, in their order."""
+    path = folder / SKIPPED
+    return [record["update"] for record in _records(path)] if path.is_file() else []
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:

@@ -165,8 +165,16 @@ def test_unmasked_frames_are_measured_only_on_request_and_teach_only_with_a_weig
     assert measured.unmasked_count == 10
     assert measured.unmasked_loss > 0
     assert plain.usage == ()
-    assert measured.usage[0].sum().item() == pytest.approx(8, rel=1e-5)
+    assert measured.usage[0].sum().item() == 8
     assert torch.equal(plain.total, measured.total)
+
+
+def test_a_model_that_says_one_class_always_uses_one(tiny):
+    """By its summed probabilities it would use them all."""
+    model = MaskedPrediction(tiny(), (5,), head="linear").initialise(0)
+    torch.nn.init.zeros_(model.tables[0].weight)
+    model.tables[0].bias.data.copy_(torch.tensor([0.1, 0.0, 0.2, 0.1, 0.0]))
+    assert model(WAVES, None, MASK, LABELS, measure=True).usage[0].tolist() == [0, 0, 8, 0, 0]
 
 
 def test_perplexity_counts_classes_in_use():

@@ -51,6 +51,23 @@ def test_collapse_is_told_by_the_classes_in_use():
     assert str(finding).startswith("broken: the predictions use 3 classes, once they used 72")
 
 
+@pytest.mark.parametrize(("losses", "collapsed"), [([3.9, 3.4, 4.4], True), ([3.9, 3.4, 3.5], False),
+                                                   ([4.4, 4.4, 4.4], False)])
+def test_few_classes_are_a_collapse_only_of_a_model_that_heard_more_before(losses, collapsed):
+    """At first a model may know the commonest classes only, and gains by that; one that never heard more has labels
+    that do not fit."""
+    valid = log(losses, 50, code_perplexity=[20.0, 12.0, 2.0], label_entropy=[4.4] * 3)
+    assert [f.topic for f in examine(HEALTHY[:2], valid)] == (["collapse"] if collapsed else [])
+
+
+def test_a_loss_far_above_the_labels_entropy_is_said_at_once_and_nothing_is_called_normal():
+    """A rate of 3 gave 39, 32 and 24 nats, and the only word of it was that unmasked frames are forgotten."""
+    valid = log([39.0, 32.0, 24.0], 50, label_entropy=[1.9] * 3, unmasked_accuracy=[0.26, 0.1, 0.05])
+    [finding] = examine(log([39.0, 32.0, 24.0], 50), valid)
+    assert (finding.topic, finding.level) == ("divergence", "broken")
+    assert "24.0 nats after 150 updates" in finding.what
+
+
 def test_a_rising_validation_loss_is_a_warning_only_while_training_improves():
     rising = log([3.4, 3.2, 3.5, 3.5], 150)
     assert levels(HEALTHY, rising) == ["warning"]

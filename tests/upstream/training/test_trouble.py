@@ -52,9 +52,48 @@ def test_a_checkpoint_with_a_damaged_record_is_named_and_the_one_before_used(tmp
     weights, _ = run(tmp_path)
     newest(tmp_path).with_suffix(".json").write_text(content)
     again, _ = run(tmp_path, recipe=replace(RECIPE, keep_best=True))
-    assert "update-00000012.safetensors is damaged (its record cannot be read)" in " ".join(
+    assert "update-00000012.safetensors is damaged (its record is not what was saved)" in " ".join(
         capsys.readouterr().err.split())
     assert same(weights, again)
+
+
+@pytest.mark.parametrize("old", ['"update": 12', '"skipped": 0', '"best": false'])
+def test_one_changed_digit_of_a_record_is_noticed(tmp_path, capsys, old):
+    """It went on at another update, with the weights of this one."""
+    run(tmp_path)
+    path = newest(tmp_path).with_suffix(".json")
+    content = path.read_text()
+    new = old.replace("12", "10").replace(": 0", ": 1").replace("false", "true")
+    assert old in content
+    path.write_text(content.replace(old, new))
+    run(tmp_path)
+    assert "update-00000012.safetensors is damaged" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_record_without_a_hash_of_itself_is_an_older_one(tmp_path, capsys):
+    weights, _ = run(tmp_path)
+    path = newest(tmp_path).with_suffix(".json")
+    record = json.loads(path.read_text())
+    del record["record_sha256"]
+    path.write_text(json.dumps(record))
+    again, _ = run(tmp_path)
+    assert "damaged" not in capsys.readouterr().err
+    assert same(weights, again)
+
+
+def test_a_damaged_checkpoint_takes_no_place_among_the_newest(tmp_path):
+    """With one to keep, each new one was removed at once for the sake of the damaged one: no start got further."""
+    recipe = replace(RECIPE, save_every=3, keep_checkpoints=1, keep_every=6)
+    run(tmp_path, recipe=recipe)
+    path = newest(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+
+    def kill():
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, Toy(11, kill), recipe)
+    assert newest(tmp_path).stem == "update-00000009"
 
 
 def test_where_no_checkpoint_is_whole_that_is_said(tmp_path, capsys):
