@@ -25,8 +25,8 @@ from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import draw_hours
 from upstream.model import encoder_hash, load_encoder
 from upstream.progress import progress, say
-from upstream.stage import content_hash, file_hash, locked, run_stage
-from upstream.teacher.alignments import find_alignments, phones_at_frames
+from upstream.stage import locked, run_stage
+from upstream.teacher.alignments import Alignments, alignments_hash, find_alignments, phones_at_frames
 from upstream.teacher.matching import named_source
 from upstream.teacher.quality import quality_of_utterances
 from upstream.teacher.quantiser import Kind
@@ -55,7 +55,7 @@ class Recordings:
 
     data: Manifest
     aligned: Manifest
-    alignments: dict[str, Path]
+    alignments: Alignments
     fit_hours: float
     sample_frames: int
     seed: int
@@ -121,7 +121,7 @@ def _judge(candidate: Candidate, encoder: Path | None, recordings: Recordings, f
            say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Fit, label, compare; one row for each stream, and one of all streams together where there are several."""
     inputs = {"data": recordings.data.hash, "aligned": recordings.aligned.hash,
-              "alignments": content_hash({i: file_hash(p) for i, p in sorted(recordings.alignments.items())})}
+              "alignments": alignments_hash(recordings.alignments)}
     if encoder is not None:
         inputs["encoder"] = encoder_hash(load_encoder(encoder))
     settings = asdict(candidate) | {"fit_hours": recordings.fit_hours, "sample_frames": recordings.sample_frames,

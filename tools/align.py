@@ -67,8 +67,10 @@ def _write(out: Path, name: str, found: Alignment, format: str, seconds: float) 
     tiers = {"words": found.words} | ({"phones": found.phones} if found.phones else {})
     if format == "TextGrid":
         write_textgrid(path, tiers, seconds)
+    elif found.phones:
+        write_ctm(path, name, found.phones, "phones")
     else:
-        write_ctm(path, name, found.phones or found.words)
+        write_ctm(path, name, found.words, "words")
 
 
 def _report(out: Path, without: list[str], unknown: list[str], scores: list[float]) -> None:

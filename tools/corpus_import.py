@@ -139,7 +139,7 @@ def km(labels: Annotated[list[Path], typer.Argument(metavar="LABELS...", help="O
 
 
 @app.command("phones")
-def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of TextGrid or CTM files.",
+def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Of TextGrid or CTM files, or one CTM.",
                                                       show_default=False)],
            manifest: Annotated[Path, typer.Option(help="Of the recordings.", show_default=False)],
            out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of units to write.", show_default=False)]
@@ -147,8 +147,8 @@ def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Folde
     """Phone alignments as units: the best labels there are, for rounds.0.teacher.units=DIR."""
     if out.is_file():
         raise UsageError(f"{out}: a file; --out names a folder")
-    if not alignments.is_dir():
-        raise UsageError(f"{alignments}: no such folder")
+    if not alignments.exists():
+        raise UsageError(f"{alignments}: no such folder, nor a CTM file")
     units = import_phones(alignments, Manifest.load(manifest), out)
     print(f"{out}: units of {len(units):,} utterances, {units.classes[0]} phones")
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Annotated
 
 import torch
@@ -21,14 +22,18 @@ import typer
 
 from tools.child import module_command
 from upstream import ranks
-from upstream.errors import Interrupted, RankLost, UsageError
+from upstream.errors import HubertkitError, Interrupted, RankLost, UsageError
 from upstream.progress import say
 
 AUTO = "auto"
 HOST = "127.0.0.1"
 LAST_WORDS_SECONDS = 20.0  # that a rank has to end after another one
 LAST_WORDS_AFTER_FAILURE = 2.0  # that the others have once the first has failed: they write nothing of their own
+SAME_WORDS_SECONDS = 1.5  # that another rank waits for the first to say what it has to say; below the time it then has
 LOOK_SECONDS = 1.0  # between two looks at the other ranks
+
+_store: dist.Store | None = None  # where this rank meets the first one, which started it
+_SAID = "what the first rank has failed with"
 
 RanksOption = Annotated[str, typer.Option("--ranks", help="Processes that train together on this machine; auto: one "
                                           "for each GPU or CPU core, as far as they divide the micro-batches.")]
@@ -36,6 +41,7 @@ RanksOption = Annotated[str, typer.Option("--ranks", help="Processes that train 
 
 def join_from_environment() -> None:
     """Become the rank that whoever started this process says it is; nothing where nobody did."""
+    global _store
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
         return  # some schedulers set RANK alone
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -44,7 +50,7 @@ def join_from_environment() -> None:
         ranks.join(rank, count)
     else:
         _end_with_parent()
-        store = dist.TCPStore(HOST, int(port), count, False)
+        _store = store = dist.TCPStore(HOST, int(port), count, False)
         store.set(_here(rank), "")
         ranks.join(rank, count, store, torch.get_num_threads())
     if rank:
@@ -90,9 +96,25 @@ def launched(wanted: str, micro_batches: Sequence[int], device: str = AUTO) -> I
     except Interrupted:  # all of them are, after the same update
         failed = False
         raise
+    except HubertkitError as error:
+        store.set(_SAID, str(error))
+        raise
     finally:
         ranks.leave(failed)
         _end(others, LAST_WORDS_AFTER_FAILURE if failed else LAST_WORDS_SECONDS)
+
+
+def first_says(line: str) -> bool:
+    """Whether the first rank fails with the same words, and so says them for this one. Waits a moment for it.
+
+    False under `torchrun`, and on the first rank itself.
+    """
+    if _store is None:
+        return False
+    with contextlib.suppress(RuntimeError):  # it has not failed, or is gone
+        _store.wait([_SAID], timedelta(seconds=SAME_WORDS_SECONDS))
+        return _store.get(_SAID).decode() == line
+    return False
 
 
 def check_ranks(wanted: str, micro_batches: Sequence[int], device: str = AUTO) -> None:

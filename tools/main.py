@@ -18,12 +18,15 @@ import torch
 import typer
 import typer.main
 
-from tools.launch import join_from_environment
+from tools.launch import first_says, join_from_environment
 from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted, RankLost
 from upstream.stage import disk_reason
 
 INTERRUPTED = 130
+# What is done is on disk, and the same command takes it up: their --out says so. All others begin again.
+GOING_ON = ("demo", "pretrain", "finetune", "bench low-resource", "bench curves", "bench teachers", "bench lm",
+            "bench front-ends", "bench decoding")
 # Before CUDA starts: batches of many shapes would leave its memory in pieces.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
@@ -110,9 +113,9 @@ def run(arguments: list[str] | None = None) -> int:
             ranks.leave()  # as all others do now
         return _failed(str(error), error.exit_code) if speaks else error.exit_code
     except HubertkitError as error:
-        return _failed(str(error), error.exit_code)
+        return error.exit_code if first_says(str(error)) else _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
-        return _failed("interrupted; the same command goes on where it stopped", INTERRUPTED)
+        return _failed(f"interrupted; {_afterwards(sys.argv[1:] if arguments is None else arguments)}", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -124,6 +127,13 @@ def run(arguments: list[str] | None = None) -> int:
         if reason is None:
             raise
         return _failed(reason, 1)
+
+
+def _afterwards(arguments: list[str]) -> str:
+    """What the same command does after it was interrupted."""
+    if any(arguments[:len(name.split())] == name.split() for name in GOING_ON):
+        return "the same command goes on where it stopped"
+    return "the same command begins again from the start"
 
 
 def _failed(line: str, code: int) -> int:

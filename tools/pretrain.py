@@ -26,7 +26,7 @@ from upstream.recipe import load_recipe
 from upstream.run_stages import noted_stages, stage_names, why_stale
 from upstream.stage import LOCK, busy, read_stage
 from upstream.training.health import entropy_of, examine, verdict
-from upstream.training.monitor import read_metrics
+from upstream.training.monitor import read_metrics, read_skipped
 from upstream.training.reference import reference_for
 from upstream.trial import audio_seconds_per_second, teacher_seconds
 
@@ -59,8 +59,8 @@ def pretrain(
     if dry_run:
         check_ranks(ranks, [r.training.accumulate for r in planned], loaded.device)
         _show(outlook(loaded, out, lambda round_: _tried(round_, device),
-                      lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe)),
-              course)
+                      lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe),
+                      course.first), course)
         return
     rounds: list[RoundResult] = []
     with launched(ranks, [r.training.accumulate for r in planned], loaded.device), following(course):
@@ -84,7 +84,7 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     open_state = "running" if any(busy(p.parent) for p in run.rglob(LOCK)) else "interrupted"
     noted = noted_stages(run)
     found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json"))]
-    for folder, record in sorted(found, key=lambda f: ((f[1] or {}).get("started", ""), _ORDER.find(f[0].name))):
+    for folder, record in sorted(found, key=lambda f: _place(str(f[0].relative_to(run)), f[1] or {}, noted.names)):
         if record is not None:
             why = why_stale(run, folder, noted.reads)
             state = open_state if record["state"] != "done" else f"stale: {why}" if why else "done"
@@ -154,13 +154,19 @@ def _health(folder: Path, settings: dict[str, Any]) -> list[str]:
     reference = reference_for(*(shape.get(name) for name in ("frontend", "width", "layers"))) if usual else None
     histograms = ((read_stage(folder.parent / "units") or {}).get("result") or {}).get("histogram")
     train, valid = read_metrics(folder, "train"), read_metrics(folder, "valid")
-    found = examine(train, valid, reference, first, entropy_of(histograms) if histograms else None)
+    found = examine(train, valid, reference, first, entropy_of(histograms) if histograms else None,
+                    read_skipped(folder))
     return [line for line in (*map(str, found), verdict(train, valid, found)) if line]
 
 
 def _reads(teacher: Path) -> str:
     """What a round's teacher reads: `layer` of an encoder in later rounds; empty where there is no teacher."""
     return str((read_stage(teacher) or {"settings": {}})["settings"].get("features", ""))
+
+
+def _place(name: str, record: dict[str, Any], order: list[str]) -> tuple[int, str, int]:
+    """Where a stage stands in a list: where its run comes to it, whenever it was done last; others by their time."""
+    return (order.index(name) if name in order else len(order)), record.get("started", ""), _ORDER.find(Path(name).name)
 
 
 _ORDER = "corpus teacher units encoder quality"  # where two stages started in the same second

@@ -29,8 +29,9 @@ def sweep_layers(
     encoder: Annotated[Path, typer.Argument(help="Folder of an encoder.")],
     manifest: Annotated[Path, typer.Argument(help="Recordings to try it on; an hour is plenty.")],
     clusters: Annotated[str, typer.Option(help="Numbers of clusters, e.g. 50,100.")] = "100",
-    alignments: Annotated[Path | None, typer.Option(help="Folder of TextGrid or CTM files named for the utterances; "
-                                                         "without it the measure is stability in noise.")] = None,
+    alignments: Annotated[Path | None, typer.Option(help="Folder of TextGrid or CTM files named for the utterances, "
+                                                         "or a CTM of many; without it the measure is stability in "
+                                                         "noise.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of sweep.json, sweep.png and the picked teacher.")] = ...,  # type: ignore[assignment]
     layers: Annotated[str | None, typer.Option(help="Only these, e.g. 0,6,12.")] = None,
     hours: Annotated[float, typer.Option(help="Of recordings at most, drawn at random.")] = 1.0,
@@ -50,8 +51,8 @@ def sweep_layers(
         Change("noise", snr)  # says what is wrong with it before the encoder is loaded
     numbers = whole_numbers("--clusters", clusters)
     chosen = whole_numbers("--layers", layers) if layers is not None else None
-    if alignments is not None and not alignments.is_dir():
-        raise UsageError(f"--alignments {alignments}: no such folder")
+    if alignments is not None and not alignments.exists():
+        raise UsageError(f"--alignments {alignments}: no such folder, nor a CTM file")
     paths = find_alignments(alignments) if alignments is not None else None
     recordings = Manifest.load(manifest)
     if paths is not None:

@@ -19,6 +19,7 @@ from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
+from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import check_hours, draw_hours
 from upstream.model import load_encoder
@@ -49,13 +50,14 @@ def teacher() -> None:
 @app.command("quality")
 def show_quality(
     units: Annotated[Path, typer.Argument(help="Folder of units.")],
-    alignments: Annotated[Path | None, typer.Option(help="Folder of TextGrid or CTM files named for the "
-                                                         "utterances.")] = None,
+    alignments: Annotated[Path | None, typer.Option(help="Folder of TextGrid or CTM files named for the utterances, "
+                                                         "or a CTM of many.")] = None,
     proxies: Annotated[Path | None, typer.Option(help="Manifest of the units, for figures without "
                                                       "alignments.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="With --proxies: the units' teacher, for their stability under "
                                                       "noise and other speeds.")] = None,
-    encoder: Annotated[Path | None, typer.Option(help="With --teacher: the encoder that it reads.")] = None,
+    encoder: Annotated[list[Path] | None, typer.Option(help="With --teacher: the encoder that it reads; once for each "
+                                                            "where it reads several.")] = None,
     snr: Annotated[float, typer.Option(help="Of the noise, in dB of each utterance's power.")] = 10.0,
     speed: Annotated[float, typer.Option(help="0.5 to 2; above 1 is faster.")] = 1.1,
     hours: Annotated[float, typer.Option(help="Of recordings to change, at most.")] = 1.0,
@@ -67,16 +69,18 @@ def show_quality(
     """Phone purity, cluster purity and PNMI of units against phone alignments, or proxies without any."""
     if alignments is None and proxies is None:
         raise UsageError("give --alignments DIR, or --proxies MANIFEST for figures that need none")
-    _refuse_alone({"--teacher": teacher, "--encoder": encoder}, "--proxies", proxies)
-    _refuse_alone({"--encoder": encoder}, "--teacher", teacher)
+    encoders = encoder or []
+    first = encoders[0] if encoders else None
+    _refuse_alone({"--teacher": teacher, "--encoder": first}, "--proxies", proxies)
+    _refuse_alone({"--encoder": first}, "--teacher", teacher)
     _refuse_alone({"--plot": plot}, "--alignments", alignments)
     check_hours(hours)
     changes = (Change("noise", snr), Change("speed", speed))
     if plot is not None:
-        check_file(plot, [units, proxies, teacher, encoder])
+        check_file(plot, [units, proxies, teacher, *encoders])
     stored = Units.load(units)
-    if alignments is not None and not alignments.is_dir():
-        raise UsageError(f"--alignments {alignments}: no such folder")
+    if alignments is not None and not alignments.exists():
+        raise UsageError(f"--alignments {alignments}: no such folder, nor a CTM file")
     if not 0 <= stream < len(stored.classes):
         raise UsageError(f"--stream {stream}: {units} has streams 0 to {len(stored.classes) - 1}")
     result: dict[str, Any] = {}
@@ -88,7 +92,7 @@ def show_quality(
         if plot is not None:
             plot_heat_map(found, plot)
     if proxies is not None:
-        result["proxies"] = _proxies(stored, proxies, teacher, encoder, changes, hours, stream, seed)
+        result["proxies"] = _proxies(stored, proxies, teacher, encoders, changes, hours, stream, seed)
     if as_json:
         print(json.dumps(result, indent=1, allow_nan=False))
     else:
@@ -107,8 +111,10 @@ def fit_teacher(
     out: Annotated[Path, typer.Option(help="Folder of the teacher.")],
     kind: Annotated[str | None, typer.Option(help="single, ensemble, product, residual or random; by default single "
                                                   "for one number and ensemble for several.")] = None,
-    encoder: Annotated[Path | None, typer.Option(help="Cluster a layer of this encoder.")] = None,
-    layer: Annotated[int | None, typer.Option(help="That layer.")] = None,
+    encoder: Annotated[list[Path] | None, typer.Option(help="Cluster a layer of this encoder; several side by side "
+                                                            "where it is given more than once.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="That layer, of each encoder; may be given more than "
+                                                         "once.")] = None,
     features: Features = None,
     stacked: Annotated[bool, typer.Option("--stacked", help="fbank: both windows of a frame.")] = False,
     pca: Annotated[int, typer.Option(min=0, help="Cluster so many principal components; 0 for the frames "
@@ -118,8 +124,8 @@ def fit_teacher(
     seed: Annotated[int, typer.Option(help="Of the draw and the starts.")] = 0,
 ) -> None:
     """Fit a teacher of any kind on recordings."""
-    check_folder(out, [manifest, encoder], own="teacher.json")
-    source = _source(encoder, layer, features, stacked)
+    check_folder(out, [manifest, *(encoder or [])], own="teacher.json")
+    source = _source(encoder or [], layer or [], features, stacked)
     recordings = Manifest.load(manifest)
     numbers = whole_numbers("--clusters", clusters)
     with progress("reading frames", len(recordings)) as report:
@@ -135,13 +141,14 @@ def fit_teacher(
 def import_teacher(
     centroids: Annotated[Path, typer.Argument(help=".npy, or a k-means of scikit-learn (joblib or pickle).")],
     out: Annotated[Path, typer.Option(help="Folder of the teacher.")] = ...,  # type: ignore[assignment]
-    encoder: Annotated[Path | None, typer.Option(help="The encoder whose layer was clustered.")] = None,
-    layer: Annotated[int | None, typer.Option(help="That layer.")] = None,
+    encoder: Annotated[list[Path] | None, typer.Option(help="The encoder whose layer was clustered; several as for "
+                                                            "fit.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="That layer.")] = None,
     features: Features = None,
 ) -> None:
     """Make a teacher of centroids that somebody published. Nothing in the file is run."""
-    check_folder(out, [centroids, encoder], own="teacher.json")
-    made = import_centroids(centroids, _source(encoder, layer, features).describe())
+    check_folder(out, [centroids, *(encoder or [])], own="teacher.json")
+    made = import_centroids(centroids, _source(encoder or [], layer or [], features).describe())
     made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
 
@@ -153,21 +160,29 @@ def _refuse_alone(given: dict[str, Path | None], needed: str, there: Path | None
         raise UsageError(f"{name} has no effect without {needed}: give it too, or leave {name} out")
 
 
-def _source(encoder: Path | None, layer: int | None, features: str | None, stacked: bool = False) -> Source:
-    """A layer of an encoder where one is named, else features. Raises UsageError for options without an effect."""
-    if (encoder is None) != (layer is None):
+def _source(encoders: list[Path], layers: list[int], features: str | None, stacked: bool = False) -> Source:
+    """The layers of each encoder, as in a round; features where no encoder is named.
+
+    Raises UsageError for options without an effect, and a layer that is given twice.
+    """
+    if bool(encoders) != bool(layers):
         raise UsageError("--encoder and --layer go together")
-    if encoder is None or layer is None:
+    if len(set(layers)) < len(layers):
+        raise UsageError(f"--layer {' --layer '.join(map(str, layers))}: one of them twice; give each once")
+    if not encoders:
         if stacked and features != "fbank":
             raise UsageError("--stacked is for fbank alone: give --features fbank too, or leave it out")
         return named_source(features or "mfcc", stacked)
     if features is not None or stacked:
         raise UsageError("--features and --stacked have no effect beside --encoder: leave them out")
     device = best_device()
-    return LayerSource(load_encoder(encoder, device), layer, device)
+    loaded = [load_encoder(encoder, device) for encoder in encoders]
+    if len(loaded) == len(layers) == 1:
+        return LayerSource(loaded[0], layers[0], device)
+    return MixSource([LayerSource(encoder, layers, device) for encoder in loaded])
 
 
-def _proxies(stored: Units, manifest_path: Path, teacher: Path | None, encoder: Path | None,
+def _proxies(stored: Units, manifest_path: Path, teacher: Path | None, encoders: list[Path],
              changes: tuple[Change, ...], hours: float, stream: int, seed: int) -> dict[str, Any]:
     """Runs and speakers of the stored units and, with their teacher, what changed recordings do to them."""
     manifest = Manifest.load(manifest_path)
@@ -187,7 +202,7 @@ def _proxies(stored: Units, manifest_path: Path, teacher: Path | None, encoder: 
     if known.hash != stored.teacher_hash:
         raise InputError(f"{stored.folder}: units of teacher {str(stored.teacher_hash)[:12]}, {teacher} is "
                          f"{known.hash[:12]}; give the teacher that made them")
-    source = source_of(known, [] if encoder is None else [encoder])
+    source = source_of(known, encoders)
     chosen = manifest.only(ids)
     chosen = chosen.select(draw_hours(chosen.lengths, hours, seed))
     for change in changes:
@@ -231,4 +246,5 @@ def _print(found: Quality) -> None:
     console.print(table)
     console.print(f"{found.table.shape[1]} classes, {len(found.dead)} of them dead; {len(found.phones)} phones; "
                   f"a cluster lasts {found.cluster_run:.1f} frames, a phone {found.phone_run:.1f}; "
-                  f"{found.utterances} utterances")
+                  f"{found.units_per_second:.1f} units a second, equal neighbours as one; {found.utterances} "
+                  "utterances")

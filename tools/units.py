@@ -15,7 +15,7 @@ from rich.table import Table
 from tools.outputs import check_file, check_folder
 from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
-from upstream.audio.corpora.single import utterance_of_file
+from upstream.audio.corpora.single import utterances_of_files
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
 from upstream.errors import UsageError
@@ -112,7 +112,7 @@ def recordings(paths: list[Path]) -> Manifest:
         raise UsageError(f"{special[0]}: give one manifest, or one folder, or audio files only")
     if special:
         return import_folder(paths[0], advice=_advice(paths[0])) if paths[0].is_dir() else Manifest.load(paths[0])
-    return Manifest.of([utterance_of_file(p) for p in paths], "files on the command line")
+    return Manifest.of(utterances_of_files(paths), "files on the command line")
 
 
 def _advice(folder: Path) -> str:

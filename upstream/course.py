@@ -39,8 +39,8 @@ class Course:
     Attributes:
         first: this stage and those after it are done anew; those before it must be done.
         last: the run ends after it.
-        look: nothing is done: the run ends at the first stage that is not done yet.
-        steps: the stages that were met, the last one being where a look ended.
+        look: nothing is done; stages get what those before them gave when they were done, even where that is stale.
+        steps: the stages that were met. A look ends at once where the very first, which all others read, is not done.
     """
 
     root: Path
@@ -65,20 +65,18 @@ class Course:
         """Called before a stage. Gives whether it is to be done anew, though it is done.
 
         Raises:
-            Halt: a look has found something to do.
+            Halt: a look has found that the very first stage is to be done.
             UsageError: a stage before `first` is not done.
         """
         step = Step(self._name(folder), state, why)
         self.steps.append(step)
-        if self.look and state != "done":
-            raise Halt
-        if self.first is None:
-            return False
         self._begun = self._begun or step.name == self.first
-        if not self._begun and state != "done":
+        if self.first is not None and not self._begun and state != "done":
             reason = f"is {state}" + (f" ({why})" if why else "")
             raise UsageError(f"--from {self.first}: {step.name} before it {reason}; leave --from out, and all is done "
                              "that must be")
+        if self.look and state != "done" and len(self.steps) == 1:
+            raise Halt
         return self._begun
 
     def leave(self, folder: Path) -> None:

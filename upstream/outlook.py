@@ -19,7 +19,7 @@ from upstream.model.encoder import Encoder
 from upstream.pretrain import check_sources, pretrain
 from upstream.pretrain_recipe import PretrainRecipe, Round, encoders_read_by, outside_encoders, rounds_of
 from upstream.round_encoders import read_outside
-from upstream.run_stages import stage_names
+from upstream.run_stages import stage_names, stages_before, stages_read
 from upstream.stage import read_stage
 from upstream.teacher.units import Units
 from upstream.training.monitor import read_metrics
@@ -34,7 +34,7 @@ class Outlook:
     """A stage, and what is ahead of it.
 
     Attributes:
-        state: `depends` where an earlier stage is to be done first: what that gives decides.
+        state: `depends` where a stage that it is made of is to be done first: what that gives decides.
         why: it is stale, or depends.
         seconds: it took, or will take at the rates measured in this run so far, or in a trial; None if nobody knows.
         bytes: it has, or will have at most; None if nobody knows.
@@ -53,14 +53,17 @@ TeacherTrial = Callable[[Round, list[EncoderConfig], np.ndarray], tuple[float, f
 
 
 def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: None,
-            teacher_trial: TeacherTrial = lambda round_, shapes, lengths: None) -> list[Outlook]:
+            teacher_trial: TeacherTrial = lambda round_, shapes, lengths: None,
+            first: str | None = None) -> list[Outlook]:
     """Every stage of a run, in order; nothing is done and nothing is written.
 
     Args:
         trial: asked where nothing in the run says how fast a round trains, once for rounds of the same shape.
         teacher_trial: asked once a round where nothing in the run says how long its teacher or units take.
+        first: the stage that is to be done anew, with those after it.
 
-    Raises what `pretrain` raises about a recipe or recordings that cannot be used.
+    Raises what `pretrain` raises about a recipe or recordings that cannot be used, and UsageError where a stage before
+    `first` is not done.
     """
     outside = read_outside(outside_encoders(recipe))[1]
     rounds = rounds_of(recipe, outside)
@@ -74,18 +77,20 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
         reads = encoders_read_by(round_, rounds, outside) if round_.teacher.features == "layer" else []
         return None if lengths is None else teacher_trial(round_, [r for r in reads if r is not None], lengths)
 
-    steps = {}
-    if out.is_dir():
-        with following(Course(out, look=True)) as course:
+    with following(Course(out, first, look=True)) as course:
+        if out.is_dir():
             pretrain(recipe, out, lambda line: None)
-        steps = {step.name: step for step in course.steps}
-    found, waits, trials = [], "", (_once(trial), teacher_tried)
+        else:
+            course.arrive(out / names[0], "to do", "")
+    steps, reads = {step.name: step for step in course.steps}, stages_read(rounds)
+    found: list[Outlook] = []
+    trials = _once(trial), teacher_tried
     for name in names:
-        step, record = steps.get(name), read_stage(out / name)
-        state: str = step.state if step is not None else "depends" if waits and record is not None else "to do"
-        why = step.why if step is not None else f"on {waits}" if state == "depends" else ""
-        if state != "done" and not waits:
-            waits = name
+        step, before = steps.get(name), stages_before(name, names, reads)
+        state, why = ("to do", "") if step is None else (step.state, step.why)
+        waits = next((other.stage for other in found if other.stage in before and other.state != "done"), None)
+        if waits is not None and read_stage(out / name) is not None:
+            state, why = "depends", f"on {waits}"
         found.append(_ahead(rounds, out, name, state, why, lengths, trials))
     return found
 

@@ -48,8 +48,8 @@ from upstream.recipe import as_settings
 from upstream.round_encoders import EncoderFile, read_outside, start_from
 from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
 from upstream.run_stages import encoder_inputs, note_stages, rounds_read, stage_names, stages_read
-from upstream.stage import content_hash, file_hash, locked, run_stage, write_json
-from upstream.teacher.alignments import find_alignments
+from upstream.stage import content_hash, locked, run_stage, write_json
+from upstream.teacher.alignments import alignments_hash, find_alignments
 from upstream.teacher.gate import check_coverage, check_units
 from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
@@ -120,7 +120,7 @@ def check_sources(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[
         source = _noise_source(round_.mixing)
         if source not in heard:
             with blamed_on("mixing.noise"):
-                _noise(round_.mixing)
+                _noise_manifest(round_.mixing)
             heard.add(source)
     check_given(rounds, outside)
     if recipe.probe.alignments is not None:
@@ -231,8 +231,8 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     def work(folder: Path) -> dict[str, Any]:
         with progress(f"round {round_.number}: teacher", 1) as report:
             teacher = make_teacher(round_.teacher, [e.load(device) for e in read], corpus.manifest, corpus.train,
-                                   recipe.probe, audio=recipe.cache.open(corpus.manifest), seed=recipe.seed,
-                                   device=device, progress=report)
+                                   recipe.probe, audio=recipe.cache.open(corpus.manifest), cache=recipe.cache,
+                                   seed=recipe.seed, device=device, progress=report)
         if ranks.first():
             teacher.save(folder)
         return {"hash": teacher.hash, "inertia": teacher.inertia, "layer": teacher.features.get("layer")}
@@ -287,10 +287,11 @@ def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units_h
         found = quality(Units.load(folder / "units"), alignments, corpus.manifest)
         return {"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
 
-    inputs = {"units": units_hash, "alignments": content_hash({i: file_hash(p) for i, p in alignments.items()})}
+    inputs = {"units": units_hash, "alignments": alignments_hash(alignments)}
     found = run_stage(folder / "quality", "quality", version=1, settings={}, inputs=inputs, work=work, say=say)
-    say(f"  phone purity {found['phone_purity']:.3f}, cluster purity {found['cluster_purity']:.3f}, "
-        f"PNMI {found['pnmi']:.3f}")
+    if "pnmi" in found:  # unless this only looks
+        say(f"  phone purity {found['phone_purity']:.3f}, cluster purity {found['cluster_purity']:.3f}, "
+            f"PNMI {found['pnmi']:.3f}")
     return found
 
 
@@ -302,11 +303,12 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         inputs["units"] = units_hash
     if init is not None:
         inputs["init"] = init.hash
-    noise = _noise(round_.mixing)
-    if noise is not None:
-        inputs["noise"] = noise.manifest.hash
+    noise_manifest = _noise_manifest(round_.mixing)
+    if noise_manifest is not None:
+        inputs["noise"] = noise_manifest.hash
 
     def work(target: Path) -> dict[str, Any]:
+        noise = None if noise_manifest is None else recipe.cache.open(noise_manifest)
         units = Units.load(folder / "units") if units_hash is not None else None
         histograms = [] if units is None else check_units(units, corpus.manifest, rules=recipe.gate)
         training = fitted(round_.training, target, lambda tried: _task(
@@ -386,12 +388,12 @@ def head_state(model: MaskedPrediction | ContrastivePrediction) -> dict[str, tor
     return {k: v for k, v in model.state_dict().items() if not k.startswith("encoder.")}
 
 
-def _noise(mixing: Mixing) -> AudioCache | None:
+def _noise_manifest(mixing: Mixing) -> Manifest | None:
     """The recordings that are mixed in as noise, if there are any."""
     source = _noise_source(mixing)
     if source is None:
         return None
-    return AudioCache(import_folder(source, None) if source.is_dir() else Manifest.load(source))
+    return import_folder(source, None) if source.is_dir() else Manifest.load(source)
 
 
 def _noise_source(mixing: Mixing) -> Path | None:
@@ -409,4 +411,5 @@ def _probe(recipe: PretrainRecipe, round_: Round, manifest: Manifest) -> LayerPr
         return None
     aligned = manifest if probe.manifest is None else Manifest.load(Path(probe.manifest))
     layers = probe.layers or tuple(sorted({(round_.encoder.layers + 1) // 2, round_.encoder.layers}))
-    return build_probe(aligned, Path(probe.alignments), layers, probe.clusters, recipe.seed, probe.seconds)
+    return build_probe(aligned, Path(probe.alignments), layers, probe.clusters, recipe.seed, probe.seconds,
+                       recipe.cache)

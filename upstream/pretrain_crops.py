@@ -127,7 +127,8 @@ class CropReader:
         side_by_side(fill, range(len(indices)))
         ids = [self.ids[int(i)] for i in indices]
         if self._mixing.share and not held_out:
-            waveforms = mix(waveforms, ids, micro.starts, micro.update, self._mixing, self._seed, self._noise)
+            waveforms = mix(waveforms, ids, micro.starts, micro.update, self._mixing, self._seed, self._noise,
+                            micro.copy)
         rngs = self._generators("mask", micro.update, ids, micro.starts, held_out, micro.copy)
         mask = batch_masks(rngs, [frames] * len(indices), self._mask)
         return Crops(micro.update, micro.number, waveforms, mask, ids, indices, micro.starts,

@@ -27,7 +27,7 @@ class TeacherRecipe:
     """What is clustered, into how many classes, and how (`upstream.teacher.quantiser` says what the kinds are)."""
 
     features: Literal["mfcc", "fbank", "layer"] = "mfcc"  # `layer`: of an encoder, the one of the round before
-    layer: Any = 6  # 1 is the output of the first block; `best`: what a sweep picks; a list: a mix of layers
+    layer: Any = 6  # 0 is the input of the first block, 1 its output; `best`: what a sweep picks; a list: a mix
     rounds: tuple[int, ...] = ()  # layer: read the encoders of these rounds, side by side
     encoder: str | None = None  # layer: read this encoder, any that loads; a fine-tuned recogniser's is one
     clusters: Any = 100  # a number, or a list: one for each stream of labels
@@ -306,10 +306,14 @@ SWITCHES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout
 def weights_of(round_: Round) -> dict[str, Any]:
     """What of a round, its training apart, the weights depend on: the settings of its encoder's stage.
 
-    What plays no part is left out, and so are options that came later, at their defaults: what was trained before
-    there were any is not stale.
+    What plays no part is left out or at its default, and options that came later are left out at their defaults: what
+    was trained before there were any is not stale.
     """
-    encoder, objective = as_settings(round_.encoder), as_settings(round_.objective)
+    encoder, objective = round_.encoder.effective(), as_settings(round_.objective)
+    idle = ["feature_penalty"] if round_.encoder.frontend == "fbank" else []  # nothing there learns
+    if round_.has_teacher and round_.objective.head == "linear":
+        idle += ["final_dim", "temperature"]
+    objective |= {name: _defaults(ObjectiveRecipe)[name] for name in idle}
     for name, default in _defaults(EncoderConfig).items():
         if name in _LATER_IN_ENCODER and encoder[name] == default:
             del encoder[name]
@@ -321,7 +325,7 @@ def weights_of(round_: Round) -> dict[str, Any]:
             # With a weight on unmasked frames, what the sum of both is divided by has changed as well.
             if objective[name] == default and not (name == "masked_weight" and objective["unmasked_weight"]):
                 del objective[name]
-    if round_.encoder.fbank_norm == "global":
+    if encoder["fbank_norm"] == "global":
         encoder["fbank_norm"] = "global, measured"  # once it was a name for none
     settings = {"encoder": encoder, "objective": objective, "mask": as_settings(round_.mask)}
     if round_.mixing.share:
@@ -357,7 +361,7 @@ def _check_layers(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[
         if later:
             raise RecipeError(f"{where}: teacher.rounds={later[0]}: a teacher reads rounds before its own")
         for config in encoders_read_by(now, rounds, outside):
-            asked.append((f"{where}: teacher.layer", 1, now.teacher.layers, config))
+            asked.append((f"{where}: teacher.layer", 0, now.teacher.layers, config))
     for name, first, layers, config in asked:
         wrong = [layer for layer in layers if config is not None and not first <= layer <= config.layers]
         if wrong and config is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from upstream.audio.caching import AudioCache
+from upstream.audio.caching import AudioCache, CacheRecipe
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError
 from upstream.features.source import LayerSource
@@ -73,8 +73,8 @@ def cluster_pnmi(frames: np.ndarray, phones: np.ndarray, clusters: int, seed: in
 
 
 def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], clusters: int, seed: int,
-                most_seconds: float) -> LayerProbe:
-    """A probe on the utterances of a manifest that have an alignment, at most `most_seconds` of audio.
+                most_seconds: float, cache: CacheRecipe) -> LayerProbe:
+    """A probe on the utterances of a manifest that have an alignment, at most `most_seconds` of audio, kept in `cache`.
 
     Raises InputError where no utterance has one.
     """
@@ -93,4 +93,4 @@ def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], c
         total += lengths[aligned[i]]
     subset = manifest.only(chosen)
     phones = tuple(frame_phones(paths[u.id], u.length, whole=True) for u in subset)
-    return LayerProbe(subset, phones, layers, clusters, seed, AudioCache(subset))
+    return LayerProbe(subset, phones, layers, clusters, seed, cache.open(subset))

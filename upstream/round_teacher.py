@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from upstream import ranks
-from upstream.audio.caching import AudioCache
+from upstream.audio.caching import AudioCache, CacheRecipe
 from upstream.audio.manifest import Manifest
 from upstream.errors import HubertkitError, InputError, UsageError
 from upstream.features.mix import MixSource
@@ -21,8 +21,8 @@ from upstream.model.encoder import Encoder
 from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe, encoders_read_by
 from upstream.progress import Report
 from upstream.recipe import as_settings
-from upstream.stage import content_hash, file_hash
-from upstream.teacher.alignments import find_alignments
+from upstream.stage import file_hash
+from upstream.teacher.alignments import alignments_hash, find_alignments
 from upstream.teacher.importing import import_centroids
 from upstream.teacher.matching import named_source
 from upstream.teacher.sweep import sweep
@@ -33,7 +33,7 @@ BEST = "best"
 
 
 def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: Manifest, train: np.ndarray,
-                 probe: ProbeRecipe, *, audio: AudioCache, seed: int, device: torch.device,
+                 probe: ProbeRecipe, *, audio: AudioCache, cache: CacheRecipe, seed: int, device: torch.device,
                  progress: Report) -> Teacher:
     """Fit, draw or import a teacher.
 
@@ -41,6 +41,7 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
         encoders: those that it reads layers of.
         train: indices of the recordings to fit on.
         audio: what reads them.
+        cache: how much is kept of what else is heard, for `layer: best`.
         probe: alignments for `layer: best`, which goes by the stability of labels in noise where there are none.
 
     Raises:
@@ -48,7 +49,8 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
     """
     layer = recipe.layer
     if recipe.features == "layer" and layer == BEST:
-        layer = ranks.alone(lambda: _best_layer(recipe, encoders[0], manifest, train, probe, seed, device, progress))
+        layer = ranks.alone(lambda: _best_layer(recipe, encoders[0], manifest, train, probe, cache, seed, device,
+                                                progress))
     source = teacher_source(recipe, encoders, layer, device)
     if recipe.imported is not None:
         return _imported(Path(recipe.imported), source)
@@ -73,7 +75,7 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
     elif recipe.layer == BEST:  # what the sweep hears decides
         if probe.alignments is not None:
             found = find_alignments(Path(probe.alignments))
-            inputs["alignments"] = content_hash({i: file_hash(p) for i, p in found.items()})
+            inputs["alignments"] = alignments_hash(found)
             if probe.manifest is not None:
                 inputs["aligned"] = Manifest.load(Path(probe.manifest)).hash
         if probe.seconds != ProbeRecipe().seconds:
@@ -157,7 +159,7 @@ def _imported(path: Path, source: Source) -> Teacher:
 
 
 def _best_layer(recipe: TeacherRecipe, encoder: Encoder, manifest: Manifest, train: np.ndarray, probe: ProbeRecipe,
-                seed: int, device: torch.device, progress: Report) -> int:
+                cache: CacheRecipe, seed: int, device: torch.device, progress: Report) -> int:
     """The layer that a sweep picks: on the aligned recordings if there are any, else on those of the training."""
     heard, alignments = manifest.select([int(i) for i in train]), None
     if probe.alignments is not None:
@@ -167,9 +169,9 @@ def _best_layer(recipe: TeacherRecipe, encoder: Encoder, manifest: Manifest, tra
         if not len(heard):
             raise InputError(f"{probe.alignments}: none of its {len(alignments)} alignments is of an utterance of the "
                              "manifest; files are named for the utterances")
-    layers = range(1, encoder.config.layers + 1)
-    found = sweep(encoder, _at_most(heard, probe.seconds), [max(recipe.numbers)], seed=seed, alignments=alignments,
-                  read=AudioCache(_at_most(heard, probe.seconds)).wave, layers=list(layers), device=device,
+    heard = _at_most(heard, probe.seconds)
+    found = sweep(encoder, heard, [max(recipe.numbers)], seed=seed, alignments=alignments,
+                  read=cache.open(heard).wave, layers=list(range(1, encoder.config.layers + 1)), device=device,
                   measure_abx=False, progress=progress)
     return found.layer
 

@@ -13,6 +13,7 @@ from upstream.pretrain_recipe import PretrainRecipe, Round
 from upstream.stage import read_json, read_stage, write_json
 
 STAGES = "stages.json"
+_MADE_OF = {"units": "teacher", "encoder": "units", "quality": "units"}  # of the same round, where it has that
 
 
 def stage_names(recipe: PretrainRecipe, rounds: list[Round]) -> list[str]:
@@ -30,6 +31,18 @@ def stage_names(recipe: PretrainRecipe, rounds: list[Round]) -> list[str]:
 def stages_read(rounds: list[Round]) -> dict[str, list[str]]:
     """The stages of a run whose encoders a teacher reads: {"round2/teacher": ["round1/encoder"]}."""
     return {f"round{r.number}/teacher": [f"round{n}/encoder" for n in rounds_read(r)] for r in rounds if rounds_read(r)}
+
+
+def stages_before(name: str, names: Sequence[str], reads: Mapping[str, Sequence[str]]) -> set[str]:
+    """The stages that one is made of, and those that these are made of; nothing is made of a quality.
+
+    Args:
+        names: those of the run (`stage_names`).
+        reads: of teachers, the stages whose encoders they read (`stages_read`).
+    """
+    folder, _, kind = name.partition("/")
+    near = {"corpus", f"{folder}/{_MADE_OF.get(kind)}", *reads.get(name, ())}.intersection(names) - {name}
+    return near.union(*(stages_before(other, names, reads) for other in near))
 
 
 def rounds_read(round_: Round) -> tuple[int, ...]:

@@ -55,7 +55,8 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
         What `work` returned, now or when the stage was done; on every rank what it returned on rank 0.
 
     Raises:
-        UsageError: the folder belongs to a stage of another kind, or holds files that are no stage's.
+        UsageError: the folder belongs to a stage of another kind, holds files that are no stage's, or an unfinished
+            training of another recipe that has come to a checkpoint.
         HubertkitError: the disk is full or cannot be written.
     """
     folder = Path(folder)
@@ -104,9 +105,13 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         why = "it was being cleared"
     followed = course.current()
     anew = followed is not None and followed.arrive(folder, state, why)
+    if followed is not None and followed.look:
+        return {"result": {"hash": ""}, **(before or {})}, True  # what it gave, if ever it was done
     if before is not None and state == "done" and not anew:
         say(f"{name}: done before, skipped")
         return before, True
+    if before is not None and before["state"] == "running" and state == "stale" and not anew:
+        _refuse_checkpoints(folder, why)
     if anew:
         record["anew"] = True  # once begun, the same command goes on with it
     if before is not None and state == "unfinished" and (not anew or before.get("anew")):
@@ -260,6 +265,7 @@ def disk_reason(error: OSError, where: Path | None = None) -> str | None:
               errno.ESTALE: "the network file system lost the file; run the same command again once it answers",
               errno.EROFS: "the file system is read-only; give another folder",
               errno.EACCES: "no permission; give another file or folder",
+              errno.ENAMETOOLONG: "the name is too long for the file system; give a shorter one",
               errno.ENOTDIR: "a file stands where a folder is needed; give another folder",
               errno.EEXIST: "a file stands where a folder is needed; give another folder"}.get(error.errno or 0)
     return None if advice is None else f"{error.filename or where or 'disk'}: {advice}"
@@ -377,6 +383,15 @@ def _refuse_files(folder: Path) -> None:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise UsageError(f"{folder}: holds {others[0]}{more} already, which no run of ours wrote; give another folder "
                          "to write to, or move them away")
+
+
+def _refuse_checkpoints(folder: Path, why: str) -> None:
+    """Raise UsageError if an unfinished training of another recipe has come to a checkpoint: it may have taken days."""
+    kept = sorted((folder / "checkpoints").glob("*.safetensors"))
+    if kept:
+        raise UsageError(f"{folder}: unfinished, with a checkpoint of {kept[-1].stem}, and made for something else now "
+                         f"({why}); go on with what it began with, give this a folder of its own, or remove {folder} "
+                         "to begin it anew")
 
 
 def _describe(folder: Path, kind: str, version: int, settings: dict[str, Any],

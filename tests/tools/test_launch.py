@@ -62,9 +62,30 @@ def test_two_ranks_give_the_losses_of_one(recordings, tmp_path):
     assert said["2"][1].count("round1/encoder: done") == 1
 
 
-@pytest.mark.parametrize("victim", ["the first", "another"])
-def test_a_rank_that_dies_ends_the_others(recordings, tmp_path, victim):
-    process = start(recordings, tmp_path, "2", "training.updates=100000")
+def test_what_every_rank_finds_wrong_is_said_once(recordings, tmp_path):
+    """A bug once found: a mistake in the recipe was printed once a rank."""
+    process = start(recordings, tmp_path, "2", "training.least_seconds=1.9", "training.crop_seconds=2")
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert said.count("no utterance has the 94 frames that training needs") == 1
+    assert said.splitlines()[-1].startswith("hubertkit: no utterance has")
+
+
+def test_a_rank_speaks_for_itself_unless_the_first_says_the_same(monkeypatch):
+    monkeypatch.setattr(launch, "SAME_WORDS_SECONDS", 0.1)
+    assert not launch.first_says("this")  # the first rank itself
+    store = torch.distributed.TCPStore(launch.HOST, 0, 1, True, wait_for_workers=False)
+    monkeypatch.setattr(launch, "_store", torch.distributed.TCPStore(launch.HOST, store.port, 1, False))
+    assert not launch.first_says("this"), "the first rank is well"
+    store.set(launch._SAID, "that")
+    assert not launch.first_says("this")
+    assert launch.first_says("that")
+
+
+@pytest.mark.parametrize(("victim", "shard"), [("the first", False), ("another", False), ("another", True)])
+def test_a_rank_that_dies_ends_the_others(recordings, tmp_path, victim, shard):
+    process = start(recordings, tmp_path, "2", "training.updates=100000",
+                    *(["training.shard=true", "encoder.layerdrop=0"] if shard else []))
     metrics = tmp_path / "round1/encoder/metrics.jsonl"
     limit = time.monotonic() + 100
     while not (metrics.is_file() and metrics.read_text()) and time.monotonic() < limit:

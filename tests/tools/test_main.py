@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import typer.main
 
 from downstream.decode.beam import BeamDecoder
 from downstream.finetune_recipe import FinetuneRecipe
-from tools import recognise, transcribe
+from tools import main, recognise, transcribe
 from tools.main import run
 from upstream.audio import import_folder
 from upstream.errors import InputError
@@ -125,6 +126,19 @@ def test_finetuning_into_its_own_encoder_writes_nothing_not_even_a_lock(capsys, 
     assert not list((tmp_path / "encoder").iterdir())
 
 
+@pytest.mark.parametrize(("words", "code", "says"), [
+    (["data=none.arrow"], 2, "none.arrow: no such manifest"), (["data=m.arrow", "dev=none.arrow"], 2, "none.arrow: no"),
+    (["data=m.arrow", "dev=m.arrow"], 1, "are both in the training data and in dev"), ([], 2, "give data=MANIFEST")])
+def test_finetuning_without_its_data_makes_no_folder(capsys, monkeypatch, recordings, tmp_path, words, code, says):
+    """It left one with a lock in it."""
+    monkeypatch.chdir(tmp_path)
+    import_folder(recordings).save(tmp_path / "m.arrow")
+    found, _, err = call(capsys, "finetune", "ctc-tiny", *words, "--out", tmp_path / "asr")
+    assert (found, err.count("\n")) == (code, 1)
+    assert says in err
+    assert not (tmp_path / "asr").exists()
+
+
 def test_transcribing_needs_a_recogniser_and_audio(capsys, recordings, tmp_path):
     code, _, err = call(capsys, "transcribe", tmp_path, recordings / "0.wav")
     assert code == 2
@@ -173,6 +187,7 @@ def test_a_full_gpu_is_one_line_that_names_the_setting(capsys, monkeypatch, tmp_
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
+    monkeypatch.setattr(recognise, "check_start", lambda *_: None)
     monkeypatch.setattr(recognise, "run_finetuning", full)
     code, _, err = call(capsys, "finetune", "ctc-tiny", "data=m.arrow", "--out", tmp_path / "asr")
     assert code == 1
@@ -180,15 +195,34 @@ def test_a_full_gpu_is_one_line_that_names_the_setting(capsys, monkeypatch, tmp_
     assert err.count("\n") == 1
 
 
-def test_ctrl_c_says_that_the_same_command_goes_on(capsys, monkeypatch, tmp_path):
-    """Also where typer makes a number of it."""
-    def interrupted(*arguments):
+@pytest.mark.parametrize(("words", "call_of", "afterwards"), [
+    (["pretrain", "hubert-tiny", "--out", "OUT"], "tools.pretrain.load_recipe", "goes on where it stopped"),
+    (["bench", "lm", "text.txt", "--out", "OUT"], "tools.bench.run_lm", "goes on where it stopped"),
+    (["bench", "kmeans", "--out", "OUT"], "tools.bench.run_kmeans", "begins again from the start"),
+    (["score", "hyp.jsonl", "--references", "ref.txt"], "tools.score.read_references", "begins again from the start"),
+    (["decode", "emissions", "--out", "OUT"], "tools.decode.Emissions.load", "begins again from the start"),
+])
+def test_ctrl_c_promises_to_go_on_only_where_the_same_command_does(capsys, monkeypatch, tmp_path, words, call_of,
+                                                                   afterwards):
+    """All did. Also where typer makes a number of it."""
+    def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
-    (tmp_path / "ref.txt").write_text("u1 A")
-    monkeypatch.setattr("tools.score.read_hypotheses", interrupted)
-    code, _, err = call(capsys, "score", tmp_path / "hyp.jsonl", "--references", tmp_path / "ref.txt")
-    assert (code, err) == (130, "hubertkit: interrupted; the same command goes on where it stopped\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(call_of, interrupted)
+    code, _, err = call(capsys, *(tmp_path / "out" if word == "OUT" else word for word in words))
+    assert (code, err) == (130, f"hubertkit: interrupted; the same command {afterwards}\n")
+
+
+def test_what_goes_on_is_what_says_so_in_its_help():
+    def commands(group, before=()):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from commands(command, (*before, name))
+            elif any("the same command again goes on" in (getattr(p, "help", "") or "") for p in command.params):
+                yield " ".join((*before, name))
+
+    assert set(commands(typer.main.get_command(main.build_app()))) == set(main.GOING_ON)
 
 
 def test_a_stream_of_few_letters_stops_nothing(recordings, tmp_path):

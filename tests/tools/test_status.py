@@ -33,6 +33,31 @@ def test_status_names_a_training_whose_labels_do_not_fit(tmp_path, capsys):
         "round2/encoder: looks healthy after 400 updates, loss 3.20 nats (4.62 bits)"]
 
 
+def test_status_says_that_a_training_stopped_itself_over_updates_that_were_not_finite(tmp_path, capsys):
+    """It was too early to say, for no record had a loss."""
+    make(tmp_path / "round1/encoder", [4.4])
+    skipped = tmp_path / "round1/encoder/skipped.jsonl"
+    skipped.write_text("".join(json.dumps({"update": u, "utterances": ["u1"]}) + "\n" for u in range(101, 121)))
+    assert run(["status", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "round1/encoder: broken: the last 20 updates, to update 120, were not finite; lower" in said
+    assert "too early" not in said
+    skipped.write_text("".join(json.dumps({"update": u, "utterances": ["u1"]}) + "\n" for u in range(61, 81)))
+    run(["status", str(tmp_path)])
+    assert "not finite" not in capsys.readouterr().out, "the run has gone on since"
+
+
+def test_status_lists_stages_as_the_run_comes_to_them(tmp_path, capsys):
+    """They stood in the order of their last start, those that were done anew at the end."""
+    for name in ("corpus", "round2/units", "round1/units", "round1/teacher"):
+        run_stage(tmp_path / name, name.rpartition("/")[2], version=1, settings={}, inputs={},
+                  work=lambda target: {"hash": "h"}, say=lambda line: None)
+    note_stages(tmp_path, ["corpus", "round1/teacher", "round1/units", "round2/units"], {})
+    assert run(["status", str(tmp_path)]) == 0
+    found = [line.split()[1] for line in capsys.readouterr().out.splitlines() if " done " in line]
+    assert found == ["corpus", "round1/teacher", "round1/units", "round2/units"]
+
+
 def test_status_tells_a_running_stage_from_an_interrupted_one(tmp_path, capsys):
     def killed(target):
         raise KeyboardInterrupt
@@ -124,5 +149,7 @@ def test_a_dry_run_says_what_is_stale_and_a_part_is_done(tmp_path, capsys):
     assert "7 stages to do" in said
     assert run([*command, "--dry-run", "--until", "round1/units"]) == 0
     assert "nothing to do" in capsys.readouterr().out
+    assert run([*command, "--dry-run", "--from", "round2"]) == 2
+    assert "--from round2/teacher: round1/encoder before it is to do" in capsys.readouterr().err
     assert run([*command, "--from", "round3"]) == 2
     assert "--from round3: no such stage" in capsys.readouterr().err

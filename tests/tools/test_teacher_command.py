@@ -38,6 +38,7 @@ def test_figures_are_printed_with_silence_and_without(data):
     assert rows["PNMI"] == ["1.0000", "0.0000"]
     assert rows["frames"] == ["20", "10"]
     assert "3 classes, 1 of them dead; 2 phones" in result.stdout
+    assert "5.0 units a second" in " ".join(result.stdout.split())
     assert "1 of 2 utterances have no alignment" in result.stderr
 
 
@@ -46,7 +47,19 @@ def test_json_holds_all_figures_and_nothing_else_is_on_stdout(data):
     assert (found["phone_purity"], found["cluster_purity"], found["pnmi"]) == (1.0, 1.0, 1.0)
     assert found["without_silence"]["frames"] == 10
     assert found["dead_classes"] == [2]
+    assert found["units_per_second"] == 5  # two runs in 0.4 s
     assert found["utterances_without_alignment"] == 1
+
+
+def test_one_ctm_of_all_recordings_gives_the_figures_of_a_file_for_each(data):
+    (data / "set.ctm").write_text("b 1 0 0.02 B\na 1 0 0.2 A1\na 1 0.2 0.2 sil\n")
+    (data / "set").mkdir()
+    for name, lines in (("a", "a 1 0 0.2 A1\na 1 0.2 0.2 sil\n"), ("b", "b 1 0 0.02 B\n")):
+        (data / "set" / f"{name}.ctm").write_text(lines)
+    one, each = (json.loads(call(data / "units", "--alignments", data / name, "--json").stdout)
+                 for name in ("set.ctm", "set"))
+    assert one == each
+    assert one["utterances"] == 2
 
 
 def test_a_picture_is_written_on_request(data):

@@ -1,6 +1,7 @@
 """`hubertkit units`: files in, units out, in every form; and a teacher of something else is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,13 +66,25 @@ def test_files_become_jsonl_with_a_bit_rate(data, tmp_path):
     result = call(data / "audio" / "a.wav", data / "audio" / "c.wav", "--teacher", data / "layer", "--encoder",
                   data / "encoder0", "--layer", 1, "--out", tmp_path / "new" / "u.jsonl", "--collapse")
     head, first, _ = [json.loads(line) for line in (tmp_path / "new" / "u.jsonl").read_text().splitlines()]
-    assert (first["id"], sum(first["durations"])) == ("a.wav", 99)
+    assert (first["id"], sum(first["durations"])) == ("a", 99)
     assert (head["layer"], head["classes"], head["rate"]) == (1, [6], 50)
     assert head["teacher_hash"] == Teacher.load(data / "layer").hash
     assert head["encoder_hash"] == Teacher.load(data / "layer").features["encoder"]
     rate = head["bit_rate"][0]
     assert f"{rate['entropy_rate']:.1f}" in result.stdout
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["u.jsonl"]
+
+
+def test_ids_of_files_are_those_of_their_folder(data, tmp_path):
+    for name in ("x1", "x2"):
+        (tmp_path / "audio" / name).mkdir(parents=True)
+        shutil.copy(data / "audio" / "c.wav", tmp_path / "audio" / name)
+    files = sorted((tmp_path / "audio").glob("*/*.wav"))
+    for recordings, out in (([tmp_path / "audio"], "folder"), (files, "files")):
+        call(*recordings, "--teacher", data / "mfcc", "--out", tmp_path / out)
+    assert Units.load(tmp_path / "files").ids == Units.load(tmp_path / "folder").ids == ["x1-c", "x2-c"]
+    call(data / "audio" / "a.wav", "--teacher", data / "mfcc", "--out", tmp_path / "one")
+    assert Units.load(tmp_path / "one").ids == ["a"]
 
 
 def test_a_manifest_becomes_a_store_that_trains(data, tmp_path):
@@ -201,3 +214,26 @@ def test_a_teacher_of_several_layers_and_encoders_labels_recordings(data, tmp_pa
     with pytest.raises(InputError, match="given twice"):
         call(data / "manifest.arrow", "--teacher", tmp_path / "two", "--encoder", data / "encoder0", "--encoder",
              data / "encoder0", "--out", tmp_path / "x")
+
+
+def test_teachers_of_several_layers_and_encoders_are_fitted_imported_and_judged(data, tmp_path):
+    manifest, encoders = import_folder(data / "audio"), [data / "encoder0", data / "encoder1"]
+    loaded = [Encoder(EncoderConfig(**SMALL)).initialise(seed).eval() for seed in (0, 1)]
+    source = MixSource([LayerSource(encoder, [1, 2], "cpu") for encoder in loaded])
+    both = ["--encoder", encoders[0], "--encoder", encoders[1]]
+    layers = ["--layer", 1, "--layer", 2]
+    call("fit", data / "manifest.arrow", "--clusters", 6, *both, *layers, "--out", tmp_path / "two", app=teacher_app)
+    two = Teacher.load(tmp_path / "two")
+    assert two.hash == Teacher.fit(source, manifest, 6, seed=0, read=AudioCache(manifest).wave).hash
+    np.save(tmp_path / "c.npy", two.centroids.numpy())
+    call("import", tmp_path / "c.npy", *both, *layers, "--out", tmp_path / "imported", app=teacher_app)
+    assert Teacher.load(tmp_path / "imported").features == two.features
+    call(data / "manifest.arrow", "--teacher", tmp_path / "two", *both, "--out", tmp_path / "units")
+    judged = ("quality", tmp_path / "units", "--proxies", data / "manifest.arrow", "--teacher", tmp_path / "two")
+    found = json.loads(call(*judged, *both, "--json", app=teacher_app).stdout)["proxies"]
+    assert 0 < found["noise"]["agreement"] <= 1
+    with pytest.raises(UsageError, match="2 encoders; name each of them with --encoder"):
+        call(*judged, *both[:2], app=teacher_app)
+    with pytest.raises(UsageError, match="one of them twice"):
+        call("fit", data / "manifest.arrow", "--clusters", 6, *both, "--layer", 1, "--layer", 1, "--out",
+             tmp_path / "x", app=teacher_app)

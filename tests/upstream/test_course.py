@@ -197,6 +197,38 @@ def test_an_outlook_says_what_would_be_done_and_does_nothing(recordings, run, tm
     assert all(f.seconds is not None for f in found)
 
 
+def test_nothing_waits_for_a_quality_and_only_what_is_made_of_a_stage_waits_for_it(recordings, run, tmp_path):
+    """A bug once found: everything after the first stage that was to do depended on it, even on a round's quality."""
+    folder = tmp_path / "alignments"
+    folder.mkdir()
+    for i in range(6):
+        (folder / f"u{i}.ctm").write_text("".join(f"u{i} 1 {0.1 * k:.2f} 0.1 {'AB'[k % 2]}\n" for k in range(15)))
+    judged = state(run, recipe(recordings, f"probe.alignments={folder}"))
+    assert judged == {**dict.fromkeys(NAMES, ("done", "")), "round1/quality": ("to do", ""),
+                      "round2/quality": ("to do", "")}
+
+    third = "{teacher: {features: layer, rounds: [1], layer: 1, clusters: 5, sample_frames: 2000}}"
+    pretrain(recipe(recordings, rounds=[*ROUNDS, third]), run, quiet)
+    changed = [ROUNDS[0], ROUNDS[1].replace("{teacher", "{mask: {span: 4}, teacher"), third]
+    found = state(run, recipe(recordings, rounds=changed))
+    assert found.pop("round2/encoder") == ("stale", "mask.span 5 -> 4")
+    assert set(found.values()) == {("done", "")}
+    again = state(run, recipe(recordings, "encoder.ffn=32", rounds=[*ROUNDS, third]))
+    assert {name: why for name, (_, why) in again.items() if name.startswith("round3")} == {
+        "round3/teacher": "on round1/encoder", "round3/units": "on round1/encoder",
+        "round3/encoder": "on round1/encoder"}
+
+
+def test_an_outlook_from_a_stage_on_needs_those_before_it(recordings, run, tmp_path):
+    """A bug once found: a dry run took a `--from` that the run itself refuses."""
+    with pytest.raises(UsageError, match="--from round2/teacher: corpus before it is to do"):
+        outlook(recipe(recordings), tmp_path / "nothing", first="round2/teacher")
+    assert not (tmp_path / "nothing").exists()
+    with pytest.raises(UsageError, match="--from round2/teacher: round1/encoder before it is stale"):
+        outlook(recipe(recordings, "training.updates=3"), run, first="round2/teacher")
+    assert {found.state for found in outlook(recipe(recordings), run, first="round2/teacher")} == {"done"}
+
+
 def test_time_and_disk_ahead_follow_from_what_was_measured(recordings, run):
     """An encoder: updates * seconds an update / speed; two checkpoints of weights and moments, and the weights."""
     speeds = []

@@ -129,7 +129,7 @@ def test_how_often_one_looks_or_saves_makes_nothing_stale(recordings, tmp_path):
     assert all("done before, skipped" in line for line in lines)
 
 
-@pytest.mark.parametrize("word", ["rounds.1.teacher.layer=3", "rounds.1.teacher.layer=0", "objective.predict_at=[9]",
+@pytest.mark.parametrize("word", ["rounds.1.teacher.layer=3", "rounds.1.teacher.layer=-1", "objective.predict_at=[9]",
                                   "probe.layers=[9]"])
 def test_a_layer_that_is_not_there_is_told_before_anything_runs(recordings, tmp_path, word):
     with pytest.raises(RecipeError, match="layers"):

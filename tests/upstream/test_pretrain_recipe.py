@@ -7,6 +7,7 @@ import pytest
 from upstream.errors import RecipeError
 from upstream.pretrain_recipe import SHIPPED, ObjectiveRecipe, PretrainRecipe, rounds_of, weights_of
 from upstream.recipe import load_recipe
+from upstream.stage import content_hash
 
 
 def rounds(name, *words):
@@ -44,6 +45,34 @@ def test_options_that_came_later_leave_the_settings_of_an_older_recipe_as_they_w
 ])
 def test_what_the_weights_depend_on_is_in_the_settings(name, word):
     assert weights_of(rounds(name, word)[0]) != weights_of(rounds(name)[0])
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("hubert-tiny", ["encoder.conv_dim=100", "encoder.conv_bias=true", "encoder.conv_norm=layer"]),
+    ("hubert-tiny", ["encoder.feature_grad_mult=1", "encoder.relative_distance=100"]),
+    ("hubert-tiny", ["objective.final_dim=100", "objective.temperature=0.2", "objective.feature_penalty=0"]),
+    ("hubert-tiny-light", ["encoder.conv_norm=layer"]),
+    ("hubert-base", ["encoder.fbank_norm=global"]),
+])
+def test_what_plays_no_part_in_the_weights_changes_no_settings(name, words):
+    """A bug once found: `encoder.conv_dim`, of no use to filterbanks, made every encoder stale."""
+    assert [weights_of(r) for r in rounds(name, *words)] == [weights_of(r) for r in rounds(name)]
+
+
+@pytest.mark.parametrize(("name", "word"), [
+    ("hubert-base", "encoder.conv_dim=256"), ("hubert-base", "encoder.conv_norm=layer"),
+    ("hubert-tiny", "encoder.fbank_norm=none"), ("hubert-tiny-light", "encoder.conv_bias=true"),
+    ("hubert-tiny-light", "encoder.fbank_norm=global"), ("hubert-tiny-light", "encoder.feature_grad_mult=0.5"),
+    ("hubert-base", "objective.final_dim=100"), ("hubert-base", "objective.feature_penalty=0"),
+])
+def test_what_plays_a_part_with_another_front_end_or_head_changes_the_settings(name, word):
+    assert weights_of(rounds(name, word)[0]) != weights_of(rounds(name)[0])
+
+
+def test_the_key_of_the_default_recipe_stays_as_it_is():
+    """As it was before settings that play no part were set aside: no encoder is trained again for that."""
+    [default] = rounds_of(PretrainRecipe(data="x"))
+    assert content_hash(weights_of(default)) == "20c9c3058c278904857de180b9ac26dd1b1612519c62804a73c2fdc4e79f9667"
 
 
 def test_a_weight_on_unmasked_frames_is_never_mistaken_for_what_it_meant_before():
@@ -95,6 +124,12 @@ def test_hubert_may_follow_on_wav2vec2():
 def test_what_cannot_be_is_told_with_its_key(name, words, named):
     with pytest.raises(RecipeError, match=named):
         rounds(name, *words)
+
+
+@pytest.mark.parametrize("layer", ["0", "[0,2]"])
+def test_a_teacher_may_read_what_the_first_block_reads(layer):
+    """`teacher sweep` picked layer 0, and no recipe could use it."""
+    assert 0 in rounds("hubert-tiny", f"rounds.1.teacher.layer={layer}")[1].teacher.layers
 
 
 def test_sharding_with_layers_dropped_at_random_is_refused_before_the_first_round():

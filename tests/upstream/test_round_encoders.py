@@ -111,7 +111,7 @@ def test_training_moves_the_weights_and_a_second_round_starts_from_scratch(recor
     ("encoder.width=48", "an encoder with width=24, and encoder.width=48"),
     ("rounds.0.encoder.layers=12", "an encoder with layers=3, and encoder.layers=12"),
     ("encoder.normalize=true", "normalize=False, and encoder.normalize=True"),
-    ("rounds.0.teacher.layer=4", r"teacher\.layer=4: .* layers 1 to 3"),
+    ("rounds.0.teacher.layer=4", r"teacher\.layer=4: .* layers 0 to 3"),
     ("objective.predict_at=[5]", r"objective\.predict_at=5: .* layers 1 to 3"),
 ])
 def test_what_does_not_fit_the_encoder_is_refused_by_name(recordings, published, tmp_path, word, says):
@@ -192,7 +192,7 @@ def test_labels_made_elsewhere_that_are_not_there_are_told_before_anything_runs(
 
 @pytest.mark.parametrize(("word", "says"), [
     ("rounds.1.teacher.layer=[1,1]", "a list of different numbers"), ("rounds.1.teacher.layer=[]", "a list of"),
-    ("rounds.1.teacher.layer=[1,3]", r"teacher\.layer=3: .* layers 1 to 2"),
+    ("rounds.1.teacher.layer=[1,3]", r"teacher\.layer=3: .* layers 0 to 2"),
     ("rounds.1.teacher.rounds=[2]", "reads rounds before its own"),
     ("rounds.1.teacher.rounds=[1,1]", "names a round twice"),
     ("rounds.0.teacher.rounds=[1]", "rounds=.* is for features=layer"),

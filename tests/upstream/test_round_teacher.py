@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from upstream.audio import AudioCache, import_folder
+from upstream.audio.caching import CacheRecipe
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model import Encoder, EncoderConfig
 from upstream.outlook import outlook
@@ -130,6 +131,29 @@ def test_options_at_their_defaults_leave_an_older_stage_fresh():
     assert teacher_key(TeacherRecipe(features="layer"), ProbeRecipe())[0]["layer"] == 6
 
 
+def test_everything_that_is_heard_is_kept_as_the_recipe_says(recordings, tmp_path):
+    """A bug once found: noise, what a probe hears and what a sweep hears had caches of their own, of 2 GB each."""
+    rng = np.random.default_rng(0)
+    for folder in ("noise", "alignments"):
+        (tmp_path / folder).mkdir()
+    soundfile.write(tmp_path / "noise/n.wav", 0.1 * rng.standard_normal(20_000), 16_000)
+    for i in range(6):
+        (tmp_path / f"alignments/u{i}.ctm").write_text(f"u{i} 1 0 0.7 AA\nu{i} 1 0.7 0.8 B\n")
+    words = ["mixing.share=1", "mixing.noise_share=1", f"mixing.noise={tmp_path / 'noise'}",
+             "rounds.1.training.updates=1", f"probe.alignments={tmp_path / 'alignments'}", "probe.clusters=2",
+             "probe.seconds=4", "rounds.1.teacher.layer=best", "cache.memory_gb=0",
+             f"cache.folder={tmp_path / 'cache'}"]
+    recipe = load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={recordings}", *words], SHIPPED)
+    outlook(recipe, tmp_path / "run")
+    assert not (tmp_path / "cache").exists(), "who only looks keeps nothing"
+    pretrain(recipe, tmp_path / "run", lambda line: None)
+    kept = {path.stem for path in (tmp_path / "cache").glob("*.s16")}
+    everything, noise = import_folder(recordings, None), import_folder(tmp_path / "noise", None)
+    swept = everything.only(["u0", "u2", "u4"])  # evenly spread
+    assert {manifest.hash[:16] for manifest in (everything, noise, swept)} < kept
+    assert len(kept) == 4  # and what the probe hears, drawn at random
+
+
 def test_the_best_layer_is_judged_on_what_is_aligned_however_little_of_the_manifest_that_is(recordings, tmp_path):
     """A bug once found: utterances were drawn first, and those without an alignment left out of them."""
     manifest = import_folder(recordings, None)
@@ -139,8 +163,8 @@ def test_the_best_layer_is_judged_on_what_is_aligned_however_little_of_the_manif
 
     def made(alignments):
         return make_teacher(teacher, [encoder.initialise(0).eval()], manifest, np.arange(8),
-                            ProbeRecipe(alignments=str(alignments), seconds=1.5), audio=AudioCache(manifest), seed=0,
-                            device=torch.device("cpu"), progress=lambda *done: None)
+                            ProbeRecipe(alignments=str(alignments), seconds=1.5), audio=AudioCache(manifest),
+                            cache=CacheRecipe(), seed=0, device=torch.device("cpu"), progress=lambda *done: None)
 
     assert made(tmp_path).features["layer"] in (1, 2)
     (tmp_path / "others").mkdir()

@@ -129,6 +129,26 @@ def interrupted(folder):
     raise KeyboardInterrupt
 
 
+def test_an_unfinished_training_of_another_recipe_is_refused_and_not_thrown_away(tmp_path):
+    """One edited word deleted the checkpoints of days."""
+    def killed(target):
+        (target / "checkpoints").mkdir()
+        (target / "checkpoints/update-00000056.safetensors").write_text("days of work")
+        raise KeyboardInterrupt
+
+    def begin(updates, work):
+        return run_stage(tmp_path / "run/a", "test", version=1, settings={"updates": updates}, inputs={}, work=work,
+                         say=lambda line: None)
+
+    with pytest.raises(KeyboardInterrupt):
+        begin(300, killed)
+    with pytest.raises(UsageError, match=r"a checkpoint of update-00000056, .*\(updates 300 -> 310\); go on with"):
+        begin(310, lambda target: {"hash": "h"})
+    assert begin(300, lambda target: {"hash": (target / "checkpoints/update-00000056.safetensors").read_text()}) == {
+        "hash": "days of work"}
+    assert begin(310, lambda target: {"hash": "h"}) == {"hash": "h"}, "what is done may be done anew"
+
+
 def test_files_of_the_user_in_the_folder_of_a_stale_stage_stay(tmp_path):
     """A bug once found: recordings beside a manifest, emissions in a recogniser's folder, went with a stale stage."""
     stage(tmp_path / "a", [])

@@ -30,7 +30,7 @@ _SUM_BYTES = 4
 class CacheRecipe:
     """How much decoded audio is kept, 8.7 hours a GB. Nothing that is computed depends on it."""
 
-    memory_gb: float = 2.0  # in each process
+    memory_gb: float = 2.0  # in each process, for each corpus: the recordings, noise, those of a probe
     folder: str | None = None  # where to keep it on disk, for all processes and later runs; may be deleted at any time
     disk_gb: float = 100.0  # for each corpus, where there is a folder
 

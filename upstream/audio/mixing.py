@@ -38,24 +38,26 @@ class Mixing:
 
 
 def mix(waveforms: np.ndarray, ids: Sequence[str], starts: Sequence[int] | np.ndarray, update: int, mixing: Mixing,
-        seed: int, noise: AudioCache | None = None) -> np.ndarray:
+        seed: int, noise: AudioCache | None = None, copy: int = 0) -> np.ndarray:
     """A batch with something laid over some of its rows; the others are returned as they are.
 
-    Every draw is keyed by the row's utterance, its crop and the update, and partners are told apart by their ids, so
-    the order of the rows plays no part. A row alone in its batch, and silence, are left as they are.
+    Every draw is keyed by the row's utterance, its crop, the update and the copy, and partners are told apart by their
+    ids, so the order of the rows plays no part. A row alone in its batch, and silence, are left as they are.
 
     Args:
         waveforms: (B, S) float32, nothing padded.
         ids, starts: of each row its utterance and the place of its crop.
         noise: recordings of noise, if `mixing.noise_share` is above 0.
+        copy: of the same crops in this update, from 0 (`MicroBatch.copy`).
 
     Returns:
         (B, S) float32.
     """
     mixed = waveforms.copy()
+    again = [copy] if copy else []  # a first copy is drawn for as ever
     order = sorted(range(len(ids)), key=lambda row: (ids[row], starts[row]))
     for row, (utterance, start) in enumerate(zip(ids, starts)):
-        rng = keyed(seed, "mixing", update, utterance, int(start))
+        rng = keyed(seed, "mixing", update, utterance, int(start), *again)
         if rng.random() >= mixing.share:
             continue
         if rng.random() < mixing.noise_share:

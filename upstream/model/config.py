@@ -12,6 +12,10 @@ MEL_BINS = 80
 
 _PROBABILITIES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop")
 _SIZES = ("conv_dim", "width", "layers", "heads", "ffn", "positional_kernel", "positional_groups", "positional_depth")
+_IDLE = {  # what plays no part with a front end
+    "conv": ("fbank_norm",), "light": ("conv_norm",),
+    "fbank": ("conv_dim", "conv_bias", "conv_norm", "feature_grad_mult"),
+}
 _FAMILIES = ("hubert", "wav2vec2", "wavlm", "data2vec")
 
 
@@ -104,6 +108,11 @@ class EncoderConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `from_dict` reads them back."""
         return asdict(self)
+
+    def effective(self) -> dict[str, Any]:
+        """`to_dict` with what plays no part at its default: the same for encoders that differ in nothing else."""
+        idle = _IDLE[self.frontend] + (() if self.relative_buckets else ("relative_distance",))
+        return self.to_dict() | {field.name: field.default for field in fields(self) if field.name in idle}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> EncoderConfig:

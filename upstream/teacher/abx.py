@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from upstream.frames import CONV_GRID, FrameGrid
 from upstream.keyed import keyed
-from upstream.teacher.alignments import SILENCE, phone_class, read_alignment
+from upstream.teacher.alignments import SILENCE, AlignmentFile, phone_class, read_alignment
 
 _GAP_SECONDS = 1e-3  # between phones that count as neighbours
 _NO_PHONES = (SILENCE, "spn", "SPN")
@@ -68,7 +67,7 @@ class Abx:
     across_triplets: int
 
 
-def find_spans(alignments: Mapping[str, Path], lengths: Mapping[str, int], speakers: Mapping[str, str],
+def find_spans(alignments: Mapping[str, AlignmentFile], lengths: Mapping[str, int], speakers: Mapping[str, str],
                most: int = 5, seed: int = 0, grid: FrameGrid = CONV_GRID) -> list[Span]:
     """Tokens that take part in a triplet, in the order of the utterances.
 
@@ -200,7 +199,7 @@ def _average(found: Mapping[tuple[str, str], Mapping[Key, Sequence[float]]]) -> 
                                 for speakers in found.values()]))
 
 
-def _spans(utterance: str, speaker: str, path: Path, frames: int, grid: FrameGrid) -> Iterable[Span]:
+def _spans(utterance: str, speaker: str, path: AlignmentFile, frames: int, grid: FrameGrid) -> Iterable[Span]:
     intervals = read_alignment(path)
     centres = grid.centre_seconds(0) + np.arange(frames) / grid.rate
     for before, own, after in zip(intervals, intervals[1:], intervals[2:]):

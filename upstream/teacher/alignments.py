@@ -1,16 +1,18 @@
 """Phone alignments: reading TextGrid and CTM files, and the phone at the centre of each frame.
 
     TextGrid    Praat's long text format; the tier `phones` is read
-    CTM         a line `ID CHANNEL START DURATION PHONE` for each phone, one file for each utterance
+    CTM         a line `ID CHANNEL START DURATION PHONE` for each phone; a file for each utterance, or for many
 """
 
 from __future__ import annotations
 
 import codecs
+import hashlib
 import math
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from upstream.audio.corpora.walking import walk
 from upstream.audio.file_names import fitting
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID, FrameGrid, seconds
+from upstream.progress import say
+from upstream.stage import content_hash
+from upstream.teacher.ctm import COMMENT, CtmPart, ctm_parts, holds_words
 
 SILENCE = "SIL"
 SILENCES = ("", "sil", "sp")  # what aligners write for silence; `spn`, spoken noise, is a phone of its own
@@ -25,7 +30,11 @@ TIER = "phones"
 _SUFFIXES = (".textgrid", ".ctm")
 _SLACK_SECONDS = 0.1  # by which an alignment may reach beyond its recording
 _UNSAID_SECONDS = 5.0  # of silence at the end that a CTM may leave out
+_MOST_PHONES = 200  # classes
+_PHONE_LETTERS = 3  # that most names of phones have, at most
 
+_PLACE = re.compile(r"(?<=.)_[BIES]$")  # of a phone in its word: begin, inside, end, or alone
+_DICTIONARY = "; align with a dictionary to have phones (hubertkit align ... --dictionary FILE)"
 _ITEM = re.compile(r"^[ \t]*item \[\d+\]:", re.MULTILINE)
 _NAME = re.compile(r'name = "((?:[^"]|"")*)"')
 _SIZE = re.compile(r"intervals: size = (\d+)")
@@ -40,11 +49,14 @@ class Interval(NamedTuple):
     label: str
 
 
-class Alignments(dict[str, Path]):
+AlignmentFile: TypeAlias = Path | CtmPart
+
+
+class Alignments(dict[str, AlignmentFile]):
     """{utterance id: file}. A long id is not to be had from its file's name, only the name from the id: so a key may be
     what `file_stem` cut, and is found by the whole id."""
 
-    def __missing__(self, utterance: str) -> Path:
+    def __missing__(self, utterance: str) -> AlignmentFile:
         short = _id(file_stem(utterance))
         if short == utterance or not super().__contains__(short):
             raise KeyError(utterance)
@@ -59,23 +71,45 @@ class Alignments(dict[str, Path]):
         return super().get(utterance, super().get(_id(file_stem(utterance)), default))
 
 
-def find_alignments(folder: Path) -> Alignments:
-    """{utterance id: file} of the TextGrid and CTM files below a folder; a file has its utterance's `file_stem`.
+def find_alignments(place: Path) -> Alignments:
+    """{utterance id: file} of the TextGrid and CTM files below a folder, or of one such file.
 
-    Raises InputError where there is none, or two for the same utterance, or a folder that cannot be read.
+    A file has its utterance's `file_stem`. Of a CTM of several utterances each has a `CtmPart`, named by the first
+    column; so has that of a single one where it is no folder that is given.
+
+    Raises:
+        InputError: there is none, or two for the same utterance, or a folder or a CTM that cannot be read.
     """
+    place = Path(place)
     found = Alignments()
-    for place, names in walk(folder, _refuse):
-        for path in (place / name for name in names):
-            if path.suffix.lower() not in _SUFFIXES:
-                continue
-            id = _id(path.stem)
+    for path in [place] if place.is_file() else _files(place):
+        for id, part in _utterances(path, named=not place.is_file()):
             if id in found:
-                raise InputError(f"{id}: two alignments, {found[id]} and {path}; remove one of them")
-            found[id] = path
+                raise InputError(f"{id}: two alignments, {found[id]} and {part}; remove one of them")
+            found[id] = part
     if not found:
-        raise InputError(f"{folder}: no alignments here; expected files ID.TextGrid or ID.ctm, in subfolders or not")
+        raise InputError(f"{place}: no alignments here; expected files ID.TextGrid or ID.ctm, in subfolders or not, or "
+                         "a .ctm of many utterances")
     return found
+
+
+def alignments_hash(found: Mapping[str, AlignmentFile]) -> str:
+    """Hash of what the alignments of these utterances say, wherever they lie."""
+    return content_hash({id: hashlib.sha256(path.read_bytes()).hexdigest() for id, path in found.items()})
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (inside / name for inside, names in walk(folder, _refuse) for name in names)
+
+
+def _utterances(path: Path, named: bool) -> Iterator[tuple[str, AlignmentFile]]:
+    """(id, file or part of it) of each utterance of a file; `named` for it, if it is of one."""
+    suffix = path.suffix.lower()
+    parts = ctm_parts(path) if suffix == ".ctm" else []
+    if len(parts) > 1 or (parts and not named):
+        yield from ((part.utterance, part) for part in parts)
+    elif suffix in _SUFFIXES:
+        yield _id(path.stem), path
 
 
 def file_stem(utterance: str) -> str:
@@ -93,24 +127,33 @@ def _refuse(folder: Path, what: str) -> None:
         raise InputError(f"{folder}: {what}; make it readable, or move it away")
 
 
-def read_alignment(path: Path) -> list[Interval]:
+def read_alignment(path: AlignmentFile) -> list[Interval]:
     """The phones of a recording in order of time, labels as the file has them.
 
     Raises FormatError naming the file and what is wrong: not a TextGrid of the long format, no tier `phones`, a CTM of
-    several utterances, times that are no numbers, run backwards or overlap.
+    words or of several utterances, times that are no numbers, run backwards or overlap.
     """
-    path = Path(path)
-    text = _text(path)
-    intervals = _read_ctm(path, text) if path.suffix.lower() == ".ctm" else _read_textgrid(path, text)
+    where, text = str(path), _text(path)
+    intervals = _read_ctm(where, text) if path.suffix.lower() == ".ctm" else _read_textgrid(where, text)
     for before, after in zip([None, *intervals], intervals):
         if not (math.isfinite(after.end) and 0 <= after.start <= after.end):
-            raise FormatError(f"{path}: {after.label!r} from {after.start} s to {after.end} s; times must not run back")
+            raise FormatError(f"{where}: {after.label!r} from {after.start} s to {after.end} s; times must not run "
+                              "back")
         if before is not None and after.start < before.end - 1e-3:
-            raise FormatError(f"{path}: {after.label!r} starts at {after.start} s, before {before.label!r} ends")
+            raise FormatError(f"{where}: {after.label!r} starts at {after.start} s, before {before.label!r} ends")
     return intervals
 
 
-def frame_phones(path: Path, length: int, grid: FrameGrid = CONV_GRID, whole: bool = False) -> np.ndarray:
+def warn_of_words(labels: Iterable[str]) -> None:
+    """Say so where labels that are to be phones look like words: too many different ones, or most of them too long."""
+    names = sorted({phone_class(label) for label in labels} - {SILENCE})
+    long = [name for name in names if len(name) > _PHONE_LETTERS]
+    if len(names) > _MOST_PHONES or 2 * len(long) > len(names):
+        say(f"warning: the alignments have {len(names)} different labels, such as {', '.join((long or names)[:3])}; "
+            "they look like words, and phones are meant (hubertkit align writes them with --dictionary)")
+
+
+def frame_phones(path: AlignmentFile, length: int, grid: FrameGrid = CONV_GRID, whole: bool = False) -> np.ndarray:
     """The phone at the centre of each frame of a recording.
 
     Args:
@@ -128,7 +171,7 @@ def frame_phones(path: Path, length: int, grid: FrameGrid = CONV_GRID, whole: bo
     return phones_at_frames(path, grid.frames(length), grid, seconds(length), whole)
 
 
-def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, duration: float | None = None,
+def phones_at_frames(path: AlignmentFile, frames: int, grid: FrameGrid = CONV_GRID, duration: float | None = None,
                      whole: bool = False) -> np.ndarray:
     """As `frame_phones`, for a number of frames; `duration` in seconds if it is known, else what the frames say.
 
@@ -138,14 +181,15 @@ def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, durat
     intervals = read_alignment(path)
     duration = seconds(grid.samples(frames + 1)) if duration is None else duration
     if intervals and intervals[-1].end > duration + _SLACK_SECONDS:
-        raise InputError(f"{path}: the alignment ends at {intervals[-1].end:.2f} s, the recording at {duration:.2f} s; "
-                         "it is of another recording")
+        raise InputError(f"{path}: the alignment ends at {intervals[-1].end:.2f} s, the recording at "
+                         f"{duration:.2f} s; it is of another recording")
     reached = intervals[-1].end if intervals else 0.0
     is_ctm = path.suffix.lower() == ".ctm"
     if whole and reached < duration - (_UNSAID_SECONDS if is_ctm else _SLACK_SECONDS):
         silence = ", or give the silence at its end a line of its own" if is_ctm else ""
-        raise InputError(f"{path}: the alignment ends at {reached:.2f} s, the recording goes on to {duration:.2f} s; "
-                         f"it does not cover it: align the recording again, or remove the file{silence}")
+        raise InputError(f"{path}: the alignment ends at {reached:.2f} s, the recording goes on to "
+                         f"{duration:.2f} s; it does not cover it: align the recording again, or remove the "
+                         f"{'lines' if isinstance(path, CtmPart) else 'file'}{silence}")
     starts = np.array([i.start for i in intervals])
     ends = np.array([i.end for i in intervals])
     names = np.array([*(phone_class(i.label) for i in intervals), SILENCE])
@@ -157,12 +201,12 @@ def phones_at_frames(path: Path, frames: int, grid: FrameGrid = CONV_GRID, durat
 
 
 def phone_class(label: str) -> str:
-    """A label without its stress digit; one class for all kinds of silence."""
-    label = label.strip()
+    """A label without its stress digit and Kaldi's place in the word (`AH1_B`); one class for all kinds of silence."""
+    label = _PLACE.sub("", label.strip())
     return SILENCE if label.lower() in SILENCES else label.rstrip("0123456789") or label
 
 
-def _text(path: Path) -> str:
+def _text(path: AlignmentFile) -> str:
     """Contents of a file in UTF-8 or, as Praat may write it, in UTF-16."""
     try:
         content = path.read_bytes()
@@ -172,48 +216,51 @@ def _text(path: Path) -> str:
         raise FormatError(f"{path}: cannot be read as text ({error})") from error
 
 
-def _read_textgrid(path: Path, text: str) -> list[Interval]:
+def _read_textgrid(where: str, text: str) -> list[Interval]:
     if "ooTextFile" not in text[:200]:
-        raise FormatError(f"{path}: not a TextGrid")
+        raise FormatError(f"{where}: not a TextGrid")
     tiers = {}
     for part in _ITEM.split(text)[1:]:
         name = _NAME.search(part)
         if name is not None:
             tiers[name[1]] = part
     if not tiers:
-        raise FormatError(f"{path}: no tiers in Praat's long text format; save it as a (long) text file")
+        raise FormatError(f"{where}: no tiers in Praat's long text format; save it as a (long) text file")
     name_of_tier = next((n for n in tiers if n.lower() == TIER or n.lower().endswith(f" - {TIER}")), None)
     if name_of_tier is None:
-        raise FormatError(f"{path}: no tier {TIER!r} among {', '.join(tiers)}")
+        raise FormatError(f"{where}: no tier {TIER!r} among {', '.join(tiers)}{_DICTIONARY}")
     part = tiers[name_of_tier]
     found = _INTERVAL.findall(part)
     size = _SIZE.search(part)
     if size is None or len(found) != int(size[1]):
-        raise FormatError(f"{path}: tier {name_of_tier!r} holds {len(found)} intervals and announces "
+        raise FormatError(f"{where}: tier {name_of_tier!r} holds {len(found)} intervals and announces "
                           f"{size[1] if size else 'none'}; the file is cut short or not a tier of intervals")
-    return [Interval(_number(path, start), _number(path, end), label.replace('""', '"')) for start, end, label in found]
+    return [Interval(_number(where, start), _number(where, end), label.replace('""', '"'))
+            for start, end, label in found]
 
 
-def _read_ctm(path: Path, text: str) -> list[Interval]:
+def _read_ctm(where: str, text: str) -> list[Interval]:
+    if holds_words(text):
+        raise FormatError(f"{where}: words, not phones{_DICTIONARY}")
     intervals, names = [], set()
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith(";;"):
+        if not line.strip() or line.startswith(COMMENT):
             continue
         fields = line.split()
         if len(fields) not in (5, 6):  # a sixth is the confidence
-            raise FormatError(f"{path}: line {number} has {len(fields)} fields; expected "
+            raise FormatError(f"{where}: line {number} has {len(fields)} fields; expected "
                               "ID CHANNEL START DURATION PHONE")
-        start = _number(path, fields[2])
-        intervals.append(Interval(start, start + _number(path, fields[3]), fields[4]))
+        start = _number(where, fields[2])
+        intervals.append(Interval(start, start + _number(where, fields[3]), fields[4]))
         names.add(fields[0])
     if len(names) > 1:
-        raise FormatError(f"{path}: phones of {len(names)} utterances ({', '.join(sorted(names)[:2])}, ...); "
-                          "split it into a file for each, named ID.ctm")
+        raise FormatError(f"{where}: phones of {len(names)} utterances ({', '.join(sorted(names)[:2])}, ...); "
+                          "`find_alignments` tells them apart")
     return sorted(intervals)
 
 
-def _number(path: Path, word: str) -> float:
+def _number(where: str, word: str) -> float:
     try:
         return float(word)
     except ValueError as error:
-        raise FormatError(f"{path}: {word!r} is no time in seconds") from error
+        raise FormatError(f"{where}: {word!r} is no time in seconds") from error

@@ -9,17 +9,17 @@ import numpy as np
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError
 from upstream.frames import CONV_GRID, seconds
-from upstream.teacher.alignments import SILENCE, find_alignments, phones_at_frames
+from upstream.teacher.alignments import SILENCE, AlignmentFile, find_alignments, phones_at_frames, warn_of_words
 from upstream.teacher.units import Units, UnitsWriter
 
 
-def import_phones(folder: Path, manifest: Manifest, out: Path) -> Units:
+def import_phones(alignments: Path, manifest: Manifest, out: Path) -> Units:
     """Units of phone alignments: a class for each phone, silence 0, the others in the order of their names.
 
     The phone of a frame is the one at its centre, without stress digits. `meta["phones"]` names the classes.
 
     Args:
-        folder: of TextGrid or CTM files, named for the utterances.
+        alignments: folder of TextGrid or CTM files, or one CTM, as `find_alignments` takes them.
         manifest: the recordings; every one must have an alignment.
         out: folder for the units.
 
@@ -28,16 +28,17 @@ def import_phones(folder: Path, manifest: Manifest, out: Path) -> Units:
             not cover it.
         FormatError: a file that cannot be read.
     """
-    found = find_alignments(folder)
+    found = find_alignments(alignments)
     missing = [i for i in manifest.ids if i not in found]
     if missing:
         more = f" (nor {len(missing) - 1} other utterances)" if len(missing) > 1 else ""
-        raise InputError(f"{missing[0]}: no alignment in {folder}{more}; align it, or leave it out of the manifest")
+        raise InputError(f"{missing[0]}: no alignment in {alignments}{more}; align it, or leave it out of the manifest")
     codes: dict[str, int] = {}
     heard = []
     for i, length in zip(manifest.ids, manifest.lengths):
         names, inverse = np.unique(_phones(found[i], int(length)), return_inverse=True)
         heard.append(np.array([codes.setdefault(str(n), len(codes)) for n in names], np.uint16)[inverse])
+    warn_of_words(codes)
     phones = sorted(codes, key=lambda name: (name != SILENCE, name))
     places = np.empty(len(codes), np.uint16)
     places[[codes[name] for name in phones]] = np.arange(len(phones))
@@ -48,5 +49,5 @@ def import_phones(folder: Path, manifest: Manifest, out: Path) -> Units:
     return Units.load(out)
 
 
-def _phones(path: Path, length: int) -> np.ndarray:
+def _phones(path: AlignmentFile, length: int) -> np.ndarray:
     return phones_at_frames(path, CONV_GRID.frames(length), duration=seconds(length), whole=True)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from upstream.errors import InputError
-from upstream.teacher.alignments import SILENCE, phones_at_frames
+from upstream.frames import CONV_GRID
+from upstream.teacher.alignments import SILENCE, AlignmentFile, phones_at_frames, warn_of_words
 from upstream.teacher.units import Units
 
 
@@ -52,6 +52,7 @@ class Quality:
         dead: classes that no compared frame carries.
         phone_run, cluster_run: mean frames for which a phone, a cluster stays the same.
         utterances, missing: compared; without an alignment.
+        rate: frames a second (Hz).
     """
 
     overall: Figures
@@ -63,6 +64,12 @@ class Quality:
     cluster_run: float
     utterances: int
     missing: int
+    rate: float = CONV_GRID.rate
+
+    @property
+    def units_per_second(self) -> float:
+        """Runs of equal labels in a second of speech and silence: the rate of collapsed units (Hz)."""
+        return self.rate / self.cluster_run if self.cluster_run else 0.0
 
     @property
     def phone_purity(self) -> float:
@@ -85,7 +92,8 @@ class Quality:
         return {**asdict(self.overall), "without_silence": asdict(self.speech) if self.speech else None,
                 "phones": list(self.phones), "classes": self.table.shape[1], "dead_classes": list(self.dead),
                 "phone_run_frames": self.phone_run, "cluster_run_frames": self.cluster_run,
-                "utterances": self.utterances, "utterances_without_alignment": self.missing}
+                "units_per_second": self.units_per_second, "utterances": self.utterances,
+                "utterances_without_alignment": self.missing}
 
 
 class Named(Protocol):
@@ -95,13 +103,13 @@ class Named(Protocol):
     def ids(self) -> list[str]: ...
 
 
-def quality(units: Units, alignments: Mapping[str, Path], manifest: Named | None = None, stream: int = 0,
+def quality(units: Units, alignments: Mapping[str, AlignmentFile], manifest: Named | None = None, stream: int = 0,
             progress: Callable[[float, float], None] | None = None) -> Quality:
     """Compare stored units with phone alignments.
 
     Args:
         units: at 50 Hz.
-        alignments: {utterance id: file}, as `find_alignments` gives them.
+        alignments: {utterance id: file}, as `find_alignments` gives them. Labels that look like words are warned of.
         manifest: look at its utterances only.
         stream: which labels.
 
@@ -120,12 +128,14 @@ def quality(units: Units, alignments: Mapping[str, Path], manifest: Named | None
         phones.append(phones_at_frames(alignments[utterance_id], len(labels[-1]), whole=True))
         if progress is not None:
             progress(done, len(both))
-    return quality_of_utterances(phones, labels, units.classes[stream], missing=len(ids) - len(both))
+    found = quality_of_utterances(phones, labels, units.classes[stream], len(ids) - len(both), units.rate)
+    warn_of_words(found.phones)
+    return found
 
 
 def quality_of_utterances(phones: list[np.ndarray], labels: list[np.ndarray], clusters: int,
-                          missing: int = 0) -> Quality:
-    """As `quality`, for phones and labels of the same frames, an array (T,) for each utterance."""
+                          missing: int = 0, rate: float = CONV_GRID.rate) -> Quality:
+    """As `quality`, for phones and labels of the same frames, `rate` a second, an array (T,) for each utterance."""
     all_phones = np.concatenate(phones) if phones else np.empty(0, "<U1")
     all_labels = np.concatenate(labels) if labels else np.empty(0, np.int64)
     names, table = count_pairs(all_phones, all_labels, clusters)
@@ -134,7 +144,8 @@ def quality_of_utterances(phones: list[np.ndarray], labels: list[np.ndarray], cl
         overall=figures(table),
         speech=figures(table[spoken]) if table[spoken].sum() else None,
         phones=names, table=table, dead=tuple(np.flatnonzero(table.sum(0) == 0).tolist()),
-        phone_run=mean_run(phones), cluster_run=mean_run(labels), utterances=len(phones), missing=missing)
+        phone_run=mean_run(phones), cluster_run=mean_run(labels), utterances=len(phones), missing=missing,
+        rate=rate)
 
 
 def quality_of_frames(phones: np.ndarray, labels: np.ndarray, clusters: int) -> Quality:

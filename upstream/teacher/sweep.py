@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +25,7 @@ from upstream.frames import CONV_GRID
 from upstream.keyed import keyed
 from upstream.model.encoder import Encoder
 from upstream.teacher.abx import Abx, Span, Token, abx, find_spans
-from upstream.teacher.alignments import frame_phones
+from upstream.teacher.alignments import AlignmentFile, frame_phones, warn_of_words
 from upstream.teacher.kmeans import assign, default_engine, fit
 from upstream.teacher.proxies import Change, runs, speaker_information, stability
 from upstream.teacher.quality import quality_of_utterances
@@ -100,7 +99,7 @@ class Sweep:
 
 
 def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read: Read, seed: int = 0,
-          alignments: Mapping[str, Path] | None = None, layers: Sequence[int] | None = None,
+          alignments: Mapping[str, AlignmentFile] | None = None, layers: Sequence[int] | None = None,
           device: torch.device | str = "cpu", fit_frames: int = FIT_FRAMES, measure_abx: bool = True,
           snr: float = 10.0, progress: _Progress | None = None) -> Sweep:
     """Judge the layers of an encoder.
@@ -221,13 +220,15 @@ def _fit(labeller: _Labeller, waiting: list[tuple[int, dict[int, torch.Tensor]]]
     waiting.clear()
 
 
-def _phones(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Path]) -> list[np.ndarray]:
+def _phones(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, AlignmentFile]) -> list[np.ndarray]:
     """The phones of each utterance's frames: read first, so that a broken alignment is found before hours of frames."""
     ids, lengths = manifest.ids, manifest.lengths
-    return [frame_phones(alignments[ids[i]], int(lengths[i]), whole=True) for i in indices]
+    found = [frame_phones(alignments[ids[i]], int(lengths[i]), whole=True) for i in indices]
+    warn_of_words({str(phone) for phones in found for phone in np.unique(phones)})
+    return found
 
 
-def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Path],
+def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, AlignmentFile],
            seed: int) -> dict[int, list[Span]]:
     """{index: tokens} for ABX, of whole contexts drawn until there are enough."""
     ids, speakers = manifest.ids, manifest.speakers

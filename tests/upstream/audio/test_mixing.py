@@ -12,6 +12,10 @@ from upstream.audio import AudioCache, import_folder
 from upstream.audio.mixing import Mixing, lay_over, mix
 from upstream.errors import RecipeError
 from upstream.keyed import keyed
+from upstream.model.config import EncoderConfig
+from upstream.model.masking import SpanMask
+from upstream.pretrain_crops import CropReader
+from upstream.training.recipe import TrainingRecipe
 
 ALL = Mixing(share=1.0)
 
@@ -98,6 +102,35 @@ def test_draws_depend_on_the_seed_and_the_update():
     assert np.array_equal(first, mix(waves, ids, starts, 1, ALL, 0))
     assert not np.array_equal(first, mix(waves, ids, starts, 2, ALL, 0))
     assert not np.array_equal(first, mix(waves, ids, starts, 1, ALL, 1))
+
+
+def test_a_crop_that_comes_again_in_an_update_is_drawn_for_anew():
+    """A bug once found: with a corpus smaller than an update, both copies of a crop got the same overlay."""
+    waves, ids, starts = rows(4)
+    first, second = (mix(waves, ids, starts, 1, ALL, 0, copy=copy) for copy in (0, 1))
+    assert all((first != second).any(axis=1))
+    assert np.array_equal(first, mix(waves, ids, starts, 1, ALL, 0)), "a first copy is what it was"
+
+
+def test_copies_of_a_crop_in_an_update_hear_different_mixtures(tmp_path):
+    """And a run that is resumed at an update hears there what it would have heard."""
+    for i in range(3):
+        wave = 0.1 * np.random.default_rng(i).standard_normal(16_000)
+        soundfile.write(tmp_path / f"u{i}.wav", wave, 16_000)
+    recipe = TrainingRecipe(crop_seconds=1, least_seconds=0.5, micro_batch_seconds=3, batch_seconds=6)
+    config = EncoderConfig(frontend="fbank", width=8, layers=1, heads=1, ffn=8, positional_groups=1)
+
+    def update(first, wanted):
+        reader = CropReader(import_folder(tmp_path), np.arange(3), np.empty(0, np.int64), config, recipe, SpanMask(), 0,
+                            ALL)
+        return next(crops for crops in reader.updates(first) if crops[0].update == wanted)
+
+    one, two = update(1, 2)
+    assert (one.copy, two.copy) == (0, 1)
+    assert sorted(one.ids) == sorted(two.ids)
+    again = dict(zip(two.ids, two.waveforms))
+    assert all((wave != again[name]).any() for name, wave in zip(one.ids, one.waveforms))
+    assert all(np.array_equal(a.waveforms, b.waveforms) for a, b in zip((one, two), update(2, 2)))
 
 
 def test_a_row_alone_and_silence_are_left_as_they_are():

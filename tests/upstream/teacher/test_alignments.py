@@ -1,5 +1,6 @@
 """TextGrid and CTM files give phones with times; each frame gets the phone at its centre."""
 
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from upstream.teacher.alignments import (
     phone_class,
     phones_at_frames,
     read_alignment,
+    warn_of_words,
 )
 
 
@@ -109,8 +111,8 @@ def test_frames_equal_a_search_through_the_intervals(tmp_path_factory, ends, fra
 
 @pytest.mark.parametrize(("label", "phone"), [
     ("AE1", "AE"), ("AH0", "AH"), ("S", "S"), ("", "SIL"), ("sil", "SIL"), ("SIL", "SIL"), ("sp", "SIL"), (" ", "SIL"),
-    ("spn", "spn"), ("1", "1")])
-def test_stress_goes_and_silences_are_one(label, phone):
+    ("spn", "spn"), ("1", "1"), ("AH1_B", "AH"), ("T_S", "T"), ("SIL_E", "SIL"), ("_B", "_B"), ("a_b", "a_b")])
+def test_stress_and_place_in_the_word_go_and_silences_are_one(label, phone):
     assert phone_class(label) == phone
 
 
@@ -200,3 +202,77 @@ def test_files_named_for_any_ids_are_found_under_them(tmp_path_factory, ids):
     for id in ids:
         (folder / f"{file_stem(id)}.ctm").write_text("")
     assert set(find_alignments(folder)) == set(ids)
+
+
+MANY = ";; of a set\nb 1 0.0 0.3 B1\na 1 0.0 0.2 A1\n\nb 1 0.3 0.1 T\nc/d 1 0 1 C\n"
+
+
+@pytest.mark.parametrize("head", ["", "\ufeff"])
+def test_a_ctm_of_several_recordings_is_an_alignment_of_each(tmp_path, head):
+    """Lines of one need not lie together."""
+    write(tmp_path / "e.TextGrid", textgrid({"phones": PHONES}))
+    path = write(tmp_path / "all.ctm", head + MANY)
+    folder, file = find_alignments(tmp_path), find_alignments(path)
+    assert (list(file), set(folder)) == (["b", "a", "c/d"], {"a", "b", "c/d", "e"})
+    for found in (folder, file):
+        assert read_alignment(found["b"]) == [Interval(0.0, 0.3, "B1"), Interval(0.3, 0.4, "T")]
+        assert read_alignment(found["a"]) == [Interval(0.0, 0.2, "A1")]
+        assert frame_phones(found["a"], 3200).tolist() == ["A"] * 9
+    assert len({found["a"], found["b"]}) == 2
+    assert read_alignment(pickle.loads(pickle.dumps(found["a"]))) == [Interval(0.0, 0.2, "A1")]
+
+
+def test_a_ctm_given_alone_is_named_by_its_first_column_and_one_of_a_folder_by_its_file(tmp_path):
+    path = write(tmp_path / "u.ctm", "a 1 0.0 0.2 A1\n")
+    assert list(find_alignments(path)) == ["a"]
+    assert find_alignments(tmp_path) == {"u": path}
+
+
+def test_what_is_wrong_with_a_recording_of_several_is_told_with_its_name(tmp_path):
+    found = find_alignments(write(tmp_path / "all.ctm", "a 1 0 0.5 A\nb 1 0 1 B\nc 1 x 1 C\na 1 0.2 0.5 A\n"))
+    with pytest.raises(FormatError, match=r"all\.ctm, utterance c: 'x' is no time"):
+        read_alignment(found["c"])
+    with pytest.raises(FormatError, match=r"all\.ctm, utterance a: 'A' starts at 0\.2 s"):
+        read_alignment(found["a"])
+    with pytest.raises(InputError, match=r"all\.ctm, utterance b: the alignment ends at 1\.00 s, the recording at"):
+        frame_phones(found["b"], 8000)
+    with pytest.raises(InputError, match=r"all\.ctm, utterance b: .* or remove the lines, or give the silence"):
+        frame_phones(found["b"], 160_000, whole=True)
+
+
+def test_a_recording_in_two_ctms_of_several_is_refused(tmp_path):
+    for name in ("x.ctm", "y.ctm"):
+        write(tmp_path / name, MANY)
+    with pytest.raises(InputError, match=r"^b: two alignments, .*x\.ctm, utterance b and .*y\.ctm, utterance b"):
+        find_alignments(tmp_path)
+
+
+def test_a_ctm_that_says_that_it_holds_words_is_refused_where_phones_are_wanted(tmp_path):
+    for name, lines in (("a.ctm", "a 1 0 0.5 HELLO\n"), ("all.ctm", "b 1 0 0.5 HELLO\nc 1 0 0.5 YOU\n")):
+        found = find_alignments(write(tmp_path / name, f";; labels: words\n{lines}"))
+        for path in found.values():
+            with pytest.raises(FormatError, match=r"words, not phones; .* --dictionary"):
+                read_alignment(path)
+    assert read_alignment(write(tmp_path / "p.ctm", ";; labels: phones\na 1 0 0.5 A\n")) == [Interval(0.0, 0.5, "A")]
+
+
+ARPABET = ["SIL", "spn", "AA", "AH", "B", "CH", "NG", "ZH"]
+
+
+@pytest.mark.parametrize(("labels", "warned"), [
+    (ARPABET, False), ([], False), (["SIL"], False),
+    ([f"{p}{stress}_{place}" for p in ARPABET for stress in ("", 0, 1, 2) for place in "BIES"], False),  # Kaldi's
+    (["a", "tʃʰ", "dʒː", "ɔ̃", "t͡ʃʲː"], False), (["SIL", "THE", "CAT", "SITS", "UPON", "MATS"], True),
+    ([chr(0x4E00 + i) for i in range(201)], True)])
+def test_labels_that_look_like_words_are_warned_of(labels, warned, capsys):
+    warn_of_words(labels)
+    assert ("look like words" in capsys.readouterr().err) == warned
+
+
+def test_a_ctm_in_another_encoding_is_its_utterances_own_or_refused(tmp_path):
+    path = tmp_path / "a.ctm"
+    path.write_bytes("a 1 0 0.5 A\n".encode("utf-16"))
+    assert read_alignment(find_alignments(tmp_path)["a"]) == [Interval(0.0, 0.5, "A")]
+    path.write_bytes("\xe4 1 0 0.5 A\nb 1 0 0.5 A\n".encode("latin-1"))
+    with pytest.raises(FormatError, match=r"a\.ctm: cannot be read as text"):
+        find_alignments(tmp_path)
