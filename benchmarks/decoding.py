@@ -31,9 +31,10 @@ from downstream.score.rates import Score, score
 from downstream.score.significance import paired_bootstrap
 from upstream.errors import UsageError
 from upstream.progress import progress, say
-from upstream.stage import content_hash, file_hash, locked, run_stage
+from upstream.stage import content_hash, file_hash, locked, run_stage, versions
 
 LEAST_DIFFERENCE = 0.2  # points of WER: what our own search may be worse by at most, at the goals' speeds
+VERSION = 2  # of both stages: raised when decoders, tuning or measurement would find other texts, weights or speeds
 GOALS = {100: 2.0, 500: 3.0}  # beam of the peer -> how many times as fast our own search should be
 
 
@@ -146,7 +147,7 @@ class _Comparison:
             found = measured(job, name)
             return {"hash": file_hash(job.hypotheses), **found}
 
-        found = run_stage(folder, "measured decoder", version=1, settings=settings, work=work, say=self._say,
+        found = run_stage(folder, "measured decoder", version=VERSION, settings=settings, work=work, say=self._say,
                           inputs={"emissions": emissions.hash, "lm": self._lm_hash})
         texts = {h.id: h.text for h in read_hypotheses(folder / "hypotheses.jsonl")}
         self._add(family, beam, threads, weights, found, score(self._sets.test.texts, texts))
@@ -205,7 +206,7 @@ class _Comparison:
                     "dev_utterances": found.utterances}
 
         found = run_stage(
-            self._out / "tuning" / _file_name(family.name), "tuned decoder", version=1,
+            self._out / "tuning" / _file_name(family.name), "tuned decoder", version=VERSION,
             settings={**_settings(decoder), "search": asdict(search)}, work=work, say=self._say,
             inputs={"emissions": dev.emissions.hash, "references": content_hash(dev.texts), "lm": self._lm_hash})
         return {key: found[key] for key in ("lm_weight", "word_score", "on_edge")}
@@ -256,9 +257,10 @@ def _seconds(row: Mapping[str, Any]) -> float:
 
 
 def _settings(decoder: Any) -> dict[str, Any]:
-    """What a result depends on, but for what stands among the inputs: emissions and the language model."""
+    """What a result depends on, but for what stands among the inputs: emissions and the language model. The versions
+    are those that `results.json` says all its rows are of."""
     values = {k: v for k, v in asdict(decoder).items() if k not in ("symbols", "blank", "lm")}
-    return {"class": type(decoder).__name__,  # JSON has no infinity
+    return {"class": type(decoder).__name__, "versions": versions(),  # JSON has no infinity
             **{k: str(v) if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}}
 
 

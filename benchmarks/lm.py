@@ -3,8 +3,8 @@
     hubertkit bench lm TEXT --out lm.json
 
 Every model is estimated and written as an ARPA file by a process of its own, on an idle machine for figures that mean
-something. A file that is there already and holds models of the same text is gone on with: what it has is not measured
-again. The ARPA files are compared and removed.
+something. A file that is there already and holds models of the same text is gone on with: what this version of the
+code measured is not measured again, and what another one did is replaced. The ARPA files are compared and removed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from upstream.stage import file_hash
 SECONDS_GOAL, MEMORY_GOAL = 65.0, 4 << 30  # for 8.76 million words at order 4, in memory on two cores
 LIMITED = 2 << 30  # bytes that the other form may take
 LIMITED_GOAL = 2.3e9
+VERSION = 1  # of what is measured: raised when estimator or measurement would give another model, time or memory
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def run(text: Path, out: Path, command: str, say: Callable[[str], None] = print,
 
     Returns:
         The content of the file. Rows: `what`, `order`, `prune`, `words` of the text, `seconds` (reading and writing
-        included), `cpu_seconds`, `peak_memory` (bytes), `ngrams` of each order, and `arpa_sha256`, equal for forms that
-        give the same model.
+        included), `cpu_seconds`, `peak_memory` (bytes), `ngrams` of each order, `arpa_sha256`, equal for forms that
+        give the same model, and `version`, of the code that measured.
 
     Raises:
         UsageError: there is no such text, or `out` holds the models of another one.
@@ -74,16 +75,18 @@ def run(text: Path, out: Path, command: str, say: Callable[[str], None] = print,
         if there.get("text_sha256") != digest:
             raise UsageError(f"{out}: models of another text; give another --out")
         found["rows"] = there["rows"]
-    done = {(row["what"], row["order"], row["prune"]) for row in found["rows"]}
+    there_already = {(row["what"], row["order"], row["prune"]): row for row in found["rows"]}
     for form in forms:
-        if form.key in done:
+        old = there_already.get(form.key)
+        if old is not None and old.get("version") == VERSION:
             say(f"order {form.order}, {form.what}: there already")
             continue
-        say(f"order {form.order}, {form.what}")
+        say(f"order {form.order}, {form.what}" + ("" if old is None else ": anew, another version measured it"))
         load = os.getloadavg()[0]
         with tempfile.TemporaryDirectory(prefix="lm-", dir=out.absolute().parent) as folder:
             row = in_a_process(f"order {form.order}, {form.what}", measure, text, form, Path(folder) / "lm.arpa")
-        found["rows"].append({**row, "load_before": round(load, 2), **_goals(form)})
+        row |= {"version": VERSION, "load_before": round(load, 2), **_goals(form)}
+        found["rows"] = [*(other for other in found["rows"] if other is not old), row]
         write_results(out, found)
     return found
 

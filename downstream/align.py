@@ -24,7 +24,7 @@ from downstream.recogniser import emit
 from downstream.text.vocabulary import SEPARATOR, Vocabulary
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.teacher.alignments import Interval
 
 EDGE_SECONDS = 0.1  # of a word beyond the frames in which its letters are emitted, where there is room
@@ -134,8 +134,12 @@ def read_dictionary(path: Path) -> dict[str, tuple[str, ...]]:
     Of several pronunciations (`WORD(2)`) the first counts; words are upper case, stress digits are dropped.
 
     Raises:
-        InputError: not there, no text, or a line without a pronunciation, with its number.
+        UsageError: no such file.
+        InputError: no text, or a line without a pronunciation, with its number.
     """
+    if not Path(path).exists() or Path(path).is_dir():
+        what = "a folder" if Path(path).exists() else "no such file"
+        raise UsageError(f"{path}: {what}; a pronouncing dictionary is a file in CMUdict's format")
     try:
         lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from upstream.stage import writing
 from upstream.teacher.alignments import Interval
+from upstream.teacher.ctm import mark
 
 FORMATS = ("TextGrid", "ctm")
 
@@ -25,9 +27,9 @@ def write_textgrid(path: Path, tiers: Mapping[str, Sequence[Interval]], seconds:
     _write(path, lines)
 
 
-def write_ctm(path: Path, utterance: str, intervals: Sequence[Interval]) -> None:
-    """NIST's lines of `ID CHANNEL START DURATION LABEL`."""
-    _write(path, [f"{utterance} 1 {i.start:.4f} {i.end - i.start:.4f} {i.label}" for i in intervals])
+def write_ctm(path: Path, utterance: str, intervals: Sequence[Interval], labels: Literal["phones", "words"]) -> None:
+    """NIST's lines of `ID CHANNEL START DURATION LABEL`, under a comment that says what the labels are."""
+    _write(path, [mark(labels)] + [f"{utterance} 1 {i.start:.4f} {i.end - i.start:.4f} {i.label}" for i in intervals])
 
 
 def filled(intervals: Sequence[Interval], seconds: float) -> list[Interval]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.stage import disk_errors, read_json, write_json
 
 FORMAT_VERSION = 1
@@ -170,6 +170,7 @@ class Emissions:
         """Open a folder of emissions.
 
         Raises:
+            UsageError: no such folder.
             FormatError: no emissions, of another version, unfinished, or files that do not fit each other.
         """
         folder = Path(folder)
@@ -197,13 +198,12 @@ class Emissions:
         """(T, V) float32 natural-log probabilities of an utterance.
 
         Raises:
-            InputError: it is not there, or holds NaN, which only files of others do.
+            InputError: it is not there, or holds NaN or plus infinity, which only files of others do.
         """
         rows = self.as_stored(id)
-        wrong = np.isnan(rows).any(axis=1)
-        if wrong.any():
-            raise InputError(f"{self.folder}: NaN in the emissions of {id}, first at frame {int(wrong.argmax())}; the "
-                             "recogniser or the audio is broken")
+        wrong = no_logprobs(rows, id)
+        if wrong is not None:
+            raise InputError(f"{self.folder}: {wrong}; the recogniser or the audio is broken")
         return rows
 
     def as_stored(self, id: str) -> np.ndarray:
@@ -222,12 +222,28 @@ class Emissions:
         return int(self._offsets[index]), int(self._offsets[index + 1])
 
 
+def no_logprobs(rows: np.ndarray, of: str = "") -> str | None:
+    """What in (T, V) rows is the logarithm of no probability, and where; None where there is nothing such.
+
+    NaN and plus infinity are none; minus infinity, of what cannot be, is one.
+
+    Args:
+        of: whose they are, said in the answer.
+    """
+    wrong = ~(rows < np.inf)  # NaN is less than nothing
+    if not wrong.any():
+        return None
+    frame = int(wrong.any(axis=1).argmax())
+    name = "NaN" if np.isnan(rows[frame]).any() else "infinity"
+    return f"{name} in the emissions{f' of {of}' if of else ''}, first at frame {frame}"
+
+
 def _check_logprobs(id: str, logprobs: np.ndarray, width: int) -> None:
     if logprobs.ndim != 2 or logprobs.shape[1] != width:
         raise InputError(f"{id}: emissions of shape {logprobs.shape}; expected (frames, {width}), a column per symbol")
-    if np.isnan(logprobs).any():
-        frame = int(np.isnan(logprobs).any(axis=1).argmax())
-        raise InputError(f"{id}: NaN in the emissions, first at frame {frame}; the recogniser or the audio is broken")
+    wrong = no_logprobs(logprobs)
+    if wrong is not None:
+        raise InputError(f"{id}: {wrong}; the recogniser or the audio is broken")
     if not len(logprobs):
         return
     with np.errstate(divide="ignore", over="ignore"):
@@ -240,6 +256,9 @@ def _check_logprobs(id: str, logprobs: np.ndarray, width: int) -> None:
 
 def _read_header(folder: Path) -> dict[str, Any]:
     path = folder / "emissions.json"
+    if not folder.is_dir():
+        what = "a file, not a folder of emissions" if folder.exists() else "no such folder"
+        raise UsageError(f"{folder}: {what}; emissions are made by `hubertkit emit`")
     if not path.is_file():
         raise FormatError(f"{folder}: no emissions.json: no emissions folder, or its writing was interrupted")
     header = read_json(path)

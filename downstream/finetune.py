@@ -74,17 +74,13 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     """Train a recogniser into `out`: an encoder folder with a head and `vocab.json`.
 
     Raises:
-        UsageError: no data, or `out` is the folder of the encoder.
+        UsageError: no data, a manifest that is not there, or `out` is the folder of the encoder.
         InputError: no transcripts, a dev utterance without one, a character outside the vocabulary, dev utterances
             among the training's. Dev speakers among the training's are a warning.
     """
-    if not recipe.data:
-        raise UsageError("nothing to learn from: give data=MANIFEST (with transcripts)")
-    refuse_own_encoder(recipe, out)
-    manifest = Manifest.load(Path(recipe.data))
-    dev = None if recipe.dev is None else Manifest.load(Path(recipe.dev))
+    manifest, dev = check_start(recipe, out)
     if dev is not None:
-        _check_dev(manifest, dev, say)
+        _warn_of_speakers(manifest, dev, say)
     inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe)}
 
     def work(folder: Path) -> dict[str, Any]:
@@ -103,7 +99,23 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
                      together=True)
 
 
-def refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
+def check_start(recipe: FinetuneRecipe, out: Path) -> tuple[Manifest, Manifest | None]:
+    """Look at what a training needs before anything is made: the manifests of the training data and of dev.
+
+    Raises:
+        UsageError, InputError: as `finetune`, but for the encoder and the transcripts of the training data.
+    """
+    if not recipe.data:
+        raise UsageError("nothing to learn from: give data=MANIFEST (with transcripts)")
+    _refuse_own_encoder(recipe, out)
+    manifest = Manifest.load(Path(recipe.data))
+    dev = None if recipe.dev is None else Manifest.load(Path(recipe.dev))
+    if dev is not None:
+        _check_dev(manifest, dev)
+    return manifest, dev
+
+
+def _refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
     """Raise UsageError if a recogniser would be written over the encoder that it starts from."""
     if recipe.encoder != SCRATCH and Path(out).resolve() == Path(recipe.encoder).resolve():
         raise UsageError(f"{out}: holds the encoder to start from, which the recogniser would replace; give it a "
@@ -317,7 +329,7 @@ def _encode(manifest: Manifest, vocabulary: Vocabulary) -> list[list[int]]:
     return targets
 
 
-def _check_dev(manifest: Manifest, dev: Manifest, say: Callable[[str], None]) -> None:
+def _check_dev(manifest: Manifest, dev: Manifest) -> None:
     both = set(manifest.ids) & set(dev.ids)
     if both:
         raise InputError(f"{min(both)} and {len(both) - 1} more utterances are both in the training data and in dev")
@@ -325,6 +337,9 @@ def _check_dev(manifest: Manifest, dev: Manifest, say: Callable[[str], None]) ->
     if silent:
         raise InputError(f"{silent[0]}: no transcript, so its words cannot be scored ({len(silent)} of {len(dev)} "
                          "utterances in dev); leave them out of dev or import their transcripts")
+
+
+def _warn_of_speakers(manifest: Manifest, dev: Manifest, say: Callable[[str], None]) -> None:
     speakers = set(dev.speakers) - {None}
     known = speakers & set(manifest.speakers)
     if known:

@@ -53,6 +53,7 @@ def check(manifest: ManifestFile, as_json: Json = False,
     """Decode everything; name what cannot be used (exit code 1 then, unless --out) and what is worth knowing."""
     if out is not None:
         refuse_folder(out)
+        check_file(out, [manifest])
     loaded = Manifest.load(manifest)
     problems = check_manifest(loaded)
     faults = [p for p in problems if not p.usable]
@@ -81,6 +82,7 @@ def segment(manifest: ManifestFile, out: Out,
                 help="Of silence kept at each end of a piece.")] = Pieces.edge_seconds) -> None:
     """Cut long recordings at pauses, for pretraining: a manifest of spans, no audio is copied."""
     refuse_folder(out)
+    check_file(out, [manifest])
     pieces = Pieces(min_seconds, max_seconds, edge_seconds)
     loaded = Manifest.load(manifest)
     found = segment_manifest(loaded, pieces)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tools.outputs import check_file
 from upstream.audio.corpora.common_voice import export_common_voice
 from upstream.audio.corpora.fairseq import export_fairseq
 from upstream.audio.corpora.kaldi import export_kaldi
@@ -15,6 +16,7 @@ from upstream.audio.corpora.nemo import export_nemo
 from upstream.audio.corpora.parquet import export_parquet
 from upstream.audio.corpora.tar_shards import export_tar
 from upstream.audio.cutting import cut_audio, refuse_parts
+from upstream.audio.file_names import fitting
 from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
 from upstream.progress import say
@@ -37,6 +39,7 @@ def fairseq(manifest: ManifestFile, out: Folder,
             name: Annotated[str, typer.Option(help="train, valid, ...")] = "train", cut: CutAudio = False) -> None:
     """NAME.tsv, with NAME.ltr and NAME.wrd where there are transcripts, and NAME.km of units."""
     _refuse_file(out)
+    _check_name(name)
     loaded = Manifest.load(manifest)
     labels = Units.load(units) if units is not None else None
     if labels is not None:
@@ -71,6 +74,7 @@ def nemo(manifest: ManifestFile, out: Folder,
          cut: CutAudio = False) -> None:
     """NAME.jsonl."""
     _refuse_file(out)
+    _check_name(name)
     loaded = Manifest.load(manifest)
     if cut:
         loaded = cut_audio(loaded, out / "audio")
@@ -82,6 +86,7 @@ def common_voice(manifest: ManifestFile, out: Folder,
                  name: Annotated[str, typer.Option(help="train, dev, test, ...")] = "train") -> None:
     """NAME.tsv, and clips/ with each utterance as FLAC."""
     _refuse_file(out)
+    _check_name(name)
     loaded = Manifest.load(manifest)
     _print([export_common_voice(loaded, out, name)], loaded)
 
@@ -93,6 +98,7 @@ def parquet(manifest: ManifestFile,
     """Hugging Face's Parquet, with each utterance inside as FLAC."""
     if out.suffix != ".parquet" or out.is_dir():
         raise UsageError(f"--out {out}: name a file in .parquet")
+    check_file(out, [manifest])
     loaded = Manifest.load(manifest)
     _print([export_parquet(loaded, out)], loaded)
 
@@ -103,6 +109,7 @@ def tar(manifest: ManifestFile, out: Folder,
         shard_mb: Annotated[int, typer.Option(min=1, help="A shard ends after so many MB.")] = 1024) -> None:
     """Tar shards of WebDataset: KEY.flac, KEY.txt, KEY.json."""
     _refuse_file(out)
+    _check_name(name)
     loaded = Manifest.load(manifest)
     _print(export_tar(loaded, out, name, shard_mb << 20), loaded)
 
@@ -120,6 +127,14 @@ def libri_light(manifest: ManifestFile, out: Folder,
 def _refuse_file(out: Path) -> None:
     if out.is_file():
         raise UsageError(f"{out}: a file; --out names a folder")
+
+
+def _check_name(name: str) -> None:
+    """Raise UsageError unless files of this name lie in the folder that --out names, whoever reads them."""
+    if name.strip() in ("", ".", "..") or any(c in name for c in "/\\") or not name.isprintable():
+        raise UsageError(f"--name {name!r}: the name of a file in --out, without its ending and without folders")
+    if fitting(name) != name:
+        raise UsageError(f"--name {name[:20]}...: too long for the name of a file")
 
 
 def _say_lost(manifest: Manifest, what: str) -> None:

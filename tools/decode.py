@@ -17,7 +17,8 @@ from downstream.decode.tune import Search
 from downstream.decode.tune import tune as run_tuning
 from downstream.decode.tune_plot import plot_tuning
 from downstream.emissions import Emissions
-from downstream.score.references import read_references
+from downstream.score.references import MANIFESTS, read_references
+from downstream.score.shared import shared_audio
 from tools.decoder_options import (
     Beam,
     Decoder,
@@ -33,6 +34,7 @@ from tools.decoder_options import (
 )
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder
 from tools.outputs import check_file
+from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
 from upstream.progress import progress, say
 from upstream.stage import write_json
@@ -91,7 +93,8 @@ def tune(
                                           "with --lexicon a KenLM binary.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="JSON file for `hubertkit decode --tuned`; a picture of "
                                       "what was tried is written beside it (.png).")] = ...,  # type: ignore[assignment]
-    final: Annotated[Path | None, typer.Option(help="Manifest of the final score's set: refuse to tune on it.")] = None,
+    final: Annotated[Path | None, typer.Option(help="Manifest of the final score's set: refuse to tune on "
+                                                             "any utterance of it.")] = None,
     decoder: Annotated[Name, typer.Option(help="Which to tune for; see `hubertkit decode --help`.")] = Name.batched,
     beam: Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame, 50 by default.")] = None,
     beams: Annotated[str | None, typer.Option(help="Beams to decode with once the weights are found, for instance "
@@ -115,13 +118,14 @@ def tune(
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds {seconds:g}: must be above 0 and finite")
     stored, search = Emissions.load(emissions), Search(seconds=seconds, decodes=decodes)
-    forbidden = None if final is None else _manifest_hash(final)
+    forbidden, final_ids = (None, frozenset[str]()) if final is None else _final_set(final, references)
     chosen = Choice(decoder, lm, lexicon, beam=beam, tokens_per_frame=tokens, device=device).make(
         stored.symbols, stored.blank)
     assert not isinstance(chosen, GreedyDecoder)  # refused above
     with progress("tuning", decodes * len(stored)) as report:
         found = run_tuning(stored, read_references(references).texts, chosen, search, beams=_numbers(beams),
-                           forbidden_manifest_hash=forbidden, workers=workers, progress=report)
+                           forbidden_manifest_hash=forbidden, forbidden_ids=final_ids, workers=workers,
+                           progress=report)
     write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": str(lm),
                      "lexicon": None if lexicon is None else str(lexicon)})
     plot_tuning(found, picture)
@@ -152,8 +156,11 @@ def _tell_unfinished(hypotheses: list[Hypothesis]) -> None:
             "the search did not finish; a wider --beam, or a lexicon that fits, may help")
 
 
-def _manifest_hash(path: Path) -> str:
-    found = read_references(path).manifest_hash
-    if found is None:
-        raise UsageError(f"{path}: --final needs a manifest; plain text does not say which set it is")
-    return found
+def _final_set(final: Path, references: Path) -> tuple[str, frozenset[str]]:
+    """Hash of the final score's manifest, and the ids that must not be tuned on: its own, and those of references with
+    audio of it, where they are a manifest."""
+    found = read_references(final)
+    if found.manifest_hash is None:
+        raise UsageError(f"{final}: --final needs a manifest; plain text does not say which set it is")
+    same = shared_audio(Manifest.load(references), Manifest.load(final)) if references.suffix in MANIFESTS else []
+    return found.manifest_hash, frozenset([*found.texts, *same])

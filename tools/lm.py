@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from downstream.given_files import check_readable
 from downstream.lm.arpa import ngram_counts, write_arpa
 from downstream.lm.arrays import pack as pack_arpa
 from downstream.lm.character_model import CharacterShape, CharacterTraining, train_characters
@@ -296,8 +297,7 @@ def _sentences(path: Path, normalise: bool) -> Iterator[str]:
 
 def _lines(path: Path) -> Iterator[str]:
     """Lines of a plain or gzipped text, ended by newlines alone; a byte order mark at its beginning is left out."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+    check_readable(path)
     try:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:

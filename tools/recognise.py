@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from downstream.emissions import Emissions
+from downstream.finetune import check_start
 from downstream.finetune import finetune as run_finetuning
-from downstream.finetune import refuse_own_encoder
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from downstream.recogniser import compute_emissions
 from tools.launch import AUTO, RanksOption, launched
@@ -37,7 +37,7 @@ def finetune(
 ) -> None:
     """Train a recogniser on an encoder (encoder=DIR) or from scratch."""
     loaded = load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED)
-    refuse_own_encoder(loaded, out)  # before the lock, which is a file in the folder
+    check_start(loaded, out)  # before the lock, which is a file in the folder
     chosen_device(loaded.device)  # or say that there is none before ranks are started
     with launched(ranks, [loaded.training.accumulate], loaded.device), locked(out):
         result = run_finetuning(loaded, out)

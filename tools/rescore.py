@@ -16,6 +16,7 @@ from downstream.decode.rescoring import rescore as reranked
 from downstream.lm.character_model import CharacterModel
 from downstream.lm.rescoring import CausalModel
 from downstream.score.references import read_references
+from downstream.score.shared import refuse_shared
 from tools.decoder_options import same_model
 from tools.outputs import check_file
 from upstream.device import best_device
@@ -139,10 +140,7 @@ def _tuned_weights(tuned: Path, found: Sequence[Hypothesis], model: str, lower: 
     if its_case != lower:
         raise UsageError(f"{tuned}: tuned {'with' if its_case else 'without'} --lower, which changes the model's "
                          f"scores: {'give it too' if its_case else 'leave it out'}")
-    seen = next((h.id for h in found if h.id in own), None)
-    if seen is not None:
-        raise InputError(f"{seen}: the weights in {tuned} were tuned on this utterance, which makes its score too "
-                         "good: tune on another set")
+    refuse_shared([h.id for h in found], own, str(tuned), "are what these weights were tuned on")
     if not same_model(its_model, model):
         say(f"{tuned}: tuned with the model {its_model}; its weights may not suit {model}")
     return weights

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -30,6 +29,7 @@ from tools.decoder_options import (
     WordScore,
     choice_of,
 )
+from upstream.audio.containers import open_content
 from upstream.audio.corpora.probing import true_samples
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.reading import read
@@ -183,7 +183,7 @@ def _stdin_wave() -> np.ndarray:
     if not content:
         raise InputError("stdin: empty; pipe a recording in")
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
+        with open_content(content) as file:
             rate, there = file.samplerate, true_samples(file, content, 0, len(content))
             samples = file.read(dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from downstream.emissions import no_logprobs
 from upstream.errors import InputError
 
 SEPARATORS = ("|", " ")
@@ -34,24 +35,27 @@ class Alphabet:
         """Characters that words are spelt with."""
         return frozenset(self.characters) - {"", " "}
 
-    def usable(self, logprobs: np.ndarray) -> np.ndarray:
+    def usable(self, logprobs: np.ndarray, id: str = "") -> np.ndarray:
         """Drop the columns that no text can hold.
 
         Args:
             logprobs: (T, V) natural-log probabilities.
+            id: of the utterance, for errors.
 
         Returns:
             (T, usable columns) float32; rows are not renormalised, which is the same constant for every hypothesis.
 
         Raises:
-            InputError: another number of columns than symbols.
+            InputError: another number of columns than symbols, or values that are no logarithms of probabilities (NaN,
+                plus infinity), with the first frame that has one.
         """
         logprobs = np.asarray(logprobs, dtype=np.float32)
         if logprobs.ndim != 2 or logprobs.shape[1] != self.width:
             raise InputError(f"emissions of shape {logprobs.shape} do not fit {self.width} symbols; "
                              "expected (frames, symbols): give the vocabulary that the recogniser was trained with")
-        if np.isnan(logprobs).any():
-            raise InputError("NaN in the emissions; the recogniser or the audio is broken")
+        wrong = no_logprobs(logprobs, id)
+        if wrong is not None:
+            raise InputError(f"{wrong}; the recogniser or the audio is broken")
         return logprobs if len(self.columns) == self.width else logprobs[:, self.columns]
 
 

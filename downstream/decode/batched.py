@@ -28,10 +28,11 @@ from downstream.decode.hypothesis import Candidate, Hypothesis
 from downstream.decode.lexicon_trie import LexiconTrie, build
 from downstream.decode.look_ahead import best_below
 from downstream.decode.word_model import check_language_model
+from downstream.given_files import check_lasting
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays, arpa_hash_of, pack, packed_from
 from upstream.errors import InputError, UsageError
-from upstream.progress import progress
+from upstream.progress import progress, say
 from upstream.stage import content_hash, file_hash
 
 
@@ -53,7 +54,7 @@ class BatchedDecoder:
         tokens_per_frame: letters tried in a frame at most; None: all above `token_min_logp`, which costs less than the
             errors that a low limit makes (docs/performance.md).
         unknown_penalty: added to the language model's <unk>, in nats before weighing, for words that it does not know.
-            With it any spelling is a word; with None only those of the lexicon are.
+            With it any spelling is a word, whatever the lexicon lacks; with None only those of the lexicon are.
         hotwords: words and what each time that they are found adds, in nats. They are added to the lexicon.
         blank_threshold: frames in which the blank is likelier are not searched; 1.0 searches all.
         nbest: candidates that a hypothesis lists. With 1, of hypotheses that can only go on alike the best is kept.
@@ -97,6 +98,9 @@ class BatchedDecoder:
     def decode(self, id: str, logprobs: np.ndarray, rate: float) -> Hypothesis:
         """Search the best text of one utterance; `decode_batch` is many times faster for many.
 
+        Where no hypothesis ends at the end of a word, the text is what was finished of the best one, which may be
+        nothing, and its score that of what was searched, the piece of a word included; `unfinished` says so.
+
         Args:
             id: of the utterance.
             logprobs: (T, V) natural-log probabilities, T >= 0.
@@ -111,7 +115,7 @@ class BatchedDecoder:
     def decode_batch(self, ids: Sequence[str], logprobs: Sequence[np.ndarray], rate: float) -> list[Hypothesis]:
         """As `decode`, of many utterances; each gets what it gets alone. The order is kept."""
         columns = alphabet(self.symbols, self.blank)
-        rows = [columns.usable(values) for values in logprobs]
+        rows = [columns.usable(values, id) for id, values in zip(ids, logprobs, strict=True)]
         graph, backend = _graph(self)
         limits = Limits(self.beam, self.beam_threshold, recombine=self.nbest == 1)
         by_length = sorted(range(len(ids)), key=lambda i: -len(rows[i]))
@@ -127,7 +131,7 @@ class BatchedDecoder:
                 index = group[place]
                 words = words_of(spelled[0], columns.characters, rows[index], rate)
                 found[index] = Hypothesis(ids[index], texts[0].text, texts[0].score, texts[0].acoustic, texts[0].lm,
-                                          words, texts if self.nbest > 1 else ())
+                                          words, texts if self.nbest > 1 else (), unfinished=spelled[0].unfinished)
         return [found[i] for i in range(len(ids))]
 
     def _candidates(self, best: list[list[Spelling]], graph: Graph, columns: Alphabet,
@@ -165,6 +169,8 @@ def _graph(decoder: BatchedDecoder) -> tuple[Graph, Backend]:
         words = tuple(lm.words.list[3:])
         check_language_model(words, columns)
     open_vocabulary = decoder.unknown_penalty is not None or words is None
+    if lm is not None and words is not None and open_vocabulary:
+        words = (*words, *lm.words.list[3:])  # else the model's words that a lexicon lacks would count as unknown
     trie = _trie((*(words or ()), *hotwords), columns, open_vocabulary)
     backend: Any = NumpyBackend() if decoder.device is None else TorchBackend(decoder.device)
     return _weighted(decoder, trie, lm, hotwords, columns, open_vocabulary, backend), backend
@@ -193,15 +199,26 @@ def _trie(words: tuple[str, ...], columns: Alphabet, open_vocabulary: bool) -> L
 
 def _load(path: Path) -> NgramArrays:
     """Arrays of a language model, made of an ARPA file where they are not there yet."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; language models are made by `hubertkit lm build`")
+    check_lasting(path, "no such file; language models are made by `hubertkit lm build`")
     if holds_arrays(path):
+        _tell_outdated(path)
         return _arrays(path.resolve(), path.stat().st_mtime_ns)
     digest = file_hash(path)
     arrays = _arrays_of(path, digest)
     with progress(f"packing {path.name}", 1) as report:
         pack(path, arrays, report, digest=digest)
     return _arrays(arrays.resolve(), arrays.stat().st_mtime_ns)
+
+
+def _tell_outdated(path: Path) -> None:
+    """Say so where arrays that were asked for lie beside a newer ARPA file of their name that is another model."""
+    stem = path.name.removesuffix(".ngrams")
+    beside = [arpa for arpa in (path.with_name(stem + end) for end in (".arpa", ".arpa.gz")) if arpa.is_file()]
+    newer = [arpa for arpa in beside if arpa.stat().st_mtime_ns > path.stat().st_mtime_ns]
+    made_of = arpa_hash_of(path)
+    if newer and made_of and made_of not in map(file_hash, beside):
+        say(f"warning: {path} was made of another model than {newer[0]}, which is newer: give that file to decode with "
+            "it, or make the arrays anew with `hubertkit lm pack`")
 
 
 def _arrays_of(path: Path, digest: str) -> Path:

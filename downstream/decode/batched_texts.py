@@ -18,18 +18,21 @@ class Spelling(NamedTuple):
     """A text letter by letter.
 
     `score` is that of the search, in nats. `columns` and `frames` are of its letters and separators, where they are
-    first emitted.
+    first emitted. `unfinished`: the search ended inside a word, whose piece is left out of them; the score is that of
+    what was searched, the piece included.
     """
 
     score: float
     columns: tuple[int, ...]
     frames: tuple[int, ...]
+    unfinished: bool = False
 
 
 def spellings(found: Found, frames: Frames, graph: Graph, nbest: int, backend: Backend) -> list[list[Spelling]]:
     """The best texts of each utterance, the best first, in the order of the frames' utterances.
 
-    Hypotheses that end inside a word are left out; where an utterance has no other, they lose the piece.
+    Hypotheses that end inside a word are left out; where an utterance has no other, they lose the piece, and of those
+    that are then equal the best is kept, as flashlight's are in `LexiconDecoder`.
     """
     beam = found.beam
     scores, whole = _ended(found, graph, backend)
@@ -42,8 +45,12 @@ def spellings(found: Found, frames: Frames, graph: Graph, nbest: int, backend: B
         rows = by_utterance[bounds[place]:bounds[place + 1]]
         complete = rows[whole[rows]]
         best = _best(complete if len(complete) else rows, scores, texts, nbest)
-        chosen.append([_spelling(score, int(beam.trace[row]), bool(whole[row]), graph.space, (parents, columns, steps),
-                                 frame) for score, row in best])
+        texts_found: dict[tuple[int, ...], Spelling] = {}
+        for score, row in best:
+            one = _spelling(score, int(beam.trace[row]), bool(whole[row]), graph.space, (parents, columns, steps),
+                            frame)
+            texts_found.setdefault(one.columns, one)
+        chosen.append(list(texts_found.values()))
     return chosen
 
 
@@ -125,4 +132,4 @@ def _spelling(score: float, row: int, whole: bool, space: int, trace: tuple[np.n
     letters = columns[path[::-1]].tolist()
     if not whole:  # inside a word that cannot end here: back to the last separator
         letters = letters[:len(letters) - letters[::-1].index(space)] if space in letters else []
-    return Spelling(score, tuple(letters), tuple(frames[steps[path[::-1]]][:len(letters)].tolist()))
+    return Spelling(score, tuple(letters), tuple(frames[steps[path[::-1]]][:len(letters)].tolist()), not whole)

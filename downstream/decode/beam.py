@@ -82,7 +82,7 @@ class BeamDecoder:
             InputError: symbols or a language model that cannot be decoded with, emissions that do not fit them.
         """
         search, model = self._search()
-        rows, removed = self._admissible(alphabet(self.symbols, self.blank).usable(logprobs))
+        rows, removed = self._admissible(alphabet(self.symbols, self.blank).usable(logprobs, id))
         if not len(rows):
             return Hypothesis(id, "", 0.0, 0.0)
         if model is not None:

@@ -47,7 +47,7 @@ def greedy(logprobs: np.ndarray, symbols: Sequence[str], blank: int, rate: float
         InputError: symbols that cannot be decoded with, or emissions that do not fit them.
     """
     columns = alphabet(symbols, blank)
-    usable = columns.usable(logprobs)
+    usable = columns.usable(logprobs, id)
     if not len(usable):
         return Hypothesis(id, "", 0.0, 0.0)
     highest = usable.max(axis=1)

@@ -19,7 +19,8 @@ from downstream.heads.ctc import least_frames
 from downstream.score.rates import score
 from upstream.errors import InputError
 
-Kind = Literal["log-probabilities", "NaN", "probabilities", "log10 probabilities", "logits", "unnormalised"]
+Kind = Literal["log-probabilities", "NaN", "infinity", "probabilities", "log10 probabilities", "logits",
+               "unnormalised"]
 
 ROW_SUM = 0.01  # of the logarithm of a row's sum; float16 rounding stays below .001
 TEMPERATURES = (0.1, 10.0)  # that are tried
@@ -35,13 +36,16 @@ TEMPERATURE = (0.6, 1.7), (0.2, 5.0)
 
 _TO_LOGPROBS: dict[Kind, Callable[[np.ndarray], np.ndarray]] = {
     "log-probabilities": lambda rows: rows,
+    "infinity": lambda rows: rows,
     "probabilities": lambda rows: np.log(np.maximum(rows, 1e-9)),
     "log10 probabilities": lambda rows: rows * math.log(10),
     "logits": lambda rows: rows,
     "unnormalised": lambda rows: rows,
 }
+_BROKEN = "the recogniser or the audio is broken: look at the recordings, and compute the emissions in float32"
 _WHAT_TO_DO = {
-    "NaN": "the recogniser or the audio is broken: look at the recordings, and compute the emissions in float32",
+    "NaN": _BROKEN,
+    "infinity": _BROKEN,
     "probabilities": "these are probabilities: take their natural logarithm, or store log_softmax of the logits",
     "log10 probabilities": "these are logarithms of base 10: multiply them by ln 10 = 2.3026",
     "logits": "these look like logits: apply log_softmax over the symbols before they are stored",
@@ -99,10 +103,13 @@ def examine(sample: Sample) -> list[Check]:
 
 
 def kind_of(rows: Sequence[np.ndarray]) -> tuple[Kind, float]:
-    """What numbers (T, V) arrays hold, and the largest absolute natural log of a row's sum; NaN where one is."""
+    """What numbers (T, V) arrays hold, and the largest absolute natural log of a row's sum; NaN where one or plus
+    infinity is among them."""
     each = np.concatenate([*rows, np.empty((0, rows[0].shape[1]))]) if rows else np.empty((0, 1))
     if np.isnan(each).any():
         return "NaN", math.nan
+    if (each == np.inf).any():
+        return "infinity", math.nan
     if not len(each):
         return "log-probabilities", 0.0
     deviation = _deviation(each)
@@ -157,7 +164,7 @@ def _values(kind: Kind, deviation: float, frames: int) -> Check:
     if kind == "log-probabilities":
         return Check("values", "ok", deviation, f"rows are natural-log probabilities; their sums are within "
                                                 f"{deviation:.1g} of 1")
-    found = ("there is NaN among them" if kind == "NaN" else
+    found = (f"there is {kind} among them" if kind in ("NaN", "infinity") else
              f"the exponentials of a row miss the sum of 1 by a factor of {math.exp(min(deviation, 700.0)):.3g}")
     return Check("values", "failed", deviation, found, _WHAT_TO_DO[kind])
 

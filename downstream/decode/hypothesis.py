@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from upstream.errors import FormatError, UsageError
+from downstream.given_files import check_readable
+from upstream.errors import FormatError
 from upstream.stage import disk_errors, writing
 
 _OPTIONAL = ("nbest", "confidences", "unfinished")  # left out of files where there are none
@@ -48,8 +49,8 @@ class Hypothesis:
         words: the words of the text with their times.
         nbest: the best candidates, the text itself first; empty where the decoder was not asked for them.
         confidences: of the words, in [0, 1]; empty where they were not asked for. See `decode.confidence`.
-        unfinished: whether a search over a lexicon ended inside a word: the text lacks that piece, or is that of greedy
-            decoding where no word was finished.
+        unfinished: whether a search over a lexicon ended inside a word: the text lacks that piece, which its score
+            holds. Where no word was finished it is empty, or of flashlight's search that of greedy decoding.
     """
 
     id: str
@@ -78,8 +79,7 @@ def read_hypotheses(path: Path) -> list[Hypothesis]:
         FormatError: naming the line that is no hypothesis, or the id that comes twice.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; hypotheses are made by `hubertkit decode`")
+    check_readable(path, "no such file; hypotheses are made by `hubertkit decode`")
     found: dict[str, Hypothesis] = {}
     try:
         with path.open(encoding="utf-8") as lines:

@@ -118,7 +118,7 @@ class LexiconDecoder:
                 them.
         """
         columns, words = alphabet(self.symbols, self.blank), self._words()
-        rows = columns.usable(logprobs)
+        rows = columns.usable(logprobs, id)
         if not len(rows):
             return Hypothesis(id, "", 0.0, 0.0)
         last = np.full(rows.shape[1], _NEVER, np.float32)

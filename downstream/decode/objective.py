@@ -86,8 +86,9 @@ class Objective:
         if isinstance(decoder, LexiconDecoder):
             return Objective(language, decoder.lm_weight, decoder.word_score, best_path=not decoder.log_add,
                              vocabulary=words, closed=True)
+        closed = decoder.unknown_penalty is None
         return Objective(language, decoder.lm_weight, decoder.word_score, decoder.unknown_penalty or 0.0,
-                         vocabulary=words, closed=decoder.unknown_penalty is None)
+                         vocabulary=words if closed else known, closed=closed)
 
     def weigh(self, texts: Sequence[str], logprobs: np.ndarray, columns: Alphabet) -> list[Weighed]:
         """The parts of the scores of texts of one utterance.

@@ -28,6 +28,7 @@ from downstream.lm.arpa import read_unigrams
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
 from downstream.score.intervals import bootstrap_interval
+from downstream.score.shared import refuse_shared
 from downstream.text.lexicon import Lexicon
 from upstream.errors import InputError, UsageError
 
@@ -119,8 +120,8 @@ Errors = dict[tuple[float, float], np.ndarray]  # (N,) word errors of each pair 
 
 
 def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedDecoder, search: Search | None = None, *,
-         beams: Sequence[int] = (), forbidden_manifest_hash: str | None = None, workers: int | None = None,
-         progress: Callable[[int, int], None] | None = None) -> Tuning:
+         beams: Sequence[int] = (), forbidden_manifest_hash: str | None = None, forbidden_ids: Collection[str] = (),
+         workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Tuning:
     """Find `lm_weight` and `word_score` for a decoder, and perhaps its beam.
 
     Args:
@@ -130,20 +131,22 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
         search: what to try.
         beams: to decode with once the weights are found; that with the fewest errors is chosen, the smallest of equals.
         forbidden_manifest_hash: of the set that the final score is made on; tuning on it is refused.
+        forbidden_ids: utterances of that set; tuning on any of them is refused.
         workers: processes; all cores by default.
         progress: called with utterances decoded and the most that there may be to decode.
 
     Raises:
         UsageError: a decoder without a language model, or a beam below 1.
-        InputError: the emissions are those of the final score, or do not say of what; an utterance without a
-            reference; no words in them; a language model that does not fit the recogniser or the references.
+        InputError: the emissions are those of the final score, hold utterances of it, or do not say of what they are;
+            an utterance without a reference; no words in them; a language model that does not fit the recogniser or
+            the references.
     """
     search = search or Search()
     if decoder.lm is None:
         raise UsageError("nothing to tune without a language model: give one with --lm")
     if min(beams, default=1) < 1:
         raise UsageError(f"beams {', '.join(map(str, beams))}: each must be at least 1")
-    _refuse_the_final_set(emissions, forbidden_manifest_hash)
+    _refuse_the_final_set(emissions, forbidden_manifest_hash, forbidden_ids)
     ids = evenly(emissions, search.seconds)
     texts = _texts(ids, references)
     coverage = check_coverage(_findable(decoder), list(texts.values()), LEAST_COVERAGE)
@@ -232,7 +235,8 @@ def _edges(best: Point, search: Search) -> tuple[str, ...]:
                                                 ("word_score", best.word_score, search.word_scores)) if value in ends)
 
 
-def _refuse_the_final_set(emissions: Emissions, forbidden: str | None) -> None:
+def _refuse_the_final_set(emissions: Emissions, forbidden: str | None, ids: Collection[str]) -> None:
+    refuse_shared(emissions.ids, ids, str(emissions.folder), "are of the set that the final score is made on")
     if forbidden is None:
         return
     if emissions.manifest_hash is None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from downstream.decode.alphabet import Alphabet
+from downstream.given_files import check_lasting
 from downstream.lm.arpa import read_unigrams
 from downstream.lm.scoring import load_kenlm
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, InputError
 
 LN10 = math.log(10)
 UNKNOWN_LOG10 = -10.0  # on top of the model's own <unk>; pyctcdecode's default
@@ -101,8 +102,7 @@ def load_word_model(path: Path) -> tuple[Any, Vocabulary]:
         FormatError: not an ARPA file, or of order 1, which KenLM does not read.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; language models are made by `hubertkit lm build`")
+    check_lasting(path, "no such file; language models are made by `hubertkit lm build`")
     about = path.stat()  # a file that changed is another model
     return load_kenlm(path), _vocabulary(path.resolve(), about.st_mtime_ns, about.st_size)
 

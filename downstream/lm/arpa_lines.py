@@ -14,8 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from downstream.given_files import check_lasting
 from downstream.lm.array_file import holds_arrays
-from upstream.errors import FormatError, UsageError
+from upstream.errors import FormatError
 
 UNKNOWNS = ("<unk>", "<UNK>")  # either is the unknown word to KenLM; a model with both keeps the second as a word
 MISSING_UNKNOWN = -100.0  # log10, of `<unk>` in a model without it: KenLM's own choice
@@ -30,8 +31,7 @@ def arpa_lines(path: Path) -> Iterator[Lines]:
         FormatError: an empty file, packed arrays, one that is not UTF-8, or a gzip file that is broken or cut short.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+    check_lasting(path)
     if not path.stat().st_size:
         raise FormatError(f"{path}: an empty file (0 bytes); build the model again")
     if holds_arrays(path):

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from upstream.errors import FormatError, UsageError
+from downstream.given_files import check_lasting
+from upstream.errors import FormatError
 from upstream.stage import disk_errors, writing
 
 _MAGIC = b"hubertkit arrays"
@@ -52,8 +53,7 @@ def map_arrays(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         FormatError: another kind or version of file, or one that was cut short.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; `hubertkit lm pack` makes one of an ARPA file")
+    check_lasting(path, "no such file; `hubertkit lm pack` makes one of an ARPA file")
     with open(path, "rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise FormatError(f"{path}: no file of n-gram arrays; `hubertkit lm pack` makes one of an ARPA file")

@@ -18,9 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from downstream.given_files import check_lasting
 from downstream.lm.arpa_lines import arpa_lines, header
 from downstream.lm.loading import load_arpa
-from upstream.errors import FormatError, HubertkitError, UsageError
+from upstream.errors import FormatError, HubertkitError
 from upstream.stage import writing
 
 _BINARY = b"mmap lm http://kheafield.com/code"  # what KenLM's own binary files begin with
@@ -124,8 +125,7 @@ def _binary(path: Path, modified: int, size: int) -> Path | None:
 
 
 def _about(path: Path) -> os.stat_result:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such language model; `hubertkit lm build` makes one")
+    check_lasting(path, "no such language model; `hubertkit lm build` makes one")
     about = path.stat()
     if not about.st_size:
         raise FormatError(f"{path}: an empty file; build the model again")

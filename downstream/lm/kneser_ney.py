@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from downstream.lm.counts import Order, Progress, count, last_in_suffix_order
-from downstream.lm.reading import BOS, EOS, SPECIALS, UNK, Text, read_text
+from downstream.lm.reading import BOS, EOS, SPECIALS, UNK, Text, longest_ngram, read_text
 from upstream.errors import InputError, UsageError
 
 Discounts = tuple[float, float, float]  # of adjusted counts 1, 2, and 3 and more
 
 FALLBACK: Discounts = (0.5, 1.0, 1.5)
+USUAL_ORDER = 10  # more words than n-grams have elsewhere
 
 
 @dataclass(frozen=True)
@@ -116,15 +117,16 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None, 
             (with advice).
     """
     options = options or Options()
-    thresholds = thresholds_of(options, order)
+    check_options(options, order)
     report = progress or (lambda done, total: None)
     # reading takes about as long as counting one order, and so does the end
     text = read_text(texts, options.skip_symbols, normalise, lambda done, total: report(done / total, order + 1))
+    check_order(order, longest_ngram(text.tokens), options)
     orders = count(text, order, lambda done, _: report(done, order + 1))
     adjusted = _adjusted(orders)
     counts_of_counts = _counts_of_counts(text, orders, adjusted)
     discounts, reasons = all_discounts(counts_of_counts, [len(o) for o in orders], options.fallback)
-    kept = kept_ngrams(text, orders, thresholds, options.vocab)
+    kept = kept_ngrams(text, orders, thresholds_of(options, order), options.vocab)
     grams = _packed(orders, kept, *_interpolated(orders, adjusted, discounts, kept, options))
     statistics = [Statistics(len(g), len(o), tuple(n.tolist()), d, reason)
                   for g, o, n, d, reason in zip(grams, orders, counts_of_counts, discounts, reasons)]
@@ -133,8 +135,8 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None, 
     return NGramModel(words, tuple(grams), tuple(statistics))
 
 
-def thresholds_of(options: Options, order: int) -> list[int]:
-    """Pruning threshold of every order. Raises UsageError where options do not fit."""
+def check_options(options: Options, order: int) -> None:
+    """Raise UsageError where options fit neither the order nor each other."""
     prune = options.prune or (0,)
     if order < 1:
         raise UsageError(f"--order {order}: must be at least 1")
@@ -147,6 +149,24 @@ def thresholds_of(options: Options, order: int) -> list[int]:
         raise UsageError("--vocab-pad needs --interpolate-unigrams")
     if options.fallback is not None and any(not 0 <= d <= j for j, d in enumerate(options.fallback, 1)):
         raise UsageError(f"discount fallback {options.fallback}: the j-th must lie in [0, j]")
+
+
+def check_order(order: int, longest: int, options: Options) -> None:
+    """Raise InputError, before any counting, where a text has no n-grams of an order.
+
+    Fallback discounts stand in for what they would give, so that small texts have usual orders too, as with lmplz.
+
+    Args:
+        longest: words of the text's longest n-gram.
+    """
+    if order > (longest if options.fallback is None else max(longest, USUAL_ORDER)):
+        raise InputError(f"--order {order}: there are no {order}-grams, as no sentence is that long: the longest has "
+                         f"{longest} words with <s> and </s>; take more text or a lower --order")
+
+
+def thresholds_of(options: Options, order: int) -> list[int]:
+    """Pruning threshold of every order."""
+    prune = options.prune or (0,)
     return [*prune, *[prune[-1]] * (order - len(prune))]
 
 

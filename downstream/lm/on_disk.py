@@ -30,6 +30,8 @@ from downstream.lm.kneser_ney import (
     Statistics,
     all_discounts,
     allowed_words,
+    check_options,
+    check_order,
     discounted,
     kept_ngrams,
     log10_or_99,
@@ -69,7 +71,7 @@ def estimate_to_file(texts: Sequence[Path], order: int, out: Path, memory: int, 
         HubertkitError: the disk is full or cannot be written.
     """
     options = options or Options()
-    thresholds = thresholds_of(options, order)
+    check_options(options, order)
     report = progress or (lambda done, total: None)
     steps = 2 * order + 2
     place = temporary or Path(out).parent
@@ -79,10 +81,12 @@ def estimate_to_file(texts: Sequence[Path], order: int, out: Path, memory: int, 
         with tempfile.TemporaryDirectory(prefix=f".{Path(out).name}.", suffix=".tmp", dir=place) as name:
             folder = Path(name)
             with open(folder / "tokens", "wb") as file:
-                words = read_text_to_file(texts, file, options.skip_symbols, normalise,
-                                          lambda done, total: report(done / total, steps))
+                words, longest = read_text_to_file(texts, file, options.skip_symbols, normalise,
+                                                   lambda done, total: report(done / total, steps))
+            check_order(order, longest, options)
             job = _Job(folder, order, words, width_of(len(words)), _budget(memory, say))
-            counted = _counted(job, thresholds, options, lambda done: report(1 + order * done, steps))
+            counted = _counted(job, thresholds_of(options, order), options,
+                               lambda done: report(1 + order * done, steps))
             discounts, reasons = all_discounts(counted.counts_of_counts, counted.seen, options.fallback)
             alone, gamma = discounted(np.zeros(len(words), np.int64), 1, counted.unigrams, counted.kept, discounts[0])
             probabilities = unigrams(alone, float(gamma[0]), counted.kept, options)

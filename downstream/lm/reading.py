@@ -15,7 +15,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from upstream.errors import InputError, UsageError
+from downstream.given_files import check_readable
+from upstream.errors import InputError
 
 UNK, BOS, EOS = 0, 1, 2
 SPECIALS = ("<unk>", "<s>", "</s>")
@@ -52,7 +53,7 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
     Args:
         skip_symbols: treat `<s>`, `</s>` and `<unk>` in the text as white space instead of refusing them.
         normalise: applied to every line without these, for instance `downstream.text.normalise.normalise`.
-        progress: told the bytes read (compressed ones of gzipped files) and those there are.
+        progress: told the bytes read (compressed ones of gzipped files) and those there are; nothing of pipes.
 
     Raises:
         UsageError: a file that is not there.
@@ -63,13 +64,26 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
     return Text([_decoded(word, paths) for word in ids], tokens)
 
 
+def longest_ngram(tokens: np.ndarray) -> int:
+    """Words of the longest sentence with its `<s>` and `</s>`: no n-gram is longer.
+
+    Args:
+        tokens: (n,) ids of whole sentences.
+    """
+    starts = np.flatnonzero(tokens == BOS)
+    return int(np.diff(np.append(starts, len(tokens))).max(initial=0))
+
+
 def read_text_to_file(paths: Sequence[Path], file: BinaryIO, skip_symbols: bool = False,
-                      normalise: Callable[[str], str] | None = None, progress: Progress | None = None) -> list[str]:
-    """The same, but the tokens go into a file (int32); gives the words alone. For texts larger than the memory."""
-    ids = _specials()
+                      normalise: Callable[[str], str] | None = None,
+                      progress: Progress | None = None) -> tuple[list[str], int]:
+    """The same, but the tokens go into a file (int32); gives the words, and the words of the longest n-gram. For texts
+    larger than the memory."""
+    ids, longest = _specials(), 0
     for tokens in _tokens(paths, ids, skip_symbols, normalise, progress):
         file.write(tokens.data)
-    return [_decoded(word, paths) for word in ids]
+        longest = max(longest, longest_ngram(tokens))
+    return [_decoded(word, paths) for word in ids], longest
 
 
 def _specials() -> Ids:
@@ -85,11 +99,12 @@ def _tokens(paths: Sequence[Path], ids: Ids, skip_symbols: bool, normalise: Call
             progress: Progress | None) -> Iterator[np.ndarray]:
     """Ids of a text, some at a time, int32."""
     sizes = [_size(path) for path in paths]
+    whole = sum(sizes)
     held, found = array("i"), False
     for index, path in enumerate(paths):
         for line in _lines(Path(path)):
-            if progress is not None and line.number % _LINES == 0:
-                progress(sum(sizes[:index]) + line.position, sum(sizes))
+            if progress is not None and whole and line.number % _LINES == 0:
+                progress(sum(sizes[:index]) + line.position, whole)
             content = line.content
             if b"<" in content:  # looked for before normalising, which would make words of them
                 content = b" ".join(_without_specials(_words(content), path, line.number, skip_symbols))
@@ -114,7 +129,7 @@ class _Line(NamedTuple):
         number: from 1.
         content: bytes, white space made spaces.
         ended: by a newline.
-        position: bytes of the file read so far.
+        position: bytes of the file read so far; 0 of a pipe.
     """
 
     number: int
@@ -124,13 +139,13 @@ class _Line(NamedTuple):
 
 
 def _lines(path: Path) -> Iterator[_Line]:
-    rest, number, position = b"", 0, 0
+    rest, number, position, begun = b"", 0, 0, False
     try:
         with open(path, "rb") as raw, _plain(raw, path) as file:
             while block := file.read(_READ):
-                if not position:
+                if not begun:
                     block = block.removeprefix(codecs.BOM_UTF8)
-                position = raw.tell()
+                begun, position = True, raw.tell() if raw.seekable() else 0  # pipes do not know where they are
                 *whole, rest = (rest + block.translate(_SPACES)).split(b"\n")
                 for content in whole:
                     number += 1
@@ -147,9 +162,9 @@ def _plain(raw: BufferedReader, path: Path) -> BinaryIO | gzip.GzipFile:
 
 
 def _size(path: Path) -> int:
-    if not Path(path).is_file():
-        raise UsageError(f"{path}: no such file")
-    return Path(path).stat().st_size
+    """Bytes of a file, as far as they are known before it is read."""
+    check_readable(Path(path))
+    return Path(path).stat().st_size  # 0 of a pipe
 
 
 def _words(line: bytes) -> list[bytes]:

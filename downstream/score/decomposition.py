@@ -31,7 +31,7 @@ import numpy as np
 
 from downstream.decode.objective import Weighed
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
-from downstream.score.rates import word_errors
+from downstream.score.rates import word_errors, words_of
 from upstream.errors import InputError
 
 Blame = Literal["vocabulary", "search", "acoustic", "language", "both"]
@@ -99,7 +99,7 @@ def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame |
         reference, found: under the score of the decoder that found it.
         reachable: whether the decoder's vocabulary holds every word of the reference.
     """
-    if reference.text.split() == found.text.split():
+    if words_of(reference.text) == words_of(found.text):
         return None
     if not reachable:
         return "vocabulary"
@@ -172,10 +172,10 @@ def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str],
 
     words, errors, insertions = [0, 0], [0, 0], 0  # unknown, known
     for id, text in references.items():
-        truth = text.split()
+        truth = text.split()  # in the form in which the vocabulary may have them
         for word in truth:
             words[word in known] += 1
-        for edit in Levenshtein.editops(truth, found[id].split()):
+        for edit in Levenshtein.editops(words_of(text), words_of(found[id])):
             if edit.tag == "insert":
                 insertions += 1
             else:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,15 +66,17 @@ def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Score
     """Score hypotheses against references, matched by id.
 
     The alignment has the fewest errors (jiwer: unit costs, case matters); texts are taken as they are but for runs of
-    white space. An utterance with an empty reference adds no words, and each word of its hypothesis is an insertion.
+    white space and Unicode's form: both sides are brought into NFC, so `é` is one character however it is written
+    and equal to any other `é`. An utterance with an empty reference adds no words, and each word of its hypothesis is
+    an insertion.
 
     Raises:
         InputError: no references, or only empty ones; a reference without a hypothesis, or the other way round.
     """
     ids = tuple(references)
     _check_ids(references, hypotheses)
-    truth = [" ".join(references[id].split()) for id in ids]
-    found = [" ".join(hypotheses[id].split()) for id in ids]
+    truth = [" ".join(words_of(references[id])) for id in ids]
+    found = [" ".join(words_of(hypotheses[id])) for id in ids]
     counts = _count(ids, truth, found)
     words, characters = int(counts.words.sum()), int(counts.characters.sum())
     if not words:
@@ -90,7 +93,15 @@ def word_errors(reference: str, hypothesis: str) -> int:
     """The fewest word errors that turn one text into the other: what `score` counts for one utterance."""
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
-    return Levenshtein.distance(reference.split(), hypothesis.split())
+    return Levenshtein.distance(words_of(reference), words_of(hypothesis))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as they are compared: in Unicode's form NFC, in which equal letters are equal code points.
+
+    As many as `text.split()` gives.
+    """
+    return unicodedata.normalize("NFC", text).split()
 
 
 def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:

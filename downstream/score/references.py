@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from downstream.given_files import check_readable
 from upstream.audio.manifest import Manifest
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, InputError
 
 MANIFESTS = (".arrow", ".parquet")
 
@@ -49,8 +50,7 @@ def read_references(path: Path) -> References:
         FormatError: an id that comes twice, no lines, no UTF-8.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; references are a manifest or lines of `id text`")
+    check_readable(path, "no such file; references are a manifest or lines of `id text`")
     return _of_manifest(path) if path.suffix in MANIFESTS else _of_lines(path)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from downstream.given_files import check_readable
 from downstream.text.vocabulary import SEPARATOR, Vocabulary
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, InputError
 from upstream.stage import writing
 
 Spelling = tuple[str, ...]
@@ -75,8 +76,7 @@ class Lexicon:
             FormatError: naming the line: no tab, no spelling, a symbol that the vocabulary lacks, a spelling twice.
         """
         path = Path(path)
-        if not path.is_file():
-            raise UsageError(f"{path}: no such lexicon")
+        check_readable(path, "no such lexicon")
         lines = _read(path).split("\n")
         if _is_list(path, lines):
             return _of_list(path, [line.strip() for line in lines if line.strip()], vocabulary)

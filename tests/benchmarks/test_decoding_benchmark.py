@@ -122,6 +122,19 @@ def test_a_killed_run_goes_on_without_measuring_again(sets, jobs, tmp_path, monk
     assert len(jobs) == done + 1 + 3
 
 
+@pytest.mark.parametrize(("name", "value"), [("VERSION", decoding.VERSION + 1), ("versions", lambda: {"numpy": "0"})])
+def test_what_other_code_measured_is_measured_anew(sets, jobs, tmp_path, monkeypatch, name, value):
+    plan = replace(FEW, families=FEW.families[:1], repeats=1)
+    run(plan, sets, LM, tmp_path / "out", "hubertkit", quiet)
+    heard = []
+    run(plan, sets, LM, tmp_path / "out", "hubertkit", heard.append)
+    assert len(jobs) == 1
+    monkeypatch.setattr(decoding, name, value)
+    run(plan, sets, LM, tmp_path / "out", "hubertkit", heard.append)
+    assert len(jobs) == 2
+    assert any("stale" in line and "version" in line for line in heard)
+
+
 def _fails_at(number, plain):
     """A measurement that works so often and is interrupted then, once."""
     calls = []

@@ -47,6 +47,23 @@ def test_it_goes_on_where_it_stopped(tmp_path):
     assert said == ["order 2, in memory: there already", "order 2, within 2 GiB"]
 
 
+@pytest.mark.parametrize("version", [None, lm.VERSION - 1])
+def test_what_an_older_version_measured_is_measured_anew(tmp_path, version):
+    """Rows said nothing of the code, and those of an older one were taken for this one's."""
+    text, out = text_of(tmp_path), tmp_path / "lm.json"
+    first = lm.run(text, out, "a command", lambda _: None, FORMS[1:])
+    assert [row["version"] for row in first["rows"]] == [lm.VERSION] * 2
+    older = json.loads(out.read_text())
+    older["rows"][0] |= {"version": version, "arpa_sha256": "0" * 64}
+    if version is None:
+        del older["rows"][0]["version"]
+    out.write_text(json.dumps(older))
+    said = []
+    again = lm.run(text, out, "a command", said.append, FORMS[1:])
+    assert said == ["order 2, within 2 GiB: anew, another version measured it", "order 2, in memory: there already"]
+    assert [row["arpa_sha256"] for row in again["rows"]] == [row["arpa_sha256"] for row in reversed(first["rows"])]
+
+
 @pytest.mark.parametrize("wrong", ["text", "results"])
 def test_no_text_and_results_of_another_text_are_refused_in_a_line(tmp_path, capsys, wrong):
     text, out = text_of(tmp_path), tmp_path / "lm.json"

@@ -17,10 +17,11 @@ from downstream.text.vocabulary import Vocabulary
 from tools.main import run
 from upstream.audio import import_folder
 from upstream.audio.manifest import Manifest, Utterance
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed_torch
 from upstream.model import Encoder, EncoderConfig
 from upstream.teacher.alignments import Interval, find_alignments, frame_phones, read_alignment
+from upstream.teacher.units import UnitsWriter
 
 LETTERS = Vocabulary(("<pad>", "|", "A", "B"))
 NOTHING = float(np.log(1e-4))
@@ -125,8 +126,12 @@ def test_a_dictionary_in_the_format_of_cmudict(tmp_path):
     (tmp_path / "d").write_text(";;; nothing\n")
     with pytest.raises(InputError, match="no pronunciations"):
         read_dictionary(tmp_path / "d")
+    for path, what in ((tmp_path / "none", "no such file"), (tmp_path, "a folder")):
+        with pytest.raises(UsageError, match=what):
+            read_dictionary(path)
+    (tmp_path / "d").write_bytes(b"A  AH0 \xff\n")
     with pytest.raises(InputError, match="cannot be read"):
-        read_dictionary(tmp_path / "none")
+        read_dictionary(tmp_path / "d")
 
 
 def test_files_come_back_as_they_were_written(tmp_path):
@@ -135,7 +140,7 @@ def test_files_come_back_as_they_were_written(tmp_path):
     found = read_alignment(tmp_path / "a.TextGrid")
     assert found == filled(phones, 1.0)
     assert [i.label for i in found] == ["", "AH", 'say "B"', "", "T", ""]
-    write_ctm(tmp_path / "b.ctm", "b", [phones[0], phones[2]])
+    write_ctm(tmp_path / "b.ctm", "b", [phones[0], phones[2]], "phones")
     for before, after in zip([phones[0], phones[2]], read_alignment(tmp_path / "b.ctm"), strict=True):
         assert after[:2] == pytest.approx(before[:2])
         assert after.label == before.label
@@ -174,6 +179,21 @@ def test_the_command_writes_what_teacher_quality_reads(recogniser, tmp_path, cap
     phones = frame_phones(found["a"], 16_000)
     assert len(phones) == 49
     assert set(phones) <= {"AH", "K", "AE", "T", "spn", "SIL"}
+
+
+def test_words_are_not_scored_as_phones(recogniser, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    Manifest.of([Utterance("a", tmp_path / "a.wav", 0, 16_000, 16_000, 1, None, "A CAT")],
+                "a test").save(tmp_path / "m.arrow")
+    with UnitsWriter(tmp_path / "units", (3,)) as writer:
+        writer.add("a", np.zeros(49, int))
+    for form in ("ctm", "TextGrid"):
+        out = tmp_path / form
+        assert run(["align", str(recogniser), str(tmp_path / "m.arrow"), "--out", str(out), "--format", form]) == 0
+        assert run(["teacher", "quality", str(tmp_path / "units"), "--alignments", str(out)]) == 1
+        said = capsys.readouterr().err
+        assert "--dictionary" in said.splitlines()[-1]
+        assert "look like" not in said
 
 
 def test_recordings_without_transcripts_are_refused(recogniser, tmp_path, capsys):

@@ -25,14 +25,16 @@ def bad(tmp_path_factory):
     utterances, references, symbols = read_slice()
     two = dict(list(utterances.items())[:2])
     other = tuple(chr(0x400 + i) if i > 1 else symbol for i, symbol in enumerate(symbols))
-    for name, given, of in (("dev", two, symbols), ("nan", two, symbols), ("other", two, other),
+    for name, given, of in (("dev", two, symbols), ("nan", two, symbols), ("infinite", two, symbols),
+                            ("other", two, other),
                             ("empty", {"none": np.zeros((0, 29)), **two}, symbols)):
         with EmissionsWriter(folder / name, of, 0, 50.0) as writer:
             for id, rows in given.items():
                 writer.add(id, rows)
-    rows = np.load(folder / "nan" / "logprobs.npy")
-    rows[3, 4] = np.nan
-    np.save(folder / "nan" / "logprobs.npy", rows)
+    for name, number in (("nan", np.nan), ("infinite", np.inf)):
+        rows = np.load(folder / name / "logprobs.npy")
+        rows[3, 4] = number
+        np.save(folder / name / "logprobs.npy", rows)
     (folder / "ref.txt").write_text("".join(f"{id}\t{text}\n" for id, text in references.items()) + "none\n")
     text = gzip.decompress((FOLDER / "words.arpa.gz").read_bytes()).decode()
     (folder / "cut.arpa").write_text(text[:len(text) // 2])
@@ -133,6 +135,19 @@ def test_nan_is_named_with_its_utterance_and_frame(bad, monkeypatch, capsys, arg
     assert "values: there is NaN among them" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [
+    "decode infinite --out x.jsonl --workers 1", f"errors infinite --references ref.txt --lm {LM} --workers 1",
+    *(f"decode infinite --out x.jsonl --lm {LM} --decoder {name} --workers 1" for name in DECODERS),
+    f"tune infinite --references ref.txt --lm {LM} --out x.json --workers 1"])
+def test_infinity_is_named_as_nan_is(bad, monkeypatch, capsys, arguments):
+    """It ended in a traceback or in another text."""
+    monkeypatch.chdir(bad)
+    first = next(iter(read_slice()[0]))
+    fails(bad, capsys, 1, f"infinite: infinity in the emissions of {first}, first at frame 3", *arguments.split())
+    assert run(["decode-check", "infinite", "--references", "ref.txt"]) == 1
+    assert "values: there is infinity among them" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("decoder", ["greedy", *DECODERS])
 def test_empty_audio_is_an_empty_text(bad, monkeypatch, decoder):
     monkeypatch.chdir(bad)
@@ -166,6 +181,23 @@ def test_a_lexicon_word_that_cannot_be_spelled_is_named(bad, monkeypatch, capsys
 def test_an_order_that_the_text_cannot_support_is_named(bad, monkeypatch, capsys, way):
     monkeypatch.chdir(bad)
     fails(bad, capsys, 1, "lower --order", "lm", "build", "ref.txt", "--order", "30", "--out", "x.arpa", *way)
+
+
+@pytest.mark.parametrize("arguments", [
+    "decode GONE --out x.jsonl", f"decode dev --out x.jsonl --lm {LM} --lexicon GONE",
+    *(f"decode dev --out x.jsonl --lm GONE --decoder {name}" for name in DECODERS),
+    f"decode dev --out x.jsonl --lm {LM} --tuned GONE",
+    "decode dev --out x.jsonl --recipe librispeech-4gram --set lm=GONE",
+    f"tune GONE --references ref.txt --lm {LM} --out x.json", f"tune dev --references GONE --lm {LM} --out x.json",
+    "tune dev --references ref.txt --lm GONE --out x.json",
+    f"tune dev --references ref.txt --lm {LM} --lexicon GONE --out x.json",
+    f"tune dev --references ref.txt --lm {LM} --final GONE --out x.json",
+    "decode-check GONE --references ref.txt", f"errors GONE --references ref.txt --lm {LM}",
+    "score GONE --references ref.txt", "align recogniser m.arrow --dictionary GONE --out x.align"])
+def test_a_path_that_is_not_there_is_wrong_use(bad, monkeypatch, capsys, arguments):
+    """Emissions and dictionaries that were not there once ended with 1, as if they were damaged."""
+    monkeypatch.chdir(bad)
+    fails(bad, capsys, 2, "gone: no such", *arguments.replace("GONE", "gone").split())
 
 
 @pytest.mark.parametrize("command", ["decode", "tune", "rescore", "rescore-tune", "bench seams"])

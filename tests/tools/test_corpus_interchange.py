@@ -166,6 +166,43 @@ def test_a_mistake_is_one_line_and_writes_nothing(capsys, manifest, tmp_path, mo
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("form", ["fairseq", "nemo", "common-voice", "tar"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "/x", "..", ".", "", "a\\b", "a\nb", "n" * 300])
+def test_an_export_stays_in_its_folder(capsys, manifest, tmp_path, form, name):
+    """`--name ../x` was written beside the folder that --out names."""
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = call(capsys, "export", form, manifest, "--out", tmp_path / "out", "--name", name)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--name" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_name_with_stars_is_no_pattern(capsys, manifest, tmp_path):
+    """Labels of `train` were taken for those of `*`, and the export refused."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.km").write_text("1\n")
+    assert call(capsys, "export", "fairseq", manifest, "--out", tmp_path / "out", "--name", "*")[0] == 0
+
+
+def test_an_export_does_not_replace_its_manifest(capsys, manifest, tmp_path):
+    Manifest.load(manifest).save(tmp_path / "m.parquet")
+    before = (tmp_path / "m.parquet").read_bytes()
+    code, _, err = call(capsys, "export", "parquet", tmp_path / "m.parquet", "--out", tmp_path / "m.parquet")
+    assert code == 2
+    assert "what the command reads" in err
+    assert (tmp_path / "m.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["segment", "check"])
+def test_a_manifest_is_not_replaced_by_a_part_of_itself(capsys, manifest, command):
+    """`segment M --out M` left pieces where the corpus was, without its texts."""
+    before = manifest.read_bytes()
+    code, _, err = call(capsys, command, manifest, "--out", manifest)
+    assert code == 2
+    assert "what the command reads" in err
+    assert manifest.read_bytes() == before
+
+
 def test_an_export_says_what_is_lost(capsys, manifest, tmp_path):
     assert "no place for speakers" in call(capsys, "export", "fairseq", manifest, "--out", tmp_path / "a")[2]
     soundfile.write(tmp_path / "audio" / "x.flac", np.zeros(800), 16_000)

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,20 @@ def test_greedy_decoding_and_its_score(app, data, tmp_path):
     assert found["wer_interval"][0] < found["wer"] < found["wer_interval"][1]
     plain = json.loads(run(app, "score", hyps, "--references", data / "dev.txt", "--json"))
     assert plain == found
+
+
+def test_an_utterance_that_ends_inside_a_word_is_told_of(app, tmp_path, capsys):
+    """The default decoder never was heard to say so."""
+    with EmissionsWriter(tmp_path / "e", ("-", "|", "A", "B"), 0, 50.0) as writer:
+        for id, columns in (("cut", [0, 2, 0]), ("whole", [2, 3, 1])):
+            rows = np.full((3, 4), 1e-9)
+            rows[range(3), columns] = 1
+            writer.add(id, np.log(rows / rows.sum(axis=1, keepdims=True)))
+    (tmp_path / "words").write_text("AB\nBB\n")
+    assert main.run(["decode", str(tmp_path / "e"), "--out", str(tmp_path / "h.jsonl"), "--decoder", "batched",
+                     "--lexicon", str(tmp_path / "words"), "--workers", "1"]) == 0
+    assert "1 of 2 utterances, cut for instance, end inside a word" in capsys.readouterr().err
+    assert [(h.text, h.unfinished) for h in read_hypotheses(tmp_path / "h.jsonl")] == [("", True), ("AB", False)]
 
 
 def test_tuned_beam_search_beats_greedy_decoding(app, data, tmp_path):
@@ -170,7 +186,7 @@ def test_a_recipe_decodes_as_the_options_that_it_stands_for(app, data, tmp_path)
     (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.json", "--beams", "5,x"], UsageError,
      "--beams 5,x: expected whole numbers"),
     (["tune", "dev", "--references", "dev.txt", "--lm", str(LM), "--out", "t.png"], UsageError, "of the picture"),
-    (["decode", "nowhere", "--out", "h.jsonl"], FormatError, "no emissions.json"),
+    (["decode", "nowhere", "--out", "h.jsonl"], UsageError, "nowhere: no such folder"),
     (["decode", "dev", "--out", "h.jsonl", "--lm", "none.arpa"], UsageError, "none.arpa: no such file"),
     (["decode", "dev", "--out", "h.jsonl", "--lm", str(LM), "--tuned", "dev.txt"], UsageError, "not what"),
     (["tune", "dev", "--references", "dev.arrow", "--lm", str(LM), "--out", "t.json", "--final", "dev.arrow"],
@@ -186,6 +202,43 @@ def test_what_cannot_work_is_refused(app, data, arguments, error, words, monkeyp
         run(app, *arguments)
     assert not (data / "h.jsonl").exists()
     assert not (data / "t.json").exists()
+
+
+@pytest.mark.parametrize(("ids", "says"), [
+    ("same", "dev: 4 of 10 utterances, {first} the first, are of the set that the final score is made on"),
+    ("others", "dev: 4 of 10 utterances, {first} the first, are of the set that the final score is made on"),
+    ("others elsewhere", None)])
+def test_tuning_on_a_part_of_the_final_set_is_refused(app, data, tmp_path, monkeypatch, ids, says):
+    """Only the identical manifest was. Here four utterances of ten are shared, by their ids or by their audio alone."""
+    monkeypatch.chdir(data)
+    rows = list(Manifest.load(data / "dev.arrow"))[3:7]
+    first = rows[0].id
+    if ids != "same":
+        rows = [replace(row, id=f"test-{row.id}", start=50) for row in rows]
+    if ids == "others elsewhere":
+        rows = [replace(row, start=row.samples) for row in rows]
+    Manifest.of(rows, "a part").save(tmp_path / "test.arrow")
+    arguments = ("tune", "dev", "--references", "dev.arrow", "--lm", LM, "--out", tmp_path / "t.json", "--decodes", "2",
+                 "--workers", "1", "--final", tmp_path / "test.arrow")
+    if says is None:
+        run(app, *arguments)
+        return
+    with pytest.raises(InputError, match=says.format(first=first)):
+        run(app, *arguments)
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_hypotheses_and_references_may_come_from_pipes(app, data, tmp_path):
+    """They were told of as missing."""
+    hyps = tmp_path / "greedy.jsonl"
+    run(app, "decode", data / "dev", "--out", hyps)
+    processes = [subprocess.Popen(["cat", path], stdout=subprocess.PIPE) for path in (hyps, data / "dev.txt")]
+    piped = [f"/dev/fd/{process.stdout.fileno()}" for process in processes]
+    found, wanted = (json.loads(run(app, "score", one, "--references", other, "--json"))
+                     for one, other in (piped, (hyps, data / "dev.txt")))
+    assert {**found, "hypotheses": str(hyps)} == wanted
+    for process in processes:
+        process.communicate()
 
 
 def test_few_speakers_are_told_of_and_one_is_refused(app, data, tmp_path, capsys):

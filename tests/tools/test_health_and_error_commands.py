@@ -107,7 +107,7 @@ def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):
 @pytest.mark.parametrize(("arguments", "code", "says"), [
     (["decode-check", "dev", "--references", "none"], 2, "none: no such file"),
     (["decode-check", "dev", "--references", "words.txt"], 1, "none of the 10 utterances has a reference"),
-    (["decode-check", "none", "--references", "dev.txt"], 1, "no emissions.json"),
+    (["decode-check", "none", "--references", "dev.txt"], 2, "none: no such folder"),
     (["decode-check", "dev", "--references", "dev.txt", "--lm", "empty"], 1, "an empty file (0 bytes)"),
     (["decode-check", "dev", "--references", "dev.txt", "--lm", "dev.txt"], 1, "not an ARPA file"),
     (["decode-check", "dev", "--references", "dev.txt", "--lexicon", "empty"], 1, "empty: no words"),

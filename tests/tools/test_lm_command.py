@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,76 @@ def test_mistakes_end_in_one_line_and_leave_no_file(tmp_path, monkeypatch, capsy
     assert said.err.count("\n") == 1 or "Usage:" in said.err
     assert said.out == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latin1", "nothing"]
+
+
+@pytest.fixture
+def piped():
+    """Makes of a path that of a pipe from which its content comes, as `<(cat FILE)` does."""
+    kept = []
+
+    def pipe(path):
+        process = subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE)
+        kept.append(process)
+        return f"/dev/fd/{process.stdout.fileno()}"
+
+    yield pipe
+    for process in kept:
+        process.stdout.close()
+        process.wait()
+
+
+@pytest.mark.parametrize("way", [[], ["--memory", "1G"]])
+def test_a_text_may_come_from_a_pipe(tmp_path, piped, way):
+    """It was told of as missing."""
+    out = tmp_path / "lm.arpa"
+    assert run(["lm", "build", piped(SMALL), "--order", "2", "--out", str(out), *way]) == 0
+    assert close(out, "small.o2")
+
+
+def test_a_text_to_score_may_come_from_a_pipe(piped, capsys):
+    for text in (HELDOUT, piped(HELDOUT)):
+        assert run(["lm", "score", O3, text]) == 0
+    half = capsys.readouterr().out.splitlines()
+    assert half[:len(half) // 2] == half[len(half) // 2:]
+
+
+def test_an_empty_device_is_no_text_but_is_there(tmp_path, capsys):
+    assert run(["lm", "interpolate", O3, O3, "--dev", "/dev/null", "--out", str(tmp_path / "x")]) == 1
+    assert "no sentence to tune" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["info MODEL", "score MODEL TEXT", "prune MODEL --out x --ngrams 5000",
+                                       "pack MODEL --out x", "interpolate MODEL MODEL --dev TEXT --out x"])
+def test_a_model_from_a_pipe_is_refused_with_the_reason(tmp_path, monkeypatch, capsys, piped, arguments):
+    monkeypatch.chdir(tmp_path)
+    arguments = arguments.replace("MODEL", piped(O3)).replace("TEXT", HELDOUT)
+    assert run(["lm", *arguments.split()]) == 2
+    said = capsys.readouterr()
+    assert "which can be read once only, and this is read several times: write it into a file" in said.err
+    assert (said.err.count("\n"), said.out) == (1, "")
+
+
+@pytest.mark.parametrize("way", [[], ["--memory", "1G"], ["--discount-fallback"]])
+def test_an_order_beyond_the_longest_sentence_is_refused_before_the_counting(tmp_path, monkeypatch, capsys, way):
+    """It took hours to find out that there is nothing to count."""
+    monkeypatch.setattr("downstream.lm.kneser_ney.count", None)
+    monkeypatch.setattr("downstream.lm.on_disk._counted", None)
+    longest = 2 + max(len(line.split()) for line in Path(SMALL).read_text().splitlines())
+    assert run(["lm", "build", SMALL, "--order", "99999999", "--out", str(tmp_path / "x"), *way]) == 1
+    said = capsys.readouterr()
+    assert f"--order 99999999: there are no 99999999-grams, as no sentence is that long: the longest has {longest}" \
+        in said.err
+    assert (said.err.count("\n"), said.out, list(tmp_path.iterdir())) == (1, "", [])
+
+
+@pytest.mark.parametrize(("order", "code"), [(5, 0), (6, 1)])
+def test_the_longest_ngram_is_a_sentence_with_its_ends(tmp_path, monkeypatch, capsys, order, code):
+    monkeypatch.setattr("downstream.lm.kneser_ney.USUAL_ORDER", 0)
+    (tmp_path / "text").write_text("A B C\nA C\n")
+    for way in ([], ["--memory", "1G"]):
+        assert run(["lm", "build", str(tmp_path / "text"), "--order", str(order), "--discount-fallback", "--out",
+                    str(tmp_path / "lm.arpa"), *way]) == code
+    assert (tmp_path / "lm.arpa").exists() == (code == 0)
 
 
 def test_a_vocabulary_is_normalised_with_the_text(tmp_path):

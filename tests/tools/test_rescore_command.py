@@ -111,7 +111,8 @@ def test_weights_hold_for_the_case_and_the_model_that_they_were_tuned_for(data, 
 
 @pytest.mark.parametrize(("arguments", "code", "says"), [
     (["rescore", "dev.jsonl", "--model", "characters", "--out", "x"], 2, "give --tuned"),
-    (["rescore", "dev.jsonl", "--model", "characters", "--out", "x", "--tuned", "t.json"], 1, "tune on another set"),
+    (["rescore", "dev.jsonl", "--model", "characters", "--out", "x", "--tuned", "t.json"], 1,
+     "t.json: 5 of 5 utterances, "),
     (["rescore", "dev.jsonl", "--model", "characters", "--out", "x", "--tuned", "t.json", "--lm-weight", "1"], 2,
      "leave out"),
     (["rescore", "dev.jsonl", "--model", "characters", "--out", "x", "--tuned", "none"], 2, "none: no such file"),

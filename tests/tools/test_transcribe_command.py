@@ -18,6 +18,7 @@ from downstream.finetune import finetune
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
 from downstream.transcribe import Settings, Transcriber, recordings
 from tools import main
+from upstream.audio.mpeg import _frame
 from upstream.errors import UsageError
 from upstream.model import EncoderConfig
 from upstream.training.loop import TrainingRecipe
@@ -135,6 +136,24 @@ def test_a_recording_that_is_cut_short_is_refused_from_stdin_as_from_a_file(asr,
     code, out, err = call(capsys, "transcribe", asr, "-")
     assert (code, out) == (1, "")
     assert "stdin: is cut short: its header promises" in err
+
+
+def test_an_mp3_without_its_length_is_heard_whole_from_stdin(asr, joined, tmp_path, capsys, monkeypatch):
+    """It was refused there, as from a file."""
+    wave, rate = soundfile.read(joined)
+    wave[:len(wave) // 2] *= 0.02  # the first frames are small, and libsndfile takes all for as small
+    with soundfile.SoundFile(tmp_path / "a.mp3", "w", rate, 1, format="MP3", bitrate_mode="VARIABLE") as file:
+        file.write(wave)
+    content = (tmp_path / "a.mp3").read_bytes()
+    bare = content[_frame(content, 0, len(content)).size:]
+    (tmp_path / "a.mp3").write_bytes(bare)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bare)))
+    found = call(capsys, "transcribe", asr, "-", "--json")
+    assert found[0] == 0, found[2]
+    seconds = json.loads(found[1])["seconds"]
+    assert 0 <= seconds - len(wave) / rate < 0.2
+    code, out, _ = call(capsys, "transcribe", asr, tmp_path / "a.mp3", "--json")
+    assert (code, json.loads(out)["seconds"]) == (0, seconds)
 
 
 def test_raw_samples_piped_in_come_out_as_words_while_the_pipe_is_open(asr, joined, capsys):

@@ -1,4 +1,5 @@
-"""Audio files that lie inside another file, members of a tar or values of a Parquet file: read where they are."""
+"""Audio files opened where they are: also those inside another file, members of a tar or values of a Parquet file, and
+MP3s that do not say how long they are."""
 
 from __future__ import annotations
 
@@ -7,10 +8,15 @@ import io
 import mmap
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import soundfile
+
+from upstream.audio.mpeg import missing_header
+
+MP3_FORMATS = ("MP3", "MPEG")  # as different versions of libsndfile call it
 
 
 @contextlib.contextmanager
@@ -22,7 +28,22 @@ def open_audio(path: Path, offset: int | None = None, size: int | None = None) -
     """
     with contextlib.ExitStack() as stack:
         source: Any = path if offset is None else stack.enter_context(_Inside(path, offset, size or 0))
-        yield stack.enter_context(soundfile.SoundFile(source))
+        file = stack.enter_context(soundfile.SoundFile(source))
+        if file.format in MP3_FORMATS and (lacks := _lacks(path, offset, size, file.frames)) is not None:
+            header, first, length = lacks
+            file = stack.enter_context(soundfile.SoundFile(stack.enter_context(_Inside(path, first, length, header))))
+        yield file
+
+
+@contextlib.contextmanager
+def open_content(content: bytes) -> Iterator[soundfile.SoundFile]:
+    """Open the bytes of an audio file. Raises soundfile.SoundFileError where they are none."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(soundfile.SoundFile(io.BytesIO(content)))
+        if file.format in MP3_FORMATS and (lacks := missing_header(content, 0, len(content), file.frames)) is not None:
+            header, first = lacks
+            file = stack.enter_context(soundfile.SoundFile(io.BytesIO(header + content[first:])))
+        yield file
 
 
 @contextlib.contextmanager
@@ -45,12 +66,26 @@ def reason(error: Exception, path: Path) -> str:
     return str(getattr(error, "error_string", error)).rstrip(".")
 
 
-class _Inside(io.RawIOBase):
-    """`size` bytes of a file from `offset` on, as a file of their own that can only be read."""
+def _lacks(path: Path, offset: int | None, size: int | None, said: int) -> tuple[bytes, int, int] | None:
+    """The header that an MP3 lacks, and place and length of what to read behind it; None where it lacks none."""
+    status = os.stat(path)
+    return _made(path, offset, size, said, (status.st_size, status.st_mtime_ns))
 
-    def __init__(self, path: Path, offset: int, size: int) -> None:
+
+@lru_cache(maxsize=1024)  # many spans are read of a long recording
+def _made(path: Path, offset: int | None, size: int | None, said: int, state: Any) -> tuple[bytes, int, int] | None:
+    with open_bytes(path, offset, size) as (content, begin, end):
+        found = missing_header(content, begin, end, said)
+        return None if found is None else (*found, end - found[1])
+
+
+class _Inside(io.RawIOBase):
+    """`size` bytes of a file from `offset` on, behind some of our own, as a file that can only be read."""
+
+    def __init__(self, path: Path, offset: int, size: int, header: bytes = b"") -> None:
         self._file = open(path, "rb", buffering=0)
-        self._offset, self._size, self._at = offset, size, 0
+        self._header = header
+        self._offset, self._size, self._at = offset - len(header), size + len(header), 0
 
     def readable(self) -> bool:
         return True
@@ -68,7 +103,8 @@ class _Inside(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = min(len(buffer), max(0, self._size - self._at))
-        found = os.pread(self._file.fileno(), wanted, self._offset + self._at)
+        found = self._header[self._at:self._at + wanted] or os.pread(self._file.fileno(), wanted,
+                                                                    self._offset + self._at)
         buffer[:len(found)] = found
         self._at += len(found)
         return len(found)

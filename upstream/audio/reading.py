@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from upstream.audio.containers import open_audio, place, reason
+from upstream.audio.containers import MP3_FORMATS, open_audio, place, reason
 from upstream.audio.manifest import Utterance
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
@@ -15,7 +15,7 @@ from upstream.frames import SAMPLE_RATE
 # long-term prediction forgets slowly: against decoding from the beginning, the worst of 240 spans of 24 kbit/s speech
 # was off by 4e-3 after 80 ms, 3.6e-3 after 2 s, 1.8e-3 after 4 s. Five seconds cost some 10 ms to decode.
 WARM_UP_SECONDS = 5.0
-LOSSY_FORMATS = ("OGG", "MP3", "MPEG")
+LOSSY_FORMATS = ("OGG", *MP3_FORMATS)
 
 
 def read(utterance: Utterance) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from downstream.decode.batched_search import Limits, _kept
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import greedy
 from downstream.decode.health_words import read_model_words
+from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.objective import text_scores
 from downstream.lm.array_file import map_arrays, write_arrays
 from downstream.lm.arrays import pack, packed_from
@@ -77,6 +79,31 @@ def test_with_a_model_it_finds_what_exhaustive_search_finds(tmp_path_factory, fr
         log10, unknown = log10_of(c.text.split())
         assert (c.lm, c.unknown) == (pytest.approx(LN10 * log10, abs=1e-4), unknown)
         assert c.acoustic == pytest.approx(every_text(logprobs, "_|ABE")[c.text], abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(frames=st.integers(1, 5), seed=st.integers(0, 10_000), lm_weight=st.floats(0, 2), word_score=st.floats(-2, 2),
+       penalty=st.sampled_from([None, 0.0, -3.0]), device=st.sampled_from([None, "cpu"]),
+       lexicon=st.lists(st.sampled_from(["A", "AB", "EE", "EBE"]), min_size=1, unique=True))
+def test_with_a_model_and_a_lexicon_it_finds_what_exhaustive_search_finds(tmp_path_factory, frames, seed, lm_weight,
+                                                                          word_score, penalty, device, lexicon):
+    """With a penalty any spelling is a word, and the model's that the lexicon lacks were scored as unknown ones."""
+    logprobs = random_logprobs(frames, seed)
+    acoustic = every_text(logprobs, "_|ABE")
+    expected = {}
+    for text in acoustic:
+        log10, unknown = log10_of(text.split())
+        if penalty is not None or set(text.split()) <= set(lexicon):
+            lm = LN10 * log10 + (penalty or 0.0) * unknown
+            expected[text] = acoustic[text] + lm_weight * lm + word_score * len(text.split())
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path_factory.getbasetemp()), tuple(lexicon), lm_weight,
+                             word_score, unknown_penalty=penalty, nbest=100_000, device=device, **EVERYTHING)
+    found = decoder.decode("u", logprobs, 50.0)
+    assert_candidates(found, expected)
+    for c in found.nbest:
+        log10, unknown = log10_of(c.text.split())
+        assert (c.lm, c.unknown) == (pytest.approx(LN10 * log10, abs=1e-4), unknown)
+        assert c.acoustic == pytest.approx(acoustic[c.text], abs=1e-4)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)  # how much is lost has no strict bound
@@ -255,6 +282,34 @@ def test_a_piece_of_a_word_at_the_end_is_dropped_where_there_is_nothing_else(tmp
     assert decoder.decode("u", np.concatenate([rows, sure_path("B|E")]), 50.0).text == "EB"
 
 
+@pytest.mark.parametrize("nbest", [1, 5])
+def test_an_utterance_that_ends_inside_a_word_says_so_and_has_the_score_of_flashlights_search(tmp_path, nbest):
+    """It was told of as if the text were all that was heard. Both searches: the path with its piece, the model's
+    probability of the finished words."""
+    rows = np.full((4, 5), -np.inf)
+    rows[range(4), [2, 3, 1, 2]] = 0.0  # AB|A, where no word is A
+    settings = {"lm": write_arpa(tmp_path), "lexicon": ("AB", "BE"), "lm_weight": 0.7, "word_score": 0.3}
+    ours, theirs = (kind(SYMBOLS, 0, **settings, nbest=nbest).decode("u", rows, 50.0)
+                    for kind in (BatchedDecoder, LexiconDecoder))
+    assert (ours.text, ours.unfinished) == (theirs.text, theirs.unfinished) == ("AB", True)
+    assert [ours.score, ours.acoustic, ours.lm] == pytest.approx([theirs.score, theirs.acoustic, theirs.lm], abs=1e-4)
+    assert ours.lm == pytest.approx(LN10 * log10_of(["AB"])[0], abs=1e-4)
+    whole = BatchedDecoder(SYMBOLS, 0, **settings).decode("u", rows[:3], 50.0)
+    assert (whole.text, whole.unfinished) == ("AB", False)
+
+
+def test_texts_of_words_come_alone_and_those_that_lost_a_piece_come_once(tmp_path):
+    logprobs = np.log([[.1, .2, .3, .2, .2], [.1, .2, .3, .2, .2]])
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path), ("AB", "BE"), nbest=50, **EVERYTHING)
+    found = decoder.decode("u", logprobs, 50.0)
+    assert {c.text for c in found.nbest} == {"", "AB", "BE"}
+    assert not found.unfinished
+    pieces = logprobs.copy()
+    pieces[1] = [-np.inf, -np.inf, 0, -np.inf, -np.inf]  # _A or AA or |A: a piece of AB, whatever came before
+    found = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path), ("AB", "BE"), nbest=50).decode("u", pieces, 50.0)
+    assert ([c.text for c in found.nbest], found.unfinished) == ([""], True)
+
+
 @pytest.mark.parametrize("decoder", [BeamDecoder(SYMBOLS, 0, tokens_per_frame=2, token_min_logp=-0.1),
                                      BatchedDecoder(SYMBOLS, 0, token_min_logp=-0.1),
                                      BatchedDecoder(SYMBOLS, 0, token_min_logp=-0.1, tokens_per_frame=2)])
@@ -289,8 +344,9 @@ def test_what_cannot_be_decoded_with_is_refused(tmp_path):
         BatchedDecoder(SYMBOLS, 0, lexicon=("xyz",)).prepare()
     with pytest.raises(UsageError, match="no such file"):
         BatchedDecoder(SYMBOLS, 0, tmp_path / "none.arpa").prepare()
-    with pytest.raises(InputError, match="NaN"):
-        BatchedDecoder(SYMBOLS, 0, lm).decode("u", np.full((2, 5), np.nan), 50.0)
+    for number, name in ((np.nan, "NaN"), (np.inf, "infinity")):
+        with pytest.raises(InputError, match=f"{name} in the emissions of u, first at frame 1"):
+            BatchedDecoder(SYMBOLS, 0, lm).decode("u", [[0] * 5, [number] + [0] * 4], 50.0)
 
 
 @pytest.fixture
@@ -347,6 +403,29 @@ def test_arrays_of_the_same_model_by_an_older_version_are_made_anew(tmp_path, ca
     assert BatchedDecoder(SYMBOLS, 0, arpa).decode("u", sure_path("BE"), 50.0).text == "BE"
     assert packed_from(tmp_path / "small.ngrams", about["arpa_sha256"])
     assert not cache.exists()
+
+
+def test_a_model_built_anew_under_its_name_is_never_decoded_with_the_old_arrays(tmp_path, cache):
+    """Not even where nothing but the bytes tells it from the old one: the size and the time are the same."""
+    arpa = write_arpa(tmp_path)
+    assert BatchedDecoder(SYMBOLS, 0, arpa).decode("u", sure_path("BE"), 50.0).text == "BE"
+    old, before = arpa.stat(), text_scores(arpa)[1]
+    arpa.write_text(ARPA.replace("BE", "EB"))
+    os.utime(arpa, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert (arpa.stat().st_size, arpa.stat().st_mtime_ns) == (old.st_size, old.st_mtime_ns)
+    another = BatchedDecoder(SYMBOLS, 0, arpa, beam=53)  # what a decoder has loaded it keeps
+    assert another.decode("u", sure_path("EB"), 50.0).text == "EB"
+    assert text_scores(tmp_path / "small.ngrams")[1] == before  # the old arrays stay, and are of no model that is there
+
+
+@pytest.mark.parametrize(("change", "later", "warned"), [("EB", 1, True), ("BE", 1, False), ("EB", -1, False)])
+def test_arrays_that_are_older_than_another_model_of_their_name_are_told_of(tmp_path, capsys, change, later, warned):
+    arpa, arrays = write_arpa(tmp_path), tmp_path / "small.ngrams"
+    pack(arpa, arrays)
+    arpa.write_text(ARPA.replace("BE", change))
+    os.utime(arpa, (arrays.stat().st_mtime + later,) * 2)
+    assert BatchedDecoder(SYMBOLS, 0, arrays).decode("u", sure_path("BE"), 50.0).text == "BE"
+    assert ("small.arpa, which is newer" in capsys.readouterr().err) == warned
 
 
 def test_packed_arrays_are_known_by_their_first_bytes(tmp_path):

@@ -69,6 +69,8 @@ def test_what_each_decoder_can_find(arpa):
     assert [(Objective.of(d).closed, Objective.of(d).vocabulary) for d in (beam, lexicon, batched)] == [
         (False, known), (True, known), (True, known)]
     assert Objective.of(BatchedDecoder(SYMBOLS, 0, arpa, ("A",))).vocabulary == {"A"}
+    either = Objective.of(BatchedDecoder(SYMBOLS, 0, arpa, ("A",), unknown_penalty=-1.0))
+    assert (either.closed, either.vocabulary) == (False, known)
     assert without_language_model(beam, frozenset(known)) is None
     alone = without_language_model(batched, frozenset(known))
     assert (alone.lm, alone.lexicon) == (None, ("A", "AB", "B", "BE"))

@@ -191,6 +191,8 @@ def test_the_set_of_the_final_score_is_refused(emissions, decoder, tmp_path):
         tune(emissions, TEXTS, decoder, forbidden_manifest_hash="dev")
     with pytest.raises(InputError, match="do not say which manifest"):
         tune(write(tmp_path / "unknown", meta={}), TEXTS, decoder, forbidden_manifest_hash="test")
+    with pytest.raises(InputError, match="2 of 6 utterances, u1 the first, are of the set that the final score"):
+        tune(emissions, TEXTS, decoder, forbidden_manifest_hash="test", forbidden_ids=("u4", "x", "u1"))
     assert tune(emissions, TEXTS, decoder, forbidden_manifest_hash="test", workers=1).manifest_hash == "dev"
 
 

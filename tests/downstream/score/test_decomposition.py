@@ -27,6 +27,15 @@ def test_whose_fault_it_is(reference, found, whose):
     assert blame(right, Weighed("A  B", *found)) is None
 
 
+def test_a_text_in_another_form_of_unicode_is_right():
+    """It was blamed on the search, with no errors."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    right, found = Weighed(apart, -1.0, -1.0), Weighed(composed, -2.0, -2.0)
+    assert blame(right, found) is None
+    whole = decompose({"a": apart}, {"greedy": {"a": composed}}, {"a": []}, {"a": (right, found)}, {apart})
+    assert (whole.known, whole.insertions) == (Words(1, 0), 0)
+
+
 def test_an_example_by_hand():
     """Three utterances of 3, 2 and 1 words; Z is no word of the model.
 

@@ -1,13 +1,14 @@
 """Error rates: worked examples, the edges, independent counts, and what sclite finds."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downstream.score.rates import score, word_errors
+from downstream.score.rates import score, word_errors, words_of
 from upstream.errors import InputError
 
 SCTK = Path(__file__).parents[2] / "oracles" / "sctk"
@@ -35,6 +36,21 @@ def test_an_example_by_hand():
     assert result.per_utterance.ids == ("a", "b", "c")
     assert result.per_utterance.errors.tolist() == [2, 0, 1]
     assert result.per_utterance.words.tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize(("reference", "hypothesis"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD"), ("NFC", "NFC")])
+def test_letters_that_look_the_same_are_the_same(reference, hypothesis):
+    """`é` as one code point and as `e` with an accent were different words, and two characters."""
+    truth, found = (unicodedata.normalize(form, text) for form, text in
+                    ((reference, "déjà vu Ångström"), (hypothesis, "déjà vu Angström")))
+    result = score({"a": truth}, {"a": found})
+    assert (result.words, result.errors, result.characters, result.character_errors) == (3, 1, 16, 1)
+    assert word_errors(truth, found) == 1
+
+
+@given(st.text())
+def test_the_form_of_a_text_changes_no_number_of_words(text):
+    assert len(words_of(text)) == len(text.split())
 
 
 def test_words_against_an_empty_reference_are_insertions():

@@ -1,15 +1,17 @@
 """What `check` finds in a corpus, and what it leaves in peace."""
 
+import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
-from upstream.audio import Manifest, Utterance, check, import_folder
-from upstream.audio.corpora import mpeg
-from upstream.audio.corpora.mpeg import _frame
+from upstream.audio import Manifest, Utterance, check, import_folder, mpeg
+from upstream.audio.containers import open_audio
 from upstream.audio.corpora.ogg import ogg_fault
+from upstream.audio.corpora.tar_shards import import_tar
+from upstream.audio.mpeg import _frame
 from upstream.errors import InputError
 
 
@@ -102,10 +104,11 @@ def test_an_import_notices_a_cut_file(tmp_path):
         import_folder(tmp_path)
 
 
-def mp3(path, mode, seconds=4, rate=44_100, header=True):
+def mp3(path, mode, seconds=4, rate=44_100, header=True, channels=1):
     """An MP3 as LAME writes it, or without its first frame, which says how many there are; and its other frames."""
-    noise = np.random.default_rng(0).standard_normal(seconds * rate) * np.repeat([0.01, 0.3], seconds * rate // 2)
-    with soundfile.SoundFile(path, "w", rate, 1, format="MP3", bitrate_mode=mode, compression_level=0.5) as file:
+    loudness = np.repeat([0.01, 0.3], seconds * rate // 2)[:, None]
+    noise = np.random.default_rng(0).standard_normal((seconds * rate, channels)) * loudness
+    with soundfile.SoundFile(path, "w", rate, channels, format="MP3", bitrate_mode=mode, compression_level=0.5) as file:
         file.write(noise)
     content = path.read_bytes()
     frames = []
@@ -141,15 +144,54 @@ def test_an_mp3_with_a_header_is_not_walked_and_one_with_tags_is_still_whole(tmp
 
 def test_an_mp3_of_which_only_the_beginning_would_be_read_is_refused_with_what_to_do(tmp_path):
     """A bug once found: twelve seconds of variable bit rate were imported as three, joined files as the first."""
-    frames = mp3(tmp_path / "a.mp3", "VARIABLE")
+    mp3(tmp_path / "a.mp3", "VARIABLE")
     whole = (tmp_path / "a.mp3").read_bytes()
-    for content, said in ((b"".join(frames), "has no header with its length"), (whole + whole, "joined from several"),
-                          (2 * b"".join(frames), "has no header"), (whole[:len(whole) // 2], "is cut short")):
+    for content, said in ((whole + whole, "joined from several"), (whole[:len(whole) // 2], "is cut short")):
         (tmp_path / "a.mp3").write_bytes(content)
         with pytest.raises(InputError, match=rf"a\.mp3: {said}|a\.mp3: .*{said}.*ffmpeg"):
             import_folder(tmp_path)
         old = Utterance("a", tmp_path / "a.mp3", 0, 20_000, 44_100, 1)  # as it was imported before this was looked at
         assert [said in p.what for p in check(Manifest.of([old], "a test"))] == [True]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("rate", [44_100, 22_050, 8_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_mp3_of_variable_bit_rate_without_a_header_is_read_whole(tmp_path, rate, channels, inside):
+    """It was refused, since libsndfile reads as far as the size of the first frame makes it believe."""
+    frames = mp3(tmp_path / "a.mp3", "VARIABLE", rate=rate, channels=channels)
+    wanted = soundfile.read(tmp_path / "a.mp3", always_2d=True, dtype="float32")[0]  # by its header
+    picture = b"ID3\x04\0\0\0\0\x04\0" + b"\xff\xfb\x90\0" * 128
+    content = picture + b"".join(frames)
+    (tmp_path / "a.mp3").write_bytes(content)
+    if inside:
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            tar.add(tmp_path / "a.mp3", "a.mp3")
+    manifest = import_tar(tmp_path / "a.tar") if inside else import_folder(tmp_path)
+    per_frame = 1152 if rate == 44_100 else 576
+    assert 0 <= len(frames) * per_frame - manifest[0].samples < 2 * per_frame
+    assert not [p for p in check(manifest) if not p.usable]
+    with open_audio(manifest[0].audio, manifest[0].offset, manifest[0].size) as file:
+        assert file.frames == manifest[0].samples
+        found = file.read(dtype="float32", always_2d=True)
+        file.seek(2 * rate)
+        again = file.read(dtype="float32", always_2d=True)
+    delay = 576  # of LAME, which its header tells decoders to leave out
+    np.testing.assert_allclose(found[delay:][:len(wanted)], wanted[:len(found) - delay], atol=1e-6)
+    np.testing.assert_allclose(again[rate // 4:], found[2 * rate + rate // 4:], atol=1e-3)  # once it has warmed up
+
+
+def test_two_mp3s_without_headers_one_after_the_other_are_one_recording(tmp_path):
+    frames = mp3(tmp_path / "a.mp3", "VARIABLE", header=False)
+    (tmp_path / "a.mp3").write_bytes(2 * b"".join(frames))
+    manifest = import_folder(tmp_path)
+    assert 0 <= 2 * len(frames) * 1152 - manifest[0].samples < 2 * 1152
+    assert not [p for p in check(manifest) if not p.usable]
+
+
+def test_a_length_that_no_header_can_mend_is_still_refused(tmp_path):
+    content = b"".join(mp3(tmp_path / "a.mp3", "VARIABLE"))
+    assert "has no header with its length" in mpeg.mp3_samples(content, 0, len(content), 20_000)
 
 
 def ogg(path, subtype, seconds, serial=None):

@@ -17,10 +17,10 @@ from upstream.audio.corpora.kaldi import export_kaldi, import_kaldi
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.corpora.nemo import import_nemo
 from upstream.audio.corpora.parquet import import_parquet
-from upstream.audio.corpora.single import utterance_of_file
+from upstream.audio.corpora.single import utterance_of_file, utterances_of_files
 from upstream.audio.corpora.tar_shards import export_tar, import_tar
 from upstream.audio.reading import read
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 
 
 @pytest.fixture
@@ -153,4 +153,26 @@ def test_recordings_that_differ_in_their_suffix_keep_names_of_their_own(tmp_path
 def test_a_file_whose_name_holds_a_space_is_an_utterance(tmp_path):
     soundfile.write(tmp_path / "my rec.wav", np.zeros(1600), 16_000)
     utterance = utterance_of_file(tmp_path / "my rec.wav")
-    assert Manifest.of([utterance], "x").ids == ["my_rec.wav"]
+    assert Manifest.of([utterance], "x").ids == ["my_rec"]
+
+
+@pytest.mark.parametrize(("names", "ids"), [
+    (["x1/a.wav", "x2/a.wav", "x2/b.c.wav"], ["x1-a", "x2-a", "b.c"]),
+    (["p/x/a.wav", "q/x/a.wav", "q/y/a.wav"], ["p-x-a", "q-x-a", "q-y-a"]),
+    (["x/a.wav", "x/a.flac", "b.wav"], ["a.wav", "a.flac", "b"])])
+def test_files_of_one_name_are_told_apart_by_as_few_folders_as_do(tmp_path, names, ids):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name, np.zeros(1600), 16_000)
+    found = utterances_of_files([tmp_path / name for name in names])
+    assert [u.id for u in found] == ids
+    assert [u.audio for u in found] == [(tmp_path / name).resolve() for name in names]
+
+
+def test_files_that_cannot_be_told_apart_are_refused(tmp_path):
+    for name in ("a b.wav", "a_b.wav"):
+        soundfile.write(tmp_path / name, np.zeros(1600), 16_000)
+    with pytest.raises(UsageError, match="differ in spaces only"):
+        utterances_of_files([tmp_path / "a b.wav", tmp_path / "a_b.wav"])
+    with pytest.raises(UsageError, match=r"a_b\.wav: named twice"):
+        utterances_of_files([tmp_path / "a_b.wav", tmp_path / "." / "a_b.wav"])

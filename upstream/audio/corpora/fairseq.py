@@ -6,6 +6,7 @@ An `.ids` file beside them, a line each, is ours: fairseq does not look at it, a
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
 
 def _refuse_other_labels(folder: Path, name: str, count: int) -> None:
     """Labels count the lines of their list; those of another one are not removed, since making them takes hours."""
-    for path in sorted(folder.glob(f"{name}.km*")):
+    for path in sorted(folder.glob(f"{glob.escape(name)}.km*")):
         with path.open("rb") as lines:
             found = sum(1 for _ in lines)
         if found != count:

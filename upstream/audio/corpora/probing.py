@@ -13,10 +13,10 @@ from pathlib import Path
 
 import soundfile
 
-from upstream.audio.containers import open_audio, open_bytes, reason
-from upstream.audio.corpora.mpeg import Content, mp3_samples
+from upstream.audio.containers import MP3_FORMATS, open_audio, open_bytes, reason
 from upstream.audio.corpora.ogg import ogg_fault
 from upstream.audio.manifest import Manifest, Utterance
+from upstream.audio.mpeg import Content, mp3_samples
 from upstream.errors import InputError
 from upstream.progress import progress
 
@@ -174,7 +174,7 @@ def true_samples(file: soundfile.SoundFile, content: Content, begin: int, end: i
     fault = cut_short(file) or (ogg_fault(content, begin, end) if file.format == "OGG" else None)
     if fault is not None:
         return fault
-    if file.format in ("MP3", "MPEG"):
+    if file.format in MP3_FORMATS:
         return mp3_samples(content, begin, end, file.frames)
     length = _NO_LENGTH.search(file.extra_info)
     if file.frames == 0 and length is not None and int(length[1]) > _HEADER_BYTES:

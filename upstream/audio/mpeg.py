@@ -1,7 +1,8 @@
 """How many samples an MP3 holds, where its own header does not say so or says what is not true.
 
 libsndfile goes by the first frame: by the count in its Xing (or Info) header, else by its size, as if all had the same.
-A recording of variable bit rate without such a header ends early then, and of joined files it knows the first only.
+A recording of variable bit rate without such a header would end early then: it is read behind a header that is made for
+it. Of joined files the header knows the first only.
 """
 
 from __future__ import annotations
@@ -31,11 +32,10 @@ def mp3_samples(content: Content, begin: int, end: int, said: int) -> int | str:
     The frames are only walked where the header has no count, or one that the size of the file belies.
 
     Args:
-        said: samples by libsndfile, which never reads beyond them.
+        said: samples by libsndfile, which never reads beyond them; where `missing_header` makes a header, behind it.
     """
-    first = _find(content, _behind_tag(content, begin, end), end)
-    frame = _frame(content, first, end) if first is not None else None
-    if first is None or frame is None:
+    first, frame = _first(content, begin, end)
+    if frame is None:
         return said  # another layer, or free of a fixed bit rate: libsndfile knows better
     promised, size = _xing(content, first, frame)
     if promised and size and 0 <= end - first - size <= _TAGS_BYTES:
@@ -52,6 +52,42 @@ def mp3_samples(content: Content, begin: int, end: int, said: int) -> int | str:
         return (f"has no header with its length, which cannot be read beyond {said} of {found * frame.samples} "
                 "samples; write it anew, e.g. as FLAC (ffmpeg -i IN OUT.flac)")
     return min(found * frame.samples, said)
+
+
+def missing_header(content: Content, begin: int, end: int, said: int) -> tuple[bytes, int] | None:
+    """The header that the MP3 in bytes [begin, end) lacks, and where in `content` the frames to read behind it begin.
+
+    Args:
+        said: samples by libsndfile.
+
+    Returns:
+        None where there is a header, or without one no more frames than libsndfile takes for granted.
+    """
+    first, frame = _first(content, begin, end)
+    if frame is None or _xing(content, first, frame)[0]:
+        return None
+    found = _walk(content, first, end, frame.kind)
+    if found * frame.samples - said <= UNHEARD_FRAMES * frame.samples:
+        return None
+    return _header(content, first, frame, found, end - first), first
+
+
+def _first(content: Content, begin: int, end: int) -> tuple[int, _Frame | None]:
+    """Where the first frame begins, and the frame; None where there is none of layer III."""
+    first = _find(content, _behind_tag(content, begin, end), end)
+    return (begin, None) if first is None else (first, _frame(content, first, end))
+
+
+def _header(content: Content, at: int, frame: _Frame, count: int, size: int) -> bytes:
+    """A frame that says that so many follow, in so many bytes: of the same kind as the one that begins at `at`."""
+    for bits in range(1, 15):  # the least bit rate at which it has room
+        start = bytes([0xFF, content[at + 1] | 1, bits << 4 | content[at + 2] & 0x0C, content[at + 3]])  # | 1: no CRC
+        room = _frame(start, 0, len(start))
+        if room is not None and room.size >= 4 + _side_bytes(frame) + 16:
+            break
+    assert room is not None  # the highest bit rate has room in any case
+    said = b"Xing\0\0\0\3" + count.to_bytes(4, "big") + (size + room.size).to_bytes(4, "big")  # 3: frames and bytes
+    return (start + bytes(_side_bytes(frame)) + said).ljust(room.size, b"\0")
 
 
 def _walk(content: Content, at: int, end: int, kind: tuple[int, int]) -> int:
@@ -105,10 +141,17 @@ def _behind_tag(content: Content, begin: int, end: int) -> int:
 
 def _xing(content: Content, at: int, frame: _Frame) -> tuple[int, int]:
     """Frames and bytes by the header in the first frame; 0 is what it does not say."""
-    at += 4 + ((17 if frame.mono else 32) if frame.kind[0] == 3 else (9 if frame.mono else 17))
+    at += 4 + _side_bytes(frame)
     if content[at:at + 4] not in (b"Xing", b"Info"):
         return 0, 0
     flags, at = content[at + 7], at + 8
     words = [int.from_bytes(content[at + 4 * i:at + 4 * i + 4], "big") for i in range(2)]
     frames = words.pop(0) if flags & 1 else 0
     return frames, words[0] if flags & 2 else 0
+
+
+def _side_bytes(frame: _Frame) -> int:
+    """Of the side information, behind which the header stands in the first frame."""
+    if frame.kind[0] == 3:
+        return 17 if frame.mono else 32
+    return 9 if frame.mono else 17

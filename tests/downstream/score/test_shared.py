@@ -1,0 +1,48 @@
+"""What two sets share, by ids and by audio."""
+
+from pathlib import Path
+
+import pytest
+
+from downstream.score.shared import refuse_shared, shared_audio
+from upstream.audio.manifest import Manifest, Utterance
+from upstream.errors import InputError
+
+
+def spans(tmp_path: Path, *given: tuple[str, str, int, int]) -> Manifest:
+    """Of (id, file, start, samples)."""
+    for _, file, _, _ in given:
+        (tmp_path / file).touch()
+    return Manifest.of([Utterance(id, tmp_path / file, start, samples, 16_000, 1)
+                        for id, file, start, samples in given], "a test")
+
+
+def test_utterances_of_both_sets_are_counted_and_the_first_one_named():
+    refuse_shared(["a", "b"], {"c"}, "here", "are there")
+    refuse_shared([], {"c"}, "here", "are there")
+    with pytest.raises(InputError, match=r"^here: 2 of 3 utterances, b the first, are there, which makes the score"):
+        refuse_shared(["a", "b", "c"], ["c", "d", "b"], "here", "are there")
+
+
+def test_audio_is_shared_where_spans_of_a_file_overlap(tmp_path):
+    other = spans(tmp_path, ("1", "x.wav", 0, 100), ("2", "x.wav", 200, 100), ("3", "y.wav", 0, 100))
+    own = spans(tmp_path, ("before", "x.wav", 100, 100), ("within", "x.wav", 250, 10), ("over", "x.wav", 90, 20),
+                ("same", "y.wav", 0, 100), ("around", "x.wav", 150, 300), ("after", "x.wav", 300, 5),
+                ("1", "z.wav", 0, 100))
+    assert shared_audio(own, other) == ["within", "over", "same", "around"]
+
+
+def test_recordings_in_one_archive_are_told_apart(tmp_path):
+    (tmp_path / "a.tar").touch()
+
+    def inside(id: str, offset: int) -> Manifest:
+        return Manifest.of([Utterance(id, tmp_path / "a.tar", 0, 100, 16_000, 1, offset=offset, size=10)], "a test")
+
+    assert shared_audio(inside("a", 512), inside("b", 1536)) == []
+    assert shared_audio(inside("a", 512), inside("b", 512)) == ["a"]
+
+
+def test_a_link_to_a_recording_is_the_recording(tmp_path):
+    other = spans(tmp_path, ("1", "x.wav", 0, 100))
+    (tmp_path / "link.wav").symlink_to(tmp_path / "x.wav")
+    assert shared_audio(spans(tmp_path, ("a", "link.wav", 0, 100)), other) == ["a"]
