@@ -1,5 +1,5 @@
 # make demo   installs into .venv and runs the whole way on synthesised speech: results in demo-out/
-# make test   the default tests (under 10 minutes on 2 cores);  make test-slow  the long ones
+# make test   the default tests (some eleven minutes on 2 cores);  make test-slow  the long ones
 # make lint   ruff and mypy
 
 # The first of these that exists and is 3.10 to 3.12; override with `make PYTHON=...`.

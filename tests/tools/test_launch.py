@@ -82,7 +82,8 @@ def test_a_rank_speaks_for_itself_unless_the_first_says_the_same(monkeypatch):
     assert launch.first_says("that")
 
 
-@pytest.mark.parametrize(("victim", "shard"), [("the first", False), ("another", False), ("another", True)])
+@pytest.mark.parametrize(("victim", "shard"), [
+    ("the first", False), ("another", True), pytest.param("another", False, marks=pytest.mark.slow)])
 def test_a_rank_that_dies_ends_the_others(recordings, tmp_path, victim, shard):
     process = start(recordings, tmp_path, "2", "training.updates=100000",
                     *(["training.shard=true", "encoder.layerdrop=0"] if shard else []))
