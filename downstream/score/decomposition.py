@@ -31,7 +31,7 @@ import numpy as np
 
 from downstream.decode.objective import Weighed
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
-from downstream.score.rates import word_errors, words_of
+from downstream.score.rates import compared_words, word_errors
 from upstream.errors import InputError
 
 Blame = Literal["vocabulary", "search", "acoustic", "language", "both"]
@@ -99,7 +99,7 @@ def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame |
         reference, found: under the score of the decoder that found it.
         reachable: whether the decoder's vocabulary holds every word of the reference.
     """
-    if words_of(reference.text) == words_of(found.text):
+    if compared_words(reference.text) == compared_words(found.text):
         return None
     if not reachable:
         return "vocabulary"
@@ -175,7 +175,7 @@ def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str],
         truth = text.split()  # in the form in which the vocabulary may have them
         for word in truth:
             words[word in known] += 1
-        for edit in Levenshtein.editops(words_of(text), words_of(found[id])):
+        for edit in Levenshtein.editops(compared_words(text), compared_words(found[id])):
             if edit.tag == "insert":
                 insertions += 1
             else:

@@ -75,8 +75,8 @@ def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Score
     """
     ids = tuple(references)
     _check_ids(references, hypotheses)
-    truth = [" ".join(words_of(references[id])) for id in ids]
-    found = [" ".join(words_of(hypotheses[id])) for id in ids]
+    truth = [" ".join(compared_words(references[id])) for id in ids]
+    found = [" ".join(compared_words(hypotheses[id])) for id in ids]
     counts = _count(ids, truth, found)
     words, characters = int(counts.words.sum()), int(counts.characters.sum())
     if not words:
@@ -93,10 +93,10 @@ def word_errors(reference: str, hypothesis: str) -> int:
     """The fewest word errors that turn one text into the other: what `score` counts for one utterance."""
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
-    return Levenshtein.distance(words_of(reference), words_of(hypothesis))
+    return Levenshtein.distance(compared_words(reference), compared_words(hypothesis))
 
 
-def words_of(text: str) -> list[str]:
+def compared_words(text: str) -> list[str]:
     """The words of a text as they are compared: in Unicode's form NFC, in which equal letters are equal code points.
 
     As many as `text.split()` gives.

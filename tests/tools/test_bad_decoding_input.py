@@ -123,29 +123,21 @@ def test_a_model_without_unk_decodes_as_with_it_where_all_words_are_known(bad, m
     assert "no <unk> among the 1-grams" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("emissions", "what"), [("nan", "NaN"), ("infinite", "infinity")])
 @pytest.mark.parametrize("arguments", [
-    "decode nan --out x.jsonl --workers 1", f"tune nan --references ref.txt --lm {LM} --out x.json --workers 1",
-    *(f"decode nan --out x.jsonl --lm {LM} --decoder {name} --workers 1" for name in DECODERS),
-    f"decode nan --out x.jsonl --lm {LM} --workers 2", f"errors nan --references ref.txt --lm {LM} --workers 1"])
-def test_nan_is_named_with_its_utterance_and_frame(bad, monkeypatch, capsys, arguments):
+    "decode {} --out x.jsonl --workers 1", f"decode {{}} --out x.jsonl --lm {LM} --workers 2",
+    *(f"decode {{}} --out x.jsonl --lm {LM} --decoder {name} --workers 1" for name in DECODERS),
+    f"tune {{}} --references ref.txt --lm {LM} --out x.json --workers 1",
+    f"errors {{}} --references ref.txt --lm {LM} --workers 1"])
+def test_what_is_no_logarithm_is_named_with_its_utterance_and_frame(bad, monkeypatch, capsys, arguments, emissions,
+                                                                   what):
+    """Infinity ended in a traceback or in another text."""
     monkeypatch.chdir(bad)
     first = next(iter(read_slice()[0]))
-    fails(bad, capsys, 1, f"nan: NaN in the emissions of {first}, first at frame 3", *arguments.split())
-    assert run(["decode-check", "nan", "--references", "ref.txt"]) == 1
-    assert "values: there is NaN among them" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("arguments", [
-    "decode infinite --out x.jsonl --workers 1", f"errors infinite --references ref.txt --lm {LM} --workers 1",
-    *(f"decode infinite --out x.jsonl --lm {LM} --decoder {name} --workers 1" for name in DECODERS),
-    f"tune infinite --references ref.txt --lm {LM} --out x.json --workers 1"])
-def test_infinity_is_named_as_nan_is(bad, monkeypatch, capsys, arguments):
-    """It ended in a traceback or in another text."""
-    monkeypatch.chdir(bad)
-    first = next(iter(read_slice()[0]))
-    fails(bad, capsys, 1, f"infinite: infinity in the emissions of {first}, first at frame 3", *arguments.split())
-    assert run(["decode-check", "infinite", "--references", "ref.txt"]) == 1
-    assert "values: there is infinity among them" in capsys.readouterr().out
+    fails(bad, capsys, 1, f"{emissions}: {what} in the emissions of {first}, first at frame 3",
+          *arguments.format(emissions).split())
+    assert run(["decode-check", emissions, "--references", "ref.txt"]) == 1
+    assert f"values: there is {what} among them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("decoder", ["greedy", *DECODERS])

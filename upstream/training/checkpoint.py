@@ -6,7 +6,6 @@ and one of itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from upstream import ranks
 from upstream.errors import FormatError, UsageError
 from upstream.progress import say
-from upstream.stage import changes, file_hash, read_json, write_json, writing
+from upstream.stage import changes, content_hash, file_hash, read_json, write_json, writing
 from upstream.training.sharding import like, whole
 
 
@@ -62,7 +61,7 @@ def save_checkpoint(folder: Path, update: int, state: dict[str, Tensor], extra: 
         save_file(state, temporary)
         digest = file_hash(temporary)
     record = {"update": update, "sha256": digest, "best": is_best, "extra": extra, "settings": dict(settings or {})}
-    write_json(path.with_suffix(".json"), {**record, "record_sha256": _record_hash(record)})
+    write_json(path.with_suffix(".json"), {**record, "record_sha256": content_hash(record)})
     _remove_old(folder, keep, update)
     return path
 
@@ -74,16 +73,18 @@ def best_checkpoint(folder: Path) -> Path | None:
 
 
 def _remove_old(folder: Path, keep: Keep, newest: int) -> None:
-    """Those later than `newest` were damaged: loading began before them."""
-    found = _complete(folder)
-    later = [path for path in found if _update(path) > newest]
-    found = found[:len(found) - len(later)]
+    for path in _complete(folder):
+        if _update(path) > newest:  # damaged: loading began before it
+            _remove(path)
     best = best_checkpoint(folder) if keep.best else None
-    for path in [*found[:-keep.last], *later]:
-        if path not in later and (path == best or (keep.every and _update(path) % keep.every == 0)):
-            continue
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+    for path in _complete(folder)[:-keep.last]:
+        if path != best and not (keep.every and _update(path) % keep.every == 0):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.with_suffix(".json").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer,
@@ -137,11 +138,7 @@ def _record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or not {"update", "sha256", "extra"} <= set(record):
         return None
     digest = record.pop("record_sha256", None)  # older checkpoints have none
-    return record if record["update"] == _update(path) and digest in (None, _record_hash(record)) else None
-
-
-def _record_hash(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    return record if record["update"] == _update(path) and digest in (None, content_hash(record)) else None
 
 
 def _update(path: Path) -> int:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downstream.score.rates import score, word_errors, words_of
+from downstream.score.rates import compared_words, score, word_errors
 from upstream.errors import InputError
 
 SCTK = Path(__file__).parents[2] / "oracles" / "sctk"
@@ -50,7 +50,7 @@ def test_letters_that_look_the_same_are_the_same(reference, hypothesis):
 
 @given(st.text())
 def test_the_form_of_a_text_changes_no_number_of_words(text):
-    assert len(words_of(text)) == len(text.split())
+    assert len(compared_words(text)) == len(text.split())
 
 
 def test_words_against_an_empty_reference_are_insertions():

@@ -16,6 +16,7 @@ from upstream.device import chosen_device
 from upstream.errors import FormatError, HubertkitError, UsageError
 from upstream.stage import disk_errors, read_json
 from upstream.training import checkpoint
+from upstream.training.checkpoint import Keep
 from upstream.training.loop import Loss
 from upstream.training.monitor import Monitor, Speed, cut_back, read_metrics
 
@@ -94,6 +95,14 @@ def test_a_damaged_checkpoint_takes_no_place_among_the_newest(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path, Toy(11, kill), recipe)
     assert newest(tmp_path).stem == "update-00000009"
+
+
+def test_a_damaged_checkpoint_does_not_cost_the_best_of_those_before_it(tmp_path):
+    everything = Keep(last=9)
+    for update in (8, 9, 12):
+        checkpoint.save_checkpoint(tmp_path, update, {"w": torch.zeros(1)}, {}, everything, is_best=update != 9)
+    checkpoint.save_checkpoint(tmp_path, 10, {"w": torch.zeros(1)}, {}, Keep(last=1, best=True))  # after loading 9
+    assert [path.stem for path in sorted(tmp_path.glob("*.json"))] == ["update-00000008", "update-00000010"]
 
 
 def test_where_no_checkpoint_is_whole_that_is_said(tmp_path, capsys):
