@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from upstream.device import sent
 from upstream.model.encoder import Encoder
+from upstream.model.frontend import working_dtype
+from upstream.model.padding import roomy_frames
 
 
 class Recogniser(nn.Module):
@@ -45,7 +47,9 @@ class Recogniser(nn.Module):
             (B, T, V) float32 natural-log probabilities, and (B,) int64 frames of each utterance, on the host.
         """
         output = self.encoder(waveforms, lengths, mask, channel_mask=channel_mask)
-        logits = self.head(self.dropout(output.last))
+        x, frames = self.dropout(output.last), output.last.shape[1]
+        room = roomy_frames(frames, x.shape[2], x.device, working_dtype(x)) - frames
+        logits = self.head(F.pad(x, (0, 0, 0, room)))[:, :frames]  # or the head's products would have every shape
         return F.log_softmax(logits.float(), dim=-1), output.lengths
 
 

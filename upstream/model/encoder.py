@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upstream.device import sent
 from upstream.errors import InputError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.model.dropout import Dropout
-from upstream.model.frontend import ConvFrontend, frame_counts, valid
+from upstream.model.frontend import ConvFrontend, frame_counts, valid, working_dtype
 from upstream.model.initialisation import initialise
 from upstream.model.mel_frontends import FbankFrontend, LightFrontend
-from upstream.model.padding import CUTS_CHUNKS, PADDINGS, Padding, fairseq_counts
+from upstream.model.padding import CUTS_CHUNKS, PADDINGS, Padding, fairseq_counts, roomy_frames
 from upstream.model.products import Linear
 from upstream.model.transformer import NORM_EPSILON, Transformer
 
@@ -102,11 +103,16 @@ class Encoder(nn.Module):
         padded = bool((lengths != waveforms.shape[1]).any())
         if padded:
             waveforms = waveforms.masked_fill(~valid(lengths, waveforms.shape[1], waveforms.device), 0)
+        room = 0  # frames behind those asked for, which only speed knows of
+        if padding == "exact" and (padded or len(waveforms) == 1):  # several of a length are crops, which all have it
+            waveforms, room = self._with_room(waveforms)
+        padded = padded or room > 0
         features = self.feature_extractor(waveforms, lengths if padded and padding == "exact" else None)  # (B, T, C)
 
         frames = features.shape[1]
-        if mask is not None and tuple(mask.shape) != (len(waveforms), frames):
-            raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {(len(waveforms), frames)}, one value for "
+        asked = frames - room  # T
+        if mask is not None and tuple(mask.shape) != (len(waveforms), asked):
+            raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {(len(waveforms), asked)}, one value for "
                              "each frame")
         if padding == "fairseq" and self.config.family in CUTS_CHUNKS:
             counts = fairseq_counts(lengths, waveforms.shape[1], frames)
@@ -115,13 +121,23 @@ class Encoder(nn.Module):
             features = features.masked_fill(~inside[..., None], 0)
         x = self.feature_projection(features)
         if mask is not None:
+            mask = F.pad(mask, (0, room)) if room else mask
             x = torch.where(sent(mask, x.device)[..., None], self.masked_spec_embed.to(x.dtype), x)
         if channel_mask is not None:
             x = x.masked_fill(sent(channel_mask, x.device)[:, None], 0)
         if inside is not None:
             x = x.masked_fill(~inside[..., None], 0)
         last, states = self.encoder(x, inside, stop_at, clear=padding == "exact")
-        return EncoderOutput(last, counts, tuple(states) if layers else (), features)
+        kept = tuple(state[:, :asked] for state in states) if layers else ()
+        return EncoderOutput(last[:, :asked], counts, kept, features[:, :asked])
+
+    def _with_room(self, waveforms: Tensor) -> tuple[Tensor, int]:
+        """More silence behind a batch where that is faster (`padding.roomy_frames`), and how many frames of it."""
+        grid = self.config.grid
+        frames = grid.frames(waveforms.shape[1])
+        room = roomy_frames(frames, self.config.width, waveforms.device, working_dtype(waveforms)) - frames
+        more = grid.samples(frames + room) - grid.padding - waveforms.shape[1]
+        return (F.pad(waveforms, (0, more)), room) if room else (waveforms, 0)
 
     def _checked_lengths(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         if waveforms.dim() != 2:

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upstream.errors import InputError, UsageError
+from upstream.model import encoder as encoder_module
+from upstream.model.padding import roomy_frames
 
 FRONT_ENDS = [
     {"frontend": "conv", "conv_norm": "group"},
@@ -96,3 +98,63 @@ def test_399_samples_are_refused_and_400_give_a_frame(tiny, frontend):
 def test_arguments_that_do_not_fit_the_batch_are_refused(tiny, arguments, named):
     with pytest.raises(UsageError, match=named):
         tiny()(torch.randn(2, 1000), **arguments)
+
+
+@given(frames=st.integers(1, 5000), width=st.sampled_from([64, 512, 513, 1024]),
+       dtype=st.sampled_from([torch.bfloat16, torch.float32]), device=st.sampled_from(["cpu", "meta"]))
+def test_room_is_an_eighth_at_most_and_only_for_small_models_in_low_precision_on_cpus(frames, width, dtype, device):
+    room = roomy_frames(frames, width, torch.device(device), dtype)
+    assert frames <= room <= frames * 9 / 8 + 1
+    assert roomy_frames(room, width, torch.device(device), dtype) == room
+    assert room == frames or (width <= 512 and dtype == torch.bfloat16 and device == "cpu")
+
+
+def test_room_by_hand():
+    small = (256, torch.device("cpu"), torch.bfloat16)
+    rooms = [roomy_frames(frames, *small) for frames in (1, 15, 17, 256, 257, 288, 289)]
+    assert rooms == [1, 15, 18, 256, 288, 288, 320]
+    assert len({roomy_frames(frames, *small) for frames in range(257, 513)}) == 8
+
+
+@pytest.mark.parametrize("front", FRONT_ENDS)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_room_changes_no_frame_and_no_shape(tiny, monkeypatch, front, rows):
+    """In float32, so that it can be seen; by itself it is only there in 16 bits."""
+    encoder = tiny(feature_grad_mult=1.0, **front)
+    grid = encoder.config.grid
+    samples = grid.samples(19) - grid.padding + 3  # 19 frames: 20 with room
+    lengths = torch.tensor([samples, samples - 700, 900][:rows])
+    waveforms = torch.randn(rows, samples, generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(rows, 19, generator=torch.Generator().manual_seed(2)) < 0.4
+
+    def outputs() -> list[torch.Tensor]:
+        encoder.zero_grad()
+        found = encoder(waveforms, lengths, mask, layers=True)
+        sum(found.last[i, :n].square().sum() for i, n in enumerate(found.lengths.tolist())).backward()
+        assert found.last.shape[1] == found.features.shape[1] == found.layers[0].shape[1] == 19
+        real = [whole[i, :n] for whole in (found.last, found.features, *found.layers)
+                for i, n in enumerate(found.lengths.tolist())]
+        return [*real, *(p.grad.clone() for p in encoder.parameters() if p.grad is not None)]
+
+    plain, seen = outputs(), []
+    monkeypatch.setattr(encoder_module, "roomy_frames", lambda frames, *_: seen.append(frames) or frames + 1)
+    for found, expected in zip(outputs(), plain, strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-4 * max(1.0, expected.abs().max().item()), rtol=0.0)
+    assert seen == [19]
+
+
+def test_crops_of_one_length_get_no_room(tiny, monkeypatch):
+    monkeypatch.setattr(encoder_module, "roomy_frames", lambda *_: pytest.fail("asked for room"))
+    assert tiny()(torch.randn(2, 3000)).last.shape[0] == 2
+
+
+def test_utterances_of_many_lengths_share_the_shapes_of_their_products(tiny, monkeypatch):
+    """Every new shape was compiled, which took a third of a small recogniser's training."""
+    encoder, shapes = tiny(), set()
+    forward = encoder.encoder.forward
+    monkeypatch.setattr(encoder.encoder, "forward", lambda x, *a, **k: shapes.add(x.shape) or forward(x, *a, **k))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for samples in range(8400, 16400, 320):  # 26 to 50 frames
+            encoder(torch.randn(1, samples))
+            encoder(torch.randn(2, samples), torch.tensor([samples, samples - 400]))
+    assert {frames for _, frames, _ in shapes} == {26, 28, 30, 32, 36, 40, 44, 48, 52}
