@@ -7,6 +7,8 @@ Results go to standard output, progress and warnings to standard error. Exit cod
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import io
 import os
 import signal
@@ -24,6 +26,15 @@ from upstream.errors import HubertkitError, Interrupted, RankLost
 from upstream.stage import disk_reason
 
 INTERRUPTED = 130
+# Which module of `tools` holds a command, in the order of `--help`.
+COMMANDS = {"demo": "demo", "pretrain": "pretrain", "status": "pretrain", "finetune": "recognise", "emit": "recognise",
+            "transcribe": "transcribe", "decode-check": "decode_check", "decode": "decode", "tune": "decode",
+            "rescore": "rescore", "rescore-tune": "rescore", "score": "score", "errors": "decomposition",
+            "align": "align", "units": "units", "convert": "convert"}
+GROUPS = {"corpus": "Manifests: import, export, check, show, segment, split.",
+          "teacher": "Teachers: fit, import, check, how good they are, which layer.",
+          "lm": "N-gram language models: build, prune, interpolate, pack, inspect, score.",
+          "bench": "Benchmarks that write results.json."}
 # What is done is on disk, and the same command takes it up: their --out says so. All others begin again.
 GOING_ON = ("demo", "pretrain", "finetune", "bench low-resource", "bench curves", "bench teachers", "bench lm",
             "bench front-ends", "bench decoding")
@@ -34,37 +45,22 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 _WRONG_USE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
-def build_app() -> typer.Typer:
-    """The whole command line. Command groups are imported here, so that `--help` says all there is."""
-    from tools import (
-        align,
-        bench,
-        convert,
-        corpus,
-        decode,
-        decode_check,
-        decomposition,
-        demo,
-        lm,
-        pretrain,
-        recognise,
-        rescore,
-        score,
-        teacher,
-        transcribe,
-    )
-    from tools import units as units_command
+@functools.cache
+def build_command(name: str | None = None) -> Any:
+    """The command line, or as much of it as one command needs: to import the others takes longer than many a command.
 
+    Args:
+        name: of a command or a group; None, or one that there is not, for all, so that `--help` says all there is.
+    """
     app = typer.Typer(name="hubertkit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                       help="From recordings to a speech encoder, a recogniser, and a word error rate to trust.")
-    for module in (demo, pretrain, recognise, transcribe, decode_check, decode, rescore, score, decomposition, align,
-                   units_command, convert):
-        module.register(app)
-    app.add_typer(corpus.app, name="corpus", help="Manifests: import, export, check, show, segment, split.")
-    app.add_typer(teacher.app, name="teacher", help="Teachers: fit, import, check, how good they are, which layer.")
-    app.add_typer(lm.app, name="lm", help="N-gram language models: build, prune, interpolate, pack, inspect, score.")
-    app.add_typer(bench.app, name="bench", help="Benchmarks that write results.json.")
-    return app
+    known = name in COMMANDS or name in GROUPS
+    for module in dict.fromkeys(m for command, m in COMMANDS.items() if not known or command == name):
+        importlib.import_module(f"tools.{module}").register(app)
+    for group, says in GROUPS.items():
+        if not known or group == name:
+            app.add_typer(importlib.import_module(f"tools.{group}").app, name=group, help=says)
+    return typer.main.get_group(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -95,10 +91,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         join_from_environment()
-        command: Any = typer.main.get_command(build_app())
-        code = int(command.main(args=arguments, prog_name="hubertkit", standalone_mode=False) or 0)
+        command = build_command(words[0] if words else None)
+        code = int(command.main(args=words, prog_name="hubertkit", standalone_mode=False) or 0)
         if code == INTERRUPTED:  # some versions of typer make a number of Ctrl-C
             raise KeyboardInterrupt
         return code
@@ -115,7 +112,7 @@ def run(arguments: list[str] | None = None) -> int:
     except HubertkitError as error:
         return error.exit_code if first_says(str(error)) else _failed(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):  # typer turns the one into the other
-        return _failed(f"interrupted; {_afterwards(sys.argv[1:] if arguments is None else arguments)}", INTERRUPTED)
+        return _failed(f"interrupted; {_afterwards(words)}", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 1

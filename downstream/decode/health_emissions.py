@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from downstream.decode.alphabet import SEPARATORS, Alphabet, alphabet
 from downstream.decode.check import Check, graded
@@ -137,6 +136,8 @@ def temperature_of(rows: Sequence[np.ndarray], texts: Sequence[str], columns: Al
     Returns:
         Within `TEMPERATURES`, to about 2%; NaN where no text fits its frames.
     """
+    from scipy.optimize import minimize_scalar  # which takes half a second to import
+
     floored = [np.maximum(r, -1e4) for r in rows]  # minus infinity stays so at every temperature
     fitting = [(r, text) for r, text in zip(floored, texts, strict=True)
                if text and np.isfinite(text_logprobs(r, [text], columns)[0])]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import typer.main
 
 from downstream.decode.beam import BeamDecoder
 from downstream.finetune_recipe import FinetuneRecipe
@@ -222,7 +221,21 @@ def test_what_goes_on_is_what_says_so_in_its_help():
             elif any("the same command again goes on" in (getattr(p, "help", "") or "") for p in command.params):
                 yield " ".join((*before, name))
 
-    assert set(commands(typer.main.get_command(main.build_app()))) == set(main.GOING_ON)
+    assert set(commands(main.build_command())) == set(main.GOING_ON)
+
+
+def test_each_command_is_found_in_the_module_that_is_imported_for_it():
+    assert [*main.COMMANDS, *main.GROUPS] == list(main.build_command().commands)
+    for name in (*main.COMMANDS, *main.GROUPS):
+        assert name in main.build_command(name).commands
+
+
+def test_a_command_does_not_import_the_others(tmp_path):
+    """To import them took longer than the command."""
+    program = ("import sys; from tools.main import run; run(['score', '--help']);"
+               "print([m for m in sys.modules if m.startswith(('benchmarks', 'scipy', 'downstream.finetune'))])")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_stream_of_few_letters_stops_nothing(recordings, tmp_path):

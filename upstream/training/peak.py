@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from upstream import ranks
 
@@ -94,12 +93,14 @@ class _Counter(TorchDispatchMode):
     """Adds up the operations of matrix products and convolutions, by torch's own formulae."""
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # which takes as long to import as a short command
+
         super().__init__()
-        self.operations = 0
+        self.operations, self._formulae = 0, flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = self._formulae.get(func._overloadpacket)
         if formula is not None:
             self.operations += formula(*args, **(kwargs or {}), out_val=out)
         elif str(func._overloadpacket) == "mkldnn._linear_pointwise":  # (..., I) by (O, I)
