@@ -1,5 +1,6 @@
 # make demo   installs into .venv and runs the whole way on synthesised speech: results in demo-out/
-# make test   the default tests (some eleven minutes on 2 cores);  make test-slow  the long ones
+# make test   the default tests (under ten minutes on 2 cores)
+# make test-processes  those of ranks, pools and benchmarks (some five);  make test-slow  the long ones
 # make lint   ruff and mypy
 
 # The first of these that exists and is 3.10 to 3.12; override with `make PYTHON=...`.
@@ -8,13 +9,16 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-processes test-slow lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/hubertkit demo --out demo-out
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q
+
+test-processes: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "processes and not slow"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow

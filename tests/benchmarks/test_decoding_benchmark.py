@@ -24,6 +24,8 @@ from downstream.score.rates import score
 from tools.main import run as command
 from upstream.errors import FormatError, HubertkitError, InputError, UsageError
 
+pytestmark = pytest.mark.processes
+
 ORACLE = Path(__file__).parents[1] / "oracles" / "decoding"
 LM = ORACLE / "words.arpa.gz"
 FEW = Plan((Family("greedy", Name.greedy), Family(REFERENCE, Name.lexicon, (10, 30), 10, threshold=50.0),

@@ -13,6 +13,8 @@ from downstream.lm.kneser_ney import estimate
 from tools.main import run
 from upstream.errors import HubertkitError
 
+pytestmark = pytest.mark.processes
+
 FORMS = (lm.Form("in memory", 2), lm.Form("within 2 GiB", 2, memory=lm.LIMITED), lm.Form("in memory", 2, (0, 1)))
 
 

@@ -6,6 +6,8 @@ from benchmarks.ranks import Plan, run, sums
 from benchmarks.results import check
 from tools.main import run as main
 
+pytestmark = pytest.mark.processes
+
 SMALL = ("encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
          "rounds.0.teacher.clusters=8", "rounds.1.teacher.layer=1", "training.precision=float32")
 

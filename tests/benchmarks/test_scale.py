@@ -14,6 +14,8 @@ from upstream.audio import Manifest
 from upstream.audio.manifest_file import read_table
 from upstream.errors import HubertkitError
 
+pytestmark = pytest.mark.processes
+
 
 def test_the_synthetic_manifest_is_one_and_has_the_hours(tmp_path):
     scale.write_synthetic(tmp_path / "m.arrow", 5000, 5000 * 15.43 / 3600)

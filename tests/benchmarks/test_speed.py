@@ -14,6 +14,8 @@ from benchmarks.speed import Plan, forward_flop, measure, plan_for, pretraining_
 from benchmarks.speed_systems import SYSTEMS, PlainHubert, Work
 from tools.main import run
 
+pytestmark = pytest.mark.processes
+
 CPU = torch.device("cpu")
 TINY = Work("tiny", 2, 1.0, CPU, "float32")
 

@@ -18,6 +18,8 @@ from tools.main import run as main
 from upstream import ranks
 from upstream.errors import RankLost, UsageError
 
+pytestmark = pytest.mark.processes
+
 SMALL = ["hubert-tiny", "encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64",
          "encoder.positional_groups=2", "encoder.layerdrop=0.2", "encoder.dropout=0.1", "training.crop_seconds=1",
          "training.micro_batch_seconds=2", "training.batch_seconds=4", "training.least_seconds=0.5",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 # The quick demo, cut further: every stage is there, no score means anything.
 SMALL = ["pretrain.training.updates=8", "pretrain.training.save_every=4", "pretrain.training.validate_every=4",
          "pretrain.training.batch_seconds=8", "pretrain.training.micro_batch_seconds=8", "pretrain.encoder.layers=3",

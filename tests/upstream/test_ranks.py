@@ -20,6 +20,8 @@ from upstream.teacher.sampling import draw_sample
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 
+pytestmark = pytest.mark.processes
+
 SHAPE = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
                       positional_groups=2)
 

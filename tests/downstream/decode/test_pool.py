@@ -24,6 +24,8 @@ from downstream.decode.pool import decode_all
 from downstream.emissions import Emissions, EmissionsWriter
 from upstream.errors import HubertkitError, InputError, UsageError
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -17,7 +17,7 @@ from upstream.teacher.kmeans import assign, fit
 from upstream.teacher.quantiser import fit_quantiser
 from upstream.teacher.teacher import Teacher
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("one_thread")]
 SHARES = {1: (4000,), 2: (1501, 2499), 3: (1003, 0, 2997)}  # a rank may have nothing at all
 
 

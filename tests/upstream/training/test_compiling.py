@@ -17,6 +17,8 @@ from upstream.training.peak import Arithmetic
 from upstream.training.pool import Pool
 from upstream.training.recipe import TrainingRecipe
 
+pytestmark = pytest.mark.processes
+
 CPU = torch.device("cpu")
 SHAPE = {"width": 32, "layers": 3, "heads": 2, "ffn": 64, "conv_dim": 16}
 STILL = {"dropout": 0, "attention_dropout": 0, "input_dropout": 0, "layerdrop": 0}

@@ -19,6 +19,8 @@ from upstream.training.loop import EVERY, Loss, TrainingRecipe, train
 from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
 
+pytestmark = pytest.mark.processes
+
 RECIPE = TrainingRecipe(updates=12, log_every=1, validate_every=6, save_every=6, precision="float32", batch_seconds=4,
                         micro_batch_seconds=1, optimiser=OptimiserRecipe(peak_rate=0.05, warmup_updates=2, clip_norm=1))
 

@@ -21,6 +21,8 @@ from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
 from upstream.training.recipe import TrainingRecipe
 from upstream.training.sharding import Shards, prepare
 
+pytestmark = pytest.mark.processes
+
 CPU = torch.device("cpu")
 CONFIG = EncoderConfig(frontend="fbank", width=32, layers=3, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
                        positional_groups=2, dropout=0.1, attention_dropout=0.1, input_dropout=0.1, layerdrop=0)

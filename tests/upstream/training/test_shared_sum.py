@@ -18,7 +18,8 @@ from upstream.training import shared_sum as module
 from upstream.training.distributed import GradientSum
 from upstream.training.shared_sum import shared_sum
 
-pytestmark = pytest.mark.skipif(not module.FOLDER.is_dir(), reason="no memory file system here")
+pytestmark = [pytest.mark.processes,
+              pytest.mark.skipif(not module.FOLDER.is_dir(), reason="no memory file system here")]
 SIZE = 1001
 
 
