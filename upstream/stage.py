@@ -170,13 +170,26 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run folder; a second process is refused. The kernel drops the lock of a dead process."""
-    descriptor = ranks.alone(lambda: _lock(Path(run)))
+    """Hold a run folder; a second process is refused. The kernel drops the lock of a dead process.
+
+    A folder that was made for this and in which nothing has come to be, because of a mistake, is removed again.
+    """
+    run, is_new = Path(run), not Path(run).exists()
+    descriptor = ranks.alone(lambda: _lock(run))
     try:
         yield
     finally:
         if ranks.first():
+            if is_new:
+                _remove_unused(run)
             os.close(descriptor)
+
+
+def _remove_unused(run: Path) -> None:
+    with contextlib.suppress(OSError):
+        if os.listdir(run) == [LOCK]:
+            (run / LOCK).unlink()
+            run.rmdir()
 
 
 def busy(run: Path) -> bool:
@@ -197,6 +210,8 @@ def _lock(run: Path) -> int:
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.stat(run / LOCK), os.fstat(descriptor)):  # who held it has just removed it
+            raise BlockingIOError
     except OSError as error:
         os.close(descriptor)
         raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error

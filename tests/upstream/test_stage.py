@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 
 from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
 from upstream.stage import (
+    LOCK,
     changes,
     content_hash,
     disk_errors,
@@ -226,6 +228,33 @@ def test_a_folder_of_another_kind_of_stage_is_not_touched(tmp_path):
     with pytest.raises(UsageError, match="holds the test of another run"):
         run_stage(tmp_path / "a", "other", version=1, settings={}, inputs={}, work=lambda folder: {}, say=print)
     assert (tmp_path / "a/output").read_text() == "done"
+
+
+def test_a_mistake_leaves_no_folder_that_it_made(tmp_path):
+    with pytest.raises(UsageError), locked(tmp_path / "new"):
+        raise UsageError("encoder=nowhere: there is no such file")
+    assert not (tmp_path / "new").exists()
+    with locked(tmp_path / "used"):
+        (tmp_path / "used" / "recipe.yaml").touch()
+    assert (tmp_path / "used" / "recipe.yaml").exists()
+    (tmp_path / "old").mkdir()
+    with locked(tmp_path / "old"):
+        pass
+    assert (tmp_path / "old").exists()
+
+
+def test_a_lock_that_is_removed_while_it_is_waited_for_is_none(tmp_path, monkeypatch):
+    """Else two processes could hold a run: one the file that was removed, one that which is in its place."""
+    plain = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        (tmp_path / LOCK).rename(tmp_path / "removed")
+        (tmp_path / LOCK).touch()
+        plain(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(BusyError), locked(tmp_path):
+        pytest.fail("it was held")
 
 
 def test_a_lock_outlives_the_emptying_of_a_stale_stage(tmp_path):
