@@ -172,10 +172,11 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 def locked(run: Path) -> Iterator[None]:
     """Hold a run folder; a second process is refused. The kernel drops the lock of a dead process.
 
-    A folder that was made for this and in which nothing has come to be, because of a mistake, is removed again.
+    A folder that was made for this and in which nothing has come to be, because of a mistake, is removed again (its
+    parents stay).
     """
-    run, is_new = Path(run), not Path(run).exists()
-    descriptor = ranks.alone(lambda: _lock(run))
+    run = Path(run)
+    descriptor, is_new = ranks.alone(lambda: _lock(run))
     try:
         yield
     finally:
@@ -204,8 +205,10 @@ def busy(run: Path) -> bool:
     return False
 
 
-def _lock(run: Path) -> int:
+def _lock(run: Path) -> tuple[int, bool]:
+    """An open file that holds the folder, and whether the folder was made for it."""
     with disk_errors(run):
+        is_new = not run.exists()
         run.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -215,7 +218,7 @@ def _lock(run: Path) -> int:
     except OSError as error:
         os.close(descriptor)
         raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error
-    return descriptor
+    return descriptor, is_new
 
 
 def check_out(path: Path) -> Path:

@@ -49,7 +49,9 @@ class Recogniser(nn.Module):
         output = self.encoder(waveforms, lengths, mask, channel_mask=channel_mask)
         x, frames = self.dropout(output.last), output.last.shape[1]
         room = roomy_frames(frames, x.shape[2], x.device, working_dtype(x)) - frames
-        logits = self.head(F.pad(x, (0, 0, 0, room)))[:, :frames]  # or the head's products would have every shape
+        if room:  # or the head's products would have every shape
+            x = F.pad(x, (0, 0, 0, room))
+        logits = self.head(x)[:, :frames]
         return F.log_softmax(logits.float(), dim=-1), output.lengths
 
 

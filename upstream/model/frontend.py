@@ -17,7 +17,6 @@ from upstream.device import sent
 from upstream.frames import CONV_GRID, FrameGrid
 from upstream.model.config import EncoderConfig
 from upstream.model.convolution import convolve
-from upstream.model.first_layer import first_layer
 
 NORM_EPSILON = 1e-5
 
@@ -94,10 +93,8 @@ class ConvFrontend(nn.Module):
             matrix = layer.conv.weight[:, 0].t().to(windows.dtype)
             return layer.activated(windows.reshape(batch * rows, kernel) @ matrix)
         matrices, shifts = layer.folded(moments)
-        matrices, shifts = matrices.to(windows.dtype), shifts.to(windows.dtype)
-        if windows.device.type == "cpu" and not windows.requires_grad:
-            return first_layer(windows, matrices, shifts).flatten(0, 1)
-        return F.gelu(torch.baddbmm(shifts[:, None], windows, matrices)).flatten(0, 1)
+        values = torch.baddbmm(shifts[:, None].to(windows.dtype), windows, matrices.to(windows.dtype))
+        return F.gelu(values).flatten(0, 1)
 
 
 class _ConvLayer(nn.Module):

@@ -108,7 +108,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
 
 
 def _total_norm(gradients: list[Tensor]) -> Tensor:
-    """L2 norm over all values. On CPUs by dot products, which take half as long as torch's norm and are more exact."""
+    """L2 norm over all values. On CPUs by dot products, which take less time than torch's norm and are more exact."""
     plain = all(type(g) is Tensor and g.device.type == "cpu" and g.dtype == torch.float32 for g in gradients)
     if not plain or not gradients:
         return torch.nn.utils.get_total_norm(gradients)

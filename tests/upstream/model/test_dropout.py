@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from upstream.model import dropout as module
 from upstream.model.attention import attend
 from upstream.model.dropout import Dropout, dropout, keep_mask, masked
 
@@ -43,41 +41,6 @@ def test_the_default_generator_decides():
     assert torch.equal(drawn(5), drawn(5))
     assert not torch.equal(drawn(5), drawn(6))
     assert not torch.equal(*drawn(5).chunk(2))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("count", [1, 4099, 12_289])
-def test_blocks_give_the_same_bits_on_any_number_of_threads(monkeypatch, kind, count):
-    monkeypatch.setattr(module, "_BLOCK", 4096)
-
-    def drawn(threads: int) -> torch.Tensor:
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        torch.manual_seed(3)
-        return keep_mask(torch.empty(count, dtype=kind), 0.3)
-
-    alone = drawn(1)
-    assert torch.equal(alone, drawn(2))
-    assert set(alone.unique().tolist()) <= {0, -1}
-    for block in alone.split(4096)[:-1]:
-        assert abs(float((block == 0).float().mean()) - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 4096)
-    assert count < 8192 or not torch.equal(alone[:4096], alone[4096:8192])
-
-
-def test_a_forked_process_draws_with_threads_of_its_own(monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 16)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    expected = _drawn_after_seed()  # starts the threads here
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert torch.equal(torch.tensor(pool.apply_async(_drawn_after_seed_as_list).get(30)), expected)
-
-
-def _drawn_after_seed() -> torch.Tensor:
-    torch.manual_seed(4)
-    return keep_mask(torch.empty(100), 0.5)
-
-
-def _drawn_after_seed_as_list() -> list[int]:
-    return _drawn_after_seed().tolist()
 
 
 def test_the_gradient_passes_where_values_did():
