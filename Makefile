@@ -1,6 +1,6 @@
 # make demo   installs into .venv and runs the whole way on synthesised speech: results in demo-out/
 # make test   the default tests (under ten minutes on 2 cores)
-# make test-processes  those of ranks, pools and benchmarks (some five);  make test-slow  the long ones
+# make test-processes  those of several processes and of benchmarks (some six);  make test-slow  the long ones
 # make lint   ruff and mypy
 
 # The first of these that exists and is 3.10 to 3.12; override with `make PYTHON=...`.

@@ -37,6 +37,7 @@ runpy.run_module("benchmarks.speed", run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.processes
 def test_our_step_needs_only_torch_numpy_and_safetensors():
     done = subprocess.run([sys.executable, "-c", STEP], capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

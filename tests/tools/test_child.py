@@ -8,6 +8,7 @@ from tools.child import module_command
 from tools.main import run
 
 
+@pytest.mark.processes
 def test_a_file_called_tools_in_the_working_directory_is_not_run(tmp_path):
     """A bug once found: `python -m tools.main` ran the user's own `tools.py`."""
     (tmp_path / "tools.py").write_text("raise SystemExit('not ours')\n")

@@ -116,6 +116,7 @@ def test_packing_writes_arrays_and_leaves_those_of_the_same_model(tmp_path, caps
     assert (arrays.order, arrays.vocabulary_size, int((arrays.keys >= 0).sum())) == (3, 1675, 5197 + 6386)
 
 
+@pytest.mark.processes
 def test_info_counts_and_measures(tmp_path, capsys):
     assert run(["lm", "info", O3, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

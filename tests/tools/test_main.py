@@ -238,6 +238,7 @@ def test_a_command_does_not_import_the_others(tmp_path):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.processes
 def test_a_stream_of_few_letters_stops_nothing(recordings, tmp_path):
     """A terminal in another encoding, or PYTHONIOENCODING: bars of a table become escapes."""
     import_folder(recordings).save(tmp_path / "m.arrow")
@@ -266,6 +267,7 @@ def test_a_file_where_the_folder_should_be_is_one_line(capsys, recordings, tmp_p
     assert (tmp_path / "run").read_text() == "mine"
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system can be mounted by root only")
 def test_a_full_disk_is_one_line_and_freeing_space_lets_the_run_go_on(recordings, tmp_path):
     disk = tmp_path / "disk"

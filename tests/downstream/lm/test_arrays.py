@@ -192,6 +192,7 @@ def after_one_word(arrays: NgramArrays) -> list[float]:
     return [*logprobs.tolist(), *states.tolist()]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("way", ["fork", "spawn"])
 def test_other_processes_map_the_same_file(tmp_path, way):
     arrays = packed(ORACLES / "arpa/small.o3.arpa.gz", tmp_path)

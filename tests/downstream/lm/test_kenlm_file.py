@@ -90,6 +90,7 @@ def test_a_model_of_too_high_an_order_is_named(tmp_path, cache):
         load_kenlm(tmp_path / "nine.arpa")
 
 
+@pytest.mark.processes
 def test_the_memory_of_a_process_is_measured(tmp_path, cache, monkeypatch):
     """KenLM's hash table takes 24 bytes and more for a unigram."""
     monkeypatch.setenv("PATH", "")

@@ -165,6 +165,7 @@ def test_a_full_disk_is_a_warning_and_no_harm(manifest, decoded, tmp_path, monke
     assert capsys.readouterr().err.count("cache.folder is full") == 1
 
 
+@pytest.mark.processes
 def test_processes_may_fill_one_cache_together(manifest, tmp_path):
     manifest.save(tmp_path / "m.arrow")
     script = ("import sys; from pathlib import Path; from upstream.audio import Manifest; "

@@ -30,6 +30,7 @@ def _faults(how: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.processes
 def test_a_tensor_in_the_place_of_a_freed_one_costs_no_page_faults():
     assert _faults("keep") < 100
     assert _faults("leave") > 200  # 120 MB: 29,000 small pages, or 57 large ones and what is left over

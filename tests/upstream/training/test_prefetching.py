@@ -45,6 +45,7 @@ def test_closing_ends_the_thread():
     assert threading.active_count() == before
 
 
+@pytest.mark.processes
 def test_a_batch_in_the_making_does_not_abort_the_interpreter():
     """Bug: the thread was left to itself; inside a torch operation at the interpreter's end it ended the process with
     SIGABRT, after all was done ("terminate called without an active exception")."""
