@@ -21,14 +21,25 @@ def test_results_fit_the_schema_and_name_their_command(path):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_demo_shows_what_it_is_for(seed):
-    """Both rounds beat scratch, paired on the same utterances, and the second teacher beats the first."""
+    """Round 2 beats scratch, paired on the same utterances, and the second teacher beats the first."""
     found = read_results(RESULTS / f"demo-seed{seed}.json")
-    against_scratch = {c["encoder"]: c["interval"] for c in found["comparisons"]
-                       if (c["decoder"], c["rate"]) == ("greedy", "cer")}
+    against_scratch = _against_scratch(seed)
     assert set(against_scratch) == {"round 1", "round 2"}
-    assert all(high < 0 for _, high in against_scratch.values())
+    assert against_scratch["round 2"][1] < 0
     first, second = (r["units"]["pnmi"] for r in found["rounds"])
     assert second > first
+
+
+def test_round_1_beats_scratch_on_two_seeds_of_three():
+    """As the text below the table says; on the other one the interval holds 0."""
+    assert sum(_against_scratch(seed)["round 1"][1] < 0 for seed in SEEDS) == 2
+
+
+def _against_scratch(seed):
+    """Intervals of the difference in greedy CER, by encoder."""
+    found = read_results(RESULTS / f"demo-seed{seed}.json")
+    return {c["encoder"]: c["interval"] for c in found["comparisons"]
+            if (c["decoder"], c["rate"]) == ("greedy", "cer")}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
