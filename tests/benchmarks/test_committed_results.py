@@ -21,25 +21,16 @@ def test_results_fit_the_schema_and_name_their_command(path):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_demo_shows_what_it_is_for(seed):
-    """Round 2 beats scratch, paired on the same utterances, and the second teacher beats the first."""
+    """Both rounds beat scratch, paired on the same utterances (one of six so narrowly that it may be chance), and the
+    second teacher beats the first."""
     found = read_results(RESULTS / f"demo-seed{seed}.json")
-    against_scratch = _against_scratch(seed)
+    against_scratch = {c["encoder"]: c for c in found["comparisons"] if (c["decoder"], c["rate"]) == ("greedy", "cer")}
     assert set(against_scratch) == {"round 1", "round 2"}
-    assert against_scratch["round 2"][1] < 0
+    for encoder, compared in against_scratch.items():
+        assert compared["difference"] < 0
+        assert (compared["interval"][1] < 0) == ((seed, encoder) != (2, "round 1"))
     first, second = (r["units"]["pnmi"] for r in found["rounds"])
     assert second > first
-
-
-def test_round_1_beats_scratch_on_two_seeds_of_three():
-    """As the text below the table says; on the other one the interval holds 0."""
-    assert sum(_against_scratch(seed)["round 1"][1] < 0 for seed in SEEDS) == 2
-
-
-def _against_scratch(seed):
-    """Intervals of the difference in greedy CER, by encoder."""
-    found = read_results(RESULTS / f"demo-seed{seed}.json")
-    return {c["encoder"]: c["interval"] for c in found["comparisons"]
-            if (c["decoder"], c["rate"]) == ("greedy", "cer")}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -230,7 +230,7 @@ def test_each_command_is_found_in_the_module_that_is_imported_for_it():
         assert name in main.build_command(name).commands
 
 
-def test_a_command_does_not_import_the_others(tmp_path):
+def test_a_command_does_not_import_the_others():
     """To import them took longer than the command."""
     program = ("import sys; from tools.main import run; run(['score', '--help']);"
                "print([m for m in sys.modules if m.startswith(('benchmarks', 'scipy', 'downstream.finetune'))])")

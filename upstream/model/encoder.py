@@ -103,10 +103,10 @@ class Encoder(nn.Module):
         padded = bool((lengths != waveforms.shape[1]).any())
         if padded:
             waveforms = waveforms.masked_fill(~valid(lengths, waveforms.shape[1], waveforms.device), 0)
-        room = 0  # frames behind those asked for, which only speed knows of
-        if padding == "exact" and (padded or len(waveforms) == 1):  # several of a length are crops, which all have it
+        room = 0  # frames behind those asked for, there for speed alone and cut off again
+        if padding == "exact" and (padded or len(waveforms) == 1):  # unpadded rows are crops, most of one length
             waveforms, room = self._with_room(waveforms)
-        padded = padded or room > 0
+            padded = padded or room > 0
         features = self.feature_extractor(waveforms, lengths if padded and padding == "exact" else None)  # (B, T, C)
 
         frames = features.shape[1]

@@ -20,7 +20,7 @@ from torch import Tensor
 Padding = Literal["exact", "fairseq", "transformers"]
 PADDINGS: tuple[str, ...] = ("exact", "fairseq", "transformers")
 FINENESS = 8  # lengths that padded rows may have between a power of two and the next
-NARROW = 512  # width up to which an encoder's products take about as long as compiling them
+NARROW = 512  # width up to which rows are so rounded (measured at 256); larger products take longer than compiling them
 CUTS_CHUNKS = ("hubert", "wavlm")  # families that fairseq's `forward_padding_mask` cuts; WavLM's own code is a copy
 
 
