@@ -20,8 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from upstream.errors import HubertkitError, RankLost, UsageError
+from upstream.rank_watch import RankWatch, watch
 
 # A rank that dies closes its connections, which the others see at once; a stage that only rank 0 does may take days.
+# Where a machine goes dark, `rank_watch` notices.
 PATIENCE = timedelta(days=7)
 _CONNECTION = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe")  # in what gloo and nccl say
 Result = TypeVar("Result")
@@ -30,6 +32,7 @@ _alone = False  # inside `alone` rank 0 is by itself: nobody would answer it
 _threads_together = 0  # threads of this rank when all ranks compute; 0: not set by us
 _joined = False
 _on_gpus = False  # NCCL connects the ranks, too
+_watch: RankWatch | None = None  # of the ranks of other machines
 
 
 def rank() -> int:
@@ -64,7 +67,7 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
         UsageError: this rank's GPU is missing.
         RankLost: another rank died before all were there.
     """
-    global _joined, _on_gpus, _threads_together
+    global _joined, _on_gpus, _threads_together, _watch
     with_gpu = torch.cuda.is_available() and not on_cpu
     if with_gpu:
         local, cards = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
@@ -76,6 +79,8 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
     _joined, _on_gpus = True, with_gpu
     with _losses():
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+        if store is None and count > 1:  # of several machines, perhaps; who started ranks on one watches them
+            _watch = watch(rank, count, os.environ["MASTER_ADDR"], _told)
     _threads_together = threads
     if threads:
         torch.set_num_threads(threads)
@@ -93,6 +98,8 @@ def leave(failed: bool = False) -> None:
         failed: the others may never come to leave. NCCL would wait for them, so a rank with a GPU stays one of several
             then; it has to end, and must not run Python's own end (`os._exit`).
     """
+    if _watch is not None:
+        _watch.close(failed)
     if dist.is_initialized() and not (failed and _on_gpus):
         dist.destroy_process_group()
 
@@ -107,22 +114,28 @@ def alone(work: Callable[[], Result]) -> Result:
     if not _several():
         return work()
     if rank() != 0:
-        outcome: list[Any] = [None]
         with _losses():
-            dist.broadcast_object_list(outcome, 0, device=torch.device("cpu"))
-        if outcome[0] is None:
+            outcome = _told(None)
+        if outcome is None:
             raise SystemExit(1)
-        return outcome[0][0]
+        return outcome[0]
     try:
         with _by_itself():
             result = work()
     except BaseException:
         with contextlib.suppress(RuntimeError):
-            dist.broadcast_object_list([None], 0, device=torch.device("cpu"))
+            _told(None)
         raise
     with _losses():
-        dist.broadcast_object_list([(result,)], 0, device=torch.device("cpu"))
+        _told((result,))
     return result
+
+
+def _told(value: Any) -> Any:
+    """What the first rank passes in, on every rank."""
+    told = [value]
+    dist.broadcast_object_list(told, 0, device=torch.device("cpu"))
+    return told[0]
 
 
 def total(value: float) -> float:
