@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
 import zlib
@@ -27,7 +28,7 @@ from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
 from downstream.lm.loading import load_arpa
 from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.pruning import prune_to_bytes, prune_to_loss, prune_to_ngrams
-from downstream.lm.reading import SPECIALS
+from downstream.lm.reading import SPECIALS, unpacked
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
 from tools.outputs import check_file, check_folder
@@ -299,8 +300,8 @@ def _lines(path: Path) -> Iterator[str]:
     """Lines of a plain or gzipped text, ended by newlines alone; a byte order mark at its beginning is left out."""
     check_readable(path)
     try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+        with open(path, "rb") as raw, unpacked(raw, path) as packed, \
+                io.TextIOWrapper(packed, encoding="utf-8-sig", newline="\n") as file:
             for line in file:
                 yield line.rstrip("\r\n")
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:

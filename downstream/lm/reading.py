@@ -141,7 +141,7 @@ class _Line(NamedTuple):
 def _lines(path: Path) -> Iterator[_Line]:
     rest, number, position, begun = b"", 0, 0, False
     try:
-        with open(path, "rb") as raw, _plain(raw, path) as file:
+        with open(path, "rb") as raw, unpacked(raw, path) as file:
             while block := file.read(_READ):
                 if not begun:
                     block = block.removeprefix(codecs.BOM_UTF8)
@@ -156,7 +156,7 @@ def _lines(path: Path) -> Iterator[_Line]:
         yield _Line(number + 1, rest, False, position)
 
 
-def _plain(raw: BufferedReader, path: Path) -> BinaryIO | gzip.GzipFile:
+def unpacked(raw: BufferedReader, path: Path) -> BinaryIO | gzip.GzipFile:
     """Unpacked while reading, if it is gzipped: by its name or its first bytes."""
     return gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" or raw.peek(2)[:2] == b"\x1f\x8b" else raw
 

@@ -149,10 +149,11 @@ def test_scores_are_natural_logarithms_and_perplexities_those_of_query(capsys):
     assert json.loads(capsys.readouterr().out)["with_unknown"] == pytest.approx(231.888, abs=1e-2)
 
 
-def test_a_text_to_score_may_be_normalised_and_compressed(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["text.gz", "text"])  # its first bytes say so, too
+def test_a_text_to_score_may_be_normalised_and_compressed(tmp_path, capsys, name):
     model = str(ORACLES / "arpa/small.o3.arpa.gz")
-    (tmp_path / "text.gz").write_bytes(gzip.compress(b"The time-traveller!\r\n"))
-    assert run(["lm", "score", model, str(tmp_path / "text.gz"), "--normalise"]) == 0
+    (tmp_path / name).write_bytes(gzip.compress(b"The time-traveller!\r\n"))
+    assert run(["lm", "score", model, str(tmp_path / name), "--normalise"]) == 0
     assert capsys.readouterr().out.splitlines()[0].endswith("\tTHE TIME TRAVELLER")
 
 
