@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from downstream.text.normalise import normalise as normalise_text
+from tools.outputs import check_file
 from upstream.audio.corpora.common_voice import import_common_voice
 from upstream.audio.corpora.fairseq import import_fairseq
 from upstream.audio.corpora.folder import import_folder
@@ -22,6 +23,7 @@ from upstream.audio.corpora.parquet import import_parquet
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, SKIP_BAD, Problem, Skip
 from upstream.audio.corpora.tar_shards import import_tar
 from upstream.audio.manifest import Manifest
+from upstream.audio.manifest_file import is_manifest
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.teacher.fairseq_labels import import_labels
@@ -60,7 +62,7 @@ def librispeech(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Nor
                                                          show_default=False)] = None) -> None:
     """SPEAKER/CHAPTER/*.flac (or .opus, ...) with SPEAKER-CHAPTER.trans.txt beside them, below any subset folders."""
     wanted = _read_ids(ids) if ids is not None else None
-    _make(lambda skip: import_librispeech(src, wanted, skip), out, skip_bad, normalise)
+    _make(lambda skip: import_librispeech(src, wanted, skip), [src, ids], out, skip_bad, normalise)
 
 
 @app.command("libri-light")
@@ -68,7 +70,7 @@ def libri_light(src: Source, out: Out, part: Annotated[Amount, typer.Option(help
                 fold: Annotated[int, typer.Option(help="Which of the six sets of 10min.")] = 0,
                 skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
     """librispeech_finetuning with 1h/0 to 1h/5 and 9h: 10 minutes, 1 hour or 10 hours."""
-    _make(lambda skip: import_libri_light(src, part.value, fold, skip), out, skip_bad, normalise)
+    _make(lambda skip: import_libri_light(src, part.value, fold, skip), [src], out, skip_bad, normalise)
 
 
 @app.command("folder")
@@ -78,31 +80,31 @@ def folder(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalis
            ))] = None) -> None:
     """Any audio; transcripts in a .txt beside each recording, in one table, or none. Speakers come from a table only:
     without them, parts that are held out may share voices with the rest."""
-    _make(lambda skip: import_folder(src, table, skip, SKIP_BAD), out, skip_bad, normalise)
+    _make(lambda skip: import_folder(src, table, skip, SKIP_BAD), [src, table], out, skip_bad, normalise)
 
 
 @app.command("fairseq")
 def fairseq(src: Table, out: Out, root: Root = None, skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
     """A .tsv, with .wrd or .ltr beside it. Its labels: `corpus import km`."""
-    _make(lambda skip: import_fairseq(src, root, skip), out, skip_bad, normalise)
+    _make(lambda skip: import_fairseq(src, root, skip), [src], out, skip_bad, normalise)
 
 
 @app.command("kaldi")
 def kaldi(src: Source, out: Out, root: Root = None, skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
     """A data folder: wav.scp without commands, and segments, text, utt2spk where they are there."""
-    _make(lambda skip: import_kaldi(src, root, skip), out, skip_bad, normalise)
+    _make(lambda skip: import_kaldi(src, root, skip), [src], out, skip_bad, normalise)
 
 
 @app.command("common-voice")
 def common_voice(src: Table, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
     """A .tsv of Common Voice, with clips/ beside it."""
-    _make(lambda skip: import_common_voice(src, skip), out, skip_bad, normalise)
+    _make(lambda skip: import_common_voice(src, skip), [src], out, skip_bad, normalise)
 
 
 @app.command("nemo")
 def nemo(src: Table, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
     """A JSONL manifest of NeMo."""
-    _make(lambda skip: import_nemo(src, skip), out, skip_bad, normalise)
+    _make(lambda skip: import_nemo(src, skip), [src], out, skip_bad, normalise)
 
 
 @app.command("parquet")
@@ -112,7 +114,7 @@ def parquet(src: Annotated[Path, typer.Argument(metavar="SRC", help="A .parquet 
             skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
     """Hugging Face's Parquet with the audio inside. Uncompressed audio is read in place, other goes into OUT-audio/."""
     extracted = out.with_name(f"{out.stem}-audio")
-    _make(lambda skip: import_parquet(src, extracted, skip, column), out, skip_bad, normalise)
+    _make(lambda skip: import_parquet(src, extracted, skip, column), [src], out, skip_bad, normalise)
 
 
 @app.command("tar")
@@ -120,7 +122,7 @@ def tar(src: Annotated[Path, typer.Argument(metavar="SRC", help="A .tar file, or
                                             show_default=False)],
         out: Out, skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
     """Tar shards of WebDataset (KEY.flac, KEY.txt, KEY.json), read in place."""
-    _make(lambda skip: import_tar(src, skip), out, skip_bad, normalise)
+    _make(lambda skip: import_tar(src, skip), [src], out, skip_bad, normalise)
 
 
 @app.command("km")
@@ -168,15 +170,17 @@ def refuse_folder(out: Path) -> None:
     """Raise UsageError where a manifest is to be written and a folder is, or a file that is none."""
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the manifest's file, such as {out / 'manifest.arrow'}")
-    if out.is_file() and out.suffix.lower() not in MANIFESTS:
-        raise UsageError(f"{out}: is there already and no manifest; name the file .arrow or .parquet")
+    if out.is_file() and not (out.suffix.lower() in MANIFESTS and is_manifest(out)):
+        raise UsageError(f"{out}: is there already and no manifest, so it is left as it is; give another --out")
     if out.suffix.lower() in AUDIO_SUFFIXES:
         raise UsageError(f"{out}: the name of a recording; --out names a manifest, .arrow or .parquet")
 
 
-def _make(importer: Callable[[Skip | None], Manifest], out: Path, skip_bad: bool, normalise: bool) -> None:
+def _make(importer: Callable[[Skip | None], Manifest], inputs: Sequence[Path | None], out: Path, skip_bad: bool,
+          normalise: bool) -> None:
     """Import, write, and say what was written and what was left out."""
     refuse_folder(out)
+    check_file(out, inputs)
     skipped: list[Problem] = []
     manifest = importer(skipped.append if skip_bad else None)
     manifest = normalised(manifest) if normalise else manifest
@@ -195,7 +199,7 @@ def _make(importer: Callable[[Skip | None], Manifest], out: Path, skip_bad: bool
 
 def _read_ids(path: Path) -> list[str]:
     try:
-        ids = path.read_text(encoding="utf-8").split()
+        ids = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: the list of ids cannot be read ({error})") from error
     if not ids:

@@ -163,6 +163,21 @@ def test_the_blank_of_transformers_is_its_padding_whatever_it_is_called(tmp_path
     assert _difference(_logprobs(model), logits.log_softmax(-1)) < 1e-4
 
 
+def test_symbols_that_the_tokenizer_added_are_rows_too(tmp_path):
+    """The usual way to fine-tune: a vocab.json without <s> and </s>, which the tokenizer adds behind it."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32,
+             "conv_dim": [16] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/vocab.json").write_text(json.dumps({"a": 0, "b": 1, "|": 2, "[UNK]": 3, "[PAD]": 4}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "own/vocab.json"), unk_token="[UNK]",
+                                                  pad_token="[PAD]")
+    config = transformers.HubertConfig(**sizes, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    transformers.HubertForCTC(config).save_pretrained(tmp_path / "asr")
+    tokenizer.save_pretrained(tmp_path / "asr")
+    assert import_recogniser(tmp_path / "asr")[1] == Vocabulary(("a", "b", "|", "[UNK]", "[PAD]", "<s>", "</s>"), 4)
+
+
 def test_symbols_that_nothing_tells_are_asked_for(tmp_path):
     content = read_torch_file(LARGE)
     torch.save({"cfg": content["cfg"], "model": content["model"]}, tmp_path / "x.pt")

@@ -212,6 +212,23 @@ def test_an_export_says_what_is_lost(capsys, manifest, tmp_path):
                                                   tmp_path / "b")[2]
 
 
+def test_an_import_does_not_replace_the_corpus(capsys, manifest, tmp_path):
+    """A shard of Hugging Face ends in .parquet as manifests may: its audio was gone."""
+    shards = tmp_path / "shards"
+    assert call(capsys, "export", "parquet", manifest, "--out", shards / "0.parquet")[0] == 0
+    before = (shards / "0.parquet").read_bytes()
+    for src, said in ((shards / "0.parquet", "is there already and no manifest"), (shards, "no manifest")):
+        code, _, error = call(capsys, "import", "parquet", src, "--out", shards / "0.parquet")
+        assert (code, said in error, (shards / "0.parquet").read_bytes()) == (2, True, before)
+    (tmp_path / "data-00000.arrow").write_bytes(b"a stream of another program")
+    assert call(capsys, "import", "parquet", shards, "--out", tmp_path / "data-00000.arrow")[0] == 2
+    table = tmp_path / "list.parquet"  # of the columns of a manifest, and what the import reads
+    table.write_bytes(manifest.read_bytes())
+    for again in (tmp_path / "m.parquet", tmp_path / "m.arrow"):
+        for _ in range(2):  # a manifest of ours may be made anew
+            assert call(capsys, "import", "parquet", shards, "--out", again)[0] == 0
+
+
 def test_a_parquet_import_puts_compressed_audio_beside_the_manifest(capsys, manifest, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -82,6 +82,20 @@ def read_table(path: Path) -> tuple[pa.Table, str, str | None]:
     return _checked(path, table, foreign=not ours), metadata.get("source", str(path)), said
 
 
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest, of whatever version, or has the columns of one; only its head is read."""
+    try:
+        if path.suffix == ".parquet":
+            schema = pq.read_schema(path)
+        else:
+            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                schema = reader.schema
+    except (pa.ArrowException, OSError, EOFError):
+        return False
+    ours = (schema.metadata or {}).get(b"format") == FORMAT.encode()
+    return ours or all(name in schema.names for name in COLUMNS.names if name not in OPTIONAL)
+
+
 def checked_hash(table: pa.Table, said: str | None, source: str) -> str:
     """The hash of a table; one whose file said another was changed by someone, and is checked as a foreign one.
 

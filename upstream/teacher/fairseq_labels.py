@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def _dictionary(path: Path) -> frozenset[int]:
     found = set()
     for number, line in lines_of(path):
         symbol = line.split()[:1]
-        if symbol and not (symbol[0].isdecimal() and int(symbol[0]) < 1 << 16):
+        if symbol and not (re.fullmatch(r"\d{1,9}", symbol[0]) and int(symbol[0]) < 1 << 16):
             raise InputError(f"{path}, line {number}: {symbol[0]!r} is no class; expected `NUMBER COUNT`")
         found |= {int(s) for s in symbol}
     if not found:

@@ -1,5 +1,6 @@
 """Imports: LibriSpeech's layout and plain folders, good and bad."""
 
+import codecs
 import os
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def test_librispeech_is_sorted_by_number_with_texts_and_speakers(libri):
     assert manifest.speakers == ["19"] * 3 + ["121"] * 2 + ["1000"] * 2
     assert manifest.texts[1] == "THE TEXT OF 1"
     assert manifest.lengths.tolist() == [1019] * 3 + [1121] * 2 + [2000] * 2
+
+
+def test_a_byte_order_mark_before_transcripts_is_no_part_of_an_id(libri):
+    path, before = libri / "a/121/7/121-7.trans.txt", import_librispeech(libri)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    found = import_librispeech(libri)
+    assert (found.ids, found.texts) == (before.ids, before.texts)
 
 
 def test_one_subset_or_one_speaker_can_be_imported_alone(libri):

@@ -1,5 +1,6 @@
 """Corpora in the layouts of other programs: what is read, what goes out and comes back, and what is refused."""
 
+import codecs
 import io
 import json
 from dataclasses import replace
@@ -102,6 +103,7 @@ class TestFairseq:
         assert len(read(found)) == 700
 
     @pytest.mark.parametrize(("name", "lines", "said"), [
+        ("train.tsv", ["{root}", "s0/s0-0.wav\t" + "9" * 5000], r"train\.tsv, line 2: .* is not `PATH<tab>SAMPLES`"),
         ("train.tsv", ["{root}", "s0/s0-0.wav 1000"], r"train\.tsv, line 2: .* is not `PATH<tab>SAMPLES`"),
         ("train.tsv", ["s0/s0-0.wav\t1000"], r"line 1: expected the folder"),
         ("train.tsv", [], r"line 1: expected the folder"),
@@ -217,7 +219,16 @@ class TestNemo:
         assert [(u.start, u.samples) for u in found] == [(0, 8000), (12_000, 20_000), (0, 16_000)]
         assert (found.texts, found.speakers) == (["one", "two", None], [None, "7", None])
 
+    def test_ids_may_be_numbers(self, tmp_path):
+        rows = []
+        for number in (0, 7):
+            audio(tmp_path / f"{number}.wav", 2000 + number)
+            rows.append(json.dumps({"audio_filepath": f"{number}.wav", "id": number}))
+        (tmp_path / "m.json").write_text("\n".join(rows))
+        assert import_nemo(tmp_path / "m.json").ids == ["0", "7"]
+
     @pytest.mark.parametrize(("line", "said"), [
+        ('{"audio_filepath": "a.wav", "id": [1]}', r"line 2: id is \[1\]; expected a string or a number"),
         ("{", "line 2: not JSON"), ('{"text": "x"}', "line 2: no audio_filepath"), ("[1]", "line 2: no audio_filepath"),
         ('{"audio_filepath": "a.wav", "duration": "1"}', "line 2: duration is '1'"),
         ('{"audio_filepath": "a.wav", "channel_selector": 1}', "channel_selector is not supported"),
@@ -236,11 +247,14 @@ class TestCommonVoice:
         (tmp_path / "train.tsv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
         return tmp_path / "train.tsv"
 
-    def test_clips_speakers_and_sentences_are_read(self, tmp_path):
+    @pytest.mark.parametrize("marked", [False, True])
+    def test_clips_speakers_and_sentences_are_read(self, tmp_path, marked):
         audio(tmp_path / "clips" / "cv_1.mp3", 24_000)
         audio(tmp_path / "clips" / "cv_2.mp3", 24_000)
         audio(tmp_path / "clips" / "unlisted.mp3", 24_000)
-        found = import_common_voice(self.table(tmp_path, 'abc\tcv_2.mp3\t"Ja,  gut\t3', "abd\tcv_1\t\t0"))
+        table = self.table(tmp_path, 'abc\tcv_2.mp3\t"Ja,  gut\t3', "abd\tcv_1\t\t0")
+        table.write_bytes(codecs.BOM_UTF8 * marked + table.read_bytes())
+        found = import_common_voice(table)
         assert found.ids == ["cv_2", "cv_1"]
         assert found.speakers == ["abc", "abd"]
         assert found.texts == ['"Ja, gut', None]

@@ -52,6 +52,24 @@ class TestTar:
             tar_of(tmp_path / f"{shard}.tar", {"000.flac": content(500)})
         assert import_tar(tmp_path).ids == ["x-000", "y-000"]
 
+    def test_a_second_name_of_a_file_is_an_utterance_too(self, tmp_path):
+        """GNU tar writes hard-linked files once; their other names were lost without a word."""
+        path = tar_of(tmp_path / "0.tar", {"a.flac": content(800), "a.txt": b"one"})
+        with tarfile.open(path, "a") as tar:
+            for name, target in (("b.flac", "a.flac"), ("b.txt", "a.txt")):
+                member = tarfile.TarInfo(name)
+                member.type, member.linkname = tarfile.LNKTYPE, target
+                tar.addfile(member)
+        found = import_tar(path)
+        assert (found.ids, found.texts) == (["a", "b"], ["one", "one"])
+        np.testing.assert_array_equal(read(found[1]), read(found[0]))
+        with tarfile.open(path, "a") as tar:
+            member = tarfile.TarInfo("c.flac")
+            member.type, member.linkname = tarfile.LNKTYPE, "gone.flac"
+            tar.addfile(member)
+        with pytest.raises(InputError, match=r"c\.flac is a link to gone\.flac, which the tar does not hold"):
+            import_tar(path)
+
     @pytest.mark.parametrize(("members", "said"), [
         ({"a.flac": b"no audio"}, "cannot be read as audio"), ({"a.txt": b"words"}, "a has no audio in the tar"),
         ({"a.flac": content(500), "a.wav": content(500, "WAV")}, "a.wav is a second recording of a"),
@@ -97,6 +115,14 @@ class TestParquet:
         in_place = options["compression"] == "none"
         assert {u.audio for u in found} == {path if in_place else tmp_path / "extracted" / "a.tar"}
         assert (tmp_path / "extracted").exists() != in_place
+
+    @pytest.mark.parametrize(("ids", "expected"), [([7, 7, 9], "012"), ([0, 1, 2], "012"), ([5, 0, 6], "506"),
+                                                   (["", "b", "c"], "012")])
+    def test_numbers_that_several_rows_share_are_no_ids(self, tmp_path, ids, expected):
+        """FLEURS numbers sentences; and a number of 0 counted as none."""
+        values = [{"bytes": content(500 + i), "path": f"{i}.flac"} for i in range(3)]
+        pq.write_table(pa.table({"id": ids, "audio": values}), tmp_path / "a.parquet")
+        assert "".join(import_parquet(tmp_path / "a.parquet", tmp_path / "x").ids) == expected
 
     def test_what_is_extracted_is_a_tar_that_can_be_imported(self, tmp_path):
         path = self.written(tmp_path / "a.parquet", compression="snappy")

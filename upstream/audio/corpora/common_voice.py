@@ -30,7 +30,7 @@ def import_common_voice(src: Path, skip: Skip | None = None) -> Manifest:
         raise UsageError(f"{src}: no such table; give Common Voice's train.tsv, validated.tsv, ...")
     entries = []
     try:
-        with src.open(encoding="utf-8", newline="") as lines:
+        with src.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
             missing = [name for name in NEEDED if name not in (reader.fieldnames or ())]
             if missing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError
 from upstream.stage import disk_errors, writing
+
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 def import_fairseq(src: Path, root: Path | None = None, skip: Skip | None = None) -> Manifest:
@@ -104,10 +107,10 @@ def _spelt(letters: str) -> str:
 def _row(src: Path, folder: Path, number: int, line: str) -> tuple[Path, int, int | None, int | None]:
     """Path, samples, and where the file lies in a zip."""
     path, _, samples = line.partition("\t")
-    if not path or not samples.strip().isdecimal():
+    if not path or not _NUMBER.fullmatch(samples.strip()):
         raise InputError(f"{src}, line {number}: {line!r} is not `PATH<tab>SAMPLES`")
     parts = path.rsplit(":", 2)
-    if len(parts) == 3 and parts[0].endswith(".zip") and parts[1].isdecimal() and parts[2].isdecimal():
+    if len(parts) == 3 and parts[0].endswith(".zip") and all(map(_NUMBER.fullmatch, parts[1:])):
         return folder / parts[0], int(samples), int(parts[1]), int(parts[2])
     return folder / path, int(samples), None, None
 

@@ -72,7 +72,7 @@ def _entries(src: Path, folders: Sequence[Path], ids: set[str] | None, bad: BadF
 def _read_transcripts(path: Path) -> Iterator[tuple[str, str]]:
     """(id, text) of each line `ID TEXT`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a readable UTF-8 file ({error})") from error
     for number, line in enumerate(lines, 1):

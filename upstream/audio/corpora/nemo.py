@@ -34,7 +34,7 @@ def import_nemo(src: Path, skip: Skip | None = None) -> Manifest:
     paths = [src.absolute().parent / row["audio_filepath"] for row in rows]
     starts = [float(row.get("offset") or 0) for row in rows]
     ids = span_ids(ids_of(src.absolute().parent, paths), starts)
-    entries = [Entry(row.get("id") or name, path, str(row["speaker"]) if row.get("speaker") is not None else None,
+    entries = [Entry(_said(row, "id") or name, path, _said(row, "speaker"),
                      " ".join((row.get("text") or "").split()) or None, start,
                      start + row["duration"] if row.get("duration") is not None else None)
                for row, path, start, name in zip(rows, paths, starts, ids)]
@@ -58,6 +58,11 @@ def export_nemo(manifest: Manifest, path: Path) -> Path:
     return write_lines(path, lines)
 
 
+def _said(row: dict[str, Any], key: str) -> str | None:
+    """A value as a string; 0 is one."""
+    return None if row.get(key) is None else str(row[key])
+
+
 def _row(src: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
@@ -68,9 +73,10 @@ def _row(src: Path, number: int, line: str) -> dict[str, Any]:
                          '{"audio_filepath": ..., "duration": ..., "text": ...}')
     if "channel_selector" in row:
         raise InputError(f"{src}, line {number}: channel_selector is not supported; channels are averaged when read")
-    for key, types in (("duration", (int, float)), ("offset", (int, float)), ("text", str), ("id", str)):
+    for key, types, wanted in (("duration", (int, float), "seconds"), ("offset", (int, float), "seconds"),
+                               ("text", str, "a string"), ("id", (str, int), "a string or a number")):
         value = row.get(key)
         if value is not None and (not isinstance(value, types) or isinstance(value, bool) or
                                   (isinstance(value, int) and abs(value) > MOST_SECONDS)):
-            raise InputError(f"{src}, line {number}: {key} is {row[key]!r}")
+            raise InputError(f"{src}, line {number}: {key} is {row[key]!r}; expected {wanted}")
     return row

@@ -223,8 +223,9 @@ def _tar_names(files: list[Path], folder: Path) -> dict[Path, Path]:
 
 
 def _ids(rows: list[_Row]) -> list[str]:
-    if all(str(row.others.get("id") or "").strip() for row in rows):
-        return ["_".join(str(row.others["id"]).split()) for row in rows]
+    given = ["_".join((first_of(row.others, ("id",)) or "").split()) for row in rows]
+    if all(given) and len(set(given)) == len(given):  # FLEURS numbers sentences, which several people read
+        return given
     stems = ["_".join(Path(row.name or "").stem.split()) for row in rows]
     if all(stems) and len(set(stems)) == len(stems):
         return stems

@@ -5,6 +5,7 @@ Audio is read where it lies; nothing is unpacked. A compressed tar has no places
 
 from __future__ import annotations
 
+import copy
 import glob
 import io
 import json
@@ -116,8 +117,8 @@ def _members(shard: Path, bad: BadFiles) -> Iterator[Entry]:
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                if member.isfile():
-                    _note(shard, tar, member, samples)
+                if member.isfile() or member.islnk():
+                    _note(shard, tar, _linked(shard, tar, member), samples)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{shard}: no tar, a compressed one, or cut short ({error}); only plain tars can be read in "
                          "place") from error
@@ -130,6 +131,19 @@ def _members(shard: Path, bad: BadFiles) -> Iterator[Entry]:
         text = sample.text if sample.text is not None else first_of(sample.said, TEXT_NAMES)
         yield Entry(_word(key), shard.absolute(), first_of(sample.said, SPEAKER_NAMES),
                     " ".join((text or "").split()) or None, offset=sample.audio.offset_data, size=sample.audio.size)
+
+
+def _linked(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The member itself, or, where it is a second name of a file, that file under this name."""
+    if not member.islnk():
+        return member
+    try:
+        file = copy.copy(tar.getmember(member.linkname))
+    except KeyError as error:
+        raise InputError(f"{shard}: {member.name} is a link to {member.linkname}, which the tar does not hold"
+                         ) from error
+    file.name = member.name
+    return file
 
 
 def _note(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, _Sample]) -> None:

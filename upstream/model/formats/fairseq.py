@@ -85,28 +85,31 @@ def read(path: Path, content: dict[str, Any], pretrained: Path | None = None) ->
     Raises:
         FormatError: an architecture that we do not have, no configuration, or weights that do not fit it.
     """
-    tensors = old_weight_norm(content["model"])
+    given, notes = _without_teacher(content["model"])
+    tensors = old_weight_norm(given)
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise FormatError(f"{path}: 'model' holds other things than tensors")
     groups = groups_of(content, path)
     state = content.get("task_state") or {}
     if not any(key.startswith("w2v_encoder.") for key in tensors):
-        config, encoder, notes = _encoder(tensors, settings_of(groups, path), path)
+        config, encoder, more = _encoder(tensors, settings_of(groups, path), path)
         quantiser = _quantiser(tensors)
         prediction = None if quantiser else _prediction(tensors, groups, state, config.width, path)
-        notes += _drop_teacher(tensors)
+        more += _drop_regression(tensors, config)
         refuse_rest(tensors, path)
-        return Checkpoint(path, config, encoder, prediction, quantiser, extra={"fairseq": groups}, notes=notes)
+        return Checkpoint(path, config, encoder, prediction, quantiser, extra={"fairseq": groups}, notes=notes + more)
 
     body = {key[len(BODY):]: tensors.pop(key) for key in list(tensors) if key.startswith(BODY)}
     settings = overridden(_pretrained_settings(groups, body, Path(path), pretrained), groups)
-    config, encoder, notes = _encoder(body, settings, path)
+    config, encoder, more = _encoder(body, settings, path)
+    more += _drop_regression(body, config)
     table = body.pop("label_embs_concat", None)
     refuse_rest((BODY + key for key in body), path)
     ctc = _ctc(tensors, state, config.width, path)
     refuse_rest(tensors, path)
     others = {} if table is None else {"label_embs_concat": table.float().clone()}
-    return Checkpoint(path, config, encoder, ctc=ctc, others=others, extra={"fairseq": groups}, notes=notes)
+    return Checkpoint(path, config, encoder, ctc=ctc, others=others, extra={"fairseq": groups},
+                      notes=notes + more)
 
 
 def _encoder(tensors: dict[str, Tensor], settings: dict[str, Any], path: Source
@@ -157,12 +160,20 @@ def _quantiser(tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
     return {ours: tensors.pop(theirs).float().clone() for ours, theirs in QUANTISER.items()}
 
 
-def _drop_teacher(tensors: dict[str, Tensor]) -> tuple[str, ...]:
-    """Drop data2vec's averaged teacher and its regression, which only its training needs."""
-    teacher = [key for key in tensors if key.startswith("_ema")]
-    for key in teacher:
-        del tensors[key]
-    return ("left out data2vec's averaged teacher (_ema)",) if teacher else ()
+def _without_teacher(model: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """All but data2vec's averaged teacher, a dictionary under one key, which only its training needs."""
+    kept = {key: value for key, value in model.items() if not key.removeprefix(BODY).startswith("_ema")}
+    return kept, ("left out data2vec's averaged teacher (_ema)",) if len(kept) < len(model) else ()
+
+
+def _drop_regression(tensors: dict[str, Tensor], config: EncoderConfig) -> tuple[str, ...]:
+    """Drop the head of data2vec's training, a matrix of the encoder's width."""
+    names = [key for key in ("final_proj.weight", "final_proj.bias") if key in tensors]
+    if config.family != "data2vec" or not names:
+        return ()
+    for name in names:
+        del tensors[name]
+    return ("left out data2vec's regression (final_proj)",)
 
 
 def _prediction(tensors: dict[str, Tensor], groups: dict[str, Any], state: dict[str, Any], width: int, path: Source

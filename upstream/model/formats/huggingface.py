@@ -213,25 +213,39 @@ def _masks(described: dict[str, Any]) -> bool:
 
 
 def _normalize(folder: Path, conv_norm: str) -> tuple[bool, tuple[str, ...]]:
-    """Whether waveforms are standardised, and a note if preprocessor_config.json says otherwise.
+    """Whether waveforms are standardised, and a note if the settings of the feature extractor say otherwise.
 
     With group norm they are not, as these models were trained: transformers' converter writes `do_normalize` for all
     of them, and there it hardly matters, since the norm cancels gain and offset.
     """
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
+    path, content = _feature_extractor(folder)
+    if content is None:
         return conv_norm == "layer", ()
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise FormatError(f"{path}: expected the settings of a feature extractor")
     rate = content.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise FormatError(f"{path}: waveforms at {rate} Hz; hubertkit's encoders hear {SAMPLE_RATE} Hz")
     asked = bool(content.get("do_normalize", True))
     if conv_norm == "layer":
         return asked, ()
-    return False, ("preprocessor_config.json asks for standardised waveforms; with group norm hubertkit feeds them as "
-                   "they are, as such models were trained",) if asked else ()
+    return False, (f"{path.name} asks for standardised waveforms; with group norm hubertkit feeds them as they are, as "
+                   "such models were trained",) if asked else ()
+
+
+def _feature_extractor(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The settings of the feature extractor and where they stand: transformers 5 writes those of a processor into the
+    processor's file. None where there are none."""
+    alone, together = folder / "preprocessor_config.json", folder / "processor_config.json"
+    path = alone if alone.is_file() or not together.is_file() else together
+    if not path.is_file():
+        return path, None
+    content = read_json(path)
+    if path is together and isinstance(content, dict):
+        content = content.get("feature_extractor")
+        if content is None:
+            return path, None
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: expected the settings of a feature extractor")
+    return path, content
 
 
 def _ctc(heads: dict[str, Tensor], folder: Path, width: int, where: Source) -> CtcHead | None:
@@ -252,7 +266,7 @@ def read_vocabulary(folder: Path, rows: int) -> tuple[tuple[str, ...] | None, in
     The blank is called `<pad>` whatever vocab.json calls it; fairseq's dictionaries call it `<s>`, and then the row
     that they call `<pad>` takes that name.
     """
-    symbols = _symbols(folder / "vocab.json", rows)
+    symbols = _symbols(folder, rows)
     path = folder / "config.json"
     described = read_json(path) if path.is_file() else {}
     blank = described.get("pad_token_id", 0)
@@ -270,9 +284,13 @@ def read_vocabulary(folder: Path, rows: int) -> tuple[tuple[str, ...] | None, in
     return symbols, blank
 
 
-def _symbols(path: Path, rows: int) -> tuple[str, ...] | None:
-    """Symbols in the order of their ids; None if there is no vocab.json or it is another kind of thing."""
-    content = read_json(path) if path.is_file() else None
+def _symbols(folder: Path, rows: int) -> tuple[str, ...] | None:
+    """Symbols in the order of their ids, those that the tokenizer added among them; None if there is no vocab.json or
+    it is another kind of thing."""
+    content, added = (read_json(path) if path.is_file() else None
+                      for path in (folder / "vocab.json", folder / "added_tokens.json"))
+    if isinstance(content, dict) and isinstance(added, dict):
+        content = {**content, **added}
     if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(rows))):
         return None
     return tuple(sorted(content, key=lambda symbol: int(content[symbol])))

@@ -160,6 +160,11 @@ def test_whether_waveforms_are_standardised_comes_with_the_folder(tmp_path, sett
     if said is not None:
         transformers.Wav2Vec2FeatureExtractor(do_normalize=said).save_pretrained(tmp_path)
     assert load_encoder(tmp_path).config.normalize is expected
+    if said is not None:  # where transformers 5 writes it for a processor
+        settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+        (tmp_path / "preprocessor_config.json").unlink()
+        (tmp_path / "processor_config.json").write_text(json.dumps({"feature_extractor": settings}))
+        assert load_encoder(tmp_path).config.normalize is expected
 
 
 def test_a_folder_without_a_mask_vector_gets_zeros_and_says_so(tmp_path):
@@ -271,6 +276,18 @@ def test_another_rate_is_refused(saved):
     _edit(saved / "preprocessor_config.json", sampling_rate=8000)
     with pytest.raises(FormatError, match=r"preprocessor_config\.json: waveforms at 8000 Hz; .* 16000 Hz"):
         load_encoder(saved)
+    settings = json.loads((saved / "preprocessor_config.json").read_text())
+    (saved / "preprocessor_config.json").unlink()
+    (saved / "processor_config.json").write_text(json.dumps({"feature_extractor": settings, "tokenizer": {}}))
+    with pytest.raises(FormatError, match=r"processor_config\.json: waveforms at 8000 Hz"):
+        load_encoder(saved)
+    for content, sound in (({"tokenizer": {}}, True), ({"feature_extractor": 5}, False)):
+        (saved / "processor_config.json").write_text(json.dumps(content))
+        if sound:
+            load_encoder(saved)
+        else:
+            with pytest.raises(FormatError, match="expected the settings of a feature extractor"):
+                load_encoder(saved)
 
 
 def test_a_missing_tensor_is_never_made_up(saved):

@@ -112,5 +112,12 @@ def test_data2vec_goes_through_transformers_and_fairseq(tmp_path):
     assert difference(_theirs(again.eval()), _theirs(theirs)) < CLOSE
     write_as(found, tmp_path / "f.pt", "fairseq")
     assert same_model(read_checkpoint(tmp_path / "f.pt"), found)
+    theirs = torch.load(tmp_path / "f.pt", weights_only=False)  # as fairseq's own training writes it
+    theirs["model"] |= {"_ema": {"layers.0.fc1.weight": torch.zeros(2)}, "final_proj.weight": torch.zeros(24, 24),
+                        "final_proj.bias": torch.zeros(24)}
+    torch.save(theirs, tmp_path / "trained.pt")
+    trained = read_checkpoint(tmp_path / "trained.pt")
+    assert same_model(trained, found)
+    assert [note.split(" (")[1] for note in trained.notes] == ["_ema)", "final_proj)"]
     with pytest.raises(UsageError, match="torchaudio has no data2vec"):
         write_as(found, tmp_path / "t.pt", "torchaudio")
