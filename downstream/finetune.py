@@ -189,6 +189,7 @@ class RecogniserTask:
     """
 
     better = "wer"
+    hears_whole_utterances = True
 
     def __init__(self, model: Recogniser, vocabulary: Vocabulary, manifest: Manifest, dev: Manifest | None,
                  recipe: FinetuneRecipe, device: torch.device) -> None:

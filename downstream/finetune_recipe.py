@@ -31,8 +31,8 @@ class SpecMaskRecipe:
     def __post_init__(self) -> None:
         if min(self.time_share, self.channel_share) < 0 or min(self.time_span, self.channel_span) < 1:
             raise ValueError("mask: shares must be at least 0 and spans at least 1")
-        if self.time_share > self.time_span or self.channel_share > self.channel_span:
-            raise ValueError("mask: a share is the chance that a span starts, times the span, so at most the span")
+        if self.time_share >= self.time_span or self.channel_share >= self.channel_span:
+            raise ValueError("mask: a share is the chance that a span starts, times the span, so below the span")
 
 
 @dataclass(frozen=True)

@@ -10,4 +10,5 @@ def module_command(module: str) -> list[str]:
 
     `python -m` looks into the working directory first, where a folder or file of the user's may have the module's name.
     """
-    return [sys.executable, "-c", f"import sys; sys.path.remove(''); from {module} import main; main()"]
+    elsewhere = "import sys; sys.path[:] = filter(None, sys.path)"  # PYTHONSAFEPATH has done it already
+    return [sys.executable, "-c", f"{elsewhere}; from {module} import main; main()"]

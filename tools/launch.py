@@ -42,10 +42,11 @@ RanksOption = Annotated[str, typer.Option("--ranks", help="Processes that train 
 def join_from_environment() -> None:
     """Become the rank that whoever started this process says it is; nothing where nobody did."""
     global _store
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
-        return  # some schedulers set RANK alone
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     port = os.environ.get("HUBERTKIT_STORE")
+    names = ("RANK", "WORLD_SIZE") if port else ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if any(name not in os.environ for name in names) or dist.is_initialized():
+        return  # some schedulers and containers set one or two of them
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if port is None:
         ranks.join(rank, count)
     else:

@@ -117,8 +117,9 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except torch.OutOfMemoryError:
-        return _failed("the GPU has too little free memory; in training, lower training.micro_batch_seconds (the "
-                       "update keeps its batch_seconds) and run the command again", 1)
+        return _failed("the GPU has too little free memory; run the command again when other programs that use it have "
+                       "ended; a training goes on with training.checkpoint_activations=true, which needs less, or "
+                       "begins anew with a lower training.micro_batch_seconds", 1)
     except OSError as error:
         reason = disk_reason(error)
         if reason is None:

@@ -24,7 +24,7 @@ from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, Round
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.run_stages import noted_stages, stage_names, why_stale
-from upstream.stage import LOCK, busy, read_stage
+from upstream.stage import BEFORE, LOCK, busy, read_stage
 from upstream.training.health import entropy_of, examine, verdict
 from upstream.training.monitor import read_metrics, read_skipped
 from upstream.training.reference import reference_for
@@ -83,7 +83,7 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     table = Table("stage", "state", "seconds", "MB", "started")
     open_state = "running" if any(busy(p.parent) for p in run.rglob(LOCK)) else "interrupted"
     noted = noted_stages(run)
-    found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json"))]
+    found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json")) if BEFORE not in p.parts]
     for folder, record in sorted(found, key=lambda f: _place(str(f[0].relative_to(run)), f[1] or {}, noted.names)):
         if record is not None:
             why = why_stale(run, folder, noted.reads)

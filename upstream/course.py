@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,7 @@ class Course:
     look: bool = False
     steps: list[Step] = field(default_factory=list)
     _begun: bool = False
+    _names: Sequence[str] = ()
 
     def check(self, names: Sequence[str]) -> None:
         """Let `round2` stand for its first stage in `first`, for its last one in `last`.
@@ -58,6 +60,7 @@ class Course:
         """
         self.first = _known("--from", self.first, names, 0)
         self.last = _known("--until", self.last, names, -1)
+        self._names = names
         if self.first and self.last and names.index(self.first) > names.index(self.last):
             raise UsageError(f"--from {self.first} comes after --until {self.last}")
 
@@ -78,6 +81,18 @@ class Course:
         if self.look and state != "done" and len(self.steps) == 1:
             raise Halt
         return self._begun
+
+    def going_on(self) -> bool:
+        """Whether a stage was begun anew and is not done: those before it that were done anew are not done again."""
+        records = (self._record(name) for name in self._names)
+        return any(r.get("state") == "running" and bool(r.get("anew")) for r in records)
+
+    def _record(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads((self.root / name / "stage.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not there, or named by the stage itself once it is met
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def leave(self, folder: Path) -> None:
         """Called after a stage. Raises Halt where it is the last."""

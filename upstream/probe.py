@@ -76,7 +76,7 @@ def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], c
                 most_seconds: float, cache: CacheRecipe) -> LayerProbe:
     """A probe on the utterances of a manifest that have an alignment, at most `most_seconds` of audio, kept in `cache`.
 
-    Raises InputError where no utterance has one.
+    Raises InputError where no utterance has one, or all together fewer frames than clusters.
     """
     paths = find_alignments(alignments)
     aligned = [u for u in manifest.ids if u in paths]
@@ -94,4 +94,7 @@ def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], c
     subset = manifest.only(chosen)
     phones = tuple(frame_phones(paths[u.id], u.length, whole=True) for u in subset)
     warn_of_words({str(phone) for row in phones for phone in np.unique(row)})
+    if (frames := sum(map(len, phones))) < clusters:  # now, and not at the first validation
+        raise InputError(f"{alignments}: {frames} aligned frames for the probe's {clusters} clusters; align more "
+                         "utterances, raise probe.seconds, or lower probe.clusters")
     return LayerProbe(subset, phones, layers, clusters, seed, cache.open(subset))

@@ -95,6 +95,11 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     name, kind = stage_name(folder), record["kind"]
     if before is None:
         _refuse_files(folder)
+    followed = course.current()
+    looking = followed is not None and followed.look
+    if before is not None and before["state"] == "running" and before["key"] != record["key"] and not looking \
+            and _take_back(folder, say):  # what another recipe had begun, stopped before it came to anything
+        before = read_stage(folder)
     if before is not None and before.get("kind") != kind:
         raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {kind} a folder of its own")
     state = course.stage_state(before, record)
@@ -103,14 +108,16 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         state, why = "stale", lost
     if before is not None and before["state"] == CLEARING:
         why = "it was being cleared"
-    followed = course.current()
     anew = followed is not None and followed.arrive(folder, state, why)
-    if followed is not None and followed.look:
+    if anew and followed is not None and state == "done" and before is not None and before.get("anew"):
+        anew = not followed.going_on()  # it was done anew by the command that is now given again
+    if looking:
         return {"result": {"hash": ""}, **(before or {})}, True  # what it gave, if ever it was done
     if before is not None and state == "done" and not anew:
         say(f"{name}: done before, skipped")
         return before, True
-    if before is not None and before["state"] == "running" and state == "stale" and not anew:
+    if before is not None and before["state"] == "running" and state == "stale" and not (
+            anew and not before.get("anew")):
         _refuse_checkpoints(folder, why)
     if anew:
         record["anew"] = True  # once begun, the same command goes on with it
@@ -212,13 +219,30 @@ def _lock(run: Path) -> tuple[int, bool]:
         run.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _hold(descriptor, run)
         if not os.path.samestat(os.stat(run / LOCK), os.fstat(descriptor)):  # who held it has just removed it
             raise BlockingIOError
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor, is_new
+
+
+def _hold(descriptor: int, run: Path) -> None:
+    """Lock an open file, or raise BlockingIOError where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno == errno.EACCES:  # as some systems say that it is held
+            raise BlockingIOError from error
+        raise HubertkitError(f"{run}: its file system has no locks ({error.strerror}), and two processes could spoil "
+                             "each other's work there; give a folder on another (of Lustre: one that is mounted with "
+                             "-o flock)") from error
 
 
 def check_out(path: Path) -> Path:
@@ -367,12 +391,12 @@ def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
     return sorted(others)
 
 
-def _take_back(folder: Path, say: Say) -> None:
-    """Make a stage again what it was before it was begun anew, if that was refused before it came to anything: a
-    training has a checkpoint then."""
+def _take_back(folder: Path, say: Say) -> bool:
+    """Make a stage again what it was before it was begun anew, if that was refused or given up before it came to
+    anything: a training has a checkpoint then. Gives whether it was done."""
     aside, record = folder / BEFORE, read_stage(folder)
     if record is None or not (aside / "stage.json").is_file() or (folder / "checkpoints").exists():
-        return
+        return False
     write_json(folder / "stage.json", {**record, "state": CLEARING, "key": ""})
     for path in folder.iterdir():
         if path.name not in (LOCK, BEFORE, "stage.json", *record.get("others", [])):
@@ -383,6 +407,7 @@ def _take_back(folder: Path, say: Say) -> None:
     os.replace(aside / "stage.json", folder / "stage.json")
     aside.rmdir()
     say(f"{stage_name(folder)}: not done anew; what was there before stays")
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -21,6 +21,7 @@ from upstream.round_teacher import BEST, teacher_source
 from upstream.teacher.kmeans import STARTS, fit, levels
 from upstream.teacher.sweep import FIT_FRAMES as SWEEP_FRAMES
 from upstream.teacher.sweep import ITERATIONS as SWEEP_ITERATIONS
+from upstream.training.fitting import is_out_of_memory
 from upstream.training.precision import autocast
 from upstream.training.recipe import AUTO
 
@@ -56,7 +57,9 @@ def audio_seconds_per_second(round_: Round, device: torch.device) -> float | Non
                 loss = model(waveforms, None, mask, labels).total
             loss.backward()
             float(loss.detach())  # waits for a GPU
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         return None
     return rows * recipe.crop_seconds / (time.perf_counter() - began)
 
@@ -112,7 +115,9 @@ def _heard(recipe: TeacherRecipe, shapes: Sequence[EncoderConfig], device: torch
             began = time.perf_counter()
             for _, frames in source.stream(_Noise(noise), range(UTTERANCES), lambda index: noise[index]):
                 float(frames[0, 0])  # waits for a GPU
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         return None, 0
     return UTTERANCES * UTTERANCE_SECONDS / (time.perf_counter() - began), int(source.describe()["dim"])
 

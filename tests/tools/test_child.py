@@ -1,5 +1,6 @@
 """Processes that a command starts: they run our modules wherever the user is."""
 
+import os
 import subprocess
 
 import pytest
@@ -16,6 +17,23 @@ def test_a_file_called_tools_in_the_working_directory_is_not_run(tmp_path):
                           text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "import" in done.stdout
+
+
+@pytest.mark.processes
+def test_a_python_that_has_no_working_directory_in_its_path_starts_our_modules(tmp_path):
+    done = subprocess.run([*module_command("tools.main"), "--help"], cwd=tmp_path, capture_output=True, text=True,
+                          check=False, env=os.environ | {"PYTHONSAFEPATH": "1"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_ranks_that_nobody_started_are_none(tmp_path, monkeypatch, capsys):
+    """Some containers set RANK and WORLD_SIZE, and say nothing of an address."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "HUBERTKIT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(["status", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_a_rank_without_a_number_of_ranks_is_no_rank(tmp_path, monkeypatch, capsys):

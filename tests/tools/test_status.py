@@ -47,6 +47,20 @@ def test_status_says_that_a_training_stopped_itself_over_updates_that_were_not_f
     assert "not finite" not in capsys.readouterr().out, "the run has gone on since"
 
 
+def test_what_is_put_aside_is_no_stage(tmp_path, capsys):
+    make(tmp_path / "round1/encoder", [4.4])
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "round1/encoder", "encoder", version=2, settings={}, inputs={}, work=interrupted,
+                  say=lambda line: None)
+    assert (tmp_path / "round1/encoder/.before/stage.json").is_file()
+    assert run(["status", str(tmp_path)]) == 0
+    assert ".before" not in capsys.readouterr().out
+
+
+def interrupted(folder):
+    raise KeyboardInterrupt
+
+
 def test_status_lists_stages_as_the_run_comes_to_them(tmp_path, capsys):
     """They stood in the order of their last start, those that were done anew at the end."""
     for name in ("corpus", "round2/units", "round1/units", "round1/teacher"):
@@ -82,10 +96,9 @@ def test_status_says_which_stage_was_made_of_something_that_has_changed(tmp_path
         run_stage(tmp_path / kind, kind.rpartition("/")[2], version=version, settings={}, inputs=given,
                   work=lambda target, hash_=hash_: {"hash": hash_}, say=lambda line: None)
     assert run(["status", str(tmp_path)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [("done" in line, "stale: other teacher" in line) for line in lines if "│ " in line] == [
-        (True, False), (True, False), (False, True)]
-    assert [line.split()[1] for line in lines if "│ " in line] == ["corpus", "round1/teacher", "round1/units"]
+    found = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if "│ " in line}
+    assert {name: ("done" in line, "stale: other teacher" in line) for name, line in found.items()} == {
+        "corpus": (True, False), "round1/teacher": (True, False), "round1/units": (False, True)}
 
 
 def test_status_lists_what_has_not_begun(tmp_path, capsys):

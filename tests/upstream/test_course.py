@@ -18,6 +18,7 @@ from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, round
 from upstream.recipe import load_recipe
 from upstream.run_stages import stage_names
 from upstream.stage import read_stage
+from upstream.training.loop import train
 from upstream.trial import audio_seconds_per_second
 
 TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
@@ -162,6 +163,33 @@ def test_an_unfinished_stage_is_done_anew_if_asked_for_and_then_goes_on(recordin
     assert begun(None) == "round1/encoder: interrupted before, going on"
     worked(chosen, tmp_path, last="round1")
     assert read_stage(tmp_path / "round1/encoder")["state"] == "done"
+
+
+def test_what_the_same_command_did_anew_is_not_done_a_second_time(recordings, run, monkeypatch):
+    """`--from round1/encoder`, stopped in round 2: the same command did round 1 again, and threw round 2's away."""
+    chosen, trained = recipe(recordings), []
+    checkpoint = run / "round2/encoder/checkpoints/update-00000001.safetensors"
+
+    def stopped_in_round_2(task, training, folder, **named):
+        trained.append(folder.parent.name)
+        if trained[-1] == "round2":
+            checkpoint.parent.mkdir(exist_ok=True)
+            checkpoint.touch()
+            raise KeyboardInterrupt
+        return train(task, training, folder, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("upstream.pretrain.train", stopped_in_round_2)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                worked(chosen, run, first="round1/encoder")
+    assert trained == ["round1", "round2", "round2"]
+    with pytest.raises(UsageError, match="unfinished, with a checkpoint of update-00000001"):
+        worked(recipe(recordings, rounds=[ROUNDS[0], ROUNDS[1].replace("}}", "}, training: {updates: 3}}")]), run,
+               first="round1/encoder")
+    checkpoint.unlink()
+    assert worked(chosen, run, first="round1/encoder") == ["round2/encoder"]
+    assert worked(chosen, run, first="round1/encoder") == NAMES[3:], "now it is a new wish"
 
 
 def test_from_a_stage_on_needs_those_before_it(recordings, run, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from upstream.errors import BusyError, FormatError, HubertkitError, UsageError
+from upstream.errors import BusyError, FormatError, HubertkitError, RankLost, UsageError
 from upstream.stage import (
     LOCK,
     changes,
@@ -109,6 +109,29 @@ def test_a_stage_that_is_refused_when_done_anew_stays_what_it_was(tmp_path):
     assert "done before, skipped" in stage(tmp_path / "a", calls)[1][0]
     stage(tmp_path / "a", calls, {"k": 3})
     assert len(calls) == 2
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"stage.json", "output", "notes"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RankLost("gone")])
+def test_what_a_stopped_mistake_had_put_aside_comes_back(tmp_path, error):
+    """A wrong value, Ctrl-C before the first checkpoint, the right value again: the finished encoder was deleted."""
+    def stopped(folder):
+        (folder / "half").write_text("half")
+        raise error
+
+    calls, lines = [], []
+    stage(tmp_path / "a", calls)
+    (tmp_path / "a/notes").write_text("mine")
+    before = read_stage(tmp_path / "a")
+    for settings in ({"k": 2}, {"k": 3}):
+        with pytest.raises((KeyboardInterrupt, MemoryError, RankLost)):
+            run_stage(tmp_path / "a", "test", version=1, settings=settings, inputs={}, work=stopped, say=lines.append)
+        assert read_stage(tmp_path / "a")["state"] == "running"
+    assert lines[-2].endswith("not done anew; what was there before stays"), "put aside again"
+    _, said = stage(tmp_path / "a", calls)
+    assert [line.partition(": ")[2] for line in said] == ["not done anew; what was there before stays",
+                                                          "done before, skipped"]
+    assert (read_stage(tmp_path / "a"), len(calls)) == (before, 1)
     assert {p.name for p in (tmp_path / "a").iterdir()} == {"stage.json", "output", "notes"}
 
 
@@ -303,6 +326,19 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
     other.wait()
     with locked(tmp_path):
         assert (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize(("code", "kind", "says"), [
+    (errno.ENOSYS, HubertkitError, "its file system has no locks"), (errno.ENOLCK, HubertkitError, "has no locks"),
+    (errno.EAGAIN, BusyError, "another process works"), (errno.EACCES, BusyError, "another process works")])
+def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch, code, kind, says):
+    def flock(*given):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("upstream.stage.fcntl.flock", flock)
+    with pytest.raises(HubertkitError, match=says) as caught, locked(tmp_path / "run"):
+        pass
+    assert type(caught.value) is kind
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

@@ -8,7 +8,6 @@ stands in the stage's folder, so that a run that is resumed goes on with the sam
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from upstream.errors import HubertkitError, UsageError
 from upstream.progress import say
 from upstream.stage import read_json, write_json
 from upstream.training.fitting import free, is_out_of_memory, pass_through, rows_of, with_rows
+from upstream.training.free_memory import free_bytes
 from upstream.training.recipe import AUTO, TrainingRecipe
 from upstream.training.sharding import prepare
 
@@ -133,7 +133,7 @@ def _probed(recipe: TrainingRecipe, build: Callable[[TrainingRecipe], Any], devi
     learned = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     later = learned * (8 + 4 * (count > 1))  # bytes: Adam's averages, and the sum of gradients over ranks
     free(task, device)
-    room = SHARE * _free_bytes(device, count) - later
+    room = SHARE * free_bytes(device, count) - later
     enough = GPU_ENOUGH if device.type == "cuda" else CPU_ENOUGH
     if device.type == "cuda":
         seconds, measured = largest([s for s in candidates if s <= max(enough, candidates[0])], peak, room)
@@ -219,29 +219,3 @@ class LiveBytes(TorchDispatchMode):
 
     def _drop(self, size: int) -> None:
         self.now -= size
-
-
-def _free_bytes(device: torch.device, count: int) -> float:
-    """Free memory of the GPU, or this rank's part of the machine's."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
-    return min(_available(), _cgroup_room()) / max(1, here)
-
-
-def _available() -> float:
-    lines = _text("/proc/meminfo").splitlines()
-    found = [line for line in lines if line.startswith("MemAvailable:")]
-    return float(found[0].split()[1]) * 1024 if found else float("inf")
-
-
-def _cgroup_room() -> float:
-    limit, used = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
-    return float(limit) - float(used) if limit.isdecimal() and used.isdecimal() else float("inf")
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii")
-    except OSError:
-        return ""

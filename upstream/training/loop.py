@@ -149,8 +149,11 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         bad, is_best, known = 0, False, set[str]()
         for update, batches in zip(range(start + 1, recipe.updates + 1), stream):
             rate = set_rates(optimiser, recipe.optimiser, update, recipe.updates)
-            finite = _accumulate(task, batches, recipe.precision, seed, device, pool, scale.value, arithmetic,
-                                 shards)
+            try:
+                finite = _accumulate(task, batches, recipe.precision, seed, device, pool, scale.value, arithmetic,
+                                     shards)
+            except _NoRoom as error:
+                raise no_room(task, error.batch, device, recipe, alone=shards is None) from None
             finite, stop = gradients.join(finite, stopping.is_set())
             scale.unscale(task.model.parameters())
             norm = float(whole(clip_gradients(task.model.parameters(), recipe.optimiser.clip_norm)))
@@ -222,10 +225,19 @@ def _report_skipped(update: int, batches: list[Any], folder: Path) -> None:
             file.write(json.dumps({"update": update, "utterances": [i for rank in ids for i in rank]}) + "\n")
 
 
+class _NoRoom(Exception):
+    """A micro-batch does not fit into memory."""
+
+    def __init__(self, batch: Any) -> None:
+        super().__init__()
+        self.batch = batch
+
+
 def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, device: torch.device,
                 pool: Pool, scale: float = 1.0, arithmetic: Arithmetic | None = None,
                 shards: Shards | None = None) -> bool:
-    """Gradient of this rank's part of the update's mean loss into `.grad`; False if a loss is not finite."""
+    """Gradient of this rank's part of the update's mean loss into `.grad`; False if a loss is not finite. Raises
+    _NoRoom where memory ran out."""
     task.model.train()
     every = ranks.total(sum(b.weight for b in batches)) / (1 if shards is None else shards.divisor)
     losses = []
@@ -236,7 +248,7 @@ def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, 
         torch.manual_seed(keyed_int(seed, "device", batch.update, batch.number))
         loss = _gradient(task, batch, precision, device, scale * batch.weight / every, arithmetic)
         if loss is None:
-            raise no_room(task, batch, device, precision, alone=shards is None)
+            raise _NoRoom(batch)
         losses.append(loss)
     finite = True
     for loss in losses:  # only now: asking for a number waits for the GPU, which has all micro-batches to do by then

@@ -117,13 +117,13 @@ def test_rows_come_again_and_everything_of_a_row_with_them():
 
 
 def test_what_was_chosen_is_said_and_kept_for_a_resumed_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(batch_size, "_free_bytes", lambda device, count: 1e9)
+    monkeypatch.setattr(batch_size, "free_bytes", lambda device, count: 1e9)
     chosen = fitted(RECIPE, tmp_path, Toy, CPU)
     assert chosen == replace(RECIPE, micro_batch_seconds=32)
     said = " ".join(capsys.readouterr().err.split())
     assert "micro_batch_seconds=auto: 32 s, 1 in an update; 4 s took" in said
     assert set(read_json(tmp_path / FILE)["measured_bytes"]) == {"4", "8"}
-    monkeypatch.setattr(batch_size, "_free_bytes", lambda device, count: 0.0)  # by now another program needs memory
+    monkeypatch.setattr(batch_size, "free_bytes", lambda device, count: 0.0)  # by now another program needs memory
     assert fitted(RECIPE, tmp_path, None, CPU) == chosen
     monkeypatch.setattr(ranks, "count", lambda: 2)
     with pytest.raises(UsageError, match="began with 1 micro-batches an update, which 2 ranks cannot share"):
@@ -137,9 +137,9 @@ def test_less_memory_gives_smaller_micro_batches_and_too_little_an_error(tmp_pat
     one, two = read_json(tmp_path / "much" / FILE)["measured_bytes"].values()
     assert two > one > 4e6  # the gradient of 1,000 x 1,000
     adam = 8 * 1_001_000
-    monkeypatch.setattr(batch_size, "_free_bytes", lambda device, count: (one + 4 * (two - one) + adam) / 0.85)
+    monkeypatch.setattr(batch_size, "free_bytes", lambda device, count: (one + 4 * (two - one) + adam) / 0.85)
     assert fitted(RECIPE, tmp_path / "little", Toy, CPU).micro_batch_seconds == 16
-    monkeypatch.setattr(batch_size, "_free_bytes", lambda device, count: 10e6)
+    monkeypatch.setattr(batch_size, "free_bytes", lambda device, count: 10e6)
     with pytest.raises(HubertkitError, match=r"4 s at once, the least there can be, take 0\.01\d+ GB, and 0\.0085 GB"):
         fitted(RECIPE, tmp_path / "less", Toy, CPU)
 
@@ -163,11 +163,28 @@ def test_auto_may_be_any_number_of_micro_batches():
 def test_a_batch_that_does_not_fit_says_how_much_did(tmp_path):
     task = Toy(replace(RECIPE, micro_batch_seconds=32), room=3)
     with pytest.raises(HubertkitError, match=r"update 1: a micro-batch of 32 s \(8 x 4 s\) does not fit into memory, "
-                                             r"8 s \(2 x 4 s\) do; use training\.micro_batch_seconds=auto"):
+                                             r"8 s \(2 x 4 s\) do; the same command with training\.checkpoint_activa"
+                                             r"tions=true needs less and goes on .*; or begin anew with training\.mic"
+                                             r"ro_batch_seconds=auto or 8 or less"):
         train(task, task.recipe, tmp_path, seed=0, device=CPU)
     assert task.heard == [8, 4, 2]
     alone = Toy(task.recipe, room=0)
-    with pytest.raises(HubertkitError, match=r"neither does one crop of 4 s alone; lower training\.crop_seconds"):
+    frugal = replace(alone.recipe, checkpoint_activations=True)
+    with pytest.raises(HubertkitError, match=r"neither does one crop of 4 s alone; or begin anew with a lower training"
+                                             r"\.crop_seconds"):
+        train(alone, frugal, tmp_path / "alone", seed=0, device=CPU)
+
+
+def test_whole_utterances_that_do_not_fit_are_told_so(tmp_path):
+    """What was advised, `auto` and shorter crops, is refused in fine-tuning."""
+    task = Toy(replace(RECIPE, micro_batch_seconds=32), room=3)
+    task.hears_whole_utterances = True
+    with pytest.raises(HubertkitError, match=r"32 s \(8 utterances\) does not fit into memory, 2 of them do; .*begin "
+                                             r"anew with training\.micro_batch_seconds=8 or less"):
+        train(task, task.recipe, tmp_path, seed=0, device=CPU)
+    alone = Toy(task.recipe, room=0)
+    alone.hears_whole_utterances = True
+    with pytest.raises(HubertkitError, match=r"does one utterance alone; .*begin anew without the longest utterances"):
         train(alone, alone.recipe, tmp_path / "alone", seed=0, device=CPU)
 
 
