@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -181,7 +181,8 @@ class Emissions:
             ids = _read_ids(folder / "ids.arrow")
         except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
             raise FormatError(f"{folder}: emissions cannot be read ({error}); compute them again") from error
-        if not (len(offsets) == len(ids) + 1 and offsets[-1] == len(rows) and rows.shape[1] == len(header["symbols"])):
+        if not (len(offsets) == len(ids) + 1 and offsets[-1] == len(rows) and rows.ndim == 2
+                and rows.shape[1] == len(header["symbols"])):
             raise FormatError(f"{folder}: {len(ids)} ids, {len(offsets)} offsets, {rows.shape} log-probabilities and "
                               f"{len(header['symbols'])} symbols do not fit together; compute the emissions again")
         return Emissions(folder, header, ids, offsets, rows)
@@ -254,6 +255,15 @@ def _check_logprobs(id: str, logprobs: np.ndarray, width: int) -> None:
                          "probabilities: apply log_softmax first")
 
 
+_EXPECTED = {"symbols": "a list of strings", "blank": "the number of a symbol", "hash": "a string", "meta": "an object",
+             "frame_rate": "frames a second, above 0"}
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "symbols": lambda value: isinstance(value, list) and all(isinstance(symbol, str) for symbol in value),
+    "blank": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "frame_rate": lambda value: isinstance(value, int | float) and 0 < value < float("inf"),
+    "hash": lambda value: isinstance(value, str), "meta": lambda value: isinstance(value, dict)}
+
+
 def _read_header(folder: Path) -> dict[str, Any]:
     path = folder / "emissions.json"
     if not folder.is_dir():
@@ -267,6 +277,9 @@ def _read_header(folder: Path) -> dict[str, Any]:
     missing = {"symbols", "blank", "frame_rate", "hash", "meta"} - header.keys()
     if missing:
         raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}; compute the emissions again")
+    wrong = next((name for name, sound in _SOUND.items() if not sound(header[name])), None)
+    if wrong is not None:
+        raise FormatError(f"{path}: {wrong} is {str(header[wrong])[:40]!r}; expected {_EXPECTED[wrong]}")
     return header
 
 

@@ -110,13 +110,12 @@ def split(manifest: ManifestFile,
     single = out.suffix in MANIFESTS
     if single and len(amounts) > 1:
         raise UsageError(f"{out}: one file for {len(amounts)} subsets; --out names a folder for several")
-    if rest is not None:
-        refuse_folder(rest)
-        if rest.resolve() == out.resolve():
-            raise UsageError(f"{rest}: --out and --rest are the same file")
+    if rest is not None and rest.resolve() == out.resolve():
+        raise UsageError(f"{rest}: --out and --rest are the same file")
     parts = [out if single else out / f"{name}.arrow" for name, _ in amounts]
     for path in (*parts, *([rest] if rest is not None else [])):
         check_file(path, [manifest])
+        refuse_folder(path)
     loaded = Manifest.load(manifest)
     found = split_manifest(loaded, [amount for _, amount in amounts], by.value, seed)
     if rest is not None and not len(found.rest):

@@ -135,7 +135,7 @@ def interpolate(
 ) -> None:
     """Mix two models into one, weighted so that a text is likeliest; the words are those of both."""
     _check_out(out, [first, second, dev])
-    sentences = list(_sentences(dev, normalise))
+    sentences = _all_sentences([dev], normalise)
     with progress("reading", 2) as report:
         models = [load_arpa(path, lambda done, total, i=i: report(i + done / total, 2), say)  # type: ignore[misc]
                   for i, path in enumerate((first, second))]
@@ -180,7 +180,7 @@ def train(
 ) -> None:
     """Train a small neural character model, with which n-best lists are ranked again."""
     _check_model_out(out, texts)
-    sentences = [" ".join(line.split()) for path in texts for line in _sentences(path, normalise)]
+    sentences = [" ".join(line.split()) for line in _all_sentences(texts, normalise)]
     with progress("training", updates) as report:
         model, losses = train_characters(sentences, CharacterShape(width, layers), CharacterTraining(
             updates, batch_characters, seed=seed), best_device(), report)
@@ -220,7 +220,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="The perplexities only, as JSON.")] = False,
 ) -> None:
     """Natural-log probability of each sentence, and the perplexity with and without unknown words."""
-    sentences = list(_sentences(text, normalise))
+    sentences = _all_sentences([text], normalise)
     scored = []
     with progress("scoring", len(sentences)) as report:
         for done, sentence in enumerate(sentences, 1):
@@ -278,6 +278,14 @@ def _words(path: Path | None, normalise: bool) -> frozenset[str] | None:
     found = frozenset(part for word in given for part in normalised(word).split()) if normalise else frozenset(given)
     if not found:
         raise InputError(f"{path}: no words for --vocab")
+    return found
+
+
+def _all_sentences(paths: Sequence[Path], normalise: bool) -> list[str]:
+    """As `_sentences`, of several texts. Raises InputError where they hold none."""
+    found = [line for path in paths for line in _sentences(path, normalise)]
+    if not found:
+        raise InputError(f"{', '.join(map(str, paths))}: no text; expected one sentence a line")
     return found
 
 

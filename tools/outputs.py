@@ -16,7 +16,8 @@ from upstream.stage import check_out
 KINDS = {"emissions.json": "emissions", "units.json": "units", "teacher.json": "a teacher",
          "hubertkit.json": "an encoder or recogniser", "characters.json": "a character model"}
 _STAGE = "stage.json"
-_ARRAYS = (".npy", ".safetensors")
+_PARTS = (".npy", ".safetensors", ".arrow")
+_NAMED_PARTS = {"vocab.json", "config.json", "preprocessor_config.json"}
 
 
 def check_folder(out: Path, inputs: Iterable[Path | None] = (), *, own: str | None = None) -> None:
@@ -41,7 +42,7 @@ def check_file(out: Path, inputs: Iterable[Path | None] = ()) -> None:
     _refuse_inputs(out, inputs)
     check_place(check_out(out).parent)
     marks = {*KINDS, _STAGE}
-    if out.is_file() and (out.name in marks or out.suffix in _ARRAYS) and any(
+    if out.is_file() and (out.name in marks | _NAMED_PARTS or out.suffix in _PARTS) and any(
             (out.parent / mark).is_file() for mark in marks):
         raise UsageError(f"{out}: a part of what its folder holds, which would be overwritten; give another --out")
 

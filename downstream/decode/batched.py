@@ -35,6 +35,8 @@ from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 from upstream.stage import content_hash, file_hash
 
+_SMALLEST = -300.0  # nats: exp of half as much again is still a number
+
 
 @dataclass(frozen=True)
 class BatchedDecoder:
@@ -185,11 +187,19 @@ def _weighted(decoder: BatchedDecoder, trie: LexiconTrie, lm: NgramArrays | None
              + np.where(unknown, decoder.lm_weight * (decoder.unknown_penalty or 0.0), 0.0))
     best = decoder.lm_weight * unigrams[ids] + bonus
     ahead = best_below(trie, best[:-1], best[-1] if open_vocabulary else -np.inf)
-    scorer: Any = lm if lm is None or decoder.device is None else lm.to(decoder.device)
+    if ahead.max() < _SMALLEST:  # it orders hypotheses, for which a factor that all have is nothing
+        ahead = ahead - ahead.max()
+    scorer: Any = lm if lm is None or decoder.device is None else _on_device(lm, decoder.device)
     return Graph(trie.width, columns.characters.index(""), columns.characters.index(" "),
                  backend.array(trie.children), backend.array(trie.label), backend.array(trie.word),
                  backend.array(np.exp(ahead)), scorer, backend.array(ids), backend.array(bonus), decoder.lm_weight,
                  lm.begin if lm else 0, lm.eos if lm else 0, len(lm.link) if lm else 1)
+
+
+@lru_cache(maxsize=2)
+def _on_device(lm: NgramArrays, device: str) -> NgramArrays:
+    """A model is gigabytes, and tuning makes a graph for each pair of weights."""
+    return lm.to(device)
 
 
 @lru_cache(maxsize=4)
@@ -202,12 +212,20 @@ def _load(path: Path) -> NgramArrays:
     check_lasting(path, "no such file; language models are made by `hubertkit lm build`")
     if holds_arrays(path):
         _tell_outdated(path)
-        return _arrays(path.resolve(), path.stat().st_mtime_ns)
+        return _with_words(path, path)
     digest = file_hash(path)
     arrays = _arrays_of(path, digest)
     with progress(f"packing {path.name}", 1) as report:
         pack(path, arrays, report, digest=digest)
-    return _arrays(arrays.resolve(), arrays.stat().st_mtime_ns)
+    return _with_words(path, arrays)
+
+
+def _with_words(path: Path, arrays: Path) -> NgramArrays:
+    """The arrays of the model that was given as `path`. Raises InputError where it has no words."""
+    found = _arrays(arrays.resolve(), arrays.stat().st_mtime_ns)
+    if len(found.words) <= 3:
+        raise InputError(f"{path}: a language model without words; build it from text")
+    return found
 
 
 def _tell_outdated(path: Path) -> None:
@@ -243,7 +261,4 @@ def _arrays_of(path: Path, digest: str) -> Path:
 
 @lru_cache(maxsize=4)
 def _arrays(path: Path, modified: int) -> NgramArrays:
-    arrays = NgramArrays.load(path)
-    if len(arrays.words) <= 3:
-        raise InputError(f"{path}: a language model without words; build it from text")
-    return arrays
+    return NgramArrays.load(path)

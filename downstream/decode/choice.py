@@ -25,7 +25,7 @@ AnyDecoder = GreedyDecoder | WeightedDecoder
 # much here, for ours also tries letters that are that unlikely.
 HOTWORD_NATS = 5.0
 
-MOST_HOTWORD_NATS = 1000.0  # far beyond what a frame says of anything; sums of much more are no numbers
+MOST_HOTWORD_NATS = 500.0  # far beyond what a frame says of anything; exp of much more is no number
 MOST = 100_000  # hypotheses or symbols: beyond any use, and before memory or flashlight's integers overflow
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,12 +102,21 @@ def _parse(path: Path, number: int, line: str) -> Hypothesis:
             id=_text(record["id"]), text=_text(record["text"]), score=float(record.get("score", 0.0)),
             acoustic=float(record.get("acoustic", 0.0)), lm=float(record.get("lm", 0.0)),
             words=tuple(Word(_text(w), float(s), float(e)) for w, s, e in record.get("words", ())),
-            nbest=tuple(Candidate(**c) for c in record.get("nbest", ())),
+            nbest=tuple(map(_candidate, record.get("nbest", ()))),
             confidences=tuple(map(float, record.get("confidences", ()))),
             unfinished=bool(record.get("unfinished", False)))
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path}, line {number}: not a hypothesis ({type(error).__name__}: {error}); each line is a "
                           'JSON object with at least "id" and "text"') from error
+
+
+def _candidate(found: dict[str, Any]) -> Candidate:
+    numbers = {name: float(found[name]) for name in ("score", "acoustic", "lm")}
+    if not all(map(math.isfinite, numbers.values())):
+        raise ValueError(f"{numbers} of an n-best list are no logarithms")
+    if (more := found.keys() - {*Candidate._fields}) or not isinstance(found["unknown"], int):
+        raise ValueError(f"{sorted(more) or found['unknown']!r} in an n-best list")
+    return Candidate(text=_text(found["text"]), unknown=found["unknown"], **numbers)
 
 
 def _text(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -75,26 +76,36 @@ def build(words: Iterable[str], characters: tuple[str, ...], open_vocabulary: bo
 
 
 def _nodes(spelt: list[tuple[int, ...]]) -> tuple[np.ndarray, ...]:
-    """Label, parent, word, first and last word of each node, of sorted spellings without repetition."""
-    longest = max(map(len, spelt), default=0)
-    table = np.full((len(spelt), longest), NOTHING)
-    for row, letters in enumerate(spelt):
-        table[row, :len(letters)] = letters
-    # a row's letter is a new node unless it and all before it equal those of the row above
-    same = np.zeros(table.shape, bool)
-    same[1:] = np.logical_and.accumulate(table[1:] == table[:-1], axis=1)
-    new = ~same & (table >= 0)
-    ids = np.zeros(table.shape, np.int64)
-    ids[new] = 1 + np.arange(new.sum())
-    ids = np.maximum.accumulate(ids, axis=0)  # node ids rise down each column
-    rows, columns = np.nonzero(new)
-    parents = np.where(columns == 0, ROOT, ids[rows, np.maximum(columns - 1, 0)])
-    count = 1 + len(rows)
-    word = np.full(count, NOTHING)
+    """Label, parent, word, first and last word of each node, of sorted spellings without repetition.
+
+    All in the letters of all words one after another: a table as wide as the longest word would be of no use to others.
+    """
     lengths = np.fromiter(map(len, spelt), np.int64, len(spelt))
-    word[ids[np.arange(len(spelt)), lengths - 1]] = np.arange(len(spelt))
-    # the words below a node: it and the nodes after it in the walk, as long as they are deeper
-    below = np.bincount(ids[table >= 0], minlength=count)
-    below[ROOT] = len(spelt)
-    first = np.concatenate([[0], rows])
-    return np.concatenate([[0], table[rows, columns]]), np.concatenate([[0], parents]), word, first, first + below
+    letters = np.fromiter(chain.from_iterable(spelt), np.int64, int(lengths.sum()))
+    starts = np.cumsum(lengths) - lengths
+    row = np.repeat(np.arange(len(spelt)), lengths)
+    depth = np.arange(len(letters)) - starts[row]
+    # A letter is a new node unless it and all before it equal those of the word above. The last one always is.
+    above = np.where((row > 0) & (depth < lengths[row - 1]), starts[row - 1] + depth, NOTHING)
+    same = (above >= 0) & (letters[above] == letters)
+    differs = np.minimum.reduceat(np.where(same, len(letters), depth), starts) if len(spelt) else starts
+    new = depth >= differs[row]
+    label, row, depth = letters[new], row[new], depth[new]
+    count = 1 + len(label)
+    # The node before a new one is its parent, except where it begins to differ: then it is the last one as deep.
+    node = np.arange(1, count)
+    by_depth = np.lexsort((node, depth))
+    keys = depth[by_depth] * count + node[by_depth]
+    first_new = depth == differs[row]
+    branch = first_new & (depth > 0)
+    parent = np.where(first_new, ROOT, node - 1)
+    parent[branch] = node[by_depth[np.searchsorted(keys, (depth[branch] - 1) * count + node[branch]) - 1]]
+    word = np.full(count, NOTHING)
+    word[np.cumsum(np.bincount(row, minlength=len(spelt)))] = np.arange(len(spelt))
+    below = (word >= 0).astype(np.int64)
+    ends = np.cumsum(np.bincount(depth)) if count > 1 else np.zeros(0, np.int64)
+    for begin, end in reversed(list(zip([0, *ends[:-1]], ends))):  # the deepest first
+        nodes = by_depth[begin:end]
+        np.add.at(below, parent[nodes], below[node[nodes]])
+    first = np.concatenate([[0], row])
+    return np.concatenate([[0], label]), np.concatenate([[0], parent]), word, first, first + below

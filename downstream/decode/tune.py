@@ -22,7 +22,7 @@ from downstream.decode.hypothesis import Hypothesis
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.nbest_lists import NBestLists, Point, best
 from downstream.decode.pool import decode_all, processes
-from downstream.decode.word_model import LEAST_COVERAGE, LN10, UNKNOWN_LOG10, check_coverage
+from downstream.decode.word_model import LEAST_COVERAGE, LEXICON, LN10, MODEL, UNKNOWN_LOG10, check_coverage
 from downstream.emissions import Emissions
 from downstream.lm.arpa import read_unigrams
 from downstream.lm.array_file import holds_arrays
@@ -149,7 +149,7 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
     _refuse_the_final_set(emissions, forbidden_manifest_hash, forbidden_ids)
     ids = evenly(emissions, search.seconds)
     texts = _texts(ids, references)
-    coverage = check_coverage(_findable(decoder), list(texts.values()), LEAST_COVERAGE)
+    coverage = check_coverage(*_findable(decoder), list(texts.values()), LEAST_COVERAGE)
     lists = NBestLists(texts, _unknown_penalty(decoder))
     decode = _Decoding(emissions, ids, search.decodes + len(beams), workers, progress)
     errors, rescored = _search(decoder, search, lists, decode)
@@ -247,14 +247,14 @@ def _refuse_the_final_set(emissions: Emissions, forbidden: str | None, ids: Coll
                          "it make the score too good: tune on another set")
 
 
-def _findable(decoder: WeightedDecoder) -> Collection[str]:
-    """The words that a decoder can find: those of the lexicon, or of the language model. Checks that they fit."""
+def _findable(decoder: WeightedDecoder) -> tuple[str, Collection[str]]:
+    """What says which words a decoder can find, lexicon or language model, and those words. Checks that they fit."""
     decoder.prepare()
     lexicon = None if isinstance(decoder, BeamDecoder) else decoder.lexicon
     if lexicon is not None:
-        return lexicon.words if isinstance(lexicon, Lexicon) else lexicon
+        return LEXICON, lexicon.words if isinstance(lexicon, Lexicon) else lexicon
     lm = Path(decoder.lm or "")
-    return NgramArrays.load(lm).words.list if holds_arrays(lm) else read_unigrams(lm)
+    return MODEL, NgramArrays.load(lm).words.list if holds_arrays(lm) else read_unigrams(lm)
 
 
 def _unknown_penalty(decoder: WeightedDecoder) -> float:

@@ -17,6 +17,7 @@ from upstream.errors import FormatError, InputError
 
 LN10 = math.log(10)
 UNKNOWN_LOG10 = -10.0  # on top of the model's own <unk>; pyctcdecode's default
+MODEL, LEXICON = "the language model", "the lexicon"
 LEAST_COVERAGE = 0.8
 _MEAN_WORD = 6  # characters; a beginning that no word has costs more once it is longer (pyctcdecode's AVG_TOKEN_LEN)
 
@@ -136,15 +137,20 @@ def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float
                      "build it from text normalised as the transcripts were, or is it of another language?")
 
 
-def check_coverage(unigrams: Collection[str], texts: Collection[str], least: float = LEAST_COVERAGE) -> float:
-    """The share of the words of transcripts that a language model knows. Raises InputError under `least`."""
-    known = frozenset(unigrams)
+def check_coverage(whose: str, known: Collection[str], texts: Collection[str], least: float = LEAST_COVERAGE) -> float:
+    """The share of the words of transcripts that are among the known ones. Raises InputError under `least`.
+
+    Args:
+        whose: MODEL or LEXICON.
+    """
+    known = frozenset(known)
     words = [word for text in texts for word in text.split()]
     share = sum(word in known for word in words) / max(1, len(words))
     if words and share < least:
         example = next(word for word in words if word not in known)
-        raise InputError(f"the language model knows {share:.0%} of the {len(words)} words of the references, not "
-                         f"{example!r} for instance; at least {least:.0%} are needed: add text of the same kind")
+        raise InputError(f"{whose} has {share:.0%} of the {len(words)} words of the references, not {example!r} for "
+                         f"instance; at least {least:.0%} are needed: "
+                         f"{'add the words to it' if whose == LEXICON else 'add text of the same kind'}")
     return share
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -96,7 +97,7 @@ def header(lines: Lines) -> list[int]:
     line = lines.next()
     while line.strip():
         order, equals, size = line.removeprefix("ngram ").partition("=")
-        if not (line.startswith("ngram ") and equals and size.strip().isdigit()
+        if not (line.startswith("ngram ") and equals and re.fullmatch(r"[0-9]{1,18}", size.strip())
                 and order.strip() == str(len(sizes) + 1)):
             raise lines.fault(f"{line[:40]!r}, expected ngram {len(sizes) + 1}=COUNT")
         sizes.append(int(size))

@@ -16,7 +16,7 @@ from itertools import zip_longest
 import numpy as np
 
 from downstream.lm.kneser_ney import Grams, NGramModel, log10_or_99
-from downstream.lm.reading import BOS, EOS, UNK
+from downstream.lm.reading import BOS, EOS, UNK, split_words
 from downstream.lm.tree import Tree, tree_of, weighted
 from upstream.errors import InputError
 
@@ -62,7 +62,7 @@ class Pair:
             sentences: one an item.
         """
         ids = {word: id for id, word in enumerate(self.words)}
-        rows = [[ids.get(word, UNK) for word in sentence.split()] + [EOS] for sentence in sentences]
+        rows = [[ids.get(word, UNK) for word in split_words(sentence)] + [EOS] for sentence in sentences]
         if not rows:
             raise InputError("no sentence to tune the weight on")
         one, two = (side.tokens(rows) for side in self._sides)

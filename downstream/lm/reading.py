@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import re
 import zlib
 from array import array
 from collections import defaultdict
@@ -21,6 +22,7 @@ from upstream.errors import InputError
 UNK, BOS, EOS = 0, 1, 2
 SPECIALS = ("<unk>", "<s>", "</s>")
 _SPACES = bytes.maketrans(b"\t\r\0", b"   ")
+_WORD = re.compile(r"[^ \t\n\v\f\r\0]+")
 _READ = 1 << 20  # bytes at a time
 _TOKENS = 1 << 20  # handed on at a time
 _LINES = 10_000  # between reports of progress
@@ -62,6 +64,12 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
     ids = _specials()
     tokens = np.concatenate(list(_tokens(paths, ids, skip_symbols, normalise, progress)))
     return Text([_decoded(word, paths) for word in ids], tokens)
+
+
+def split_words(sentence: str) -> list[str]:
+    """The words of a sentence as they are of a text: other white space than ASCII's, such as a no-break space, is a
+    part of them. So it is with KenLM, of which words have no line or page breaks either."""
+    return _WORD.findall(sentence)
 
 
 def longest_ngram(tokens: np.ndarray) -> int:

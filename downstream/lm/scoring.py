@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from downstream.lm.kenlm_file import load_kenlm
+from downstream.lm.reading import split_words
 from upstream.errors import InputError
 
 __all__ = ["LN10", "Perplexity", "WordScore", "load_kenlm", "perplexity", "perplexity_of", "score_sentence",
@@ -51,7 +52,7 @@ def score_words(path: Path, sentence: str) -> list[WordScore]:
     Raises:
         UsageError, FormatError: as `load_kenlm`.
     """
-    words = sentence.split()
+    words = split_words(sentence)
     scores = load_kenlm(path).full_scores(" ".join(words), bos=True, eos=True)
     return [WordScore(word, log10 * LN10, oov) for word, (log10, _, oov) in zip([*words, "</s>"], scores, strict=True)]
 

@@ -79,7 +79,7 @@ class Lexicon:
         check_readable(path, "no such lexicon")
         lines = _read(path).split("\n")
         if _is_list(path, lines):
-            return _of_list(path, [line.strip() for line in lines if line.strip()], vocabulary)
+            return _of_list(path, {n: line.strip() for n, line in enumerate(lines, 1) if line.strip()}, vocabulary)
         known = None if vocabulary is None else frozenset(vocabulary.symbols)
         found: dict[str, tuple[Spelling, ...]] = {}
         for number, line in enumerate(lines, 1):
@@ -106,13 +106,15 @@ def _is_list(path: Path, lines: list[str]) -> bool:
     return True
 
 
-def _of_list(path: Path, words: list[str], vocabulary: Vocabulary | None) -> Lexicon:
+def _of_list(path: Path, words: dict[int, str], vocabulary: Vocabulary | None) -> Lexicon:
+    """Of words by the numbers of their lines."""
     if vocabulary is None:
-        return Lexicon({word: ((*word, SEPARATOR),) for word in words})
+        return Lexicon({word: ((*word, SEPARATOR),) for word in words.values()})
     try:
-        return Lexicon.spelled(words, vocabulary)
+        return Lexicon.spelled(list(words.values()), vocabulary)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        number = next((n for n, word in words.items() if not vocabulary.letters.issuperset(word)), None)
+        raise InputError(f"{path}{'' if number is None else f', line {number}'}: {error}") from error
 
 
 def _entry(where: str, line: str, known: frozenset[str] | None) -> tuple[str, Spelling]:

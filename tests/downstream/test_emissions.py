@@ -120,6 +120,25 @@ def test_another_version_is_refused(tmp_path):
         Emissions.load(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("symbols", None), ("symbols", ["a", 1]), ("blank", "0"), ("blank", True), ("frame_rate", 0), ("frame_rate", "x"),
+    ("frame_rate", float("inf")), ("hash", None), ("meta", None)])
+def test_a_header_with_wrong_values_is_named(tmp_path, name, value):
+    """Folders of others: they ended in tracebacks, some only in decoding."""
+    write(tmp_path, {"a": some_logprobs(5)})
+    header = json.loads((tmp_path / "emissions.json").read_text())
+    (tmp_path / "emissions.json").write_text(json.dumps({**header, name: value}))
+    with pytest.raises(FormatError, match=rf"emissions\.json: {name} is .*; expected"):
+        Emissions.load(tmp_path)
+
+
+def test_log_probabilities_that_are_no_matrix_are_named(tmp_path):
+    write(tmp_path, {"a": some_logprobs(5)})
+    np.save(tmp_path / "logprobs.npy", np.zeros(5, np.float32))
+    with pytest.raises(FormatError, match="do not fit together"):
+        Emissions.load(tmp_path)
+
+
 def test_an_unknown_id_is_named(tmp_path):
     with pytest.raises(InputError, match=r"^nobody: no emissions"):
         write(tmp_path, {"a": some_logprobs(5)}).logprobs("nobody")

@@ -184,7 +184,7 @@ def test_a_text_to_score_may_be_normalised_and_compressed(tmp_path, capsys, name
     (["prune", O3, "--out", ".", "--ngrams", "5000"], 2, "--out names the ARPA file"),
     (["prune", SMALL, "--out", "x", "--ngrams", "5000"], 1, "line 1: not an ARPA file"),
     (["interpolate", O3, O3, "--dev", "none", "--out", "x"], 2, "none: no such file"),
-    (["interpolate", O3, O3, "--dev", "nothing", "--out", "x"], 1, "no sentence"),
+    (["interpolate", O3, O3, "--dev", "nothing", "--out", "x"], 1, "no text"),
     (["interpolate", O3, "nothing", "--dev", SMALL, "--out", "x"], 1, "nothing: an empty file"),
     (["pack", "nothing", "--out", "x"], 1, "nothing: an empty file"), (["pack", "none", "--out", "x"], 2, "no such"),
     (["info", SMALL], 1, "not an ARPA file"), (["info", "none"], 2, "none: no such file"),
@@ -237,7 +237,7 @@ def test_a_text_to_score_may_come_from_a_pipe(piped, capsys):
 
 def test_an_empty_device_is_no_text_but_is_there(tmp_path, capsys):
     assert run(["lm", "interpolate", O3, O3, "--dev", "/dev/null", "--out", str(tmp_path / "x")]) == 1
-    assert "no sentence to tune" in capsys.readouterr().err
+    assert "/dev/null: no text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", ["info MODEL", "score MODEL TEXT", "prune MODEL --out x --ngrams 5000",

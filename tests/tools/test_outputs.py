@@ -82,7 +82,10 @@ def test_a_subset_is_not_written_over_its_manifest_nor_over_its_rest(place, caps
 
 
 def test_a_part_of_an_artefact_is_not_overwritten(place, capsys):
-    refused(place, capsys, "decode emissions --out emissions/logprobs.npy", "a part of what its folder holds")
+    (place / "emissions/ids.arrow").write_text("ids")
+    (place / "asr/vocab.json").write_text("{}")
+    for part in ("emissions/logprobs.npy", "emissions/ids.arrow", "asr/vocab.json"):
+        refused(place, capsys, f"decode emissions --out {part}", "a part of what its folder holds")
     check_file(place / "emissions" / "hypotheses.jsonl")
 
 

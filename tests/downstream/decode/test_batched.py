@@ -16,12 +16,13 @@ from downstream.decode.batched import BatchedDecoder
 from downstream.decode.batched_backend import NumpyBackend
 from downstream.decode.batched_search import Limits, _kept
 from downstream.decode.beam import BeamDecoder
+from downstream.decode.choice import MOST_HOTWORD_NATS
 from downstream.decode.greedy import greedy
 from downstream.decode.health_words import read_model_words
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.objective import text_scores
 from downstream.lm.array_file import map_arrays, write_arrays
-from downstream.lm.arrays import pack, packed_from
+from downstream.lm.arrays import NgramArrays, pack, packed_from
 from downstream.score.rates import score
 from upstream.errors import InputError, UsageError
 
@@ -238,6 +239,32 @@ def test_a_hotword_is_found_where_it_was_not_and_counts_in_the_score(tmp_path):
     assert (found.text, found.nbest[0].unknown) == ("EBE", 1)
     assert found.score == pytest.approx(found.acoustic + 0.1 * found.lm + 4.0, abs=1e-6)
     assert found.acoustic == pytest.approx(every_text(logprobs, "_|ABE")["EBE"], abs=1e-4)
+
+
+@pytest.mark.parametrize("bonus", [MOST_HOTWORD_NATS, -MOST_HOTWORD_NATS])
+def test_hotwords_of_the_highest_bonus_leave_numbers(tmp_path, bonus):
+    """exp of 710 is none: no hypothesis was left, and a traceback."""
+    decoder = BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path), hotwords=(("AB", bonus),), nbest=3)
+    found = decoder.decode("u", np.log(np.full((60, 5), 0.2)), 50.0)
+    assert math.isfinite(found.score)
+    assert ("AB" in found.text.split()) == (bonus > 0)
+
+
+def test_a_model_that_knows_none_of_the_words_leaves_numbers(tmp_path):
+    lm = write_arpa(tmp_path)
+    lm.write_text(lm.read_text().replace("-2\t<unk>", "-99\t<unk>"))
+    decoder = BatchedDecoder(SYMBOLS, 0, lm, ("EBB",), lm_weight=9.0)
+    assert math.isfinite(decoder.decode("u", sure_path("EB_B"), 50.0).score)  # nothing, rather than 2,000 nats
+
+
+def test_on_a_device_a_model_lies_once_whatever_the_weights(tmp_path, monkeypatch):
+    """Tuning left a copy for each pair of weights there."""
+    moved = []
+    monkeypatch.setattr(NgramArrays, "to", lambda self, device: moved.append(device) or self)
+    for weight in (0.5, 1.0, 1.5):
+        BatchedDecoder(SYMBOLS, 0, write_arpa(tmp_path), lm_weight=weight, device="cpu").decode(
+            "u", sure_path("AB"), 50.0)
+    assert moved == ["cpu"]
 
 
 def test_on_simulated_posteriors_it_is_as_good_as_pyctcdecode(tmp_path):

@@ -1,13 +1,48 @@
 """The score that a node of the lexicon is ranked with, by hand."""
 
+import itertools
+import tracemalloc
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from downstream.decode.lexicon_trie import ROOT, build
 from downstream.decode.look_ahead import best_below
 
 CHARACTERS = ("", " ", "A", "B", "E")
 SCORES = {"A": -3.0, "AB": -1.0, "BE": -6.0}
+
+
+words = st.lists(st.text("ABE", min_size=1, max_size=6), min_size=1, max_size=25, unique=True)
+
+
+@given(words)
+def test_a_tree_holds_each_word_at_the_end_of_its_letters_and_the_span_of_those_below(found):
+    trie = build(found, CHARACTERS)
+    assert list(trie.words) == sorted(found)
+    prefixes = {word[:n] for word in found for n in range(len(word) + 1)}
+    assert trie.tree == len(trie.label) == len(prefixes)
+    for prefix in prefixes:
+        node = ROOT
+        for letter in prefix:
+            node = trie.children[node * trie.width + CHARACTERS.index(letter)]
+        assert list(trie.words[trie.first[node]:trie.last[node]]) == [w for w in trie.words if w.startswith(prefix)]
+        assert (trie.word[node] >= 0) == (prefix in found)
+        assert trie.word[node] < 0 or trie.words[trie.word[node]] == prefix
+        assert trie.label[node] == (CHARACTERS.index(prefix[-1]) if prefix else trie.width)
+    assert (trie.children >= 0).sum() == trie.tree - 1
+
+
+def test_a_long_word_takes_no_more_memory_than_its_letters():
+    """All words were as wide as the longest: with one of a thousand letters a model did not fit."""
+    short = ["".join(letters) for letters in itertools.product("ABE", repeat=6)]
+    tracemalloc.start()
+    trie = build([*short, "A" * 100_000], CHARACTERS)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    assert trie.tree == sum(3**n for n in range(7)) + 100_000 - 6
 
 
 @pytest.mark.parametrize(("unknown", "expected"), [

@@ -199,7 +199,7 @@ def test_the_set_of_the_final_score_is_refused(emissions, decoder, tmp_path):
 @pytest.mark.parametrize(("references", "words"), [
     ({k: v for k, v in TEXTS.items() if k != "u3"}, r"^u3: no reference"),
     (dict.fromkeys(TEXTS, ""), "are empty"),
-    (dict.fromkeys(TEXTS, "XYZ"), "knows 0% of the 6 words"),
+    (dict.fromkeys(TEXTS, "XYZ"), "has 0% of the 6 words"),
 ])
 def test_references_that_do_not_serve_are_refused(emissions, decoder, references, words):
     with pytest.raises(InputError, match=words):

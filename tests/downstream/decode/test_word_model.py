@@ -7,6 +7,8 @@ from small_arpa import ARPA, write_arpa
 
 from downstream.decode.alphabet import alphabet
 from downstream.decode.word_model import (
+    LEXICON,
+    MODEL,
     Vocabulary,
     check_coverage,
     check_language_model,
@@ -69,7 +71,9 @@ def test_the_other_case_is_named(words, symbols, case):
 
 
 def test_coverage_counts_running_words():
-    assert check_coverage(["A", "B"], ["A A A", "B C"]) == 0.8
-    with pytest.raises(InputError, match=r"50% of the 2 words of the references, not 'C'"):
-        check_coverage(["A"], ["A C"])
-    assert check_coverage(["A"], ["A C"], least=0.5) == 0.5
+    assert check_coverage(MODEL, ["A", "B"], ["A A A", "B C"]) == 0.8
+    with pytest.raises(InputError, match=r"model has 50% of the 2 words of the references, not 'C'.*: add text of the"):
+        check_coverage(MODEL, ["A"], ["A C"])
+    with pytest.raises(InputError, match=r"the lexicon has 50% .*: add the words to it"):
+        check_coverage(LEXICON, ["A"], ["A C"])
+    assert check_coverage(MODEL, ["A"], ["A C"], least=0.5) == 0.5

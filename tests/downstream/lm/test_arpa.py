@@ -26,6 +26,8 @@ def test_plain_and_compressed_files_hold_the_same(tmp_path):
     (lambda t: t.replace("-0.5\tA", "half\tA"), "is no 1-gram"), (lambda t: "words", "not an ARPA file|cut short"),
     (lambda t: t.replace("\\2-grams:", "\\3-grams:"), r"expected .2-grams"), (lambda t: "", "an empty file"),
     (lambda t: t.replace("ngram 2=1", "ngram 3=1"), "expected ngram 2"),
+    (lambda t: t.replace("1=3", "1=²"), "line 2: .*expected ngram 1"),
+    (lambda t: t.replace("1=3", "1=" + "9" * 5000), "line 2: .*expected ngram 1"),
     (lambda t: t.replace("ngram 1=3", "ngram 1=2"), "line 8: expected .2-grams"),
     (lambda t: t.replace("ngram 1=3\nngram 2=1\n", ""), "no counts"),
     (lambda t: t.replace("\\end\\\n", ""), "cut short"), (lambda t: t.replace("\\end\\", "more"), "expected .end"),

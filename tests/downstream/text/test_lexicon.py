@@ -51,7 +51,7 @@ def test_a_list_of_words_is_a_lexicon_too(tmp_path):
     assert lexicon.by_characters
     assert not Lexicon({"DR": (("D", "O", "C", "T", "O", "R", "|"),)}).by_characters
     path.write_text("A\nCAFÉ\n")
-    with pytest.raises(InputError, match=r"words\.txt: 1 of 2 words cannot be spelled.*'CAFÉ'"):
+    with pytest.raises(InputError, match=r"words\.txt, line 2: 1 of 2 words cannot be spelled.*'CAFÉ'"):
         Lexicon.load(path, VOCABULARY)
 
 
