@@ -311,7 +311,7 @@ class RecogniserTask:
                 return None
             masks, settings = np.zeros((len(sizes), max(sizes)), bool), SpanMask(share, span, 0)
             for row, size, i in zip(masks, sizes, indices):
-                if size > 2 * span:  # a shorter row might be hidden from end to end
+                if size > 2 * span and size >= settings.least_frames:  # a shorter row might be hidden from end to end
                     row[:size] = span_mask(self._drawn(purpose, micro, i), size, settings)
             return torch.from_numpy(masks)
 

@@ -19,6 +19,7 @@ from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device, sent
 from upstream.errors import FormatError, UsageError
+from upstream.features.long_recordings import is_long, output_of_long
 from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.model import Encoder, prepared, read_description
 from upstream.model.formats import CtcHead
@@ -27,6 +28,8 @@ from upstream.model.saving import encoder_hash, read_checkpoint_folder, save_enc
 from upstream.progress import progress, say
 from upstream.stage import content_hash
 from upstream.training.precision import autocast
+
+STRETCH_SECONDS = 36_000.0  # of audio whose emissions are in memory at a time: 115 MB with 32 symbols at 50 Hz
 
 
 def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, extra: dict[str, Any]) -> None:
@@ -92,15 +95,24 @@ def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch
     model.to(device)
     warn_of_scraps(manifest, model.encoder.config.grid)
     meta = {"manifest_hash": manifest.hash, "recogniser_hash": recogniser_hash(model)}
+    done = 0
     with progress(f"emissions {out.name}", len(manifest)) as report, \
             EmissionsWriter(out, vocabulary.symbols, vocabulary.blank, model.encoder.config.grid.rate, meta) as writer:
-        found: dict[int, np.ndarray] = {}
-        for done, (index, logprobs) in enumerate(emit(model, manifest, AudioCache(manifest), device), 1):
-            found[index] = logprobs.numpy().astype(np.float16)
-            report(done)
-        for index, utterance in enumerate(manifest.ids):
-            writer.add(utterance, found[index])
+        for rows in _stretches(manifest.lengths, STRETCH_SECONDS):
+            part, found = manifest.select(rows), dict[int, np.ndarray]()
+            for index, logprobs in emit(model, part, AudioCache(part), device):
+                found[index] = logprobs.numpy().astype(np.float16)
+                done += 1
+                report(done)
+            for index, utterance in enumerate(part.ids):
+                writer.add(utterance, found[index])
     return Emissions.load(out).hash
+
+
+def _stretches(lengths: np.ndarray, seconds: float) -> list[np.ndarray]:
+    """Indices of the utterances in their order, in parts of so many seconds or of one utterance."""
+    ends = np.cumsum(lengths) // int(seconds * SAMPLE_RATE)
+    return np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(ends)) + 1)
 
 
 def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch.device,
@@ -122,7 +134,11 @@ def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch
     read = ahead(lambda indices: pad([prepared(audio.wave(int(i)), config) for i in indices]), batches)
     for indices, (waveforms, lengths) in zip(batches, read):
         with torch.inference_mode(), autocast(device, precision):
-            logprobs, frames = model(sent(waveforms, device), lengths)
+            if len(indices) == 1 and is_long(waveforms.shape[1]):
+                logprobs = model.logprobs(output_of_long(model.encoder, sent(waveforms, device)[0])[None])
+                frames = torch.tensor([logprobs.shape[1]])
+            else:
+                logprobs, frames = model(sent(waveforms, device), lengths)
         logprobs = logprobs.cpu()
         for row, index in enumerate(indices):
             yield int(index), logprobs[row, :int(frames[row])]

@@ -47,12 +47,15 @@ class Recogniser(nn.Module):
             (B, T, V) float32 natural-log probabilities, and (B,) int64 frames of each utterance, on the host.
         """
         output = self.encoder(waveforms, lengths, mask, channel_mask=channel_mask)
-        x, frames = self.dropout(output.last), output.last.shape[1]
+        return self.logprobs(output.last), output.lengths
+
+    def logprobs(self, last: Tensor) -> Tensor:
+        """(B, T, V) of what an encoder gives, (B, T, D)."""
+        x, frames = self.dropout(last), last.shape[1]
         room = roomy_frames(frames, x.shape[2], x.device, working_dtype(x)) - frames
         if room:  # or the head's products would have every shape
             x = F.pad(x, (0, 0, 0, room))
-        logits = self.head(x)[:, :frames]
-        return F.log_softmax(logits.float(), dim=-1), output.lengths
+        return F.log_softmax(self.head(x)[:, :frames].float(), dim=-1)
 
 
 def ctc_loss(logprobs: Tensor, frames: Tensor, targets: list[Tensor], blank: int) -> Tensor:

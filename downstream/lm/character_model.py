@@ -85,14 +85,14 @@ class CharacterModel(nn.Module):
         """Ids of a text's characters, without its ends."""
         return [self._ids.get(character, 1) for character in text]
 
-    def losses(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """(B,) negative natural-log probability of texts, each with its end."""
+    def losses(self, rows: Sequence[Sequence[int]], ends: Sequence[int] | None = None) -> Tensor:
+        """(B,) negative natural-log probability of texts, each with its end, or with what comes next (`ends`)."""
         longest = max(map(len, rows)) + 1
         ids = torch.zeros((len(rows), longest), dtype=torch.int64)
         wanted = torch.full((len(rows), longest), -1)
         for place, row in enumerate(rows):
             ids[place, 1:len(row) + 1] = torch.tensor(row, dtype=torch.int64)
-            wanted[place, :len(row) + 1] = torch.tensor([*row, _END])
+            wanted[place, :len(row) + 1] = torch.tensor([*row, _END if ends is None else ends[place]])
         device = self.output.weight.device
         logprobs = self(ids.to(device))
         return F.nll_loss(logprobs.transpose(1, 2), wanted.to(device), ignore_index=-1, reduction="none").sum(dim=1)
@@ -162,7 +162,7 @@ def train_characters(sentences: Sequence[str], shape: CharacterShape | None = No
         InputError: no sentence.
     """
     training = training or CharacterTraining()
-    texts = [text[:training.longest] for text in sentences if text]
+    texts = [text[:training.longest + 1] for text in sentences if text]  # the last of so many is where one was cut
     if not texts:
         raise InputError("no sentence to train a language model on")
     characters = sorted(set().union(*texts))
@@ -174,7 +174,10 @@ def train_characters(sentences: Sequence[str], shape: CharacterShape | None = No
         for update, batch in enumerate(_batches(texts, training)):
             for group in optimiser.param_groups:
                 group["lr"] = training.peak_rate * _rate(update, training.updates)
-            loss = model.losses([model.encode(text) for text in batch]).sum() / sum(len(text) + 1 for text in batch)
+            rows = [model.encode(text) for text in batch]
+            ends = [row[training.longest] if len(row) > training.longest else _END for row in rows]
+            rows = [row[:training.longest] for row in rows]
+            loss = model.losses(rows, ends).sum() / sum(len(row) + 1 for row in rows)
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
@@ -195,7 +198,7 @@ def _rate(update: int, updates: int) -> float:
 
 def _batches(texts: Sequence[str], training: CharacterTraining) -> Iterator[list[str]]:
     """As many batches as updates. An epoch has every sentence once, those of about one length together."""
-    lengths = np.asarray([len(text) + 1 for text in texts])
+    lengths = np.asarray([min(len(text), training.longest) + 1 for text in texts])
     done = epoch = 0
     while True:
         rng = keyed(training.seed, "character epoch", epoch)

@@ -99,6 +99,19 @@ def test_the_folder_loads_and_gives_the_same_emissions_alone_and_in_a_batch(trai
         assert np.abs(stored.logprobs(utterance) - alone[0].numpy()).max() < 0.02  # stored as float16
 
 
+def test_long_recordings_and_parts_of_a_manifest_give_the_same_emissions(trained, corpus, tmp_path, monkeypatch):
+    """An hour in one pass did not fit into memory, nor did the emissions of a large corpus."""
+    dev = Manifest.load(corpus / "dev.arrow")
+    compute_emissions(trained[0], dev, tmp_path / "one")
+    monkeypatch.setattr("downstream.recogniser.STRETCH_SECONDS", 0.1)
+    monkeypatch.setattr("upstream.features.long_recordings.LONG_SECONDS", 0.1)
+    compute_emissions(trained[0], dev, tmp_path / "parts")
+    one, parts = (Emissions.load(tmp_path / name) for name in ("one", "parts"))
+    assert one.ids == parts.ids
+    for utterance in one.ids:
+        assert np.abs(one.logprobs(utterance) - parts.logprobs(utterance)).max() < 0.02
+
+
 @pytest.fixture
 def dev_with_scraps(corpus, tmp_path):
     """Dev between two utterances of 399 samples; 400 make a frame."""

@@ -46,8 +46,7 @@ def encode_long(encoder: Encoder, waveform: Tensor, layers: Sequence[int], windo
     Returns:
         For each layer (T, D), T = encoder.config.grid.frames(S).
     """
-    pieces = [encoder.feature_projection(piece) for piece in _frontend(encoder, waveform)]
-    x = torch.cat(pieces, dim=1)  # (1, T, D)
+    x = _projected(encoder, waveform)
     if not window_seconds:
         _, states = encoder.encoder(x, None, max(layers))
         return [states[k][0] for k in layers]
@@ -59,6 +58,17 @@ def encode_long(encoder: Encoder, waveform: Tensor, layers: Sequence[int], windo
         for parts, k in zip(found, layers):
             parts.append(states[k][0, start - first:start - first + window].clone())
     return [torch.cat(parts) for parts in found]
+
+
+def output_of_long(encoder: Encoder, waveform: Tensor) -> Tensor:
+    """(T, D) what the encoder gives of one recording at its end, in one piece for the Transformer; as `encode_long`."""
+    last, _ = encoder.encoder(_projected(encoder, waveform), None)
+    return last[0]
+
+
+def _projected(encoder: Encoder, waveform: Tensor) -> Tensor:
+    """(1, T, D) what the first block hears of a recording."""
+    return torch.cat([encoder.feature_projection(piece) for piece in _frontend(encoder, waveform)], dim=1)
 
 
 def _frontend(encoder: Encoder, waveform: Tensor) -> Iterator[Tensor]:

@@ -109,6 +109,9 @@ class Encoder(nn.Module):
             padded = padded or room > 0
         features = self.feature_extractor(waveforms, lengths if padded and padding == "exact" else None)  # (B, T, C)
 
+        kind = self.feature_projection.layer_norm.weight.dtype
+        if kind is not torch.float32:  # weights of another type; waveforms and filterbanks stay in float32
+            features = features.to(kind)
         frames = features.shape[1]
         asked = frames - room  # T
         if mask is not None and tuple(mask.shape) != (len(waveforms), asked):

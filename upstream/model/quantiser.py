@@ -100,4 +100,5 @@ class Quantiser(nn.Module):
 
 def _perplexity(choices: Tensor) -> Tensor:
     """Exponential of the entropy of the mean choice (N, G, V), summed over groups."""
-    return torch.special.entr(choices.mean(0)).sum(-1).exp().sum()
+    mean = choices.mean(0).clamp(min=torch.finfo(choices.dtype).tiny)  # at 0 the gradient of entr is infinite
+    return torch.special.entr(mean).sum(-1).exp().sum()

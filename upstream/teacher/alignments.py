@@ -219,17 +219,16 @@ def _text(path: AlignmentFile) -> str:
 def _read_textgrid(where: str, text: str) -> list[Interval]:
     if "ooTextFile" not in text[:200]:
         raise FormatError(f"{where}: not a TextGrid")
-    tiers = {}
-    for part in _ITEM.split(text)[1:]:
-        name = _NAME.search(part)
-        if name is not None:
-            tiers[name[1]] = part
-    if not tiers:
+    named = [(name[1], part) for part in _ITEM.split(text)[1:] if (name := _NAME.search(part)) is not None]
+    if not named:
         raise FormatError(f"{where}: no tiers in Praat's long text format; save it as a (long) text file")
-    name_of_tier = next((n for n in tiers if n.lower() == TIER or n.lower().endswith(f" - {TIER}")), None)
-    if name_of_tier is None:
-        raise FormatError(f"{where}: no tier {TIER!r} among {', '.join(tiers)}{_DICTIONARY}")
-    part = tiers[name_of_tier]
+    of_phones = [(n, part) for n, part in named if n.lower() == TIER or n.lower().endswith(f" - {TIER}")]
+    if not of_phones:
+        raise FormatError(f"{where}: no tier {TIER!r} among {', '.join(n for n, _ in named)}{_DICTIONARY}")
+    if len(of_phones) > 1:
+        raise FormatError(f"{where}: {len(of_phones)} tiers of phones ({', '.join(n for n, _ in of_phones[:3])}), as "
+                          "of several speakers; cut the recording so that each part has one speaker")
+    name_of_tier, part = of_phones[0]
     found = _INTERVAL.findall(part)
     size = _SIZE.search(part)
     if size is None or len(found) != int(size[1]):

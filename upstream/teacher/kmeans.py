@@ -17,7 +17,7 @@ from upstream import ranks
 from upstream.errors import InputError
 from upstream.keyed import keyed, keyed_int
 from upstream.teacher.lloyd import cluster_sizes, draw_starts, lloyd, repair_empty
-from upstream.teacher.nearest import assign, inertia, squared_distance
+from upstream.teacher.nearest import assign, common_offset, inertia, squared_distance
 
 __all__ = ["assign", "default_engine", "fit", "inertia"]
 
@@ -26,6 +26,7 @@ MOST_CLUSTERS = 1 << 16  # labels are stored as uint16
 _REPAIRS = 10
 _ENOUGH = 120  # points a cluster that a part must have
 STARTS = 6  # on the coarsest part
+_LOOKED_AT = 4096  # points, to see whether all are far from 0
 
 
 def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts: int = 1,
@@ -54,6 +55,10 @@ def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts
         InputError: too few (different) frames, or a value that is not finite.
     """
     _check(points, clusters)
+    offset = common_offset(_spaced(points))
+    if bool(offset.any()):
+        centroids, spread = fit(points - offset, clusters, seed, iterations, restarts, engine)
+        return centroids + offset, spread
     points = points.contiguous()
     chosen = engine or default_engine(points.device)
     (coarse, times), *finer = levels(points, clusters, iterations)
@@ -71,6 +76,13 @@ def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts
             centroids = _iterate(part, centroids, times_here, chosen, faiss_seed)
         results.append(_without_empty(points, centroids))
     return min(results, key=lambda result: result[1])
+
+
+def _spaced(points: Tensor) -> Tensor:
+    """Some points of the first rank that has any, the same on every rank."""
+    some = points[::max(1, len(points) // _LOOKED_AT)][:_LOOKED_AT]
+    found = [part for part in ranks.gather(some.cpu()) if len(part)]
+    return found[0].to(points.device)
 
 
 def levels(points: Tensor, clusters: int, iterations: int) -> list[tuple[Tensor, int]]:

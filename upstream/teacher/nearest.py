@@ -11,6 +11,8 @@ _AT_A_TIME = {"cpu": 1 << 18, "cuda": 1 << 26}
 # numpy's argmin is vectorised, torch's is not: four times as fast in one thread, but one thread is all it has.
 _NUMPY_UP_TO = 4
 
+_FAR_OFF = 100.0  # squared length of the mean, over the mean squared distance from it
+
 
 def assign(frames: Tensor, centroids: Tensor) -> Tensor:
     """Nearest centroid of each frame: argmin of |c|^2 / 2 - x c, by one matrix product.
@@ -22,10 +24,20 @@ def assign(frames: Tensor, centroids: Tensor) -> Tensor:
     Returns:
         (n,) int64 in [0, k). Ties go to the lower index.
     """
-    half_norms = centroids.square().sum(1) / 2
+    offset = common_offset(centroids)
+    centroids = centroids - offset
+    half_norms = centroids.square().sum(1) / 2 + centroids @ offset
     rows = _rows(frames, len(centroids))
     parts = [_lowest(torch.addmm(half_norms, part, centroids.T, alpha=-1)) for part in frames.split(rows)]
     return torch.cat(parts) if parts else frames.new_zeros(0, dtype=torch.int64)
+
+
+def common_offset(vectors: Tensor) -> Tensor:
+    """(d,) the mean of vectors (n, d) where it is so far from 0 that products of float32 would lose what tells the
+    vectors apart, as where a dimension is nearly constant; zeros otherwise, which change no bit of a result."""
+    mean = vectors.mean(0)
+    spread = (vectors - mean).square().sum(1).mean()
+    return mean * (mean.square().sum() > _FAR_OFF * spread)
 
 
 def inertia(points: Tensor, centroids: Tensor, labels: Tensor) -> float:

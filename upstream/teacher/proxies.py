@@ -117,8 +117,11 @@ class Change:
         """For each frame of the changed waveform of an utterance of `samples`, the one that was at its centre before.
 
         Returns:
-            (frames of length(samples),) int64; where it lies beyond the first or last, that one.
+            (frames of length(samples),) int64; where it lies beyond the first or last, that one. None of an utterance
+            that had no frame.
         """
+        if not grid.frames(samples):
+            return np.zeros(0, np.int64)
         count = grid.frames(self.length(samples))
         if self.kind == "noise":
             return np.arange(count)
@@ -149,7 +152,8 @@ def label_stability(units: Units, quantiser: Quantiser, source: Source, manifest
     for done, (index, frames) in enumerate(source.stream(changed, chosen, changed.read), 1):
         before = np.asarray(units.labels(changed.ids[index], stream))
         place = change.frames_before(int(manifest.lengths[index]))
-        pairs.append((before[place], quantiser.labels(frames)[stream].cpu().numpy()))
+        if len(place):  # played slowly, an utterance without a frame may have one
+            pairs.append((before[place], quantiser.labels(frames)[stream].cpu().numpy()))
         if progress is not None:
             progress(done, len(chosen))
     return stability(pairs, units.classes[stream])

@@ -53,6 +53,19 @@ def test_padding_does_not_change_a_score(model, batch):
     assert model.scores(TEXTS, batch) == pytest.approx([model.scores([t])[0] for t in TEXTS], abs=1e-4)
 
 
+def test_where_a_sentence_was_cut_is_no_end():
+    """A paragraph a line is usual in books; each taught that a text ends in the midst of a word."""
+    sentence = "AB" * 100
+    model, _ = train_characters([sentence], SMALL, CharacterTraining(80, 200, 0.02, longest=9))
+    with torch.inference_mode():
+        after = model(torch.tensor([[0, *model.encode(sentence[:9])]]))[0, 9].exp()
+    assert float(after[0]) < 0.05
+    assert float(after[model.encode("B")[0]]) > 0.9
+    model, _ = train_characters([sentence[:9]], SMALL, CharacterTraining(80, 200, 0.02, longest=9))
+    with torch.inference_mode():
+        assert float(model(torch.tensor([[0, *model.encode(sentence[:9])]]))[0, 9].exp()[0]) > 0.9
+
+
 def test_training_learns_the_text_and_is_the_same_each_time():
     sentences = ["ABAB AB", "AB ABAB", ""] * 10
     first, losses = train_characters(sentences, SMALL, CharacterTraining(60, 200, 0.02))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstream.features import long_recordings
-from upstream.features.long_recordings import encode_long
+from upstream.features.long_recordings import encode_long, output_of_long
 from upstream.features.source import LayerSource
 from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
@@ -24,6 +24,17 @@ def wave(samples, seed=0):
     rng = np.random.default_rng(seed)
     loudness = 0.02 + 0.2 * np.abs(np.sin(np.arange(samples) / 50_000))
     return (rng.normal(0, 1, samples) * loudness + 0.05 * np.sin(np.arange(samples) / 90_000)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_out_at_the_end_is_that_of_one_pass(kind, monkeypatch):
+    monkeypatch.setattr(long_recordings, "_PIECE_FRAMES", 60)
+    encoder = Encoder(EncoderConfig(**SMALL, **kind)).initialise(0).eval()
+    whole = torch.from_numpy(wave(70_000))
+    with torch.inference_mode():
+        found, expected = output_of_long(encoder, whole), encoder(whole[None]).last[0]
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)

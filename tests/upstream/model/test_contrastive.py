@@ -64,6 +64,18 @@ def test_a_product_quantiser_by_hand():
     assert found.perplexity.item() == found.code_perplexity.item() == pytest.approx(3)
 
 
+def test_an_entry_that_nothing_chooses_leaves_a_gradient():
+    """All frames of silence are alike; where a probability of softmax is 0, the entropy's gradient was no number."""
+    quantiser = Quantiser(4, groups=1, entries=2, code_dim=2).train()
+    with torch.no_grad():
+        quantiser.weight_proj.weight.fill_(1)
+        quantiser.weight_proj.bias.copy_(torch.tensor([200.0, 0.0]))
+    found = quantiser(torch.zeros(5, 4), 1.0)
+    assert found.perplexity.item() == pytest.approx(1)
+    found.perplexity.backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in quantiser.weight_proj.parameters())
+
+
 def test_total_weighs_its_parts(tiny):
     model = ContrastivePrediction(tiny(), **SMALL, diversity_weight=0.3, feature_penalty=5.0).initialise(1).eval()
     loss = model(WAVES, None, MASK, negatives_of(MASK))

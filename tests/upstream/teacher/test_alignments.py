@@ -119,6 +119,8 @@ def test_stress_and_place_in_the_word_go_and_silences_are_one(label, phone):
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("a.TextGrid", "no grid", "not a TextGrid"),
     ("a.TextGrid", textgrid({"words": WORDS}), "no tier 'phones' among words"),
+    ("a.TextGrid", textgrid({"one - phones": PHONES, "two - phones": [(0.0, 1.0, "IY1")]}),
+     "2 tiers of phones .one - phones, two - phones., as of several speakers"),
     ("a.TextGrid", textgrid({"phones": PHONES})[:-120], "holds 2 intervals and announces 4"),
     ("a.TextGrid", 'File type = "ooTextFile"\n"TextGrid"\n0\n1\n<exists>\n1\n"IntervalTier"\n"phones"\n', "long text"),
     ("a.TextGrid", textgrid({"phones": [(0.5, 0.2, "A")]}), "'A' from 0.5 s to 0.2 s"),

@@ -14,6 +14,7 @@ from upstream.keyed import keyed
 from upstream.teacher import kmeans, nearest
 from upstream.teacher.kmeans import assign, fit, inertia, levels
 from upstream.teacher.lloyd import _plus_plus, draw_starts, lloyd
+from upstream.teacher.nearest import common_offset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINES = ("faiss", "torch")
@@ -204,3 +205,22 @@ def test_without_faiss_torch_does_it(monkeypatch):
 def test_points_on_an_accelerator_stay_there():
     assert kmeans.default_engine(torch.device("cuda")) == "torch"
     assert kmeans.default_engine(torch.device("cpu")) == "faiss"
+
+
+@pytest.mark.parametrize("engine", ["faiss", "torch"])
+def test_an_offset_that_all_frames_share_hides_nothing(engine):
+    """Pre-norm layers have dimensions that are large and nearly constant: products of float32 lost all the rest."""
+    points = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0))
+    offset = torch.tensor([5000.0, *[0.0] * 6, -3000.0])
+    near, spread = fit(points, 20, seed=0, engine=engine)
+    far, far_spread = fit(points + offset, 20, seed=0, engine=engine)
+    assert far_spread == pytest.approx(spread, rel=0.02)
+    exact = torch.cdist((points + offset).double(), far.double()).argmin(1)
+    assert (assign(points + offset, far) == exact).double().mean() > 0.999
+    assert not common_offset(near).any(), "and where there is none, no bit changes"
+
+
+def test_a_common_offset_by_hand():
+    """Mean (20, 0), squared 400; each is 1 from it: 400 of 1 is far off, 4 of 1 is not."""
+    assert common_offset(torch.tensor([[20.0, 1.0], [20.0, -1.0]])).tolist() == [20, 0]
+    assert common_offset(torch.tensor([[2.0, 1.0], [2.0, -1.0]])).tolist() == [0, 0]

@@ -8,12 +8,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from upstream.errors import InputError, UsageError
-from upstream.features.source import MfccSource
+from upstream.features.source import LayerSource, MfccSource
 from upstream.frames import CONV_GRID
+from upstream.model import Encoder, EncoderConfig
 from upstream.teacher.proxies import Change, ChangedRecordings, label_stability, runs, speaker_information, stability
 from upstream.teacher.teacher import Teacher
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+TINY = EncoderConfig(frontend="fbank", width=16, layers=1, heads=2, ffn=16, positional_kernel=4, positional_groups=2)
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(np.array)
 
 
@@ -150,3 +152,20 @@ def test_every_utterance_gets_noise_of_its_own():
     assert np.array_equal(heard(0, 1), heard(0, 1))
     assert abs(np.corrcoef(heard(0, 1), heard(1, 1))[0, 1]) < 0.3
     assert abs(np.corrcoef(heard(0, 1), heard(0, 2))[0, 1]) < 0.3
+
+
+def test_an_utterance_that_has_a_frame_only_when_it_is_played_slowly_is_passed_over():
+    """It ended the command, after all the labelling."""
+    change = Change("speed", 0.9)
+    assert CONV_GRID.frames(390) == 0
+    assert CONV_GRID.frames(change.length(390)) == 1
+    assert change.frames_before(390).tolist() == []
+
+
+def test_slow_scraps_do_not_end_a_measurement(recordings, tmp_path):
+    made = recordings((48_000, 390, 30_000))
+    source = LayerSource(Encoder(TINY).initialise(0).eval(), 1, "cpu")
+    teacher = Teacher.fit(source, made, 4, seed=0, read=made.read)
+    units = teacher.label(source, made, tmp_path, read=made.read)
+    found = label_stability(units, teacher.quantiser, source, made, Change("speed", 0.9), read=made.read)
+    assert found.frames > 100

@@ -103,7 +103,8 @@ def read_bundle(name: str) -> Checkpoint:
     family = "wavlm" if bundle._model_type == "WavLM" else "hubert" if name.startswith("HUBERT") else "wav2vec2"
     described = {"arguments": bundle._params, "family": family, "normalize": bundle._normalize_waveform}
     if isinstance(bundle, torchaudio.pipelines.Wav2Vec2ASRBundle):
-        described["symbols"] = list(bundle.get_labels(blank=_BLANK))
+        rows = bundle._params["aux_num_out"]  # the star of an aligner (MMS_FA) is none
+        described["symbols"] = list(bundle.get_labels(blank=_BLANK))[:rows]
     return _read(name, tensors, described)
 
 

@@ -24,6 +24,19 @@ def test_dtype_and_device_are_what_was_asked_for(tiny, tmp_path):
     assert not whole.training
 
 
+@pytest.mark.parametrize("settings", [{}, {"frontend": "fbank"}, {"frontend": "light", "stride_ms": 40}])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_type_hear_the_same_waveforms(tiny, tmp_path, settings, dtype):
+    """It ended in torch's complaint about mixed types."""
+    save_encoder(tiny(**settings).initialise(0), tmp_path, {})
+    wave = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, expected = (load_encoder(tmp_path, dtype=d)(wave, torch.tensor([8000, 5000])).last
+                           for d in (dtype, torch.float32))
+    assert found.dtype is dtype
+    assert float((found.float() - expected).norm() / expected.norm()) < (0.05 if dtype is torch.bfloat16 else 1e-5)
+
+
 @pytest.mark.parametrize("source", ["nowhere", "no/such/folder", "NOT_A_BUNDLE", "x.pt"])
 def test_a_source_that_is_not_there_says_what_would_do(source):
     with pytest.raises(UsageError, match=r"no such file or folder\. Known are .* fairseq .* torchaudio"):

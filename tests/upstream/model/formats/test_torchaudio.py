@@ -231,6 +231,12 @@ def test_a_bundle_for_recognition_brings_its_symbols(bundle):
     assert torch.equal(found.ctc.weight, model.aux.weight)
 
 
+def test_the_star_of_an_aligner_is_no_row(bundle):
+    """torchaudio's MMS_FA names a star that it puts beside the model's rows when it aligns."""
+    bundle(pipelines.Wav2Vec2FABundle, aux=3, _labels=("A", "B"))
+    assert read_checkpoint("HUBERT_BASE").ctc.symbols == ("<pad>", "A", "B")
+
+
 def test_a_bundle_that_cannot_be_fetched_is_one_line(bundle, monkeypatch):
     def fails(*_: Any) -> None:
         raise OSError("no\nnetwork")
