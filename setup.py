@@ -55,5 +55,5 @@ setup(
         "dev": ["pytest>=8", "hypothesis>=6.80,<7", "ruff==0.15.*", "mypy>=1.11", "pytest-timeout>=2.3",
                 "scikit-learn>=1.4"],
     },
-    entry_points={"console_scripts": ["hubertkit = tools.main:main"]},
+    entry_points={"console_scripts": ["hubertkit = tools.start:main"]},
 )

@@ -191,7 +191,7 @@ def _curves(encoders: dict[int, Path]) -> list[dict[str, Any]]:
 def recordings_of(data: Path, aligned: Path, alignments: Path, fit_hours: float, sample_frames: int,
                   seed: int) -> Recordings:
     """Read manifests and find alignments. Raises UsageError where `alignments` is no folder."""
-    if not alignments.is_dir():
-        raise UsageError(f"--alignments {alignments}: no such folder")
+    if not alignments.exists():
+        raise UsageError(f"--alignments {alignments}: no such folder, nor a CTM file")
     return Recordings(Manifest.load(data), Manifest.load(aligned), find_alignments(alignments), fit_hours,
                       sample_frames, seed)

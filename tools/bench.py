@@ -16,7 +16,7 @@ from benchmarks.curves import CURVES, SENTENCES
 from benchmarks.curves import record as record_curve
 from benchmarks.decoding import QUICK as QUICK_DECODING
 from benchmarks.decoding import Plan as DecodingPlan
-from benchmarks.decoding import check_file
+from benchmarks.decoding import check_file as check_model
 from benchmarks.decoding import run as run_decoding
 from benchmarks.decoding import shown as shown_decoding
 from benchmarks.feeding import run as run_feeding
@@ -44,6 +44,7 @@ from downstream.transcribe import Settings
 from tools.decoder_options import Tuned, choice_of
 from tools.demo import NOISE_DB
 from tools.launch import AUTO, RanksOption, launched
+from tools.outputs import check_file
 from tools.sweep import whole_numbers
 from tools.synthesise import VOICES_TRAIN, sentences, synthesise
 from upstream.audio.corpora.folder import import_folder
@@ -52,7 +53,7 @@ from upstream.device import best_device, chosen_device
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.recipe import load_recipe
-from upstream.stage import check_out, disk_errors
+from upstream.stage import disk_errors
 
 app = typer.Typer(no_args_is_help=True)
 SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory", "limit_memory"]
@@ -93,11 +94,12 @@ def low_resource(
 
 @app.command("speed")
 def speed(
-    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("speed.json"),
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("speed.json"),
     device: Annotated[str, typer.Option(help="cpu or cuda; the GPU if there is one.")] = "",
     quick: Annotated[bool, typer.Option(help="A tiny model, to see that it runs; the figures say nothing.")] = False,
 ) -> None:
     """An update of pretraining beside torchaudio's and transformers', against the rate of a large matrix product."""
+    check_file(out)
     chosen = device or best_device().type
     if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"--device {chosen}: must be cpu or cuda, and a GPU must be there for cuda")
@@ -110,10 +112,11 @@ def speed(
 @app.command("feeding")
 def feeding(
     recordings: Annotated[Path, typer.Argument(help="A manifest, or a folder of audio.")],
-    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("feeding.json"),
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("feeding.json"),
     minutes: Annotated[float, typer.Option(help="Of audio to read.")] = 30.0,
 ) -> None:
     """Decoding, caching and cropping: audio seconds a second, from FLAC, WAV, Opus, memory and disk."""
+    check_file(out, [recordings])
     if not minutes > 0:
         raise UsageError(f"--minutes {minutes}: must be above 0")
     heard = import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
@@ -127,7 +130,7 @@ def feeding(
 def seams(
     recogniser: Annotated[Path, typer.Argument(help="Folder of a recogniser, as `finetune` writes it.")],
     test: Annotated[Path, typer.Argument(help="Manifest of utterances with texts.")],
-    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("seams.json"),
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("seams.json"),
     lm: Annotated[Path | None, typer.Option(help="ARPA file; without it decoding is greedy only.")] = None,
     tuned: Tuned = None,
     minutes: Annotated[float, typer.Option(help="Of a joined recording at most.")] = 30.0,
@@ -136,6 +139,7 @@ def seams(
                                                       "0: they are heard in windows only.")] = None,
 ) -> None:
     """Utterances transcribed one by one, and joined to long recordings: what the seams cost."""
+    check_file(out, [recogniser, test, lm, tuned])
     choice = choice_of(lm=lm, tuned=tuned)
     settings = {"greedy": Settings(pause_seconds=parted)}
     if lm is not None:
@@ -150,7 +154,7 @@ def seams(
 @app.command("curves")
 def curves(
     name: Annotated[str, typer.Argument(help="A recipe whose beginning is kept: " + ", ".join(CURVES))],
-    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("curve.json"),
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("curve.json"),
     run: Annotated[Path, typer.Option(help="Folder of speech and run; the same command again goes on there.")] = Path(
         "curve-run"),
     updates: Annotated[int, typer.Option(help="To make; 0: the curve's own number.")] = 0,
@@ -158,6 +162,7 @@ def curves(
                                                          "speech.")] = None,
 ) -> None:
     """Loss and masked accuracy of a pretraining on synthesised speech, update by update: a reference for others."""
+    check_file(out, [recordings])
     if name not in CURVES:
         raise UsageError(f"{name}: no such curve; those there are: {', '.join(CURVES)}")
     if updates < 0:
@@ -173,12 +178,13 @@ def curves(
 
 @app.command("scale")
 def scale(
-    out: Annotated[Path, typer.Option(callback=check_out, help="The results file; the manifest is made beside it and "
+    out: Annotated[Path, typer.Option(help="The results file; the manifest is made beside it and "
                                                              "removed.")] = Path(
         "scale.json"),
     utterances: Annotated[int, typer.Option(help="Of the synthetic manifest; 15.4 s each.")] = UTTERANCES,
 ) -> None:
     """Open a manifest of 14 million utterances (60,000 h) and plan an epoch: seconds and peak memory."""
+    check_file(out)
     if utterances < 1:
         raise UsageError(f"--utterances {utterances}: at least 1")
     command = shlex.join(["hubertkit", *sys.argv[1:]])
@@ -213,11 +219,12 @@ def teachers(
 
 @app.command("kmeans")
 def kmeans(
-    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("kmeans.json"),
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("kmeans.json"),
     points: Annotated[int, typer.Option(help="Frames to cluster.")] = KmeansPlan.points,
     device: Annotated[str, typer.Option(help="Where ours runs: cpu or cuda.")] = "cpu",
 ) -> None:
     """k-means and labelling beside scikit-learn, as fairseq sets it, and faiss alone."""
+    check_file(out)
     chosen = chosen_device(device) if device in ("cpu", "cuda") else None
     if chosen is None:
         raise UsageError(f"--device {device}: cpu or cuda")
@@ -232,11 +239,12 @@ def kmeans(
 
 @app.command("ranks")
 def ranks_together(
-    out: Annotated[Path, typer.Option(callback=check_out, help="The results file.")] = Path("ranks.json"),
+    out: Annotated[Path, typer.Option(help="The results file.")] = Path("ranks.json"),
     updates: Annotated[int, typer.Option(help="Of each training.")] = RanksPlan.updates,
     repeats: Annotated[int, typer.Option(help="Turns of all trainings.")] = RanksPlan.repeats,
 ) -> None:
     """Two ranks of one thread beside one, and beside two trainings apart: audio seconds a second of `hubert-tiny`."""
+    check_file(out)
     if repeats < 1 or updates < 2 * RanksPlan.log_every:
         raise UsageError(f"--updates {updates} --repeats {repeats}: at least {2 * RanksPlan.log_every} and 1")
     plan = RanksPlan(updates=updates, repeats=repeats)
@@ -248,11 +256,12 @@ def ranks_together(
 @app.command("lm")
 def lm(
     text: Annotated[Path, typer.Argument(help="Plain or .gz text, one sentence a line.")],
-    out: Annotated[Path, typer.Option(callback=check_out, help="The results file; the same command again goes on with "
+    out: Annotated[Path, typer.Option(help="The results file; the same command again goes on with "
                                                              "it.")] = Path(
         "lm.json"),
 ) -> None:
     """Estimating n-gram models of a text, in memory and within 2 GiB: seconds and peak memory."""
+    check_file(out, [text])
     with disk_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         results = run_lm(text, out, shlex.join(["hubertkit", *sys.argv[1:]]), say)
@@ -308,7 +317,7 @@ def decoding(
         raise UsageError(f"--workers {workers}: 1 or all")
     if device is not None:
         check_device(device)
-    check_file(lm)
+    check_model(lm)
     if posteriors is not None:
         import_posteriors(posteriors, emissions := out / "emissions")
     assert emissions is not None  # one of the two is given

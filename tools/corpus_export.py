@@ -100,6 +100,8 @@ def parquet(manifest: ManifestFile,
         raise UsageError(f"--out {out}: name a file in .parquet")
     check_file(out, [manifest])
     loaded = Manifest.load(manifest)
+    if out.exists():
+        check_file(out, dict.fromkeys(u.audio for u in loaded))
     _print([export_parquet(loaded, out)], loaded)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from downstream.text.normalise import normalise as normalise_text
-from tools.outputs import check_file
+from tools.outputs import check_file, check_folder
 from upstream.audio.corpora.common_voice import import_common_voice
 from upstream.audio.corpora.fairseq import import_fairseq
 from upstream.audio.corpora.folder import import_folder
@@ -134,8 +134,7 @@ def km(labels: Annotated[list[Path], typer.Argument(metavar="LABELS...", help="O
        dictionary: Annotated[list[Path] | None, typer.Option(help=(
            "dict.km.txt, for each stream; the one beside the labels if not given."))] = None) -> None:
     """fairseq's labels (a line of numbers for each line of the .tsv) as units."""
-    if out.is_file():
-        raise UsageError(f"{out}: a file; --out names a folder")
+    check_folder(out, [*labels, manifest], own="units.json")
     units = import_labels(labels, Manifest.load(manifest), out, rate, dictionary)
     print(f"{out}: units of {len(units):,} utterances, {', '.join(map(str, units.classes))} classes")
 
@@ -147,8 +146,7 @@ def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Of Te
            out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of units to write.", show_default=False)]
            ) -> None:
     """Phone alignments as units: the best labels there are, for rounds.0.teacher.units=DIR."""
-    if out.is_file():
-        raise UsageError(f"{out}: a file; --out names a folder")
+    check_folder(out, [alignments, manifest], own="units.json")
     if not alignments.exists():
         raise UsageError(f"{alignments}: no such folder, nor a CTM file")
     units = import_phones(alignments, Manifest.load(manifest), out)

@@ -31,6 +31,7 @@ from tools.decoder_options import (
     Tuned,
     WordScore,
     choice_of,
+    noted_model,
 )
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder
 from tools.outputs import check_file
@@ -126,7 +127,7 @@ def tune(
         found = run_tuning(stored, read_references(references).texts, chosen, search, beams=_numbers(beams),
                            forbidden_manifest_hash=forbidden, forbidden_ids=final_ids, workers=workers,
                            progress=report)
-    write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": str(lm),
+    write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": noted_model(lm, out) if lm else None,
                      "lexicon": None if lexicon is None else str(lexicon)})
     plot_tuning(found, picture)
     for name in found.on_edge:

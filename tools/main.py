@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminated)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
     try:
         code = run(arguments)

@@ -17,7 +17,7 @@ from downstream.lm.character_model import CharacterModel
 from downstream.lm.rescoring import CausalModel
 from downstream.score.references import read_references
 from downstream.score.shared import refuse_shared
-from tools.decoder_options import same_model
+from tools.decoder_options import noted_model, same_model
 from tools.outputs import check_file
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
@@ -69,8 +69,8 @@ def rescore_tune(
         raise InputError(f"{missing}: no reference; tuning needs the text of every utterance")
     tuning = tune_weights(found, _scored(found, _model(model, lower)), [truth[h.id] for h in found])
     weights, ends = tuning.weights, tuning.interval
-    write_json(out, {**asdict(weights), **{k: v for k, v in asdict(tuning).items() if k != "weights"}, "model": model,
-                     "lower": lower, "ids": [h.id for h in found]})
+    write_json(out, {**asdict(weights), **{k: v for k, v in asdict(tuning).items() if k != "weights"},
+                     "model": noted_model(model, out), "lower": lower, "ids": [h.id for h in found]})
     for name in tuning.on_edge:
         say(f"{name}={getattr(weights, name):g} lies on the edge of what was tried; the best may lie beyond")
     print(f"{out}: lm_weight {weights.lm_weight:g}, word_score {weights.word_score:g}, ngram_weight "
@@ -141,6 +141,6 @@ def _tuned_weights(tuned: Path, found: Sequence[Hypothesis], model: str, lower: 
         raise UsageError(f"{tuned}: tuned {'with' if its_case else 'without'} --lower, which changes the model's "
                          f"scores: {'give it too' if its_case else 'leave it out'}")
     refuse_shared([h.id for h in found], own, str(tuned), "are what these weights were tuned on")
-    if not same_model(its_model, model):
+    if not same_model(its_model, model, tuned):
         say(f"{tuned}: tuned with the model {its_model}; its weights may not suit {model}")
     return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -29,6 +30,7 @@ from tools.decoder_options import (
     WordScore,
     choice_of,
 )
+from tools.outputs import check_folder
 from upstream.audio.containers import open_content
 from upstream.audio.corpora.probing import true_samples
 from upstream.audio.corpora.single import utterance_of_file
@@ -80,6 +82,8 @@ def transcribe(
                        tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device)
     settings = Settings(choice, window, overlap, pause)
     _check(files, chosen, out, streaming, pcm)
+    if out is not None:
+        check_folder(out, [recogniser])
     bad: list[Path] = []
 
     def failed(path: Path, error: InputError) -> None:
@@ -179,7 +183,7 @@ def _from_stdin(transcriber: Transcriber, pcm: int | None) -> Transcript:
 
 def _stdin_wave() -> np.ndarray:
     """Standard input as a file of audio: (S,) float32 at 16 kHz. Raises InputError where it is none."""
-    content = sys.stdin.buffer.read()
+    content = b"" if sys.stdin is None else sys.stdin.buffer.read()
     if not content:
         raise InputError("stdin: empty; pipe a recording in")
     try:
@@ -200,7 +204,7 @@ def _pcm_blocks(rate: int) -> Iterator[np.ndarray]:
     """Raw samples of standard input as they come: (S,) float32 at 16 kHz."""
     resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
     odd = b""
-    source: Any = sys.stdin.buffer
+    source: Any = io.BytesIO() if sys.stdin is None else sys.stdin.buffer
     while content := source.read1(_BLOCK_BYTES):  # what is there, without waiting for more
         content = odd + content
         odd = content[len(content) // 2 * 2:]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, StringNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from upstream.errors import RecipeError, UsageError
@@ -104,7 +104,8 @@ def _override(recipe: Any, word: str) -> Any:
     _unlock(recipe)
     _check_items(recipe, key, where)
     try:
-        parsed = OmegaConf.from_dotlist([f"value={value}"]).value
+        parsed = _literal(value) if _is_text(recipe, key) and value and not _means_more(value) else \
+            OmegaConf.from_dotlist([f"value={value}"]).value
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
     if any(part.isdecimal() for part in key.split(".")):
@@ -112,6 +113,26 @@ def _override(recipe: Any, word: str) -> Any:
     for part in reversed(key.split(".")):  # merged as a file would be: `update` cannot add a part to a mapping of parts
         parsed = {part: parsed}
     return _merge(recipe, OmegaConf.create(parsed), where)
+
+
+def _is_text(recipe: Any, key: str) -> bool:
+    """Whether a key is of a value that is text, such as a path: as it is written, and no YAML."""
+    node = recipe
+    for part in key.split("."):
+        if not OmegaConf.is_config(node) or node._is_none() or (OmegaConf.is_dict(node) and part not in node):
+            return False
+        node = node._get_node(int(part) if OmegaConf.is_list(node) else part)
+    return isinstance(node, StringNode)
+
+
+def _means_more(value: str) -> bool:
+    """Whether a text is null, or has quotes around it as YAML wants them."""
+    return value in ("null", "~") or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\"")
+
+
+def _literal(value: str) -> str:
+    """A text of which OmegaConf reads nothing as the name of another value."""
+    return value.replace("${", "\\${")
 
 
 def _check_items(recipe: Any, key: str, where: str) -> None:

@@ -180,7 +180,7 @@ def _model(lm: Path, numbers: Any) -> Any:
     try:
         with _silence():
             return KenLM(str(quickest_file(lm)), numbers)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # KenLM's message may hold bytes of the file
         raise refusal(lm, error) from error
 
 

@@ -2,9 +2,11 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
+from tools import start
 from tools.child import module_command
 from tools.main import run
 
@@ -24,6 +26,19 @@ def test_a_python_that_has_no_working_directory_in_its_path_starts_our_modules(t
     done = subprocess.run([*module_command("tools.main"), "--help"], cwd=tmp_path, capture_output=True, text=True,
                           check=False, env=os.environ | {"PYTHONSAFEPATH": "1"})
     assert done.returncode == 0, done.stderr
+
+
+def test_being_interrupted_while_it_is_imported_is_one_line(monkeypatch, capsys):
+    class Interrupting:
+        def find_spec(self, name, path=None, target=None):
+            if name == "tools.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "tools.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        start.main()
+    assert (end.value.code, capsys.readouterr().err) == (130, "hubertkit: interrupted\n")
 
 
 def test_ranks_that_nobody_started_are_none(tmp_path, monkeypatch, capsys):

@@ -229,6 +229,70 @@ def test_an_import_does_not_replace_the_corpus(capsys, manifest, tmp_path):
             assert call(capsys, "import", "parquet", shards, "--out", again)[0] == 0
 
 
+@pytest.mark.parametrize(("form", "name"), [("tar", "train-000007.tar"), ("kaldi", "text"), ("nemo", "manifest.jsonl"),
+                                            ("fairseq", "train.tsv"), ("common-voice", "train.tsv"),
+                                            ("fairseq --units units", "dict.km.txt")])
+def test_an_export_leaves_what_no_export_wrote(capsys, manifest, tmp_path, monkeypatch, form, name):
+    """Shards that another program wrote under the usual name were removed, and a text made by hand."""
+    units_for(manifest, tmp_path / "units")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    words = ("export", *form.split(), manifest, "--out", tmp_path / "out")
+    code, _, error = call(capsys, *words)
+    assert (code, f"{name}: is there already, and no export wrote it" in error) == (1, True)
+    assert (tmp_path / "out" / name).read_text() == "mine"
+    (tmp_path / "out" / name).unlink()
+    for _ in range(1 if form == "common-voice" else 2):  # its own may be replaced
+        assert call(capsys, *words)[0] == 0
+
+
+@pytest.mark.parametrize("way", ["link", "audio/../shards"])
+def test_shards_that_are_read_are_not_written_over_whatever_they_are_called(capsys, manifest, tmp_path, way):
+    shards = tmp_path / "shards"
+    assert call(capsys, "export", "tar", manifest, "--out", shards)[0] == 0
+    assert call(capsys, "import", "tar", shards, "--out", tmp_path / "t.arrow")[0] == 0
+    (tmp_path / "link").symlink_to(shards)
+    code, _, error = call(capsys, "export", "tar", tmp_path / "t.arrow", "--out", tmp_path / way)
+    assert (code, "holds utterances of the manifest" in error) == (1, True)
+    assert call(capsys, "check", tmp_path / "t.arrow")[0] == 0
+
+
+def test_a_parquet_file_that_is_read_is_not_written_over(capsys, manifest, tmp_path):
+    assert call(capsys, "export", "parquet", manifest, "--out", tmp_path / "p.parquet")[0] == 0
+    assert call(capsys, "import", "parquet", tmp_path / "p.parquet", "--out", tmp_path / "p.arrow")[0] == 0
+    code, _, error = call(capsys, "export", "parquet", tmp_path / "p.arrow", "--out", tmp_path / "p.parquet")
+    assert (code, "what the command reads" in error) == (2, True)
+    assert call(capsys, "check", tmp_path / "p.arrow")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["km {0}/train.km --manifest {0}/m.arrow --out",
+                                     "phones {0} --manifest {0}/m.arrow --out"])
+@pytest.mark.parametrize("kind", ["emissions.json", "teacher.json", "stage.json"])
+def test_imported_units_do_not_go_into_what_another_command_made(capsys, manifest, tmp_path, command, kind):
+    (tmp_path / "train.km").write_text("0\n")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / kind).write_text("{}")
+    assert call(capsys, "import", *command.format(tmp_path).split(), tmp_path / "there")[0] == 2
+    assert [p.name for p in (tmp_path / "there").iterdir()] == [kind]
+
+
+def test_a_tar_of_ones_own_beside_a_manifest_stays(capsys, manifest, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"bytes": u.audio.read_bytes(), "path": u.audio.name} for u in Manifest.load(manifest)]
+    pq.write_table(pa.table({"audio": rows}), tmp_path / "a.parquet", compression="zstd")
+    (tmp_path / "x-audio").mkdir()
+    (tmp_path / "x-audio" / "a.tar").write_text("mine")
+    words = ("import", "parquet", tmp_path / "a.parquet", "--out", tmp_path / "x.arrow")
+    assert call(capsys, *words)[0] == 1
+    assert (tmp_path / "x-audio" / "a.tar").read_text() == "mine"
+    (tmp_path / "x-audio" / "a.tar").unlink()
+    for _ in range(2):
+        assert call(capsys, *words)[0] == 0
+
+
 def test_a_parquet_import_puts_compressed_audio_beside_the_manifest(capsys, manifest, tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

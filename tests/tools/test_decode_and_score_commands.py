@@ -16,7 +16,7 @@ from downstream.decode.hypothesis import read_hypotheses
 from downstream.emissions import EmissionsWriter
 from downstream.score.references import read_references
 from tools import decode, main, score
-from tools.decoder_options import choice_of
+from tools.decoder_options import choice_of, noted_model, same_model
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import FormatError, InputError, UsageError
 
@@ -109,6 +109,25 @@ def test_tuned_beam_search_beats_greedy_decoding(app, data, tmp_path):
 def lm(tmp_path):
     """A language model beside which arrays may be written."""
     return shutil.copy(LM, tmp_path)
+
+
+def test_the_model_that_weights_were_tuned_with_is_known_from_anywhere(tmp_path, monkeypatch):
+    """From another folder the same file was called another, and another of its name the same."""
+    (tmp_path / "sub").mkdir()
+    for place in (tmp_path, tmp_path / "sub"):
+        (place / "lm.arpa").touch()
+    monkeypatch.chdir(tmp_path)
+    noted, tuned = noted_model("lm.arpa", Path("sub/tuned.json")), Path("sub/tuned.json")
+    assert noted == "../lm.arpa"
+    assert same_model(noted, "lm.arpa", tuned)
+    assert same_model(noted, str(tmp_path / "lm.arpa"), tuned)
+    assert not same_model(noted, "sub/lm.arpa", tuned)
+    monkeypatch.chdir(tmp_path / "sub")
+    assert same_model(noted, "../lm.arpa", Path("tuned.json"))
+    assert not same_model(noted, "lm.arpa", Path("tuned.json"))
+    assert noted_model("owner/name", Path("x.json")) == "owner/name"
+    assert same_model("owner/name", "owner/name", Path("x.json"))
+    assert not same_model("owner/name", "owner/other", Path("x.json"))
 
 
 @pytest.mark.parametrize("name", ["lexicon", "batched"])

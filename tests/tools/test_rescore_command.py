@@ -129,7 +129,7 @@ def test_weights_hold_for_the_case_and_the_model_that_they_were_tuned_for(data, 
     (["rescore-tune", "test.jsonl", "--references", "dev.txt", "--model", "characters", "--out", "x"], 1,
      "no reference"),
     (["lm", "train", "none", "--out", "x"], 2, "none: no such file"),
-    (["lm", "train", "empty", "--out", "x"], 1, "no sentence"),
+    (["lm", "train", "empty", "--out", "x"], 1, "empty: no text"),
 ])
 def test_mistakes_end_in_one_line(data, own, monkeypatch, capsys, arguments, code, says):
     monkeypatch.chdir(data)

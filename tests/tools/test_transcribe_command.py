@@ -130,6 +130,18 @@ def test_stdin_is_an_audio_file_or_a_line(asr, corpus, capsys, monkeypatch):
         assert code == 0 or "stdin" in err
 
 
+def test_a_closed_stdin_is_an_empty_one(asr, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    for words in ((), ("--pcm", "16000")):
+        code, _, err = call(capsys, "transcribe", asr, "-", *words)
+        assert (code, "stdin" in err) == (1, True)
+
+
+def test_transcripts_do_not_go_into_the_recogniser(asr, corpus, capsys):
+    code, _, err = call(capsys, "transcribe", asr, corpus, "--out", asr)
+    assert (code, "a folder of its own" in err or "would be overwritten" in err) == (2, True)
+
+
 def test_a_recording_that_is_cut_short_is_refused_from_stdin_as_from_a_file(asr, corpus, capsys, monkeypatch):
     content = (corpus / "u02.wav").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content[:len(content) // 2])))

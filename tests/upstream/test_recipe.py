@@ -184,3 +184,16 @@ def test_base_follows_the_published_recipe():
 def test_a_first_round_cannot_read_a_layer():
     with pytest.raises(RecipeError, match="the first round has no encoder"):
         load_recipe(PretrainRecipe, "hubert-tiny", ["rounds.0.teacher.features=layer"], SHIPPED)
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ("rec #2", "rec #2"), ("1_000", "1_000"), ("1e5", "1e5"), ("yes", "yes"), ("[raw] speech", "[raw] speech"),
+    ("a${x}", "a${x}"), ("a: b", "a: b"), ("'quoted #1'", "quoted #1"), ("null", "null")])
+def test_a_path_is_what_is_written_and_no_yaml(given, expected):
+    """`data="rec #2"` trained on the folder `rec`."""
+    if given != "null":
+        assert load_recipe(PretrainRecipe, "hubert-tiny", [f"data={given}"], SHIPPED).data == expected
+        first = load_recipe(PretrainRecipe, "hubert-tiny", [f"rounds.0.init={given}"], SHIPPED).rounds[0]
+        assert first.init == expected
+    assert load_recipe(FinetuneRecipe, "ctc-tiny", [f"dev={given}"], FINETUNING).dev == (
+        None if given == "null" else expected)

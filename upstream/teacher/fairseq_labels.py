@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from upstream.audio.corpora.exports import claim, refuse_others
 from upstream.audio.corpora.lines import lines_of
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -32,6 +33,8 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
     for stream, classes in enumerate(units.classes):
         kind = "km" if len(units.classes) == 1 else f"km{stream}"
         lines = (" ".join(map(str, units.labels(i, stream).tolist())) for i in manifest.ids)
+        refuse_others(folder, [f"dict.{kind}.txt", f"{name}.{kind}"])
+        claim(folder, [f"dict.{kind}.txt", f"{name}.{kind}"])
         written += [_write(folder / f"dict.{kind}.txt", (f"{c} 1" for c in range(classes))),
                     _write(folder / f"{name}.{kind}", lines)]
     return written

@@ -278,7 +278,7 @@ def test_words_that_cannot_be_spelled_are_named(lexicon, words):
 
 
 @pytest.mark.parametrize("content", [b"", b"words\n", ARPA[:60].encode(), ARPA[:-30].encode(),
-                                     gzip.compress(ARPA.encode())[:80]])
+                                     gzip.compress(ARPA.encode())[:80], b"\xbe\xff" * 300])
 @pytest.mark.parametrize("lexicon", [None, ("A",)])
 def test_broken_language_models_are_refused(tmp_path, content, lexicon, capfd):
     path = tmp_path / "lm.arpa"

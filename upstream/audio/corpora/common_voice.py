@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from upstream.audio.corpora.exports import claim, refuse_others
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.cutting import cut_audio
@@ -52,7 +53,9 @@ def export_common_voice(manifest: Manifest, folder: Path, name: str = "train") -
         UsageError: `clips` is there already.
         InputError: an utterance cannot be read; nothing is left then.
     """
+    refuse_others(folder, [f"{name}.tsv"])
     clips = cut_audio(manifest, folder / "clips")
+    claim(folder, [f"{name}.tsv"])
     rows = ["\t".join(NEEDED)]
     for u in clips:
         rows.append("\t".join(" ".join(cell.split()) for cell in (u.speaker or "", u.audio.name, u.text or "")))

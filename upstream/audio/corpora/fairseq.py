@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from upstream.audio.corpora.exports import claim, refuse_others
 from upstream.audio.corpora.lines import ids_of, lines_of
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
@@ -73,6 +74,9 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
         files |= {".wrd": texts, ".ltr": [letters_of(t) for t in texts]}
     files[".tsv"] = [root, *(f"{os.path.relpath(p, root)}\t{u.samples}" for p, u in zip(paths, rows))]
     _refuse_other_labels(folder, name, len(rows))
+    lists = [f"{name}{suffix}" for suffix in (".tsv", ".ids", ".wrd", ".ltr")]
+    refuse_others(folder, lists)
+    claim(folder, lists)
     for suffix in {".wrd", ".ltr"} - files.keys():
         (folder / f"{name}{suffix}").unlink(missing_ok=True)
     return [write_lines(folder / f"{name}{suffix}", lines) for suffix, lines in files.items()]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from upstream.audio.corpora.exports import claim, refuse_others
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.lines import ids_of, keyed_lines
 from upstream.audio.corpora.probing import BadFiles, Entry, Header, Skip, manifest_of, probe
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError, UsageError
+
+FILES = ("wav.scp", "utt2spk", "spk2utt", "text", "segments")
 
 
 def import_kaldi(src: Path, root: Path | None = None, skip: Skip | None = None) -> Manifest:
@@ -76,6 +79,8 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
         files["text"] = [f"{u.id} {' '.join((u.text or '').split())}".rstrip() for u in rows]
     if segments:
         files["segments"] = segments
+    refuse_others(folder, FILES)
+    claim(folder, FILES)
     written = [write_lines(folder / name, lines) for name, lines in {**files, "wav.scp": scp}.items()]
     for name in {"text", "segments"} - files.keys():  # of an earlier export: they would be read as part of this one
         (folder / name).unlink(missing_ok=True)

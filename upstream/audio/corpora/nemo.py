@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from upstream.audio.corpora.exports import claim, refuse_others
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.lines import ids_of, lines_of, span_ids
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
@@ -55,6 +56,8 @@ def export_nemo(manifest: Manifest, path: Path) -> Path:
         if u.speaker is not None:
             row["speaker"] = u.speaker
         lines.append(json.dumps(row, ensure_ascii=False))
+    refuse_others(path.parent, [path.name])
+    claim(path.parent, [path.name])
     return write_lines(path, lines)
 
 

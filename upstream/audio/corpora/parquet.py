@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from upstream.audio.corpora.exports import MARK, claim, refuse_others
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
 from upstream.audio.corpora.walking import files_below
@@ -59,6 +60,7 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
     made: list[Path] = []
     for tar in tars.values():
         _put_back(tar)  # what an import that was killed had put aside
+        refuse_others(extracted, [tar.name])
     try:
         rows = [row for path in files for row in _rows(path, column, tars[path], made, bad)]
         ids = _ids(rows)
@@ -67,7 +69,8 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
         for path in made:
             path.unlink(missing_ok=True)
             _put_back(path)
-        if made and not any(extracted.iterdir()):
+        if made and all(path.name == MARK for path in extracted.iterdir()):
+            (extracted / MARK).unlink(missing_ok=True)
             extracted.rmdir()
         raise
     for path in made:
@@ -171,6 +174,7 @@ class _Store:
             self._stack.enter_context(disk_errors(self._name))
             temporary = self._stack.enter_context(writing(self._name))
             self._made.append(self._name)
+            claim(self._name.parent, [self._name.name])
             if self._name.is_file():  # of an earlier import, whose manifest needs it if this one fails
                 os.replace(self._name, _aside(self._name))
             self._tar = self._stack.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from upstream.audio.corpora.exports import claim, refuse_others
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
@@ -63,14 +64,17 @@ def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_byte
     Further shards of this name, left by an earlier export, are removed at the end: they would be read as part of this.
 
     Raises:
-        InputError: an utterance that cannot be read, or that lies in a shard that would be written over; two ids that
-            differ in dots only; complete shards are left.
+        InputError: an utterance that cannot be read, or that lies in a shard that would be written over; a shard of
+            this name that no export wrote; two ids that differ in dots only; complete shards are left.
     """
     shards: list[Path] = []
     ours = re.compile(rf"{re.escape(name)}-\d{{6,}}\.tar")
-    for u in manifest:
-        if u.audio.parent == folder.absolute() and ours.fullmatch(u.audio.name):
-            raise InputError(f"{u.id} lies in {u.audio}, which would be written over; export to another folder or name")
+    for audio in dict.fromkeys(u.audio for u in manifest):
+        if ours.fullmatch(audio.name) and audio.parent.resolve() == folder.resolve():
+            raise InputError(f"{audio}: holds utterances of the manifest, and would be written over; export to another "
+                             "folder or name")
+    there = [path.name for path in folder.glob(f"{glob.escape(name)}-*.tar") if ours.fullmatch(path.name)]
+    refuse_others(folder, there)
     keys: dict[str, str] = {}
     utterances = iter(reported(manifest))
     waiting = next(utterances, None)
@@ -88,6 +92,7 @@ def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_byte
                 if waiting.speaker is not None:
                     _append(tar, f"{key}.json", json.dumps({"speaker": waiting.speaker}, ensure_ascii=False).encode())
                 waiting = next(utterances, None)
+        claim(folder, [path.name])
         shards.append(path)
     for path in sorted(folder.glob(f"{glob.escape(name)}-*.tar")):
         if ours.fullmatch(path.name) and path not in shards:

@@ -1,0 +1,34 @@
+"""Which files of a folder an export wrote: only those may another export replace or remove."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from upstream.errors import InputError
+from upstream.stage import disk_errors, writing
+
+MARK = ".hubertkit-export"  # names of files, one a line
+
+
+def refuse_others(folder: Path, names: Iterable[str]) -> None:
+    """Raise InputError where a file of one of these names is in a folder and no export wrote it."""
+    ours = _claimed(folder)
+    for name in names:
+        if name not in ours and (folder / name).exists():
+            raise InputError(f"{folder / name}: is there already, and no export wrote it; give another folder or name, "
+                             "or move it away")
+
+
+def claim(folder: Path, names: Iterable[str]) -> None:
+    """Note that files of these names in a folder are an export's."""
+    found = _claimed(folder).union(names)
+    with disk_errors(folder), writing(folder / MARK) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in sorted(found)), encoding="utf-8")
+
+
+def _claimed(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset((folder / MARK).read_text(encoding="utf-8").splitlines())
+    except FileNotFoundError:
+        return frozenset()
