@@ -176,6 +176,7 @@ def test_base_follows_the_published_recipe():
     rounds = rounds_of(load_recipe(PretrainRecipe, "hubert-base", [], SHIPPED))
     assert [(r.teacher.clusters, r.training.updates) for r in rounds] == [(100, 250_000), (500, 400_000)]
     assert rounds[1].teacher.layer == 6
+    assert [r.training.optimiser.warmup_updates / r.training.updates for r in rounds] == [0.08, 0.08]
     assert rounds[0].training.accumulate == 32
     assert rounds[0].mask.share == 0.8
     assert rounds[0].mask.span == 10
