@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from upstream.errors import FormatError, InputError, UsageError
+from upstream.offsets import are_offsets
 from upstream.stage import disk_errors, read_json, write_json
 
 FORMAT_VERSION = 1
@@ -177,13 +178,13 @@ class Emissions:
         header = _read_header(folder)
         try:
             rows = np.load(folder / "logprobs.npy", mmap_mode="r", allow_pickle=False)
-            offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+            offsets = np.array(np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False))
             ids = _read_ids(folder / "ids.arrow")
-        except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        except (OSError, EOFError, ValueError, KeyError, pa.ArrowInvalid) as error:
             raise FormatError(f"{folder}: emissions cannot be read ({error}); compute them again") from error
-        if not (len(offsets) == len(ids) + 1 and offsets[-1] == len(rows) and rows.ndim == 2
-                and rows.shape[1] == len(header["symbols"])):
-            raise FormatError(f"{folder}: {len(ids)} ids, {len(offsets)} offsets, {rows.shape} log-probabilities and "
+        fits = rows.ndim == 2 and rows.shape[1] == len(header["symbols"])
+        if not fits or not are_offsets(offsets, len(ids), len(rows)):
+            raise FormatError(f"{folder}: {len(ids)} ids, {offsets.shape} offsets, {rows.shape} log-probabilities and "
                               f"{len(header['symbols'])} symbols do not fit together; compute the emissions again")
         return Emissions(folder, header, ids, offsets, rows)
 

@@ -26,6 +26,7 @@ from upstream.audio.manifest import Manifest
 from upstream.audio.manifest_file import is_manifest
 from upstream.errors import UsageError
 from upstream.progress import say
+from upstream.stage import locked
 from upstream.teacher.fairseq_labels import import_labels
 from upstream.teacher.phone_units import import_phones
 
@@ -135,7 +136,8 @@ def km(labels: Annotated[list[Path], typer.Argument(metavar="LABELS...", help="O
            "dict.km.txt, for each stream; the one beside the labels if not given."))] = None) -> None:
     """fairseq's labels (a line of numbers for each line of the .tsv) as units."""
     check_folder(out, [*labels, manifest], own="units.json")
-    units = import_labels(labels, Manifest.load(manifest), out, rate, dictionary)
+    with locked(out):
+        units = import_labels(labels, Manifest.load(manifest), out, rate, dictionary)
     print(f"{out}: units of {len(units):,} utterances, {', '.join(map(str, units.classes))} classes")
 
 
@@ -149,7 +151,8 @@ def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Of Te
     check_folder(out, [alignments, manifest], own="units.json")
     if not alignments.exists():
         raise UsageError(f"{alignments}: no such folder, nor a CTM file")
-    units = import_phones(alignments, Manifest.load(manifest), out)
+    with locked(out):
+        units = import_phones(alignments, Manifest.load(manifest), out)
     print(f"{out}: units of {len(units):,} utterances, {units.classes[0]} phones")
 
 

@@ -23,6 +23,7 @@ import typer.main
 from tools.launch import first_says, join_from_environment
 from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted, RankLost
+from upstream.progress import printable
 from upstream.stage import disk_reason
 
 INTERRUPTED = 130
@@ -137,7 +138,7 @@ def _afterwards(arguments: list[str]) -> str:
 def _failed(line: str, code: int) -> int:
     if os.environ.get("HUBERTKIT_DEBUG"):
         raise
-    print(f"hubertkit{'' if ranks.first() else f' (rank {ranks.rank()})'}: {line}", file=sys.stderr)
+    print(f"hubertkit{'' if ranks.first() else f' (rank {ranks.rank()})'}: {printable(line)}", file=sys.stderr)
     return code
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tools.launch import AUTO, RanksOption, check_ranks, launched
@@ -88,14 +89,14 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
         if record is not None:
             why = why_stale(run, folder, noted.reads)
             state = open_state if record["state"] != "done" else f"stale: {why}" if why else "done"
-            table.add_row(str(folder.relative_to(run)), state, str(record.get("seconds", "")),
+            table.add_row(escape(str(folder.relative_to(run))), escape(state), str(record.get("seconds", "")),
                           f"{record['bytes'] / 1e6:.1f}" if "bytes" in record else "", record.get("started", ""))
     ahead = [name for name in noted.names if not (run / name / "stage.json").is_file()]
     for name in ahead:
-        table.add_row(name, "to do", "", "", "")
+        table.add_row(escape(name), "to do", "", "", "")
     if not found and not ahead:
         raise UsageError(f"{run}: no stages here; is it the folder given to --out?")
-    Console().print(table)
+    Console(emoji=False).print(table)
     for folder, record in found:
         if record is not None and record.get("kind") == "encoder":
             for line in _health(folder, record["settings"]):
@@ -128,9 +129,9 @@ def _show(stages: list[Outlook], course: Course) -> None:
         state = "done, to do anew" if anew else stage.state
         if state != "done":
             ahead.append(stage)
-        table.add_row(stage.stage, state, stage.why, _time(stage.seconds),
+        table.add_row(escape(stage.stage), escape(state), escape(stage.why), _time(stage.seconds),
                       "" if stage.bytes is None else f"{stage.bytes / 1e6:.1f}")
-    Console().print(table)
+    Console(emoji=False).print(table)
     known = [stage.seconds for stage in ahead if stage.seconds is not None]
     sizes = [stage.bytes for stage in ahead if stage.bytes is not None]
     unknown = len(ahead) - len(known)

@@ -34,6 +34,7 @@ from tools.outputs import check_folder
 from upstream.audio.containers import open_content
 from upstream.audio.corpora.probing import true_samples
 from upstream.audio.corpora.single import utterance_of_file
+from upstream.audio.file_names import fitting
 from upstream.audio.reading import read
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
@@ -129,7 +130,7 @@ def _targets(files: list[Path], out: Path, chosen: str) -> dict[Path, Path]:
     found: dict[Path, Path] = {}
     owners: dict[Path, Path] = {}
     for path, name in named_recordings(files):
-        target = out / name.with_name(f"{name.name}.{chosen}")  # a.wav and a.flac stay apart
+        target = out / name.with_name(f"{fitting(name.name)}.{chosen}")  # a.wav and a.flac stay apart
         owner = owners.setdefault(target, path)
         if owner != path:
             raise UsageError(f"{owner} and {path}: both would be written to {target}; give the folder that holds "

@@ -22,7 +22,7 @@ from upstream.errors import UsageError
 from upstream.features.source import Source
 from upstream.model import load_encoder
 from upstream.progress import progress
-from upstream.stage import disk_errors
+from upstream.stage import disk_errors, locked
 from upstream.teacher.discrete import describe, write_arrow, write_jsonl, write_km
 from upstream.teacher.matching import matching_source
 from upstream.teacher.teacher import Teacher
@@ -72,8 +72,9 @@ def units(
     source = source_of(known, encoder or [], layer)
     manifest = recordings(audio)
     if form is Form.store:
-        made = _label(known, source, manifest, out)
-        description = describe(made, collapsed=False)
+        with locked(out):
+            made = _label(known, source, manifest, out)
+            description = describe(made, collapsed=False)
     else:
         with disk_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,12 @@ def console() -> Console:
 def say(line: str) -> None:
     """One line to the user on standard error; of several ranks only the first speaks."""
     if ranks.first():
-        console().print(line, markup=False)
+        console().print(printable(line), markup=False, emoji=False)
+
+
+def printable(line: str) -> str:
+    """A line in which a name cannot steer the terminal: control characters as their codes, tabs and newlines apart."""
+    return "".join(c if c in "\t\n" or c.isprintable() or ord(c) > 0x9f else f"\\x{ord(c):02x}" for c in line)
 
 
 @contextlib.contextmanager

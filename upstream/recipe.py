@@ -39,7 +39,7 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
     path = find_recipe(source, shipped)
     try:
         content = OmegaConf.create(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not a YAML recipe: {' '.join(str(error).split())}") from error
     if not isinstance(content, DictConfig):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(content).__name__}")
@@ -106,7 +106,7 @@ def _override(recipe: Any, word: str) -> Any:
     try:
         parsed = _literal(value) if _is_text(recipe, key) and value and not _means_more(value) else \
             OmegaConf.from_dotlist([f"value={value}"]).value
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
     if any(part.isdecimal() for part in key.split(".")):
         return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
@@ -139,7 +139,7 @@ def _check_items(recipe: Any, key: str, where: str) -> None:
     """Raise RecipeError where a key such as `rounds.7.init` goes beyond a list."""
     node, done = recipe, ""
     for part in key.split("."):
-        if OmegaConf.is_list(node) and not (part.isdecimal() and int(part) < len(node)):
+        if OmegaConf.is_list(node) and not (part.isdecimal() and len(part) < 10 and int(part) < len(node)):
             last = f"the last is {done}.{len(node) - 1}" if len(node) else "it is empty"
             raise RecipeError(f"{where}: there is no {done}.{part}; items are counted from 0, and {last}")
         if not OmegaConf.is_config(node) or node._is_none() or (OmegaConf.is_dict(node) and part not in node):
@@ -171,18 +171,18 @@ def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise RecipeError(f"{where}: {key}{str(error).splitlines()[0]}") from error
-    except TypeError as error:  # a list for a mapping, or the other way round
+    except (TypeError, ValueError) as error:  # a list for a mapping, or the other way round; a number of many digits
         raise RecipeError(f"{where}: {error}") from error
 
 
 def _to_object(recipe: Any, where: str) -> Any:
-    missing = OmegaConf.missing_keys(recipe)
-    if missing:
-        raise RecipeError(f"{where}: {', '.join(sorted(missing))} must be given, as key=value or in the recipe")
-    for key, value in _floats(OmegaConf.to_container(recipe), ""):
-        if not math.isfinite(value):
-            raise RecipeValueError(f"{where}: {key}={value}: must be a finite number")
     try:
+        missing = OmegaConf.missing_keys(recipe)
+        if missing:
+            raise RecipeError(f"{where}: {', '.join(sorted(missing))} must be given, as key=value or in the recipe")
+        for key, value in _floats(OmegaConf.to_container(recipe, resolve=True), ""):
+            if not math.isfinite(value):
+                raise RecipeValueError(f"{where}: {key}={value}: must be a finite number")
         return OmegaConf.to_object(recipe)
     except OmegaConfBaseException as error:
         raise RecipeError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -97,14 +97,19 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         _refuse_files(folder)
     followed = course.current()
     looking = followed is not None and followed.look
-    if before is not None and before["state"] == "running" and before["key"] != record["key"] and not looking \
-            and _take_back(folder, say):  # what another recipe had begun, stopped before it came to anything
-        before = read_stage(folder)
+    where = folder
+    if before is not None and before["state"] in ("running", CLEARING) and before["key"] != record["key"]:
+        # What another recipe had begun, stopped before it came to anything.
+        if looking and (folder / BEFORE / "stage.json").is_file() and not _checkpoints(folder):
+            where = folder / BEFORE
+        elif not looking:
+            _take_back(folder, say)
+        before = read_stage(where)
     if before is not None and before.get("kind") != kind:
         raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {kind} a folder of its own")
     state = course.stage_state(before, record)
     why = changes(before, record) if before is not None and state == "stale" else ""
-    if before is not None and state == "done" and (lost := _lost(folder, before)):
+    if before is not None and state == "done" and where == folder and (lost := _lost(folder, before)):
         state, why = "stale", lost
     if before is not None and before["state"] == CLEARING:
         why = "it was being cleared"
@@ -114,6 +119,7 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     if looking:
         return {"result": {"hash": ""}, **(before or {})}, True  # what it gave, if ever it was done
     if before is not None and state == "done" and not anew:
+        _remove(folder / BEFORE)  # nothing but a record: a kill just before or behind what is put aside and back
         say(f"{name}: done before, skipped")
         return before, True
     if before is not None and before["state"] == "running" and state == "stale" and not (
@@ -157,7 +163,7 @@ def read_stage(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     record = read_json(path)
-    if not {"key", "state", "settings", "inputs", "version"} <= set(record):
+    if not isinstance(record, dict) or not {"key", "state", "settings", "inputs", "version"} <= set(record):
         raise FormatError(f"{path}: not a stage record; move the folder away to do the stage again")
     return record
 
@@ -326,7 +332,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FormatError(f"{path}: no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
         raise FormatError(f"{path}: not JSON ({error})") from error
 
 
@@ -371,13 +377,15 @@ def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
     its name would not see it.
 
     The record says first that its stage is being cleared, and stays until that of the next takes its place: nothing
-    that is left of a stage ever counts as a part of the next, and what is somebody else's is known at any time.
+    that is left of a stage ever counts as a part of the next, and what is somebody else's is known at any time. What
+    was done lies in the folder or aside, whenever this is interrupted, and its record aside from the beginning.
     """
     own, others, aside = record.get("files"), [], folder / BEFORE
     _remove(aside)
-    write_json(folder / "stage.json", {**record, "state": CLEARING, "key": ""})
     if record["state"] == "done":
         aside.mkdir()
+        write_json(aside / "stage.json", record)
+    write_json(folder / "stage.json", {**record, "state": CLEARING, "key": ""})
     for path in [path for path in folder.iterdir() if path.name not in (LOCK, BEFORE, "stage.json")]:
         if path.name in record.get("others", []) or (own is not None and path.name not in own):
             others.append(path.name)
@@ -386,28 +394,34 @@ def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
             path.rename(aside / path.name)
         else:
             _remove(path)
-    if record["state"] == "done":
-        write_json(aside / "stage.json", record)  # at the end: only what is whole is ever taken back
     return sorted(others)
 
 
 def _take_back(folder: Path, say: Say) -> bool:
     """Make a stage again what it was before it was begun anew, if that was refused or given up before it came to
-    anything: a training has a checkpoint then. Gives whether it was done."""
+    anything: a training has a checkpoint then. Gives whether it was done. Interrupted, it is gone on with."""
     aside, record = folder / BEFORE, read_stage(folder)
-    if record is None or not (aside / "stage.json").is_file() or (folder / "checkpoints").exists():
+    if record is None or not (aside / "stage.json").is_file() or _checkpoints(folder):
         return False
-    write_json(folder / "stage.json", {**record, "state": CLEARING, "key": ""})
-    for path in folder.iterdir():
-        if path.name not in (LOCK, BEFORE, "stage.json", *record.get("others", [])):
+    if record["state"] != CLEARING or record.get("taking_back"):
+        own = read_json(aside / "stage.json").get("files", [])
+        write_json(folder / "stage.json", {**record, "state": CLEARING, "key": "", "taking_back": True})
+        kept = {LOCK, BEFORE, "stage.json", *record.get("others", [])}
+        kept |= {name for name in own if not (aside / name).exists()}  # those are back already
+        for path in [path for path in folder.iterdir() if path.name not in kept]:
             _remove(path)
-    for path in aside.iterdir():
-        if path.name != "stage.json":
-            path.rename(folder / path.name)
+    for path in [path for path in aside.iterdir() if path.name != "stage.json"]:
+        path.rename(folder / path.name)
     os.replace(aside / "stage.json", folder / "stage.json")
     aside.rmdir()
     say(f"{stage_name(folder)}: not done anew; what was there before stays")
     return True
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a stage, in their order; a first one that was being written is none."""
+    found = sorted((folder / "checkpoints").glob("*.safetensors"))
+    return [path for path in found if path.with_suffix(".json").is_file()]
 
 
 def _remove(path: Path) -> None:
@@ -430,11 +444,13 @@ def _refuse_files(folder: Path) -> None:
 
 def _refuse_checkpoints(folder: Path, why: str) -> None:
     """Raise UsageError if an unfinished training of another recipe has come to a checkpoint: it may have taken days."""
-    kept = sorted((folder / "checkpoints").glob("*.safetensors"))
+    kept = _checkpoints(folder)
     if kept:
+        else_ = f"or remove {folder} to begin it anew"
+        if (folder / BEFORE / "stage.json").is_file():
+            else_ = f"or remove {folder / 'checkpoints'} to have again what was done there before"
         raise UsageError(f"{folder}: unfinished, with a checkpoint of {kept[-1].stem}, and made for something else now "
-                         f"({why}); go on with what it began with, give this a folder of its own, or remove {folder} "
-                         "to begin it anew")
+                         f"({why}); go on with what it began with, give this a folder of its own, {else_}")
 
 
 def _describe(folder: Path, kind: str, version: int, settings: dict[str, Any],

@@ -105,7 +105,7 @@ def _parse(path: Path, number: int, line: str) -> Hypothesis:
             nbest=tuple(map(_candidate, record.get("nbest", ()))),
             confidences=tuple(map(float, record.get("confidences", ()))),
             unfinished=bool(record.get("unfinished", False)))
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path}, line {number}: not a hypothesis ({type(error).__name__}: {error}); each line is a "
                           'JSON object with at least "id" and "text"') from error
 

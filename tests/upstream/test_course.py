@@ -175,6 +175,7 @@ def test_what_the_same_command_did_anew_is_not_done_a_second_time(recordings, ru
         if trained[-1] == "round2":
             checkpoint.parent.mkdir(exist_ok=True)
             checkpoint.touch()
+            checkpoint.with_suffix(".json").touch()
             raise KeyboardInterrupt
         return train(task, training, folder, **named)
 
@@ -188,6 +189,7 @@ def test_what_the_same_command_did_anew_is_not_done_a_second_time(recordings, ru
         worked(recipe(recordings, rounds=[ROUNDS[0], ROUNDS[1].replace("}}", "}, training: {updates: 3}}")]), run,
                first="round1/encoder")
     checkpoint.unlink()
+    checkpoint.with_suffix(".json").unlink()
     assert worked(chosen, run, first="round1/encoder") == ["round2/encoder"]
     assert worked(chosen, run, first="round1/encoder") == NAMES[3:], "now it is a new wish"
 

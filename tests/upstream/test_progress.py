@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from upstream import progress as module
-from upstream.progress import progress
+from upstream.progress import progress, say
 
 
 @pytest.fixture
@@ -56,3 +56,8 @@ def test_a_bar_begins_where_the_run_goes_on(monkeypatch):
         report(500, note="loss 2")
     assert "50%" in screen.file.getvalue()
     assert "40%" in screen.file.getvalue()
+
+
+def test_a_name_does_not_steer_the_terminal_nor_become_a_picture(capsys):
+    say("\x1b]0;title\x07 spk:a:001 [red]x[/red] ö\x9b")
+    assert capsys.readouterr().err == "\\x1b]0;title\\x07 spk:a:001 [red]x[/red] ö\\x9b\n"

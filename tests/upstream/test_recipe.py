@@ -198,3 +198,16 @@ def test_a_path_is_what_is_written_and_no_yaml(given, expected):
         assert first.init == expected
     assert load_recipe(FinetuneRecipe, "ctc-tiny", [f"dev={given}"], FINETUNING).dev == (
         None if given == "null" else expected)
+
+
+@pytest.mark.parametrize("word", ["seed=!!int x", f"seed={'9' * 5000}", f"rounds.{'9' * 5000}.init=1"])
+def test_numbers_that_are_none_are_one_line(word):
+    with pytest.raises(RecipeError, match="override"):
+        load_recipe(PretrainRecipe, "hubert-tiny", [word], SHIPPED)
+
+
+@pytest.mark.parametrize("text", ["data: ${DATA}/wav", "data: ${data}", "seed: !!int abc"])
+def test_a_file_that_refers_to_what_is_not_there_is_one_line(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text + "\n")
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        load_recipe(PretrainRecipe, tmp_path / "r.yaml", [], SHIPPED)

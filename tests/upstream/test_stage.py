@@ -1,7 +1,9 @@
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +140,8 @@ def test_what_a_stopped_mistake_had_put_aside_comes_back(tmp_path, error):
 def test_a_training_that_had_begun_is_gone_on_with_and_nothing_taken_back(tmp_path):
     def failed(folder):
         (folder / "checkpoints").mkdir()
+        for ending in ("safetensors", "json"):
+            (folder / f"checkpoints/update-00000001.{ending}").touch()
         raise HubertkitError("20 updates in a row were not finite")
 
     stage(tmp_path / "a", [])
@@ -159,6 +163,7 @@ def test_an_unfinished_training_of_another_recipe_is_refused_and_not_thrown_away
     def killed(target):
         (target / "checkpoints").mkdir()
         (target / "checkpoints/update-00000056.safetensors").write_text("days of work")
+        (target / "checkpoints/update-00000056.json").write_text("{}")
         raise KeyboardInterrupt
 
     def begin(updates, work):
@@ -219,30 +224,81 @@ def test_a_run_killed_when_all_is_cleared_still_knows_what_is_the_users(tmp_path
     assert (tmp_path / "a/notes.txt").read_text() == "mine"
 
 
-def test_a_stage_whose_clearing_was_interrupted_is_cleared_and_never_gone_on_with(tmp_path, monkeypatch):
-    """A bug once found: the record went first, and the next start took what was left for its own."""
-    stage(tmp_path / "a", [])
-    rename = Path.rename
+@pytest.mark.parametrize("way", ["rename", "unlink", "replace"])
+@pytest.mark.parametrize("steps", range(12))
+def test_what_was_done_outlives_a_kill_at_any_step_of_being_put_aside_and_back(tmp_path, monkeypatch, steps, way):
+    """Killed between two renames, both the old result and the new were cleared away."""
+    def done(folder):
+        for name in ("one", "two", "three"):
+            (folder / name).write_text(name)
+        return {"hash": "h"}
 
-    def killed(path, target):
-        if path.name == "output":
-            raise KeyboardInterrupt
-        return rename(path, target)
+    def stopped(folder):
+        (folder / "two").write_text("half")
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed)
-        with pytest.raises(KeyboardInterrupt):
-            stage(tmp_path / "a", [], {"k": 2})
-    assert read_stage(tmp_path / "a")["state"] == "clearing"
+    def begin(settings, work):
+        return run_stage(tmp_path / "a", "test", version=1, settings=settings, inputs={}, work=work, say=lines.append)
 
-    def work(folder):
-        assert not (folder / "output").exists()
-        return {"hash": "new"}
+    def killed(real):
+        left = iter(range(steps))
+
+        def step(*given, **named):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(*given, **named)
+
+        return step
 
     lines = []
-    for settings in ({"k": 1}, {"k": 2}):  # the old settings as well: a part of the old stage is gone
-        run_stage(tmp_path / "a", "test", version=1, settings=settings, inputs={}, work=work, say=lines.append)
-    assert lines[0] == f"{tmp_path.name}/a: stale (it was being cleared), redone"
+    begin({"k": 1}, done)
+    (tmp_path / "a/notes").write_text("mine")
+    owner = os if way == "replace" else Path
+    for settings in ({"k": 2}, {"k": 1}):  # put aside, then back: each is killed after some steps
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(owner, way, killed(getattr(owner, way)))
+            begin(settings, stopped)
+    assert begin({"k": 1}, done) == {"hash": "h"}
+    assert lines[-1].endswith("done before, skipped")
+    assert {p.name: p.read_text() for p in (tmp_path / "a").iterdir() if p.name != "stage.json"} == {
+        "one": "one", "two": "two", "three": "three", "notes": "mine"}
+    begin({"k": 2}, done)
+    assert not (tmp_path / "a/.before").exists()
+
+
+def test_a_first_checkpoint_that_was_being_written_is_none(tmp_path):
+    """The folder was made before the file: a full disk there cost the finished stage."""
+    def full(folder):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints/update-00000001.safetensors").touch()  # its record comes last
+        raise KeyboardInterrupt
+
+    calls = []
+    stage(tmp_path / "a", calls)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "a", "test", version=1, settings={"k": 2}, inputs={}, work=full, say=print)
+    stage(tmp_path / "a", calls)
+    assert len(calls) == 1
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"stage.json", "output"}
+
+
+def test_where_something_is_put_aside_nobody_is_told_to_remove_it(tmp_path):
+    def trained(folder):
+        (folder / "checkpoints").mkdir()
+        for ending in ("safetensors", "json"):
+            (folder / f"checkpoints/update-00000001.{ending}").touch()
+        raise KeyboardInterrupt
+
+    calls = []
+    stage(tmp_path / "a", calls)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(tmp_path / "a", "test", version=1, settings={"k": 2}, inputs={}, work=trained, say=print)
+    with pytest.raises(UsageError, match=r"or remove .*a/checkpoints to have again what was done there before"):
+        stage(tmp_path / "a", calls)
+    shutil.rmtree(tmp_path / "a/checkpoints")
+    stage(tmp_path / "a", calls)
+    assert len(calls) == 1
 
 
 def test_a_folder_of_another_kind_of_stage_is_not_touched(tmp_path):
@@ -422,3 +478,10 @@ def test_nothing_but_an_ordinary_file_is_replaced(tmp_path, kind):
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     error = OSError(errno.ENOENT, "No such file or directory", "/proc/w")
     assert disk_reason(error) == "/proc/w: there is no such folder, and none can be made there; give another"
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, f'{{"a": {"9" * 5000}}}', "\xff", "5"])
+def test_json_that_is_none_or_no_record_is_named(tmp_path, content):
+    (tmp_path / "stage.json").write_text(content, encoding="latin-1")
+    with pytest.raises(FormatError, match=r"stage\.json"):
+        read_stage(tmp_path)

@@ -69,7 +69,8 @@ def refuse_parts(manifest: Manifest) -> None:
 
 
 def _write(utterance: Utterance, folder: Path, suffix: str) -> str:
-    name = fitting(quote(utterance.id, safe="")) + suffix
+    quoted = quote(utterance.id, safe="")
+    name = fitting(quoted if quoted.strip(".") else quoted.replace(".", "%2E")) + suffix  # no name of a folder
     samples = sixteen_bits(read(utterance))
     soundfile.write(folder / name, samples, SAMPLE_RATE)
     return name

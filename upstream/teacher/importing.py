@@ -50,6 +50,6 @@ def import_centroids(path: Path, features: dict[str, Any]) -> Teacher:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # a size that the file does not have is an error
     except (OSError, EOFError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read as an array ({error})") from error

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID
+from upstream.offsets import are_offsets
 from upstream.stage import disk_errors, read_json, write_json
 
 FORMAT = "hubertkit units"
@@ -178,12 +179,14 @@ class Units:
         try:
             streams = tuple(np.load(folder / name, mmap_mode="r" if header["frames"] else None, allow_pickle=False)
                             for name in _stream_files(len(header["classes"])))
-            offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+            offsets = np.array(np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False))
             ids = _read_ids(folder / "ids.arrow")
-        except (OSError, EOFError, ValueError, KeyError, pa.ArrowException) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise FormatError(f"{folder}: units cannot be read ({error}); make them again") from error
-        if len(offsets) != len(ids) + 1 or any(s.shape != (offsets[-1],) or s.dtype != np.uint16 for s in streams):
-            raise FormatError(f"{folder}: {len(ids)} ids, {len(offsets)} offsets and streams of "
+        frames = streams[0].shape[0] if streams and streams[0].ndim == 1 else -1
+        if not are_offsets(offsets, len(ids), frames) or any(
+                s.shape != (frames,) or s.dtype != np.uint16 for s in streams):
+            raise FormatError(f"{folder}: {len(ids)} ids, {offsets.shape} offsets and streams of "
                               f"{[s.shape for s in streams]} labels do not fit together; make the units again")
         return Units(folder, header, ids, offsets, streams)
 

@@ -35,20 +35,24 @@ def read_kmeans(path: Path) -> np.ndarray:
     path = Path(path)
     try:
         found = _Reader(io.BytesIO(_decompressed(path.read_bytes()))).load()
+        centres = found.state.get("cluster_centers_") if _is_fitted(found) else None
+        if isinstance(centres, _Array):
+            centres = centres.read()
     except _Refused as error:
         raise FormatError(f"{path}: {error}; nothing of it was run. Save the centroids as .npy instead") from error
     except FileNotFoundError as error:
         raise FormatError(f"{path}: no such file") from error
     except Exception as error:  # a broken pickle fails in any way that there is
         raise FormatError(f"{path}: not a pickled k-means, or cut short ({error!r:.200})") from error
-    if not isinstance(found, _Model) or not isinstance(found.state, dict):
+    if not _is_fitted(found):
         raise FormatError(f"{path}: holds no KMeans or MiniBatchKMeans of scikit-learn")
-    centres = found.state.get("cluster_centers_")
-    if isinstance(centres, _Array):
-        centres = centres.read()
     if not isinstance(centres, np.ndarray):
         raise FormatError(f"{path}: a k-means without centroids; it was never fitted")
     return centres
+
+
+def _is_fitted(found: Any) -> bool:
+    return isinstance(found, _Model) and isinstance(found.state, dict)
 
 
 class _Refused(Exception):
@@ -74,7 +78,8 @@ class _Dtype(_Kept):
     def read(self) -> np.dtype:
         name = self.arguments[0] if self.arguments else None
         if not isinstance(name, str) or name.lstrip("<>|=") not in _NUMBERS:
-            raise _Refused(f"an array of {name!r} where numbers are expected")
+            kind = repr(name[:40]) if isinstance(name, str) else type(name).__name__  # a nested one has no end
+            raise _Refused(f"an array of {kind} where numbers are expected")
         big = isinstance(self.state, tuple) and self.state[1:2] == (">",)
         return np.dtype((">" if big else "<") + name.lstrip("<>|="))
 

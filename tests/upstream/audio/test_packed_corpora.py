@@ -113,8 +113,19 @@ class TestParquet:
                 content(600 if repeated else 600 + i)
             assert len(read(utterance)) == (600 if repeated else 600 + i)
         in_place = options["compression"] == "none"
-        assert {u.audio for u in found} == {path if in_place else tmp_path / "extracted" / "a.tar"}
+        assert {u.audio for u in found} == {path} if in_place else \
+            {u.audio for u in found} == set((tmp_path / "extracted").glob("a-*.tar"))
         assert (tmp_path / "extracted").exists() != in_place
+
+    def test_a_changed_file_leaves_the_audio_of_earlier_manifests(self, tmp_path):
+        """Its tar was replaced, and they read other utterances without a word."""
+        rows = [{"bytes": content(600 + i), "path": f"{i}.flac"} for i in range(3)]
+        pq.write_table(pa.table({"audio": rows}), tmp_path / "a.parquet", compression="zstd")
+        before = import_parquet(tmp_path / "a.parquet", tmp_path / "x")
+        pq.write_table(pa.table({"audio": rows[::-1]}), tmp_path / "a.parquet", compression="zstd")
+        after = import_parquet(tmp_path / "a.parquet", tmp_path / "x")
+        for found in (before, after):
+            assert {u.id: len(read(u)) for u in found} == {"0": 600, "1": 601, "2": 602}
 
     @pytest.mark.parametrize(("ids", "expected"), [([7, 7, 9], "012"), ([0, 1, 2], "012"), ([5, 0, 6], "506"),
                                                    (["", "b", "c"], "012")])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import MfccSource
-from upstream.teacher.importing import import_centroids
+from upstream.teacher.importing import _read_npy, import_centroids
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.unpickling import read_kmeans
 
@@ -136,3 +136,10 @@ def test_files_that_hold_no_centroids_for_these_features_are_refused(tmp_path):
     (tmp_path / "teacher.json").write_text("{}")
     with pytest.raises(UsageError, match="a teacher already"):
         import_centroids(tmp_path, FEATURES)
+
+
+def test_arrays_that_promise_more_than_the_file_holds_are_refused(tmp_path):
+    with open(tmp_path / "c.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**8, 10**6)})
+    with pytest.raises(FormatError, match="cannot be read as an array"):
+        _read_npy(tmp_path / "c.npy")

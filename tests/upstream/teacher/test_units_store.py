@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstream.errors import FormatError, InputError
+from upstream.offsets import are_offsets
 from upstream.teacher.units import Units, UnitsWriter
 
 
@@ -129,3 +130,22 @@ def test_another_version_or_another_json_is_refused(tmp_path):
         (tmp_path / "units.json").write_text(json.dumps(broken))
         with pytest.raises(FormatError, match=words):
             Units.load(tmp_path)
+
+
+@pytest.mark.parametrize("offsets", [[0, 1000, 8], [1, 5, 8], [[0, 5, 8]], [0.0, 5.0, 8.0], 8])
+def test_places_that_are_none_are_refused(tmp_path, offsets):
+    """Labels of one utterance were read as another's."""
+    with UnitsWriter(tmp_path, [4], {}) as writer:
+        writer.add("x", np.zeros(5, int))
+        writer.add("y", np.zeros(3, int))
+    np.save(tmp_path / "offsets.npy", np.array(offsets))
+    with pytest.raises(FormatError, match="do not fit together"):
+        Units.load(tmp_path)
+
+
+@given(lengths=st.lists(st.integers(0, 9), max_size=6))
+def test_places_of_any_lengths_are_taken(lengths):
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+    assert are_offsets(offsets, len(lengths), sum(lengths))
+    assert not are_offsets(offsets, len(lengths) + 1, sum(lengths))
+    assert not are_offsets(offsets, len(lengths), sum(lengths) + 1)

@@ -136,7 +136,7 @@ def _refuse(u: Utterance) -> None:
     path = str(u.audio)
     if u.offset is not None:
         raise InputError(f"{u.id}: lies inside {path}, which Kaldi cannot read; give --cut-audio to write it as a file")
-    if path != path.strip() or path.endswith("|") or "\n" in path:
+    if path != path.strip() or path.endswith("|") or any(c in path for c in "\n\r\t"):
         raise InputError(f"{u.id}: wav.scp cannot hold the path {path!r}; rename the file")
     if u.speaker is not None and u.speaker.split() != [u.speaker]:
         raise InputError(f"{u.id}: the speaker {u.speaker!r} holds a space, which utt2spk cannot")

@@ -27,6 +27,7 @@ from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_o
 from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
+from upstream.audio.manifest_file import file_bytes, look
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.stage import disk_errors, writing
@@ -221,9 +222,11 @@ def _holds_audio(kind: pa.DataType) -> bool:
 
 
 def _tar_names(files: list[Path], folder: Path) -> dict[Path, Path]:
+    """Where the audio of each goes. A changed file gets another tar: manifests of what it was still read theirs."""
     stems = [path.stem for path in files]
     names = stems if len(set(stems)) == len(stems) else [f"{i:05d}-{stem}" for i, stem in enumerate(stems)]
-    return {path: folder / f"{name}.tar" for path, name in zip(files, names)}
+    return {path: folder / f"{name}-{file_bytes(str(path)) or 0:x}-{look(str(path)) or 0:08x}.tar"
+            for path, name in zip(files, names)}
 
 
 def _ids(rows: list[_Row]) -> list[str]:
