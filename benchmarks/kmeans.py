@@ -1,6 +1,6 @@
 """k-means and labelling beside scikit-learn, as fairseq sets it, and faiss alone.
 
-    hubertkit bench kmeans --out kmeans.json [--device cuda]
+    hubertkit bench kmeans --out kmeans.json [--device cuda]        python -m benchmarks.kmeans --device cuda
 
 Points are a mixture of Gaussians with the sizes and spread of MFCCs, so nothing need be decoded. Every system works
 with the same number of threads; inertias are those of all points and of as many held out. With a GPU ours runs there,
@@ -10,15 +10,18 @@ measured by itself: at that rate 960 h would be labelled.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.plain import about, write_plain
 from upstream.features.source import LayerSource
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed
@@ -195,3 +198,18 @@ def _index(book: Tensor) -> Any:
     index = faiss.IndexFlatL2(book.shape[1])
     index.add(book.numpy())
     return index
+
+
+def main() -> None:
+    """Measure and write plain JSON, where `hubertkit` itself is not installed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--points", type=int, default=Plan.points)
+    parser.add_argument("--out", type=Path, default=Path("kmeans.json"))
+    given = parser.parse_args()
+    found = run(Plan(points=given.points, device=torch.device(given.device)), say)
+    write_plain(given.out, about("benchmarks.kmeans") | found)
+
+
+if __name__ == "__main__":
+    main()

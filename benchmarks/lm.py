@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.apart import in_a_process
+from benchmarks.apart import in_a_process, peak_memory
 from benchmarks.results import read_results, write_results
-from benchmarks.scale import peak_memory
 from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import Options, Statistics, estimate
 from downstream.lm.on_disk import estimate_to_file

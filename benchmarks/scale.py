@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.apart import in_a_process
+from benchmarks.apart import in_a_process, peak_memory
 from benchmarks.results import write_results
 from upstream.audio.batches import CropPlan, crop_frames
 from upstream.audio.manifest import Manifest
@@ -130,14 +130,6 @@ def write_synthetic(path: Path, utterances: int, hours: float) -> None:
         batches.append(pa.record_batch([pa.array(columns[f.name], f.type) for f in COLUMNS], schema=COLUMNS))
     table = pa.Table.from_batches(batches)
     write_table(path, table, "/", "synthetic", table_hash(table))
-
-
-def peak_memory() -> int:
-    """Most bytes that this process ever had in memory. The kernel's VmHWM: a child inherits no parent's peak here."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM; this benchmark needs Linux")
 
 
 def _limits(what: str) -> dict[str, Any]:

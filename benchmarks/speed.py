@@ -10,8 +10,8 @@ torchaudio, transformers and numpy; a peer that is not installed is left out and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
-import json
 import resource
 import statistics
 import sys
@@ -24,10 +24,12 @@ from typing import Any
 import torch
 
 from benchmarks.apart import in_a_process
+from benchmarks.plain import about, write_plain
 from benchmarks.speed_systems import SYSTEMS, Step, Work
 from upstream.errors import HubertkitError
 from upstream.frames import CONV_GRID
 from upstream.training.allocator import keep_memory
+from upstream.training.compiling import has_compiler
 
 MATMUL = 4096  # rows and columns of the product whose rate is the peak
 BASE_UPDATES, BASE_MINUTES = 400_000, 46.7  # of the paper's second iteration, audio an update
@@ -49,8 +51,12 @@ class Plan:
     memory: bool = True
 
 
-def measure(plan: Plan, say: Callable[[str], None] = print) -> Iterator[list[dict[str, Any]]]:
+def measure(plan: Plan, say: Callable[[str], None] = print, faults: list[dict[str, str]] | None = None
+            ) -> Iterator[list[dict[str, Any]]]:
     """One row for each model, precision and system; `hubertkit` is ours.
+
+    Args:
+        faults: gets what went wrong with a system, which is then left out.
 
     Yields:
         The rows of a model in a precision, with `system`, `model`, `device`, `precision`, `seconds` (median of an
@@ -62,7 +68,8 @@ def measure(plan: Plan, say: Callable[[str], None] = print) -> Iterator[list[dic
         keep_memory()  # as training does; the peers, which leave that to their users, gain as much
     for model in plan.models:
         for precision in plan.precisions:
-            yield list(_compare(plan, Work(model, plan.batch, plan.seconds, plan.device, precision), say))
+            yield list(_compare(plan, Work(model, plan.batch, plan.seconds, plan.device, precision), say,
+                                [] if faults is None else faults))
 
 
 def tflop(work: Work) -> float:
@@ -113,7 +120,8 @@ def pretraining_gpu_hours(seconds: float, audio_seconds: float) -> float:
     return BASE_UPDATES * BASE_MINUTES * 60 / audio_seconds * seconds / 3600
 
 
-def _compare(plan: Plan, work: Work, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def _compare(plan: Plan, work: Work, say: Callable[[str], None], faults: list[dict[str, str]]
+             ) -> Iterator[dict[str, Any]]:
     times: dict[str, list[float]] = {}
     rates: list[float] = []
     memory: dict[str, int | None] = {}
@@ -121,16 +129,20 @@ def _compare(plan: Plan, work: Work, say: Callable[[str], None]) -> Iterator[dic
     if plan.device.type == "cuda":  # a quiet machine, where memory is counted: one after the other
         for name in plan.systems:
             torch.cuda.reset_peak_memory_stats()
-            step = _built(name, work, plan, say)
-            if step is not None:
+            before = torch.cuda.memory_allocated()  # what earlier ones and torch's libraries left
+            with _finding(faults, name, work, say):
+                step = _built(name, work, plan, say)
                 times[name] = [_timed(step, plan.device) for _ in range(plan.repeats)]
-                memory[name] = torch.cuda.max_memory_allocated()
-            del step
+                memory[name] = torch.cuda.max_memory_allocated() - before
+            step = None  # type: ignore[assignment]
             gc.collect()
             torch.cuda.empty_cache()
         rates = [matmul_rate(2 * plan.matmul, plan.device, work.precision) for _ in range(plan.repeats)]
     else:
-        steps = {name: step for name in plan.systems if (step := _built(name, work, plan, say)) is not None}
+        steps: dict[str, Step] = {}
+        for name in plan.systems:
+            with _finding(faults, name, work, say):
+                steps[name] = _built(name, work, plan, say)
         for _ in range(plan.repeats):
             for name, step in steps.items():
                 times.setdefault(name, []).append(_timed(step, plan.device))
@@ -153,19 +165,24 @@ def _compare(plan: Plan, work: Work, say: Callable[[str], None]) -> Iterator[dic
         yield row
 
 
-def _built(name: str, work: Work, plan: Plan, say: Callable[[str], None]) -> Step | None:
-    """A system's step, warmed up; None, said, where the peer is not installed or fails here."""
+def _built(name: str, work: Work, plan: Plan, say: Callable[[str], None]) -> Step:
+    """A system's step, warmed up."""
     say(f"{work.model}, {work.precision}: {name}")
-    try:
-        step = SYSTEMS[name](work)
-        for _ in range(plan.warm_up):
-            step()
-    except Exception as error:  # a peer's failure is a finding, ours a defect
-        if name == "hubertkit":
-            raise
-        say(f"{name} is left out: {str(error).splitlines()[0] if str(error) else error!r}")
-        return None
+    step = SYSTEMS[name](work)
+    for _ in range(plan.warm_up):
+        step()
     return step
+
+
+@contextlib.contextmanager
+def _finding(faults: list[dict[str, str]], name: str, work: Work, say: Callable[[str], None]) -> Iterator[None]:
+    """Note and say what goes wrong with a system, and let the others go on."""
+    try:
+        yield
+    except Exception as error:
+        line = str(error).splitlines()[0] if str(error) else repr(error)
+        faults.append({"system": name, "model": work.model, "precision": work.precision, "error": line})
+        say(f"{name} is left out: {line}")
 
 
 def _timed(step: Step, device: torch.device) -> float:
@@ -228,7 +245,9 @@ def profile(work: Work, rows: int = 15) -> list[dict[str, Any]]:
     with profiler(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as found:
         step()
     key = "self_device_time_total" if cuda else "self_cpu_time_total"
-    events = sorted(found.key_averages(), key=lambda e: -getattr(e, key))
+    events = [e for e in found.key_averages() if not cuda or (  # as in torch's own table: kernels, each once
+        e.device_type == torch.autograd.DeviceType.CUDA and not e.is_user_annotation)]
+    events.sort(key=lambda e: -getattr(e, key))
     whole = sum(getattr(e, key) for e in events)
     return [{"operator": e.key, "share": round(getattr(e, key) / whole, 4), "calls": e.count} for e in events[:rows]]
 
@@ -246,13 +265,23 @@ def plan_for(device: str, quick: bool) -> Plan:
 
 def run(plan: Plan, say: Callable[[str], None] = print,
         save: Callable[[dict[str, Any]], None] = lambda content: None) -> dict[str, Any]:
-    """Rows and the profile of our update, for a results file; `save` is given what there is whenever there is more."""
+    """Rows and the profile of our update, for a results file; `save` is given what there is whenever there is more.
+
+    Raises HubertkitError at the end where our own system failed: a defect, and not a finding as a peer's.
+    """
     began = time.monotonic()
     content: dict[str, Any] = {"benchmark": "speed", "rows": []}
-    for rows in measure(plan, say):
+    if plan.device.type == "cuda":
+        content["compiled"] = has_compiler(plan.device)
+    faults: list[dict[str, str]] = []
+    for rows in measure(plan, say, faults):
         content["rows"] += rows
         content["seconds"] = round(time.monotonic() - began, 1)
-        save(content)
+        save(content | ({"faults": faults} if faults else {}))
+    if ours := [fault for fault in faults if fault["system"] == "hubertkit"]:
+        raise HubertkitError(f"hubertkit failed on {ours[0]['model']} in {ours[0]['precision']}: {ours[0]['error']}")
+    if faults:
+        content["faults"] = faults
     content["profile"] = profile(Work(plan.models[0], plan.batch, plan.seconds, plan.device, plan.precisions[0]))
     content["seconds"] = round(time.monotonic() - began, 1)
     save(content)
@@ -266,15 +295,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("speed.json"))
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    about = {"command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]), "torch": torch.__version__}
-    run(plan_for(given.device, given.quick), save=lambda content: _write(given.out, about | content))
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """All of the file or nothing, without the packages that `upstream.stage` needs."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    run(plan_for(given.device, given.quick),
+        save=lambda found: write_plain(given.out, about("benchmarks.speed") | found))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from benchmarks.results import check
+
 MISSING = ("faiss", "jiwer", "jsonschema", "kenlm", "matplotlib", "omegaconf", "pyarrow", "pyctcdecode", "rich",
            "soundfile", "soxr", "tensorboard", "typer")
 BARE = f"""
@@ -49,5 +51,28 @@ def test_the_whole_comparison_runs_and_writes_its_json(tmp_path):
     command = [sys.executable, "-c", WHOLE, "--device", "cpu", "--quick", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    rows = json.loads(out.read_text())["rows"]
+    found = json.loads(out.read_text())
+    check(found, out)
+    rows = found["rows"]
     assert {r["system"] for r in rows} == {"hubertkit", "torchaudio", "transformers"}, done.stdout
+
+
+@pytest.mark.processes
+def test_k_means_is_measured_there_too(tmp_path):
+    """On a borrowed machine that has rich and nothing else of ours."""
+    out = tmp_path / "kmeans.json"
+    code = BARE.replace("'rich', ", "") + f"""
+from pathlib import Path
+from benchmarks import kmeans
+from benchmarks.plain import about, write_plain
+from upstream.model.config import EncoderConfig
+small = EncoderConfig(frontend="fbank", width=16, layers=2, heads=2, ffn=16, positional_kernel=4, positional_groups=2)
+plan = kmeans.Plan(points=2000, clusters=8, label_frames=500, label_dim=16, label_clusters=8, repeats=2, layer=1,
+                   encoder=small, utterances=2, utterance_seconds=1.0)
+write_plain(Path({str(out)!r}), about("benchmarks.kmeans") | kmeans.run(plan, print))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    check(found, out)
+    assert {row["what"] for row in found["rows"]} >= {"fit", "label"}

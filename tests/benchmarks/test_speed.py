@@ -13,6 +13,7 @@ from benchmarks.results import check
 from benchmarks.speed import Plan, forward_flop, measure, plan_for, pretraining_gpu_hours, tflop
 from benchmarks.speed_systems import SYSTEMS, PlainHubert, Work
 from tools.main import run
+from upstream.errors import HubertkitError
 
 pytestmark = pytest.mark.processes
 
@@ -68,12 +69,31 @@ def test_rows_fit_the_schema_and_hold_every_system(tmp_path):
 
 def test_what_was_measured_is_saved_before_the_next_model_begins(monkeypatch):
     saved = []
-    monkeypatch.setattr(speed, "measure", lambda plan, say: iter([[{"model": "base"}], [{"model": "large"}]]))
+    monkeypatch.setattr(speed, "measure", lambda plan, say, faults: iter([[{"model": "base"}], [{"model": "large"}]]))
     monkeypatch.setattr(speed, "profile", lambda work: [{"operator": "mm"}])
     whole = speed.run(plan_for("cpu", quick=True), save=lambda content: saved.append(json.loads(json.dumps(content))))
     assert [len(content["rows"]) for content in saved] == [1, 2, 2]
     assert saved[-1] == whole
     assert "profile" not in saved[1]
+
+
+@pytest.mark.parametrize("fails", ["torchaudio", "hubertkit"])
+def test_what_fails_is_left_out_and_named_and_all_else_is_kept(monkeypatch, fails):
+    """Ours was raised at once, and an hour of a borrowed GPU had measured nothing."""
+    def broken(work):
+        raise RuntimeError("no kernel\nmore")
+
+    saved = []
+    monkeypatch.setitem(speed.SYSTEMS, fails, broken)
+    monkeypatch.setattr(speed, "profile", lambda work: [{"operator": "mm"}])
+    plan = Plan(CPU, ("tiny",), ("float32",), batch=1, seconds=1.0, repeats=1, matmul=64, memory=False, warm_up=1)
+    if fails == "hubertkit":
+        with pytest.raises(HubertkitError, match="hubertkit failed on tiny in float32: no kernel"):
+            speed.run(plan, save=saved.append)
+    else:
+        speed.run(plan, save=saved.append)
+    assert saved[-1]["faults"] == [{"system": fails, "model": "tiny", "precision": "float32", "error": "no kernel"}]
+    assert {row["system"] for row in saved[-1]["rows"]} == {"hubertkit", "torchaudio", "transformers"} - {fails}
 
 
 def killed(name, work):

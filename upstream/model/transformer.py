@@ -186,7 +186,6 @@ class Attention(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
-        self.scale = (width // self.heads) ** -0.5
         self.dropout = config.attention_dropout
         self.k_proj = Linear(width, width)
         self.v_proj = Linear(width, width)
@@ -209,7 +208,9 @@ class Attention(nn.Module):
         of its three parts would have to be copied together.
         """
         B, T, D = x.shape
-        q = linear(x, self.q_proj.weight * self.scale, self.q_proj.bias * self.scale)  # cheaper than scaling q
+        # Not a number that the module keeps: compiled, that would be a tensor on the host. Cheaper than scaling q.
+        scale = (self.q_proj.weight.shape[0] // self.heads) ** -0.5
+        q = linear(x, self.q_proj.weight * scale, self.q_proj.bias * scale)
         heads = (B, T, self.heads, D // self.heads)
         if positions is not None:
             gates = gate(x.view(heads), self.gru_rel_pos_linear.weight, self.gru_rel_pos_linear.bias,

@@ -105,6 +105,8 @@ class _Counter(TorchDispatchMode):
             self.operations += formula(*args, **(kwargs or {}), out_val=out)
         elif str(func._overloadpacket) == "mkldnn._linear_pointwise":  # (..., I) by (O, I)
             self.operations += 2 * out.numel() * args[0].shape[-1]
+        elif func._overloadpacket is torch.ops.aten.addmm_:  # (N, O) += (N, I) by (I, O); not in the registry either
+            self.operations += 2 * args[1].numel() * args[2].shape[-1]
         elif func._overloadpacket is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:  # not in the registry
             batch, heads, frames, dim = args[0].shape
             self.operations += 4 * batch * heads * frames * args[1].shape[2] * dim
