@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.decoding_plot import plot_decoding
-from benchmarks.decoding_systems import FAMILIES, REFERENCE, Family, Job, Models, measured, on_device
+from benchmarks.decoding_systems import FAMILIES, REFERENCE, Family, Job, Models, lacking, measured, on_device
 from benchmarks.posteriors import Sets
 from benchmarks.results import write_results
 from downstream.decode.choice import Name
@@ -84,6 +84,9 @@ def run(plan: Plan, sets: Sets, lm: Path, out: Path, command: str, say: Callable
             pack(lm, models.arrays, report)
         comparison = _Comparison(plan, sets, models, out, command, say)
         for family in plan.measured():
+            if missing := lacking(family):
+                say(f"{family.name} is left out: {missing} is not installed")
+                continue
             for beam in family.beams:
                 comparison.point(family, beam, 1)
         if plan.all_cores and (cores := available_cores()) > 1:

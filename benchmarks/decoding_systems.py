@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,14 @@ FAMILIES = (
     Family("batched, threshold 12", Name.batched, (12, 50), 50, threshold=12.0),
     Family("batched", Name.batched, (10, 25, 50, 100, 200), 50),
 )
+
+
+_NEEDS = {Name.lexicon: ("flashlight", "kenlm"), Name.beam: ("pyctcdecode", "kenlm")}
+
+
+def lacking(family: Family) -> str | None:
+    """A package that a peer needs and that is not installed, as on a machine that is borrowed to measure on."""
+    return next((name for name in _NEEDS.get(family.decoder, ()) if find_spec(name) is None), None)
 
 
 def on_device(family: Family, device: str) -> Family:

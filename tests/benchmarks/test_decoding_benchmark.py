@@ -245,6 +245,15 @@ def test_the_command_writes_table_plot_and_results(posteriors, jobs, tmp_path, c
     assert (tmp_path / "out" / "frontier.png").is_file()
 
 
+def test_peers_that_are_not_installed_are_left_out(posteriors, jobs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.decoding_systems.find_spec", lambda name: None)
+    assert command(["bench", "decoding", "--posteriors", str(posteriors), "--lm", str(LM), "--out",
+                    str(tmp_path / "out"), "--quick"]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [r["decoder"] for r in found["rows"]] == ["greedy", "batched, threshold 12", "batched"]
+    assert "pyctcdecode is left out: pyctcdecode is not installed" in capsys.readouterr().err
+
+
 def test_wrong_use_is_one_line(posteriors, emissions, tmp_path, capsys):
     base = ["bench", "decoding", "--lm", str(LM), "--out", str(tmp_path / "out")]
     for options, says in (
