@@ -86,6 +86,7 @@ def run(plan: Plan, sets: Sets, lm: Path, out: Path, command: str, say: Callable
         for family in plan.measured():
             if missing := lacking(family):
                 say(f"{family.name} is left out: {missing} is not installed")
+                comparison.left_out[family.name] = f"{missing} is not installed"
                 continue
             for beam in family.beams:
                 comparison.point(family, beam, 1)
@@ -129,6 +130,7 @@ class _Comparison:
     def __init__(self, plan: Plan, sets: Sets, models: Models, out: Path, command: str,
                  say: Callable[[str], None]) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}
         self._plan, self._sets, self._models, self._out, self._say = plan, sets, models, out, say
         self._tuned: dict[str, dict[str, Any]] = {}
         self._errors: dict[tuple[str, int], np.ndarray] = {}  # (N,) of each family and beam, by one thread
@@ -222,6 +224,8 @@ class _Comparison:
                             "manifest": test.manifest_hash},
                    "dev": {"utterances": len(self._sets.dev.emissions), "emissions": self._sets.dev.emissions.hash},
                    "lm": {"file": self._models.arpa.name, "sha256": self._lm_hash}}
+        if self.left_out:
+            content["left_out"] = self.left_out
         write_results(self._out / "results.json", content)
         return content
 

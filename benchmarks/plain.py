@@ -27,7 +27,8 @@ def about(module: str) -> dict[str, Any]:
 
 
 def write_plain(path: Path, content: dict[str, Any]) -> None:
-    """All of the file or nothing."""
+    """All of the file or nothing; its folder is made."""
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)

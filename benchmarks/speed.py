@@ -61,8 +61,8 @@ def measure(plan: Plan, say: Callable[[str], None] = print, faults: list[dict[st
     Yields:
         The rows of a model in a precision, with `system`, `model`, `device`, `precision`, `seconds` (median of an
         update), `spread` (its quartiles), `audio_seconds` (of an update), `tflop` (nominal: forward and backward of the
-        plain model), `share_of_peak`, `peak_tflops` (of the matrix product), `peak_memory` (bytes; on CPUs above those
-        of the process before).
+        plain model), `share_of_peak`, `peak_tflops` (of the matrix product), `peak_memory` (bytes above those held
+        before).
     """
     if plan.device.type == "cpu":
         keep_memory()  # as training does; the peers, which leave that to their users, gain as much
@@ -144,8 +144,11 @@ def _compare(plan: Plan, work: Work, say: Callable[[str], None], faults: list[di
             with _finding(faults, name, work, say):
                 steps[name] = _built(name, work, plan, say)
         for _ in range(plan.repeats):
-            for name, step in steps.items():
-                times.setdefault(name, []).append(_timed(step, plan.device))
+            for name in list(steps):
+                with _finding(faults, name, work, say):
+                    times.setdefault(name, []).append(_timed(steps[name], plan.device))
+                    continue
+                del steps[name], times[name]
             rates.append(matmul_rate(plan.matmul, plan.device, work.precision))
         steps.clear()
         memory = {name: _peak_memory(name, work, say) if plan.memory else None for name in times}
@@ -204,6 +207,9 @@ def _peak_memory(name: str, work: Work, say: Callable[[str], None]) -> int | Non
         return in_a_process(f"memory of {name}", _added_memory, name, work)
     except HubertkitError:
         say(f"{name}: the process that measured its memory was killed, perhaps for lack of memory")
+        return None
+    except Exception as error:
+        say(f"{name}: its memory could not be measured ({str(error).splitlines()[0] if str(error) else error!r})")
         return None
 
 

@@ -261,7 +261,7 @@ _EXPECTED = {"symbols": "a list of strings", "blank": "the number of a symbol", 
 _SOUND: dict[str, Callable[[Any], bool]] = {
     "symbols": lambda value: isinstance(value, list) and all(isinstance(symbol, str) for symbol in value),
     "blank": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "frame_rate": lambda value: isinstance(value, int | float) and 0 < value < float("inf"),
+    "frame_rate": lambda value: isinstance(value, int | float) and value is not True and 0 < value < float("inf"),
     "hash": lambda value: isinstance(value, str), "meta": lambda value: isinstance(value, dict)}
 
 
@@ -281,6 +281,9 @@ def _read_header(folder: Path) -> dict[str, Any]:
     wrong = next((name for name, sound in _SOUND.items() if not sound(header[name])), None)
     if wrong is not None:
         raise FormatError(f"{path}: {wrong} is {str(header[wrong])[:40]!r}; expected {_EXPECTED[wrong]}")
+    if not 0 <= header["blank"] < len(header["symbols"]):
+        raise FormatError(f"{path}: blank is {header['blank']}; expected the number of one of {len(header['symbols'])} "
+                          "symbols")
     return header
 
 

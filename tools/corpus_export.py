@@ -9,8 +9,9 @@ import typer
 
 from tools.outputs import check_file
 from upstream.audio.corpora.common_voice import export_common_voice
-from upstream.audio.corpora.fairseq import export_fairseq
-from upstream.audio.corpora.kaldi import export_kaldi
+from upstream.audio.corpora.exports import refuse_others
+from upstream.audio.corpora.fairseq import export_fairseq, list_names
+from upstream.audio.corpora.kaldi import FILES, export_kaldi
 from upstream.audio.corpora.libri_light import export_libri_light
 from upstream.audio.corpora.nemo import export_nemo
 from upstream.audio.corpora.parquet import export_parquet
@@ -44,6 +45,7 @@ def fairseq(manifest: ManifestFile, out: Folder,
     labels = Units.load(units) if units is not None else None
     if labels is not None:
         check_coverage(labels, loaded)
+    refuse_others(out, list_names(name))  # before hours of cutting
     if cut:
         loaded = cut_audio(loaded, out / "audio")
     else:
@@ -58,6 +60,7 @@ def kaldi(manifest: ManifestFile, out: Folder, cut: CutAudio = False) -> None:
     """wav.scp, utt2spk, spk2utt and, where needed, segments and text."""
     _refuse_file(out)
     loaded = Manifest.load(manifest)
+    refuse_others(out, FILES)
     if cut:
         loaded = cut_audio(loaded, out / "audio", ".wav")
     written = export_kaldi(loaded, out)
@@ -76,6 +79,7 @@ def nemo(manifest: ManifestFile, out: Folder,
     _refuse_file(out)
     _check_name(name)
     loaded = Manifest.load(manifest)
+    refuse_others(out, [f"{name}.jsonl"])
     if cut:
         loaded = cut_audio(loaded, out / "audio")
     _print([export_nemo(loaded, out / f"{name}.jsonl")], loaded)

@@ -171,8 +171,9 @@ def refuse_folder(out: Path) -> None:
     """Raise UsageError where a manifest is to be written and a folder is, or a file that is none."""
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the manifest's file, such as {out / 'manifest.arrow'}")
-    if out.is_file() and not (out.suffix.lower() in MANIFESTS and is_manifest(out)):
-        raise UsageError(f"{out}: is there already and no manifest, so it is left as it is; give another --out")
+    if out.is_file() and out.stat().st_size and not (out.suffix.lower() in MANIFESTS and is_manifest(out)):
+        raise UsageError(f"{out}: is there already and no whole manifest, so it is left as it is; remove it, or give "
+                         "another --out")
     if out.suffix.lower() in AUDIO_SUFFIXES:
         raise UsageError(f"{out}: the name of a recording; --out names a manifest, .arrow or .parquet")
 

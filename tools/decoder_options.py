@@ -69,7 +69,7 @@ def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight:
             say(f"{tuned}: tuned with the lexicon {found.lexicon}; without --lexicon the words are those of the "
                 "language model")
         if found.lm is not None and lm is not None and not same_model(found.lm, lm, tuned):
-            say(f"{tuned}: tuned with the language model {found.lm}; its weights may not suit {lm}")
+            say(f"{tuned}: tuned with the language model {tuned.parent / found.lm}; its weights may not suit {lm}")
     return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score, beam or found.beam,
                   tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device)
 
@@ -77,14 +77,17 @@ def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight:
 def noted_model(model: Path | str, tuned: Path) -> str:
     """What a file of weights says of the model that they were tuned with: where it lies as seen from there, or the
     name that it has on a hub."""
-    return os.path.relpath(Path(model).resolve(), tuned.parent.resolve()) if Path(model).exists() else str(model)
+    if Path(model).is_absolute() or not Path(model).exists():
+        return str(model)
+    return os.path.relpath(Path(model).resolve(), tuned.parent.resolve())
 
 
 def same_model(recorded: str, given: Path | str, tuned: Path) -> bool:
-    """Whether weights tuned with one model are used with the same; an ARPA file and arrays of its name are one."""
-    places = (tuned.parent / recorded).resolve(), Path(given).resolve()
-    one, other = (re.sub(r"(\.arpa)?(\.gz)?$|\.ngrams$", "", str(place)) for place in places)
-    return one == other or (recorded == str(given) and not Path(given).exists())
+    """Whether weights tuned with one model are used with the same; an ARPA file and arrays of its name are one. Files
+    of older versions say where a model lies as seen from where they were made."""
+    places = (tuned.parent / recorded).resolve(), Path(recorded).resolve(), Path(given).resolve()
+    *ours, other = (re.sub(r"(\.arpa)?(\.gz)?$|\.ngrams$", "", str(place)) for place in places)
+    return other in ours or (recorded == str(given) and not Path(given).exists())
 
 
 @dataclass(frozen=True)

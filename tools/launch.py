@@ -43,10 +43,15 @@ def join_from_environment() -> None:
     """Become the rank that whoever started this process says it is; nothing where nobody did."""
     global _store
     port = os.environ.get("HUBERTKIT_STORE")
-    names = ("RANK", "WORLD_SIZE") if port else ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    if any(name not in os.environ for name in names) or dist.is_initialized():
-        return  # some schedulers and containers set one or two of them
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        return  # some schedulers set RANK alone
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    lacking = [] if port else [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if lacking and count > 1:
+        raise UsageError(f"RANK={rank} and WORLD_SIZE={count} are set, and {' and '.join(lacking)} not: each process "
+                         "would work by itself; start them with torchrun, or set where the first one is")
+    if lacking:  # some containers say that they are one of one
+        return
     if port is None:
         ranks.join(rank, count)
     else:

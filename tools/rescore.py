@@ -133,7 +133,7 @@ def _tuned_weights(tuned: Path, found: Sequence[Hypothesis], model: str, lower: 
         about: dict[str, Any] = json.loads(tuned.read_text(encoding="utf-8"))
         numbers = [float(about[name]) for name in ("lm_weight", "word_score", "ngram_weight")]
         own = set(about["ids"])
-        its_model, its_case = str(about.get("model", model)), bool(about.get("lower", lower))
+        its_model, its_case = about.get("model"), bool(about.get("lower", lower))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{tuned}: not what `hubertkit rescore-tune` writes") from error
     weights = Weights(*numbers)
@@ -141,6 +141,6 @@ def _tuned_weights(tuned: Path, found: Sequence[Hypothesis], model: str, lower: 
         raise UsageError(f"{tuned}: tuned {'with' if its_case else 'without'} --lower, which changes the model's "
                          f"scores: {'give it too' if its_case else 'leave it out'}")
     refuse_shared([h.id for h in found], own, str(tuned), "are what these weights were tuned on")
-    if not same_model(its_model, model, tuned):
+    if its_model is not None and not same_model(str(its_model), model, tuned):
         say(f"{tuned}: tuned with the model {its_model}; its weights may not suit {model}")
     return weights

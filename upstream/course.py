@@ -82,10 +82,11 @@ class Course:
             raise Halt
         return self._begun
 
-    def going_on(self) -> bool:
-        """Whether a stage was begun anew and is not done: those before it that were done anew are not done again."""
+    def did(self, record: dict[str, Any]) -> bool:
+        """Whether a stage was done anew by the same command, which was stopped later and is now given again."""
         records = (self._record(name) for name in self._names)
-        return any(r.get("state") == "running" and bool(r.get("anew")) for r in records)
+        return record.get("anew") == self.first and any(
+            r.get("state") == "running" and r.get("anew") == self.first for r in records)
 
     def _record(self, name: str) -> dict[str, Any]:
         try:

@@ -23,6 +23,7 @@ from typing import Any
 PROBE_AFTER_SECONDS, PROBE_EVERY_SECONDS, PROBES = 15, 5, 6  # 45 seconds without an answer: gone
 LAST_WORDS_SECONDS = 10.0  # for a rank to notice by itself and say it in its own way
 MEETING_SECONDS, GREETING_SECONDS = 30.0, 5.0
+_TAKEN = b"+"  # what the first rank answers to a greeting
 _LEFT = b"."  # what a rank sends that leaves in order
 _GREETING_BYTES = 16
 
@@ -73,10 +74,14 @@ def watch(rank: int, count: int, host: str, tell: Tell) -> RankWatch | None:
         try:
             connection = socket.create_connection((host, port), MEETING_SECONDS)
             connection.sendall(greeting)
-            connection.settimeout(None)
         except OSError as error:
             _unwatched(f"rank {rank} does not reach {host}, port {port} ({error})")
             return None
+        if _read(connection, len(_TAKEN)) != _TAKEN:
+            connection.close()
+            _unwatched(f"rank {rank} had no answer from {host}, port {port}")
+            return None
+        connection.settimeout(None)
         return RankWatch([connection])
     greeting = secrets.token_bytes(_GREETING_BYTES)
     with _listening(count) as listener:
@@ -108,6 +113,8 @@ def _accept(listener: socket.socket, greeting: bytes, wanted: int) -> list[socke
             break
         connection.settimeout(min(GREETING_SECONDS, left))
         if hmac.compare_digest(_read(connection, len(greeting)), greeting):
+            with contextlib.suppress(OSError):  # a rank that does not wait any longer: its connection breaks, too
+                connection.sendall(_TAKEN)
             connection.settimeout(None)
             found.append(connection)
         else:

@@ -127,12 +127,12 @@ def _is_text(recipe: Any, key: str) -> bool:
 
 def _means_more(value: str) -> bool:
     """Whether a text is null, or has quotes around it as YAML wants them."""
-    return value in ("null", "~") or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\"")
+    return value.lower() in ("null", "~") or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\"")
 
 
 def _literal(value: str) -> str:
     """A text of which OmegaConf reads nothing as the name of another value."""
-    return value.replace("${", "\\${")
+    return re.sub(r"(?<!\\)\$\{", r"\\${", value)
 
 
 def _check_items(recipe: Any, key: str, where: str) -> None:

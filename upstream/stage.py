@@ -114,19 +114,18 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     if before is not None and before["state"] == CLEARING:
         why = "it was being cleared"
     anew = followed is not None and followed.arrive(folder, state, why)
-    if anew and followed is not None and state == "done" and before is not None and before.get("anew"):
-        anew = not followed.going_on()  # it was done anew by the command that is now given again
+    if anew and followed is not None and state == "done" and before is not None:
+        anew = not followed.did(before)
     if looking:
         return {"result": {"hash": ""}, **(before or {})}, True  # what it gave, if ever it was done
     if before is not None and state == "done" and not anew:
         _remove(folder / BEFORE)  # nothing but a record: a kill just before or behind what is put aside and back
         say(f"{name}: done before, skipped")
         return before, True
-    if before is not None and before["state"] == "running" and state == "stale" and not (
-            anew and not before.get("anew")):
+    if before is not None and before["state"] == "running" and state == "stale" and (not anew or before.get("anew")):
         _refuse_checkpoints(folder, why)
     if anew:
-        record["anew"] = True  # once begun, the same command goes on with it
+        record["anew"] = followed.first if followed is not None else ""  # once begun, the same command goes on with it
     if before is not None and state == "unfinished" and (not anew or before.get("anew")):
         say(f"{name}: interrupted before, going on")
         record |= {"started": before["started"], "others": before.get("others", [])}
@@ -397,17 +396,18 @@ def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
     return sorted(others)
 
 
-def _take_back(folder: Path, say: Say) -> bool:
+def _take_back(folder: Path, say: Say) -> None:
     """Make a stage again what it was before it was begun anew, if that was refused or given up before it came to
-    anything: a training has a checkpoint then. Gives whether it was done. Interrupted, it is gone on with."""
+    anything: a training has a checkpoint then. Interrupted, it is gone on with."""
     aside, record = folder / BEFORE, read_stage(folder)
     if record is None or not (aside / "stage.json").is_file() or _checkpoints(folder):
-        return False
+        return
     if record["state"] != CLEARING or record.get("taking_back"):
-        own = read_json(aside / "stage.json").get("files", [])
-        write_json(folder / "stage.json", {**record, "state": CLEARING, "key": "", "taking_back": True})
         kept = {LOCK, BEFORE, "stage.json", *record.get("others", [])}
-        kept |= {name for name in own if not (aside / name).exists()}  # those are back already
+        if record.get("taking_back"):  # some are back already
+            own = set(read_json(aside / "stage.json").get("files", [])) - SPARE
+            kept |= {name for name in own if not (aside / name).exists()}
+        write_json(folder / "stage.json", {**record, "state": CLEARING, "key": "", "taking_back": True})
         for path in [path for path in folder.iterdir() if path.name not in kept]:
             _remove(path)
     for path in [path for path in aside.iterdir() if path.name != "stage.json"]:
@@ -415,7 +415,6 @@ def _take_back(folder: Path, say: Say) -> bool:
     os.replace(aside / "stage.json", folder / "stage.json")
     aside.rmdir()
     say(f"{stage_name(folder)}: not done anew; what was there before stays")
-    return True
 
 
 def _checkpoints(folder: Path) -> list[Path]:

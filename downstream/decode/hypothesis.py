@@ -114,9 +114,12 @@ def _candidate(found: dict[str, Any]) -> Candidate:
     numbers = {name: float(found[name]) for name in ("score", "acoustic", "lm")}
     if not all(map(math.isfinite, numbers.values())):
         raise ValueError(f"{numbers} of an n-best list are no logarithms")
-    if (more := found.keys() - {*Candidate._fields}) or not isinstance(found["unknown"], int):
-        raise ValueError(f"{sorted(more) or found['unknown']!r} in an n-best list")
-    return Candidate(text=_text(found["text"]), unknown=found["unknown"], **numbers)
+    if more := found.keys() - {*Candidate._fields}:
+        raise ValueError(f"{', '.join(sorted(more))}: no such field of an n-best list")
+    unknown = float(found["unknown"])
+    if unknown != unknown // 1:
+        raise ValueError(f"unknown is {unknown}, expected a whole number of words")
+    return Candidate(text=_text(found["text"]), unknown=int(unknown), **numbers)
 
 
 def _text(value: Any) -> str:

@@ -53,7 +53,7 @@ class CharacterTraining:
     batch_characters: int = 8192
     peak_rate: float = 3e-3
     clip_norm: float = 1.0
-    longest: int = 400  # characters of a sentence; what follows is not trained on
+    longest: int = 400  # characters of a sentence, and what comes next; what follows is not trained on
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -165,6 +165,10 @@ def train_characters(sentences: Sequence[str], shape: CharacterShape | None = No
     texts = [text[:training.longest + 1] for text in sentences if text]  # the last of so many is where one was cut
     if not texts:
         raise InputError("no sentence to train a language model on")
+    cut = sum(len(text) > training.longest for text in texts)
+    if 2 * cut > len(texts):
+        raise InputError(f"{cut:,} of {len(texts):,} lines are longer than {training.longest} characters, so that "
+                         "little would be learnt of where a sentence ends; give one sentence a line")
     characters = sorted(set().union(*texts))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_torch(training.seed, "character model").initial_seed())

@@ -67,8 +67,8 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
 
 
 def split_words(sentence: str) -> list[str]:
-    """The words of a sentence as they are of a text: other white space than ASCII's, such as a no-break space, is a
-    part of them. So it is with KenLM, of which words have no line or page breaks either."""
+    """The words of a sentence as they are of a text, but for vertical tabs and form feeds, which lmplz leaves in words
+    and KenLM's scorer does not. Other white space than ASCII's, such as a no-break space, is a part of words."""
     return _WORD.findall(sentence)
 
 

@@ -251,6 +251,7 @@ def test_peers_that_are_not_installed_are_left_out(posteriors, jobs, tmp_path, c
                     str(tmp_path / "out"), "--quick"]) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [r["decoder"] for r in found["rows"]] == ["greedy", "batched, threshold 12", "batched"]
+    assert found["left_out"]["pyctcdecode"] == "pyctcdecode is not installed"
     assert "pyctcdecode is left out: pyctcdecode is not installed" in capsys.readouterr().err
 
 

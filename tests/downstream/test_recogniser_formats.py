@@ -176,6 +176,9 @@ def test_symbols_that_the_tokenizer_added_are_rows_too(tmp_path):
     transformers.HubertForCTC(config).save_pretrained(tmp_path / "asr")
     tokenizer.save_pretrained(tmp_path / "asr")
     assert import_recogniser(tmp_path / "asr")[1] == Vocabulary(("a", "b", "|", "[UNK]", "[PAD]", "<s>", "</s>"), 4)
+    transformers.HubertForCTC(transformers.HubertConfig(**sizes, vocab_size=5, pad_token_id=4)).save_pretrained(
+        tmp_path / "asr")  # or there are no rows for them
+    assert import_recogniser(tmp_path / "asr")[1] == Vocabulary(("a", "b", "|", "[UNK]", "[PAD]"), 4)
 
 
 def test_symbols_that_nothing_tells_are_asked_for(tmp_path):

@@ -51,6 +51,16 @@ def test_ranks_that_nobody_started_are_none(tmp_path, monkeypatch, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
+def test_ranks_without_an_address_are_told_so(tmp_path, monkeypatch, capsys):
+    """srun sets both numbers: each of eight processes would have trained by itself."""
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "8"), ("MASTER_ADDR", "node1")):
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_PORT", "HUBERTKIT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(["status", str(tmp_path)]) == 2
+    assert "WORLD_SIZE=8 are set, and MASTER_PORT not" in capsys.readouterr().err
+
+
 def test_a_rank_without_a_number_of_ranks_is_no_rank(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")  # as some schedulers set it
     monkeypatch.delenv("WORLD_SIZE", raising=False)

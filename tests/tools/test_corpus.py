@@ -120,7 +120,7 @@ def test_wrong_use_is_told_as_such(folder, tmp_path):
     with pytest.raises(UsageError, match="a folder; --out names"):
         run("import", "folder", folder, "--out", tmp_path)
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UsageError, match="is there already and no manifest"):
+    with pytest.raises(UsageError, match="is there already and no whole manifest"):
         run("import", "folder", folder, "--out", tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text() == "precious"
     with pytest.raises(UsageError, match="the name of a recording"):

@@ -217,7 +217,7 @@ def test_an_import_does_not_replace_the_corpus(capsys, manifest, tmp_path):
     shards = tmp_path / "shards"
     assert call(capsys, "export", "parquet", manifest, "--out", shards / "0.parquet")[0] == 0
     before = (shards / "0.parquet").read_bytes()
-    for src, said in ((shards / "0.parquet", "is there already and no manifest"), (shards, "no manifest")):
+    for src, said in ((shards / "0.parquet", "is there already and no whole manifest"), (shards, "no whole manifest")):
         code, _, error = call(capsys, "import", "parquet", src, "--out", shards / "0.parquet")
         assert (code, said in error, (shards / "0.parquet").read_bytes()) == (2, True, before)
     (tmp_path / "data-00000.arrow").write_bytes(b"a stream of another program")
@@ -240,7 +240,7 @@ def test_an_export_leaves_what_no_export_wrote(capsys, manifest, tmp_path, monke
     (tmp_path / "out" / name).write_text("mine")
     words = ("export", *form.split(), manifest, "--out", tmp_path / "out")
     code, _, error = call(capsys, *words)
-    assert (code, f"{name}: is there already, and no export wrote it" in error) == (1, True)
+    assert (code, f"{name}: is there already, and no export noted" in error) == (1, True)
     assert (tmp_path / "out" / name).read_text() == "mine"
     (tmp_path / "out" / name).unlink()
     for _ in range(1 if form == "common-voice" else 2):  # its own may be replaced

@@ -192,6 +192,13 @@ def test_what_the_same_command_did_anew_is_not_done_a_second_time(recordings, ru
     checkpoint.with_suffix(".json").unlink()
     assert worked(chosen, run, first="round1/encoder") == ["round2/encoder"]
     assert worked(chosen, run, first="round1/encoder") == NAMES[3:], "now it is a new wish"
+    with monkeypatch.context() as patch:
+        patch.setattr("upstream.pretrain.train", stopped_in_round_2)
+        with pytest.raises(KeyboardInterrupt):
+            worked(chosen, run, first="round2")
+    for ending in (".safetensors", ".json"):
+        checkpoint.with_suffix(ending).unlink()
+    assert worked(chosen, run, first="round1/encoder") == NAMES[3:], "and so is another one's beginning"
 
 
 def test_from_a_stage_on_needs_those_before_it(recordings, run, tmp_path):

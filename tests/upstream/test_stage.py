@@ -119,10 +119,16 @@ def test_what_a_stopped_mistake_had_put_aside_comes_back(tmp_path, error):
     """A wrong value, Ctrl-C before the first checkpoint, the right value again: the finished encoder was deleted."""
     def stopped(folder):
         (folder / "half").write_text("half")
+        (folder / "metrics.jsonl").write_text("of the mistake")
         raise error
 
-    calls, lines = [], []
-    stage(tmp_path / "a", calls)
+    def done(folder):
+        (folder / "metrics.jsonl").write_text("of what was done")
+        (folder / "output").write_text("done")
+        return {"hash": "abc"}
+
+    calls, lines = [1], []
+    run_stage(tmp_path / "a", "test", version=1, settings={"k": 1}, inputs={}, work=done, say=print)
     (tmp_path / "a/notes").write_text("mine")
     before = read_stage(tmp_path / "a")
     for settings in ({"k": 2}, {"k": 3}):

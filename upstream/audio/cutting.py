@@ -70,7 +70,9 @@ def refuse_parts(manifest: Manifest) -> None:
 
 def _write(utterance: Utterance, folder: Path, suffix: str) -> str:
     quoted = quote(utterance.id, safe="")
-    name = fitting(quoted if quoted.strip(".") else quoted.replace(".", "%2E")) + suffix  # no name of a folder
+    if not quoted.strip("."):  # soundfile sees no suffix in `...flac`
+        quoted = quoted.replace(".", "%2E")
+    name = fitting(quoted) + suffix
     samples = sixteen_bits(read(utterance))
     soundfile.write(folder / name, samples, SAMPLE_RATE)
     return name

@@ -29,12 +29,13 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
         InputError: units that do not fit the manifest, naming the first utterance.
     """
     check_coverage(units, manifest)
+    kinds = ["km"] if len(units.classes) == 1 else [f"km{stream}" for stream in range(len(units.classes))]
+    names = [each for kind in kinds for each in (f"dict.{kind}.txt", f"{name}.{kind}")]
+    refuse_others(folder, names)
+    claim(folder, names)
     written = []
-    for stream, classes in enumerate(units.classes):
-        kind = "km" if len(units.classes) == 1 else f"km{stream}"
+    for stream, (kind, classes) in enumerate(zip(kinds, units.classes)):
         lines = (" ".join(map(str, units.labels(i, stream).tolist())) for i in manifest.ids)
-        refuse_others(folder, [f"dict.{kind}.txt", f"{name}.{kind}"])
-        claim(folder, [f"dict.{kind}.txt", f"{name}.{kind}"])
         written += [_write(folder / f"dict.{kind}.txt", (f"{c} 1" for c in range(classes))),
                     _write(folder / f"{name}.{kind}", lines)]
     return written

@@ -33,9 +33,10 @@ def test_hypotheses_come_back_as_they_went_in(tmp_path_factory, many):
         ('{"text": "X", "score": 1, "acoustic": null, "lm": 0, "unknown": 0}', "TypeError"),
         ('{"text": "X", "score": 1, "acoustic": NaN, "lm": 0, "unknown": 0}', "no logarithms"),
         ('{"text": null, "score": 1, "acoustic": 1, "lm": 0, "unknown": 0}', "None is no text"),
-        ('{"text": "X", "score": 1, "acoustic": 1, "lm": 0, "unknown": null}', "None in an n-best list"),
+        ('{"text": "X", "score": 1, "acoustic": 1, "lm": 0, "unknown": null}', "TypeError"),
+        ('{"text": "X", "score": 1, "acoustic": 1, "lm": 0, "unknown": 0.5}', "expected a whole number"),
         ('{"text": "X", "score": 1, "acoustic": 1, "lm": 0}', "KeyError: 'unknown'"),
-        ('{"text": "X", "score": 1, "acoustic": 1, "lm": 0, "unknown": 0, "odd": 1}', "'odd'. in an n-best list"),
+        ('{"text": "X", "score": 1, "acoustic": 1, "lm": 0, "unknown": 0, "odd": 1}', "odd: no such field"),
         ('5', "not a hypothesis"))),
 ])
 def test_a_broken_file_is_refused_by_its_line(tmp_path, content, words):

@@ -56,11 +56,13 @@ def test_padding_does_not_change_a_score(model, batch):
 def test_where_a_sentence_was_cut_is_no_end():
     """A paragraph a line is usual in books; each taught that a text ends in the midst of a word."""
     sentence = "AB" * 100
-    model, _ = train_characters([sentence], SMALL, CharacterTraining(80, 200, 0.02, longest=9))
+    model, _ = train_characters([sentence, "B", "B"], SMALL, CharacterTraining(80, 200, 0.02, longest=9))
     with torch.inference_mode():
         after = model(torch.tensor([[0, *model.encode(sentence[:9])]]))[0, 9].exp()
     assert float(after[0]) < 0.05
     assert float(after[model.encode("B")[0]]) > 0.9
+    with pytest.raises(InputError, match="2 of 3 lines are longer than 9 characters"):
+        train_characters([sentence, sentence, "B"], SMALL, CharacterTraining(80, 200, 0.02, longest=9))
     model, _ = train_characters([sentence[:9]], SMALL, CharacterTraining(80, 200, 0.02, longest=9))
     with torch.inference_mode():
         assert float(model(torch.tensor([[0, *model.encode(sentence[:9])]]))[0, 9].exp()[0]) > 0.9

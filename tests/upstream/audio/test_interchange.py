@@ -221,11 +221,11 @@ class TestNemo:
 
     def test_ids_may_be_numbers(self, tmp_path):
         rows = []
-        for number in (0, 7):
-            audio(tmp_path / f"{number}.wav", 2000 + number)
+        for number in (0, 20230615123456):
+            audio(tmp_path / f"{number}.wav")
             rows.append(json.dumps({"audio_filepath": f"{number}.wav", "id": number}))
         (tmp_path / "m.json").write_text("\n".join(rows))
-        assert import_nemo(tmp_path / "m.json").ids == ["0", "7"]
+        assert import_nemo(tmp_path / "m.json").ids == ["0", "20230615123456"]
 
     @pytest.mark.parametrize(("line", "said"), [
         ('{"audio_filepath": "a.wav", "id": [1]}', r"line 2: id is \[1\]; expected a string or a number"),

@@ -16,8 +16,8 @@ def refuse_others(folder: Path, names: Iterable[str]) -> None:
     ours = _claimed(folder)
     for name in names:
         if name not in ours and (folder / name).exists():
-            raise InputError(f"{folder / name}: is there already, and no export wrote it; give another folder or name, "
-                             "or move it away")
+            raise InputError(f"{folder / name}: is there already, and no export noted that it wrote it; give another "
+                             "folder or name, or move it away")
 
 
 def claim(folder: Path, names: Iterable[str]) -> None:

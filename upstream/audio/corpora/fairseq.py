@@ -74,12 +74,16 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
         files |= {".wrd": texts, ".ltr": [letters_of(t) for t in texts]}
     files[".tsv"] = [root, *(f"{os.path.relpath(p, root)}\t{u.samples}" for p, u in zip(paths, rows))]
     _refuse_other_labels(folder, name, len(rows))
-    lists = [f"{name}{suffix}" for suffix in (".tsv", ".ids", ".wrd", ".ltr")]
-    refuse_others(folder, lists)
-    claim(folder, lists)
+    refuse_others(folder, list_names(name))
+    claim(folder, list_names(name))
     for suffix in {".wrd", ".ltr"} - files.keys():
         (folder / f"{name}{suffix}").unlink(missing_ok=True)
     return [write_lines(folder / f"{name}{suffix}", lines) for suffix, lines in files.items()]
+
+
+def list_names(name: str) -> list[str]:
+    """The files that an export of this name writes."""
+    return [f"{name}{suffix}" for suffix in (".tsv", ".ids", ".wrd", ".ltr")]
 
 
 def _refuse_other_labels(folder: Path, name: str, count: int) -> None:

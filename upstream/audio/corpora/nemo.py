@@ -80,6 +80,6 @@ def _row(src: Path, number: int, line: str) -> dict[str, Any]:
                                ("text", str, "a string"), ("id", (str, int), "a string or a number")):
         value = row.get(key)
         if value is not None and (not isinstance(value, types) or isinstance(value, bool) or
-                                  (isinstance(value, int) and abs(value) > MOST_SECONDS)):
+                                  (wanted == "seconds" and isinstance(value, int) and abs(value) > MOST_SECONDS)):
             raise InputError(f"{src}, line {number}: {key} is {row[key]!r}; expected {wanted}")
     return row

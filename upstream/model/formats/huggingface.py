@@ -289,8 +289,8 @@ def _symbols(folder: Path, rows: int) -> tuple[str, ...] | None:
     it is another kind of thing."""
     content, added = (read_json(path) if path.is_file() else None
                       for path in (folder / "vocab.json", folder / "added_tokens.json"))
-    if isinstance(content, dict) and isinstance(added, dict):
-        content = {**content, **added}
+    if isinstance(content, dict) and isinstance(added, dict):  # some models have no rows for what was added
+        content = {**content, **{symbol: id for symbol, id in added.items() if str(id) in map(str, range(rows))}}
     if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(rows))):
         return None
     return tuple(sorted(content, key=lambda symbol: int(content[symbol])))
