@@ -305,7 +305,7 @@ def test_an_encoder_from_elsewhere_that_is_to_be_heard_otherwise_is_fine_tuned_a
     (FinetuneRecipe, {"head_dropout": 1.5}), (FinetuneRecipe, {"head_dropout": -0.1}),
     (SpecMaskRecipe, {"time_share": 12.0}), (SpecMaskRecipe, {"channel_share": 65.0})])
 def test_shares_that_are_none_are_refused(part, values):
-    with pytest.raises(ValueError, match=r"head_dropout|at most the span"):
+    with pytest.raises(ValueError, match=r"head_dropout|below the span"):
         part(**values)
 
 

@@ -49,7 +49,7 @@ def test_a_lexicon_is_read_with_its_spellings_or_as_words(tmp_path):
         assert decoder.decode("u", sure_path("BE|AB"), 50.0).text == "BE AB"
     assert load_lexicon(path, spaced, 0).words == ["AB", "BE"]
     path.write_text("AB\nCC\n")
-    with pytest.raises(InputError, match=r"lexicon\.txt: 1 of 2 words"):
+    with pytest.raises(InputError, match=r"lexicon\.txt, line 2: 1 of 2 words"):
         Choice(Name.lexicon, lexicon=path).make(SYMBOLS, 0)
 
 

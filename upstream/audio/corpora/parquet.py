@@ -59,9 +59,9 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
         raise UsageError(f"{src}: no such Parquet file, or no folder with any")
     tars = _tar_names(files, extracted)
     made: list[Path] = []
-    for tar in tars.values():
-        _put_back(tar)  # what an import that was killed had put aside
-        refuse_others(extracted, [tar.name])
+    for aside in extracted.glob(".*.tar.before"):  # by an import that was killed
+        _put_back(aside.with_name(aside.name[1:].removesuffix(".before")))
+    refuse_others(extracted, [tar.name for tar in tars.values()])
     try:
         rows = [row for path in files for row in _rows(path, column, tars[path], made, bad)]
         ids = _ids(rows)

@@ -80,7 +80,6 @@ def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_byte
     waiting = next(utterances, None)
     while waiting is not None:
         path = folder / f"{name}-{len(shards):06d}.tar"
-        claim(folder, [path.name])
         with disk_errors(path), writing(path) as temporary, tarfile.open(temporary, "w") as tar:
             while waiting is not None and tar.offset < shard_bytes:
                 key = waiting.id.replace(".", "_")
@@ -93,6 +92,7 @@ def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_byte
                 if waiting.speaker is not None:
                     _append(tar, f"{key}.json", json.dumps({"speaker": waiting.speaker}, ensure_ascii=False).encode())
                 waiting = next(utterances, None)
+            claim(folder, [path.name])  # now, before it takes its name
         shards.append(path)
     for path in sorted(folder.glob(f"{glob.escape(name)}-*.tar")):
         if ours.fullmatch(path.name) and path not in shards:
