@@ -204,9 +204,14 @@ class Units:
         return place
 
     def labels(self, utterance_id: str, stream: int = 0) -> np.ndarray:
-        """(T,) uint16 labels of an utterance, a slice of the memory map. Raises InputError if it is not there."""
+        """(T,) uint16 labels of an utterance, a slice of the memory map. Raises InputError if it is not there, or if a
+        label is no class, which only files of others hold."""
         place = self.place(utterance_id)
-        return self.streams[stream][self.offsets[place]:self.offsets[place + 1]]
+        found = self.streams[stream][self.offsets[place]:self.offsets[place + 1]]
+        if len(found) and found.max() >= self.classes[stream]:
+            raise InputError(f"{self.folder}: {utterance_id} has the label {found.max()}; units.json says that there "
+                             f"are {self.classes[stream]} classes")
+        return found
 
 
 def select(units: Units, ids: Sequence[str], folder: Path) -> Units:

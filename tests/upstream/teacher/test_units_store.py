@@ -149,3 +149,12 @@ def test_places_of_any_lengths_are_taken(lengths):
     assert are_offsets(offsets, len(lengths), sum(lengths))
     assert not are_offsets(offsets, len(lengths) + 1, sum(lengths))
     assert not are_offsets(offsets, len(lengths), sum(lengths) + 1)
+
+
+def test_a_label_beyond_the_classes_is_named(tmp_path):
+    with UnitsWriter(tmp_path, [4], {}) as writer:
+        writer.add("x", np.array([0, 3, 1]))
+    header = json.loads((tmp_path / "units.json").read_text())
+    (tmp_path / "units.json").write_text(json.dumps({**header, "classes": [3]}))
+    with pytest.raises(InputError, match=r"x has the label 3; units\.json says that there are 3 classes"):
+        Units.load(tmp_path).labels("x")
