@@ -203,3 +203,5 @@ def _train(rank: int, count: int, port: int, words: list[str], out: Path) -> Non
         pretrain(load_recipe(PretrainRecipe, "hubert-tiny", words, SHIPPED), out, lambda line: None, until_round=1)
     finally:
         ranks.leave()
+    sys.stderr.flush()
+    os._exit(0)  # as `tools.main` does: threads of torch.distributed now and then abort a process that ends by itself
