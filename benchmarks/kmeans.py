@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.plain import about, write_plain
+from benchmarks.plain import about
 from upstream.features.source import LayerSource
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.progress import say
+from upstream.stage import write_json
 from upstream.teacher.kmeans import fit
 from upstream.teacher.nearest import assign, inertia
 
@@ -208,7 +209,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("kmeans.json"))
     given = parser.parse_args()
     found = run(Plan(points=given.points, device=torch.device(given.device)), say)
-    write_plain(given.out, about("benchmarks.kmeans") | found)
+    write_json(given.out, about("benchmarks.kmeans") | found)
 
 
 if __name__ == "__main__":

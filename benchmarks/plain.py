@@ -1,11 +1,9 @@
-"""Results where only what is measured is installed: complete, and not checked against the schema."""
+"""The head of a results file where only what is measured is installed, and not `hubertkit`."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +22,3 @@ def about(module: str) -> dict[str, Any]:
         found["cuda"] = torch.version.cuda
     return {"format": 1, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": found,
             "command": " ".join([f"python -m {module}", *sys.argv[1:]])}
-
-
-def write_plain(path: Path, content: dict[str, Any]) -> None:
-    """All of the file or nothing; its folder is made."""
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)

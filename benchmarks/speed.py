@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +21,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.apart import in_a_process
-from benchmarks.plain import about, write_plain
+from benchmarks.apart import in_a_process, peak_memory
+from benchmarks.plain import about
 from benchmarks.speed_systems import SYSTEMS, Step, Work
 from upstream.errors import HubertkitError
 from upstream.frames import CONV_GRID
+from upstream.stage import write_json
 from upstream.training.allocator import keep_memory
 from upstream.training.compiling import has_compiler
 
@@ -144,11 +143,12 @@ def _compare(plan: Plan, work: Work, say: Callable[[str], None], faults: list[di
             with _finding(faults, name, work, say):
                 steps[name] = _built(name, work, plan, say)
         for _ in range(plan.repeats):
-            for name in list(steps):
+            for name, step in list(steps.items()):
+                sound = len(faults)
                 with _finding(faults, name, work, say):
-                    times.setdefault(name, []).append(_timed(steps[name], plan.device))
-                    continue
-                del steps[name], times[name]
+                    times.setdefault(name, []).append(_timed(step, plan.device))
+                if len(faults) > sound:
+                    del steps[name], times[name]
             rates.append(matmul_rate(plan.matmul, plan.device, work.precision))
         steps.clear()
         memory = {name: _peak_memory(name, work, say) if plan.memory else None for name in times}
@@ -183,9 +183,13 @@ def _finding(faults: list[dict[str, str]], name: str, work: Work, say: Callable[
     try:
         yield
     except Exception as error:
-        line = str(error).splitlines()[0] if str(error) else repr(error)
+        line = _in_a_line(error)
         faults.append({"system": name, "model": work.model, "precision": work.precision, "error": line})
         say(f"{name} is left out: {line}")
+
+
+def _in_a_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
 
 
 def _timed(step: Step, device: torch.device) -> float:
@@ -209,27 +213,18 @@ def _peak_memory(name: str, work: Work, say: Callable[[str], None]) -> int | Non
         say(f"{name}: the process that measured its memory was killed, perhaps for lack of memory")
         return None
     except Exception as error:
-        say(f"{name}: its memory could not be measured ({str(error).splitlines()[0] if str(error) else error!r})")
+        say(f"{name}: its memory could not be measured ({_in_a_line(error)})")
         return None
 
 
 def _added_memory(name: str, work: Work) -> int:
     keep_memory()
     SYSTEMS[name](replace(work, model="tiny", batch=1, seconds=1.0))()  # imports and thread pools are not counted
-    before = _highest_memory()
+    before = peak_memory()
     step = SYSTEMS[name](work)
     step()
     step()
-    return _highest_memory() - before
-
-
-def _highest_memory() -> int:
-    """Most bytes that this process has held. On Linux not by getrusage, which remembers the process that started it."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        found = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:")]
-        return int(found[0].split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory() - before
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:
@@ -283,11 +278,11 @@ def run(plan: Plan, say: Callable[[str], None] = print,
     for rows in measure(plan, say, faults):
         content["rows"] += rows
         content["seconds"] = round(time.monotonic() - began, 1)
-        save(content | ({"faults": faults} if faults else {}))
+        if faults:
+            content["faults"] = faults
+        save(content)
     if ours := [fault for fault in faults if fault["system"] == "hubertkit"]:
         raise HubertkitError(f"hubertkit failed on {ours[0]['model']} in {ours[0]['precision']}: {ours[0]['error']}")
-    if faults:
-        content["faults"] = faults
     content["profile"] = profile(Work(plan.models[0], plan.batch, plan.seconds, plan.device, plan.precisions[0]))
     content["seconds"] = round(time.monotonic() - began, 1)
     save(content)
@@ -302,7 +297,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     run(plan_for(given.device, given.quick),
-        save=lambda found: write_plain(given.out, about("benchmarks.speed") | found))
+        save=lambda found: write_json(given.out, about("benchmarks.speed") | found))
 
 
 if __name__ == "__main__":

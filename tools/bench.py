@@ -178,8 +178,7 @@ def curves(
 
 @app.command("scale")
 def scale(
-    out: Annotated[Path, typer.Option(help="The results file; the manifest is made beside it and "
-                                                             "removed.")] = Path(
+    out: Annotated[Path, typer.Option(help="The results file; the manifest is made beside it and removed.")] = Path(
         "scale.json"),
     utterances: Annotated[int, typer.Option(help="Of the synthetic manifest; 15.4 s each.")] = UTTERANCES,
 ) -> None:
@@ -256,8 +255,7 @@ def ranks_together(
 @app.command("lm")
 def lm(
     text: Annotated[Path, typer.Argument(help="Plain or .gz text, one sentence a line.")],
-    out: Annotated[Path, typer.Option(help="The results file; the same command again goes on with "
-                                                             "it.")] = Path(
+    out: Annotated[Path, typer.Option(help="The results file; the same command again goes on with it.")] = Path(
         "lm.json"),
 ) -> None:
     """Estimating n-gram models of a text, in memory and within 2 GiB: seconds and peak memory."""

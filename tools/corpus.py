@@ -12,8 +12,8 @@ import numpy as np
 import typer
 
 from tools import corpus_export, corpus_import
-from tools.corpus_import import LISTED, refuse_folder
-from tools.outputs import check_file
+from tools.corpus_import import LISTED
+from tools.outputs import MANIFESTS, check_manifest_file
 from upstream.audio.checking import check as check_manifest
 from upstream.audio.corpora.probing import Problem
 from upstream.audio.manifest import Manifest
@@ -25,7 +25,6 @@ from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.progress import say
 
-MANIFESTS = (".arrow", ".parquet")
 HISTOGRAM_WIDTH = 40
 
 app = typer.Typer(no_args_is_help=True)
@@ -52,8 +51,7 @@ def check(manifest: ManifestFile, as_json: Json = False,
               "Write a manifest without what cannot be used."))] = None) -> None:
     """Decode everything; name what cannot be used (exit code 1 then, unless --out) and what is worth knowing."""
     if out is not None:
-        refuse_folder(out)
-        check_file(out, [manifest])
+        check_manifest_file(out, [manifest])
     loaded = Manifest.load(manifest)
     problems = check_manifest(loaded)
     faults = [p for p in problems if not p.usable]
@@ -81,8 +79,7 @@ def segment(manifest: ManifestFile, out: Out,
             edge_seconds: Annotated[float, typer.Option(
                 help="Of silence kept at each end of a piece.")] = Pieces.edge_seconds) -> None:
     """Cut long recordings at pauses, for pretraining: a manifest of spans, no audio is copied."""
-    refuse_folder(out)
-    check_file(out, [manifest])
+    check_manifest_file(out, [manifest])
     pieces = Pieces(min_seconds, max_seconds, edge_seconds)
     loaded = Manifest.load(manifest)
     found = segment_manifest(loaded, pieces)
@@ -114,8 +111,7 @@ def split(manifest: ManifestFile,
         raise UsageError(f"{rest}: --out and --rest are the same file")
     parts = [out if single else out / f"{name}.arrow" for name, _ in amounts]
     for path in (*parts, *([rest] if rest is not None else [])):
-        check_file(path, [manifest])
-        refuse_folder(path)
+        check_manifest_file(path, [manifest])
     loaded = Manifest.load(manifest)
     found = split_manifest(loaded, [amount for _, amount in amounts], by.value, seed)
     if rest is not None and not len(found.rest):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from downstream.text.normalise import normalise as normalise_text
-from tools.outputs import check_file, check_folder
+from tools.outputs import check_folder, check_manifest_file
 from upstream.audio.corpora.common_voice import import_common_voice
 from upstream.audio.corpora.fairseq import import_fairseq
 from upstream.audio.corpora.folder import import_folder
@@ -20,10 +20,9 @@ from upstream.audio.corpora.libri_light import import_libri_light
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.corpora.nemo import import_nemo
 from upstream.audio.corpora.parquet import import_parquet
-from upstream.audio.corpora.probing import AUDIO_SUFFIXES, SKIP_BAD, Problem, Skip
+from upstream.audio.corpora.probing import SKIP_BAD, Problem, Skip
 from upstream.audio.corpora.tar_shards import import_tar
 from upstream.audio.manifest import Manifest
-from upstream.audio.manifest_file import is_manifest
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.stage import locked
@@ -31,8 +30,6 @@ from upstream.teacher.fairseq_labels import import_labels
 from upstream.teacher.phone_units import import_phones
 
 LISTED = 20  # problems that are printed one by one
-
-MANIFESTS = (".arrow", ".parquet")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -167,22 +164,10 @@ def normalised(manifest: Manifest) -> Manifest:
     return found
 
 
-def refuse_folder(out: Path) -> None:
-    """Raise UsageError where a manifest is to be written and a folder is, or a file that is none."""
-    if out.is_dir():
-        raise UsageError(f"{out}: a folder; --out names the manifest's file, such as {out / 'manifest.arrow'}")
-    if out.is_file() and out.stat().st_size and not (out.suffix.lower() in MANIFESTS and is_manifest(out)):
-        raise UsageError(f"{out}: is there already and no whole manifest, so it is left as it is; remove it, or give "
-                         "another --out")
-    if out.suffix.lower() in AUDIO_SUFFIXES:
-        raise UsageError(f"{out}: the name of a recording; --out names a manifest, .arrow or .parquet")
-
-
 def _make(importer: Callable[[Skip | None], Manifest], inputs: Sequence[Path | None], out: Path, skip_bad: bool,
           normalise: bool) -> None:
     """Import, write, and say what was written and what was left out."""
-    refuse_folder(out)
-    check_file(out, inputs)
+    check_manifest_file(out, inputs)
     skipped: list[Problem] = []
     manifest = importer(skipped.append if skip_bad else None)
     manifest = normalised(manifest) if normalise else manifest

@@ -15,6 +15,7 @@ from upstream.stage import check_out
 # The file by which a folder is known, and what it then is.
 KINDS = {"emissions.json": "emissions", "units.json": "units", "teacher.json": "a teacher",
          "hubertkit.json": "an encoder or recogniser", "characters.json": "a character model"}
+MANIFESTS = (".arrow", ".parquet")
 _STAGE = "stage.json"
 _PARTS = (".npy", ".safetensors", ".arrow")
 _NAMED_PARTS = {"vocab.json", "config.json", "preprocessor_config.json"}
@@ -45,6 +46,22 @@ def check_file(out: Path, inputs: Iterable[Path | None] = ()) -> None:
     if out.is_file() and (out.name in marks | _NAMED_PARTS or out.suffix in _PARTS) and any(
             (out.parent / mark).is_file() for mark in marks):
         raise UsageError(f"{out}: a part of what its folder holds, which would be overwritten; give another --out")
+
+
+def check_manifest_file(out: Path, inputs: Iterable[Path | None] = ()) -> None:
+    """Raise UsageError unless a command may write a manifest to a file: as `check_file`, and where a file is there that
+    is no manifest."""
+    from upstream.audio.corpora.probing import AUDIO_SUFFIXES  # most commands write none, and start sooner
+    from upstream.audio.manifest_file import is_manifest
+
+    if out.is_dir():
+        raise UsageError(f"{out}: a folder; --out names the manifest's file, such as {out / 'manifest.arrow'}")
+    check_file(out, inputs)
+    if out.is_file() and out.stat().st_size and not (out.suffix.lower() in MANIFESTS and is_manifest(out)):
+        raise UsageError(f"{out}: is there already and no whole manifest, so it is left as it is; remove it, or give "
+                         "another --out")
+    if out.suffix.lower() in AUDIO_SUFFIXES:
+        raise UsageError(f"{out}: the name of a recording; --out names a manifest, .arrow or .parquet")
 
 
 def check_place(folder: Path) -> None:

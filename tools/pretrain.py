@@ -125,7 +125,8 @@ def _show(stages: list[Outlook], course: Course) -> None:
     table = Table("stage", "state", "why", "time", "MB")
     ahead = []
     for place, stage in enumerate(stages[:end]):
-        anew = course.first is not None and place >= first and stage.state == "done"
+        anew = course.first is not None and place >= first and stage.state == "done" and not course.did(
+            read_stage(course.root / stage.stage) or {})
         state = "done, to do anew" if anew else stage.state
         if state != "done":
             ahead.append(stage)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tools.outputs import check_file, check_folder
+from tools.outputs import MANIFESTS, check_file, check_folder
 from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.single import utterances_of_files
@@ -27,8 +27,6 @@ from upstream.teacher.discrete import describe, write_arrow, write_jsonl, write_
 from upstream.teacher.matching import matching_source
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
-
-MANIFESTS = (".arrow", ".parquet")
 
 
 class Form(str, enum.Enum):

@@ -64,8 +64,8 @@ class Course:
         if self.first and self.last and names.index(self.first) > names.index(self.last):
             raise UsageError(f"--from {self.first} comes after --until {self.last}")
 
-    def arrive(self, folder: Path, state: State, why: str) -> bool:
-        """Called before a stage. Gives whether it is to be done anew, though it is done.
+    def arrive(self, folder: Path, state: State, why: str) -> str | None:
+        """Called before a stage. Gives `first` where it is to be done anew, though it is done.
 
         Raises:
             Halt: a look has found that the very first stage is to be done.
@@ -80,7 +80,7 @@ class Course:
                              "that must be")
         if self.look and state != "done" and len(self.steps) == 1:
             raise Halt
-        return self._begun
+        return self.first if self._begun else None
 
     def did(self, record: dict[str, Any]) -> bool:
         """Whether a stage was done anew by the same command, which was stopped later and is now given again."""

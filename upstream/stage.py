@@ -113,9 +113,9 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         state, why = "stale", lost
     if before is not None and before["state"] == CLEARING:
         why = "it was being cleared"
-    anew = followed is not None and followed.arrive(folder, state, why)
-    if anew and followed is not None and state == "done" and before is not None:
-        anew = not followed.did(before)
+    anew = followed.arrive(folder, state, why) if followed is not None else None
+    if anew and followed is not None and state == "done" and followed.did(before or {}):
+        anew = None
     if looking:
         return {"result": {"hash": ""}, **(before or {})}, True  # what it gave, if ever it was done
     if before is not None and state == "done" and not anew:
@@ -125,7 +125,7 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     if before is not None and before["state"] == "running" and state == "stale" and (not anew or before.get("anew")):
         _refuse_checkpoints(folder, why)
     if anew:
-        record["anew"] = followed.first if followed is not None else ""  # once begun, the same command goes on with it
+        record["anew"] = anew  # once begun, the same command goes on with it
     if before is not None and state == "unfinished" and (not anew or before.get("anew")):
         say(f"{name}: interrupted before, going on")
         record |= {"started": before["started"], "others": before.get("others", [])}
@@ -445,11 +445,12 @@ def _refuse_checkpoints(folder: Path, why: str) -> None:
     """Raise UsageError if an unfinished training of another recipe has come to a checkpoint: it may have taken days."""
     kept = _checkpoints(folder)
     if kept:
-        else_ = f"or remove {folder} to begin it anew"
+        otherwise = f"remove {folder} to begin it anew"
         if (folder / BEFORE / "stage.json").is_file():
-            else_ = f"or remove {folder / 'checkpoints'} to have again what was done there before"
+            otherwise = f"remove {folder / 'checkpoints'} to have again what was done there before"
         raise UsageError(f"{folder}: unfinished, with a checkpoint of {kept[-1].stem}, and made for something else now "
-                         f"({why}); go on with what it began with, give this a folder of its own, {else_}")
+                         f"({why}); go on with what it began with, give this a folder of its own, or "
+                         f"{otherwise}")
 
 
 def _describe(folder: Path, kind: str, version: int, settings: dict[str, Any],

@@ -64,12 +64,13 @@ def test_k_means_is_measured_there_too(tmp_path):
     code = BARE.replace("'rich', ", "") + f"""
 from pathlib import Path
 from benchmarks import kmeans
-from benchmarks.plain import about, write_plain
+from benchmarks.plain import about
+from upstream.stage import write_json
 from upstream.model.config import EncoderConfig
 small = EncoderConfig(frontend="fbank", width=16, layers=2, heads=2, ffn=16, positional_kernel=4, positional_groups=2)
 plan = kmeans.Plan(points=2000, clusters=8, label_frames=500, label_dim=16, label_clusters=8, repeats=2, layer=1,
                    encoder=small, utterances=2, utterance_seconds=1.0)
-write_plain(Path({str(out)!r}), about("benchmarks.kmeans") | kmeans.run(plan, print))
+write_json(Path({str(out)!r}), about("benchmarks.kmeans") | kmeans.run(plan, print))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

@@ -217,7 +217,8 @@ def test_an_import_does_not_replace_the_corpus(capsys, manifest, tmp_path):
     shards = tmp_path / "shards"
     assert call(capsys, "export", "parquet", manifest, "--out", shards / "0.parquet")[0] == 0
     before = (shards / "0.parquet").read_bytes()
-    for src, said in ((shards / "0.parquet", "is there already and no whole manifest"), (shards, "no whole manifest")):
+    for src, said in ((shards / "0.parquet", "what the command reads"),
+                      (shards, "is there already and no whole manifest")):
         code, _, error = call(capsys, "import", "parquet", src, "--out", shards / "0.parquet")
         assert (code, said in error, (shards / "0.parquet").read_bytes()) == (2, True, before)
     (tmp_path / "data-00000.arrow").write_bytes(b"a stream of another program")

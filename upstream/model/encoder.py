@@ -109,9 +109,6 @@ class Encoder(nn.Module):
             padded = padded or room > 0
         features = self.feature_extractor(waveforms, lengths if padded and padding == "exact" else None)  # (B, T, C)
 
-        kind = self.feature_projection.layer_norm.weight.dtype
-        if kind is not torch.float32:  # weights of another type; waveforms and filterbanks stay in float32
-            features = features.to(kind)
         frames = features.shape[1]
         asked = frames - room  # T
         if mask is not None and tuple(mask.shape) != (len(waveforms), asked):
@@ -178,4 +175,7 @@ class _FeatureProjection(nn.Module):
         self.dropout = Dropout(config.input_dropout)
 
     def forward(self, features: Tensor) -> Tensor:
+        kind = self.layer_norm.weight.dtype
+        if kind is not torch.float32:  # weights of another type; waveforms and filterbanks are in float32 all the same
+            features = features.to(kind)
         return self.dropout(self.projection(self.layer_norm(features)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from upstream.audio.corpora.exports import claim, refuse_others
+from upstream.audio.corpora.exports import claim
 from upstream.audio.corpora.lines import lines_of
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -26,12 +26,11 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
     Several streams are `NAME.km0`, `dict.km0.txt`, ...: the label sets `[km0, km1]` of fairseq's `task.labels`.
 
     Raises:
-        InputError: units that do not fit the manifest, naming the first utterance.
+        InputError: units that do not fit the manifest, naming the first utterance; labels that no export wrote.
     """
     check_coverage(units, manifest)
     kinds = ["km"] if len(units.classes) == 1 else [f"km{stream}" for stream in range(len(units.classes))]
     names = [each for kind in kinds for each in (f"dict.{kind}.txt", f"{name}.{kind}")]
-    refuse_others(folder, names)
     claim(folder, names)
     written = []
     for stream, (kind, classes) in enumerate(zip(kinds, units.classes)):

@@ -27,6 +27,13 @@ def wave(samples, seed=0):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_another_type_hear_long_recordings_too(kind):
+    encoder = Encoder(EncoderConfig(**SMALL, **kind)).initialise(0).eval().to(torch.bfloat16)
+    with torch.inference_mode():
+        assert output_of_long(encoder, torch.from_numpy(wave(70_000))).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_comes_out_at_the_end_is_that_of_one_pass(kind, monkeypatch):
     monkeypatch.setattr(long_recordings, "_PIECE_FRAMES", 60)
     encoder = Encoder(EncoderConfig(**SMALL, **kind)).initialise(0).eval()

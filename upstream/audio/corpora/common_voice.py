@@ -51,7 +51,7 @@ def export_common_voice(manifest: Manifest, folder: Path, name: str = "train") -
 
     Raises:
         UsageError: `clips` is there already.
-        InputError: an utterance cannot be read; nothing is left then.
+        InputError: an utterance cannot be read, or the table is there and no export wrote it; nothing is left then.
     """
     refuse_others(folder, [f"{name}.tsv"])
     clips = cut_audio(manifest, folder / "clips")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from upstream.errors import InputError
@@ -20,8 +20,9 @@ def refuse_others(folder: Path, names: Iterable[str]) -> None:
                              "folder or name, or move it away")
 
 
-def claim(folder: Path, names: Iterable[str]) -> None:
-    """Note that files of these names in a folder are an export's."""
+def claim(folder: Path, names: Sequence[str]) -> None:
+    """Note that files of these names in a folder are an export's. Raises as `refuse_others`."""
+    refuse_others(folder, names)
     found = _claimed(folder).union(names)
     with disk_errors(folder), writing(folder / MARK) as temporary:
         temporary.write_text("".join(f"{name}\n" for name in sorted(found)), encoding="utf-8")

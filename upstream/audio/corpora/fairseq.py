@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from upstream.audio.corpora.exports import claim, refuse_others
+from upstream.audio.corpora.exports import claim
 from upstream.audio.corpora.lines import ids_of, lines_of
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
@@ -60,7 +60,8 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
     Transcripts of an earlier list of this name, which would be read as those of this one, are removed.
 
     Raises:
-        InputError: a path that a list cannot hold; labels (`NAME.km`) of another list of this name are there.
+        InputError: a path that a list cannot hold; labels (`NAME.km`) of another list of this name are there, or a list
+            that no export wrote.
     """
     rows = list(manifest)
     paths = [os.fspath(u.audio) for u in rows]
@@ -74,7 +75,6 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
         files |= {".wrd": texts, ".ltr": [letters_of(t) for t in texts]}
     files[".tsv"] = [root, *(f"{os.path.relpath(p, root)}\t{u.samples}" for p, u in zip(paths, rows))]
     _refuse_other_labels(folder, name, len(rows))
-    refuse_others(folder, list_names(name))
     claim(folder, list_names(name))
     for suffix in {".wrd", ".ltr"} - files.keys():
         (folder / f"{name}{suffix}").unlink(missing_ok=True)

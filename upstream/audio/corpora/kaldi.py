@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from upstream.audio.corpora.exports import claim, refuse_others
+from upstream.audio.corpora.exports import claim
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.lines import ids_of, keyed_lines
 from upstream.audio.corpora.probing import BadFiles, Entry, Header, Skip, manifest_of, probe
@@ -54,8 +54,8 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
     not the whole of its file.
 
     Raises:
-        InputError: a path or a speaker that Kaldi's files cannot hold, audio inside a tar or a Parquet file, or a file
-            that cannot be read.
+        InputError: a path or a speaker that Kaldi's files cannot hold, audio inside a tar or a Parquet file, a file
+            that cannot be read, or one of these that is there and that no export wrote.
     """
     rows = sorted(manifest, key=lambda u: u.id.encode())
     for u in rows:
@@ -79,7 +79,6 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
         files["text"] = [f"{u.id} {' '.join((u.text or '').split())}".rstrip() for u in rows]
     if segments:
         files["segments"] = segments
-    refuse_others(folder, FILES)
     claim(folder, FILES)
     written = [write_lines(folder / name, lines) for name, lines in {**files, "wav.scp": scp}.items()]
     for name in {"text", "segments"} - files.keys():  # of an earlier export: they would be read as part of this one

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from upstream.audio.corpora.exports import claim, refuse_others
+from upstream.audio.corpora.exports import claim
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.lines import ids_of, lines_of, span_ids
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
@@ -44,7 +44,8 @@ def import_nemo(src: Path, skip: Skip | None = None) -> Manifest:
 
 def export_nemo(manifest: Manifest, path: Path) -> Path:
     """Write a JSONL: for each utterance `audio_filepath` (absolute), `duration`, `text`, and `offset`, `speaker` where
-    there is one; `id` is ours, and NeMo passes it over. Raises InputError for audio inside a tar or a Parquet file."""
+    there is one; `id` is ours, and NeMo passes it over. Raises InputError for audio inside a tar or a Parquet file, or
+    where the file is there and no export wrote it."""
     lines = []
     for u in manifest:
         if u.offset is not None:
@@ -56,7 +57,6 @@ def export_nemo(manifest: Manifest, path: Path) -> Path:
         if u.speaker is not None:
             row["speaker"] = u.speaker
         lines.append(json.dumps(row, ensure_ascii=False))
-    refuse_others(path.parent, [path.name])
     claim(path.parent, [path.name])
     return write_lines(path, lines)
 

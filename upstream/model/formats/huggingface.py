@@ -290,7 +290,8 @@ def _symbols(folder: Path, rows: int) -> tuple[str, ...] | None:
     content, added = (read_json(path) if path.is_file() else None
                       for path in (folder / "vocab.json", folder / "added_tokens.json"))
     if isinstance(content, dict) and isinstance(added, dict):  # some models have no rows for what was added
-        content = {**content, **{symbol: id for symbol, id in added.items() if str(id) in map(str, range(rows))}}
+        known = set(map(str, range(rows)))
+        content = {**content, **{symbol: id for symbol, id in added.items() if str(id) in known}}
     if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(rows))):
         return None
     return tuple(sorted(content, key=lambda symbol: int(content[symbol])))
