@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.model.global_norm import measure_global_norm
 from upstream.model.loading import load_encoder
-from upstream.model.masking import SpanMask, span_mask
+from upstream.model.masking import LIGHT_MASK, SpanMask, span_mask
 from upstream.model.saving import encoder_hash
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
@@ -132,8 +132,12 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
     if recipe.speeds == [1.0]:
         elsewhere.add("speeds")  # likewise
     settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
-    if settings.get("architecture", {}).get("stride_ms") == EncoderConfig().stride_ms:
-        del settings["architecture"]["stride_ms"]
+    settings["train_frontend"] = bool(recipe.train_frontend)  # that of a light one stands with its encoder (`_source`)
+    architecture = settings.get("architecture", {})
+    if architecture.get("stride_ms") == EncoderConfig().stride_ms:
+        del architecture["stride_ms"]
+    if architecture.get("frontend") == "light" and recipe.mask.time_share:
+        architecture["frontend"] = LIGHT_MASK
     return {**settings, "training": weights_settings(recipe.training)}
 
 
@@ -144,7 +148,10 @@ def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recognis
         encoder = Encoder(config).initialise(recipe.seed)
     else:
         pretrained = load_encoder(recipe.encoder)
-        encoder = with_config(pretrained, refine(pretrained.config, recipe.changes, "changes"))
+        config = refine(pretrained.config, recipe.changes, "changes")
+        if recipe.train_frontend and config.feature_grad_mult == 0:  # fairseq's recognisers have it so
+            config = replace(config, feature_grad_mult=1.0)
+        encoder = with_config(pretrained, config)
         freshen(encoder, recipe.fresh_layers, recipe.seed)
     recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout)
     return recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
@@ -212,15 +219,14 @@ class RecogniserTask:
 
     def groups(self) -> list[ParameterGroup]:
         """Head and encoder with rates of their own; the encoder waits for `freeze_updates`."""
-        recipe, scratch = self._recipe, self._recipe.encoder == SCRATCH
+        recipe = self._recipe
         groups = [ParameterGroup(list(self.model.head.parameters()), recipe.head_scale)]
         if recipe.frozen:
             self.model.encoder.requires_grad_(False)
             return groups
-        if not (scratch or recipe.train_frontend):
-            self.model.encoder.feature_extractor.requires_grad_(False)
+        self._hold_frontend()
         learned = [p for p in self.model.encoder.parameters() if p.requires_grad]
-        start = 1 if scratch else recipe.freeze_updates + 1
+        start = 1 if recipe.encoder == SCRATCH else recipe.freeze_updates + 1
         return [*groups, ParameterGroup(learned, recipe.encoder_scale, from_update=start)]
 
     def updates(self, first: int, share: slice = EVERY) -> Iterator[list[RecogniserBatch]]:
@@ -263,8 +269,11 @@ class RecogniserTask:
     def _thaw(self) -> None:
         if self._recipe.freeze_updates:
             self.model.encoder.requires_grad_(True)
-            if not (self._recipe.encoder == SCRATCH or self._recipe.train_frontend):
-                self.model.encoder.feature_extractor.requires_grad_(False)
+            self._hold_frontend()
+
+    def _hold_frontend(self) -> None:
+        if not self._recipe.frontend_learns(self.model.encoder.config):
+            self.model.encoder.feature_extractor.requires_grad_(False)
 
     def _usable(self, manifest: Manifest) -> np.ndarray:
         fastest = max(self._recipe.speeds)
@@ -363,6 +372,9 @@ def _source(recipe: FinetuneRecipe) -> dict[str, str]:
         return {"encoder": SCRATCH}
     encoder = load_encoder(recipe.encoder)
     found = {"encoder": encoder_hash(encoder)}
+    if encoder.config.frontend == "light":
+        learns = recipe.frontend_learns(encoder.config)
+        found["front_end"] = f"{LIGHT_MASK}, {'learns' if learns else 'stays'}"
     if not (Path(recipe.encoder) / "stage.json").is_file():  # that of a stage follows from its weights
         found["encoder_shape"] = content_hash(encoder.config.to_dict())
     return found

@@ -13,7 +13,7 @@ from upstream.training.loop import TrainingRecipe
 
 SHIPPED = Path(__file__).with_name("recipes")
 SCRATCH = "scratch"
-CHANGEABLE = {"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop"}
+CHANGEABLE = {"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop", "feature_grad_mult"}
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class FinetuneRecipe:
     dev: str | None = None  # manifest with transcripts for validation
     encoder: str = SCRATCH  # an encoder folder, or `scratch`: random weights of the shape below
     architecture: EncoderConfig = field(default_factory=EncoderConfig)  # of an encoder from scratch
-    changes: dict[str, Any] = field(default_factory=dict)  # dropouts and layerdrop that replace the encoder's own
+    changes: dict[str, Any] = field(default_factory=dict)  # dropouts, layerdrop, feature_grad_mult in place of its own
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     frozen: bool = False  # train the head alone
     freeze_updates: int = 0  # train the head alone for so many updates first; not from scratch
     fresh_layers: int = 0  # last blocks of a pretrained encoder that start from random weights, with its final norm
-    train_frontend: bool = False  # the conv front end stays as pretrained (always trained from scratch)
+    train_frontend: bool | None = None  # not said: a pretrained conv front end stays as it is, a light one learns
     head_scale: float = 1.0  # rate of the head over the schedule's
     encoder_scale: float = 1.0  # rate of the encoder over the schedule's
     head_dropout: float = 0.0
@@ -75,5 +75,15 @@ class FinetuneRecipe:
             raise ValueError(f"speeds={self.speeds}: give at least one, each from {SLOWEST:g} to {FASTEST:g}")
         unknown = set(self.changes) - CHANGEABLE
         if unknown:
-            raise ValueError(f"changes.{min(unknown)}: only dropouts and layerdrop of an encoder may change; "
-                             "its shape belongs to its weights")
+            raise ValueError(f"changes.{min(unknown)}: only dropouts, layerdrop and feature_grad_mult of an "
+                             "encoder may change; its shape belongs to its weights")
+
+    def frontend_learns(self, config: EncoderConfig) -> bool:
+        """Whether the front end of an encoder of this configuration learns, once the encoder does.
+
+        That of the waveform is the costly part and general, and fairseq leaves it as it was pretrained; two small
+        convolutions on filterbanks are neither.
+        """
+        if self.encoder == SCRATCH or self.train_frontend is None:
+            return self.encoder == SCRATCH or config.frontend == "light"
+        return self.train_frontend

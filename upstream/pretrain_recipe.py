@@ -11,7 +11,7 @@ from upstream.audio.caching import CacheRecipe
 from upstream.audio.mixing import Mixing
 from upstream.errors import RecipeError
 from upstream.model.config import EncoderConfig
-from upstream.model.masking import SpanMask
+from upstream.model.masking import LIGHT_MASK, SpanMask
 from upstream.model.quantiser import GumbelSchedule
 from upstream.recipe import as_settings, refine
 from upstream.teacher.gate import GateRules
@@ -327,6 +327,8 @@ def weights_of(round_: Round) -> dict[str, Any]:
                 del objective[name]
     if encoder["fbank_norm"] == "global":
         encoder["fbank_norm"] = "global, measured"  # once it was a name for none
+    if encoder["frontend"] == "light":
+        encoder["frontend"] = LIGHT_MASK
     settings = {"encoder": encoder, "objective": objective, "mask": as_settings(round_.mask)}
     if round_.mixing.share:
         settings["mixing"] = {"share": round_.mixing.share, "noise_share": round_.mixing.noise_share}

@@ -32,6 +32,7 @@ from upstream.training.optimiser import OptimiserRecipe
 SHAPE = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
                       positional_groups=2, dropout=0, attention_dropout=0, input_dropout=0, layerdrop=0)
 CONV = dataclasses.replace(SHAPE, frontend="conv", conv_dim=16)
+LIGHT = dataclasses.replace(SHAPE, frontend="light", conv_dim=16)
 TRAINING = TrainingRecipe(updates=6, batch_seconds=4, micro_batch_seconds=4, precision="float32", log_every=2,
                           validate_every=3, save_every=3, optimiser=OptimiserRecipe(peak_rate=1e-3, warmup_updates=1))
 CPU = torch.device("cpu")
@@ -198,6 +199,28 @@ def test_while_frozen_only_the_head_learns_and_then_all_but_the_front_end(corpus
     learned = changed(4, 2)
     assert learned
     assert not any(k.startswith("feature_extractor") for k in learned)
+
+
+@pytest.mark.parametrize(("shape", "asked", "learns"), [
+    (CONV, None, False), (CONV, True, True), (LIGHT, None, True), (LIGHT, False, False)])
+@pytest.mark.parametrize("freeze", [0, 1])
+def test_a_light_front_end_learns_unless_it_is_held_and_one_on_the_waveform_only_where_it_is_asked_to(
+        corpus, tmp_path, shape, asked, learns, freeze):
+    """From scratch both learn; a comparison with an encoder whose light front end stood still compared that as well."""
+    save_encoder(Encoder(shape).initialise(0), tmp_path, extra={})
+    found = task(corpus, recipe(corpus, encoder=str(tmp_path), train_frontend=asked, freeze_updates=freeze))
+    found.groups()
+    found.loss(next(found.updates(2))[0]).total.backward()
+    assert {p.grad is not None for p in found.model.encoder.feature_extractor.parameters()} == {learns}
+
+
+def test_a_front_end_that_let_no_gradient_through_learns_where_it_is_asked_to(corpus, tmp_path):
+    """fairseq's recognisers have feature_grad_mult 0."""
+    save_encoder(Encoder(dataclasses.replace(CONV, feature_grad_mult=0)).initialise(0), tmp_path, extra={})
+    found = task(corpus, recipe(corpus, encoder=str(tmp_path), train_frontend=True))
+    found.groups()
+    found.loss(next(found.updates(1))[0]).total.backward()
+    assert any(bool(p.grad.any()) for p in found.model.encoder.feature_extractor.parameters() if p.grad is not None)
 
 
 def test_pretrained_weights_reach_the_recogniser(corpus, tmp_path):

@@ -85,7 +85,9 @@ class Encoder(nn.Module):
                 What lies past an utterance's length is ignored.
             lengths: (B,) int64 samples of each utterance, best on the host (from a GPU they must be fetched);
                 None if all rows are S long.
-            mask: (B, T) bool; true where the projected features give way to the learned mask vector.
+            mask: (B, T) bool; true where the projected features give way to the learned mask vector. The light front
+                end does not hear those frames either; convolutions on the waveform do, as the reference's: they read
+                5 ms of the neighbours.
             layers: also give the input of the first block and the output of every block.
             stop_at: run this many blocks only (0 to all); for reading features from a middle layer.
             channel_mask: (B, D) bool; true where a channel of the projected features is zero for the whole utterance
@@ -107,13 +109,16 @@ class Encoder(nn.Module):
         if padding == "exact" and (padded or len(waveforms) == 1):  # unpadded rows are crops, most of one length
             waveforms, room = self._with_room(waveforms)
             padded = padded or room > 0
-        features = self.feature_extractor(waveforms, lengths if padded and padding == "exact" else None)  # (B, T, C)
-
-        frames = features.shape[1]
+        frames = self.config.grid.frames(waveforms.shape[1])
         asked = frames - room  # T
-        if mask is not None and tuple(mask.shape) != (len(waveforms), asked):
-            raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {(len(waveforms), asked)}, one value for "
-                             "each frame")
+        if mask is not None:
+            if tuple(mask.shape) != (len(waveforms), asked):
+                raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {(len(waveforms), asked)}, one value "
+                                 "for each frame")
+            mask = sent(F.pad(mask, (0, room)) if room else mask, waveforms.device)
+        front, ends = self.feature_extractor, lengths if padded and padding == "exact" else None
+        arguments = (waveforms, ends, mask) if isinstance(front, LightFrontend) else (waveforms, ends)
+        features = front(*arguments)  # (B, T, C)
         if padding == "fairseq" and self.config.family in CUTS_CHUNKS:
             counts = fairseq_counts(lengths, waveforms.shape[1], frames)
         inside = valid(counts, frames, features.device) if bool((counts != frames).any()) else None
@@ -121,8 +126,7 @@ class Encoder(nn.Module):
             features = features.masked_fill(~inside[..., None], 0)
         x = self.feature_projection(features)
         if mask is not None:
-            mask = F.pad(mask, (0, room)) if room else mask
-            x = torch.where(sent(mask, x.device)[..., None], self.masked_spec_embed.to(x.dtype), x)
+            x = torch.where(mask[..., None], self.masked_spec_embed.to(x.dtype), x)
         if channel_mask is not None:
             x = x.masked_fill(sent(channel_mask, x.device)[:, None], 0)
         if inside is not None:

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from upstream.errors import InputError, RecipeError
 
+# What stages call an encoder whose light front end is masked: once, the frames beside a mask let it be heard.
+LIGHT_MASK = "light, masked before its convolutions"
+
 
 @dataclass(frozen=True)
 class SpanMask:

@@ -67,7 +67,8 @@ class LightFrontend(nn.Module):
     """Two convolutions of 5 frames on the mels of `FbankFrontend`, GELU after each (after Fast-HuBERT).
 
     The second has a stride of 2, the first one of 1 (a frame every 20 ms) or 2 (40 ms). Around an utterance there are
-    zeros, so a frame sees up to 65 ms (20 ms stride) or 85 ms on either side of its own windows.
+    zeros. A frame reads four windows of 10 ms before its own and three behind them (20 ms stride), or six and three
+    (40 ms), so frames about a masked one would hear what is to be guessed: mels of masked frames are zeros as well.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -79,9 +80,12 @@ class LightFrontend(nn.Module):
             for channels, stride in zip((MEL_BINS, config.conv_dim), strides))
         self.gradient_scale = config.feature_grad_mult
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-        """Features (B, T, C); arguments as in `ConvFrontend.forward`."""
+    def forward(self, waveforms: Tensor, lengths: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        """Features (B, T, C); arguments as in `ConvFrontend.forward`, and `mask` (B, T) bool, true at frames that no
+        other may hear."""
         mels = self.mels(waveforms, lengths)
+        if mask is not None:
+            mels = mels.masked_fill(mask[..., None], 0)
         counts = None if lengths is None else frame_counts(self.mels.grid, lengths)  # of output frames
         frames = mels.shape[1]
         x = mels.reshape(len(mels), -1, MEL_BINS)

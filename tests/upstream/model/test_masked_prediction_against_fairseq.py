@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
-from upstream.model import Encoder, MaskedPrediction
+from upstream.frames import FrameGrid
+from upstream.model import MaskedPrediction
 from upstream.model.label_alignment import labels_of_frames
 
 ORACLES = Path(__file__).parents[2] / "oracles" / "hubert"
@@ -138,22 +138,11 @@ def prepared(fairseq: Any, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     labels = torch.from_numpy(np.stack([s[:, index] for s in streams], axis=-1))
     mask = torch.from_numpy(sources["mask_indices_T40" if kind == "50hz_short" else "mask_indices"])
     if len(index) < 49:
-        monkeypatch.setattr(Encoder, "_check", lambda *_: None)  # it would expect a mask of 49 frames
-        model.encoder.feature_extractor = _FirstFrames(model.encoder.feature_extractor, len(index))
+        whole = FrameGrid.frames  # frames beyond the labels are cut off, as fairseq does
+        monkeypatch.setattr(FrameGrid, "frames", lambda grid, samples: min(whole(grid, samples), len(index)))
     rows = 1 if "single_utterance0" in name else 3
     return model, (fairseq.waveforms[:rows], fairseq.lengths[:rows], mask[:rows], labels[:rows])
 
 
 def style(fairseq: Any) -> str:
     return "large" if fairseq.config.pre_norm else "base"
-
-
-class _FirstFrames(nn.Module):
-    """A front end whose frames beyond the labels are cut off, as fairseq does."""
-
-    def __init__(self, frontend: nn.Module, frames: int) -> None:
-        super().__init__()
-        self.conv_layers, self.frontend, self.frames = frontend.conv_layers, [frontend], frames
-
-    def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
-        return self.frontend[0](*arguments, **keywords)[:, : self.frames]

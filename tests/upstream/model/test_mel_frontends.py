@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from upstream.features.fbank import log_mel
 from upstream.frames import CONV_GRID
-from upstream.model import EncoderConfig
+from upstream.model import Encoder, EncoderConfig
 from upstream.model.initialisation import initialise
 from upstream.model.mel_frontends import FbankFrontend, LightFrontend
 
@@ -71,3 +71,24 @@ def test_its_gradient_is_scaled_and_frozen_at_zero():
         gradients[scale] = front.convolutions[0].weight.grad
     torch.testing.assert_close(gradients[0.1], gradients[1.0] * 0.1)
     assert gradients[0.0] is None
+
+
+@pytest.mark.parametrize("stride", [20, 40])
+def test_frames_beside_a_mask_do_not_hear_what_it_hides(stride):
+    """Their convolutions reach some 60 ms into it, and would tell the encoder what it is asked to guess."""
+    config = EncoderConfig(frontend="light", conv_dim=8, fbank_norm="none", stride_ms=stride, width=16, layers=1,
+                           heads=2, ffn=16, positional_kernel=4, positional_groups=2)
+    encoder = Encoder(config).initialise(0).eval()
+    wave = waves(1, 16_000)
+    mask = torch.zeros(1, config.grid.frames(16_000), dtype=torch.bool)
+    mask[:, 10:16] = True
+    hop = config.grid.hop
+    changed = wave.clone()
+    changed[:, 10 * hop + 240:16 * hop] = waves(1, 6 * hop - 240, seed=1)  # the window before them ends 15 ms inside
+    with torch.no_grad():
+        one, other = (encoder(w, None, mask, layers=True) for w in (wave, changed))
+        heard = encoder(wave, None).features - encoder(changed, None).features
+    assert (heard.abs().amax(-1) > 0)[~mask].sum() >= 2
+    assert torch.equal(one.layers[0], other.layers[0])
+    assert torch.equal(one.last, other.last)
+    assert torch.equal(encoder(wave, None, torch.zeros_like(mask)).features, encoder(wave, None).features)
