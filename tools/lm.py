@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -79,6 +80,7 @@ def build(
             statistics = estimate_to_file(texts, order, out, _bytes(memory), temporary=temporary, options=options,
                                           progress=report, normalise=change, say=say)
     else:
+        _warn_of_memory(texts)
         with progress("estimating", order + 1) as report:
             model = estimate(texts, order, options, report, change)
         with progress("writing", sum(map(len, model.orders))) as report:
@@ -89,6 +91,19 @@ def build(
             say(f"order {number}: fallback discounts, as {found.fallback}")
     say(f"written: {out}")
     Console().print(_table(statistics))
+
+
+BYTES_A_BYTE = 35  # of text, at orders 3 and 4: benchmarks/results/lm.json and smaller texts
+GZIPPED = 3  # times smaller
+
+
+def _warn_of_memory(texts: list[Path]) -> None:
+    """Said before hours of reading that end for want of memory."""
+    size = sum(path.stat().st_size * (GZIPPED if path.suffix == ".gz" else 1) for path in texts if path.is_file())
+    needed, there = BYTES_A_BYTE * size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        say(f"warning: so much text takes some {needed / 1e9:.0f} GB of memory, this machine has {there / 1e9:.0f}; "
+            f"--memory {max(1, int(there / 2e9))}G sorts in files instead")
 
 
 @app.command()

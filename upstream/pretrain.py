@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from upstream import ranks
@@ -142,12 +144,12 @@ def data_source(recipe: PretrainRecipe) -> Path:
 def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None]) -> Corpus:
     """The manifest (made from a folder of audio if need be) and the split into training and held-out speakers."""
     source = data_source(recipe)
-    manifest = import_folder(source, None) if source.is_dir() else Manifest.load(source)
+    manifest = _recordings(source)
 
     def work(folder: Path) -> dict[str, Any]:
         manifest.save(folder / "manifest.arrow")
         train, valid = hold_out(manifest, recipe.valid_share, recipe.seed)
-        write_json(folder / "split.json", {"valid": [manifest.ids[i] for i in valid]})
+        write_json(folder / "split.json", {"valid": manifest.select(valid).ids})
         return {"hash": manifest.hash, "utterances": len(manifest), "hours": manifest.seconds / 3600,
                 "valid": [int(i) for i in valid], "train_utterances": len(train)}
 
@@ -155,6 +157,11 @@ def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None
                        inputs={"manifest": manifest.hash}, work=work, say=say)
     valid = np.array(result["valid"], np.int64)
     return Corpus(manifest, np.setdiff1d(np.arange(len(manifest)), valid), valid)
+
+
+def _recordings(source: Path) -> Manifest:
+    """A manifest, or that of a folder, whose files one rank opens for all."""
+    return ranks.alone(lambda: import_folder(source, None)) if source.is_dir() else Manifest.load(source)
 
 
 def hold_out(manifest: Manifest, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -177,15 +184,20 @@ def hold_out(manifest: Manifest, share: float, seed: int) -> tuple[np.ndarray, n
 
 def _draw_groups(groups: list[str], lengths: np.ndarray, share: float, most: float, seed: int) -> np.ndarray:
     """(N,) bool: groups drawn until they hold `share` of the audio; never more than `most` of it, and never all."""
-    names, group = np.unique(np.array(groups), return_inverse=True)
+    encoded = pc.dictionary_encode(pa.array(groups, pa.large_string()))
+    ordered = pc.array_sort_indices(encoded.dictionary).to_numpy()
+    number_of = np.empty(len(ordered), np.int64)  # in the order of their names
+    number_of[ordered] = np.arange(len(ordered))
+    group = number_of[encoded.indices.to_numpy()]
     sizes = np.bincount(group, lengths)
-    whole, taken = float(sizes.sum()), 0.0
-    chosen = np.zeros(len(names), bool)
-    for number in keyed(seed, "hold out").permutation(len(names)):
+    whole, taken, held = float(sizes.sum()), 0.0, 0
+    chosen = np.zeros(len(ordered), bool)
+    for number in keyed(seed, "hold out").permutation(len(ordered)):
         if taken >= share * whole:
             break
-        if taken + sizes[number] <= most * whole and chosen.sum() + 1 < len(names):
+        if taken + sizes[number] <= most * whole and held + 1 < len(ordered):
             chosen[number] = True
+            held += 1
             taken += float(sizes[number])
     return chosen[group]
 
@@ -254,7 +266,8 @@ def _units_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: 
             source = teacher_source(round_.teacher, [e.load(device) for e in read], layer, device)
             units = teacher.label(source, corpus.manifest, target, read=recipe.cache.open(corpus.manifest).wave,
                                   progress=report)
-        histograms = check_units(units, corpus.manifest, rules=recipe.gate, teacher_hash=teacher_hash)
+        histograms = ranks.alone(
+            lambda: check_units(units, corpus.manifest, rules=recipe.gate, teacher_hash=teacher_hash))
         return {"hash": units.hash, "classes": list(units.classes), "histogram": [h.tolist() for h in histograms]}
 
     return run_stage(folder / "units", "units", version=1, settings={}, work=work, say=say, together=True,
@@ -287,7 +300,7 @@ def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units_h
         found = quality(Units.load(folder / "units"), alignments, corpus.manifest)
         return {"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
 
-    inputs = {"units": units_hash, "alignments": alignments_hash(alignments)}
+    inputs = {"units": units_hash, "alignments": ranks.alone(lambda: alignments_hash(alignments))}
     found = run_stage(folder / "quality", "quality", version=1, settings={}, inputs=inputs, work=work, say=say)
     if "pnmi" in found:  # unless this only looks
         say(f"  phone purity {found['phone_purity']:.3f}, cluster purity {found['cluster_purity']:.3f}, "
@@ -310,7 +323,8 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     def work(target: Path) -> dict[str, Any]:
         noise = None if noise_manifest is None else recipe.cache.open(noise_manifest)
         units = Units.load(folder / "units") if units_hash is not None else None
-        histograms = [] if units is None else check_units(units, corpus.manifest, rules=recipe.gate)
+        histograms = [] if units is None else ranks.alone(
+            lambda: check_units(units, corpus.manifest, rules=recipe.gate))
         training = fitted(round_.training, target, lambda tried: _task(
             recipe, replace(round_, training=tried), corpus, units, noise, init, device), device)
         task = _task(recipe, replace(round_, training=training), corpus, units, noise, init, device)
@@ -393,7 +407,7 @@ def _noise_manifest(mixing: Mixing) -> Manifest | None:
     source = _noise_source(mixing)
     if source is None:
         return None
-    return import_folder(source, None) if source.is_dir() else Manifest.load(source)
+    return _recordings(source)
 
 
 def _noise_source(mixing: Mixing) -> Path | None:

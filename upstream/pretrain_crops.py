@@ -114,14 +114,18 @@ class CropReader:
         return CropPlan(lengths, crop_frames(grid, recipe.crop_seconds), crop_frames(grid, recipe.least_seconds),
                         int(together * grid.rate), accumulate, seed)
 
+    def _crop(self, index: int, first: int, samples: int) -> np.ndarray:
+        if self._config.normalize:  # over the whole recording
+            return prepared(self._audio.wave(index), self._config)[first:first + samples]
+        return self._audio.part(index, first, samples)
+
     def _read(self, micro: MicroBatch, subset: np.ndarray, held_out: bool) -> Crops:
         grid, frames, indices = self._config.grid, int(micro.frames[0]), subset[micro.rows]
         waveforms = np.zeros((len(indices), grid.samples(frames)), np.float32)
 
         def fill(place: int) -> None:
             first = grid.crop_start(int(micro.starts[place]))
-            wave = prepared(self._audio.wave(int(indices[place])), self._config)
-            crop = wave[first:first + waveforms.shape[1]]
+            crop = self._crop(int(indices[place]), first, waveforms.shape[1])
             waveforms[place, :len(crop)] = crop
 
         side_by_side(fill, range(len(indices)))

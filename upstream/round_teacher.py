@@ -74,8 +74,8 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
         del settings["layer"]
     elif recipe.layer == BEST:  # what the sweep hears decides
         if probe.alignments is not None:
-            found = find_alignments(Path(probe.alignments))
-            inputs["alignments"] = alignments_hash(found)
+            place = Path(probe.alignments)
+            inputs["alignments"] = ranks.alone(lambda: alignments_hash(find_alignments(place)))
             if probe.manifest is not None:
                 inputs["aligned"] = Manifest.load(Path(probe.manifest)).hash
         if probe.seconds != ProbeRecipe().seconds:

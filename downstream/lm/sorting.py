@@ -61,7 +61,11 @@ class Sorter:
             file.write(records.view(np.uint8).data)
 
     def _merged(self) -> Iterator[np.ndarray]:
-        """Up to the least of the last keys of the runs' blocks no record is missing: so much can be given."""
+        """Up to the least of the last keys of the runs' blocks no record is missing: so much can be given.
+
+        What is half used is filled up. Runs that were filled one by one, each when it was empty, would drift apart
+        until every step gave no more than one of them: as many steps as the square of the runs.
+        """
         rows = max(1, self._memory // (5 * self._runs[0].dtype.itemsize * len(self._runs)))
         runs, heads = self._runs, [run.read(rows) for run in self._runs]
         while runs:
@@ -69,7 +73,7 @@ class Sorter:
             cuts = [len(head) if not ends else int(np.searchsorted(head["key"], min(ends), side="right"))
                     for head in heads]
             yield self._sorted(np.concatenate([head[:cut] for head, cut in zip(heads, cuts)]))
-            heads = [head[cut:] if cut < len(head) else run.read(rows) for run, head, cut in zip(runs, heads, cuts)]
+            heads = [run.filled(head[cut:], rows) for run, head, cut in zip(runs, heads, cuts)]
             left = [i for i, head in enumerate(heads) if len(head)]
             runs, heads = [runs[i] for i in left], [heads[i] for i in left]
 
@@ -82,6 +86,10 @@ class _Run:
     offset: int
     left: int
     dtype: np.dtype
+
+    def filled(self, head: np.ndarray, rows: int) -> np.ndarray:
+        """What is left of `rows` that were read, with more behind it unless it is over half of them."""
+        return head if 2 * len(head) > rows else np.concatenate([head, self.read(rows - len(head))])
 
     def read(self, rows: int) -> np.ndarray:
         found = np.fromfile(self.path, self.dtype, min(rows, self.left), offset=self.offset)

@@ -330,3 +330,12 @@ def test_a_place_that_cannot_be_written_to_is_named_before_the_work(tmp_path, mo
 def test_a_size_in_megabytes_that_is_none_is_named(tmp_path, capsys, size):
     assert run(["lm", "prune", O3, "--out", str(tmp_path / "x"), "--megabytes", size]) == 2
     assert f"--megabytes {size}: must be above 0" in capsys.readouterr().err
+
+
+def test_a_text_that_needs_more_memory_than_there_is_says_so_before_it_is_read(tmp_path, monkeypatch, capsys):
+    text = tmp_path / "text"
+    text.write_text("A B C\n" * 50)
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 10}[name])
+    out = str(tmp_path / "a.arpa")
+    assert run(["lm", "build", str(text), "--order", "2", "--discount-fallback", "--out", out]) == 0
+    assert "--memory 1G sorts in files instead" in capsys.readouterr().err

@@ -8,8 +8,9 @@ import soundfile
 
 from upstream.audio import Manifest, Utterance, import_folder
 from upstream.errors import RecipeError, UsageError
+from upstream.keyed import keyed
 from upstream.model import load_encoder
-from upstream.pretrain import hold_out, pretrain
+from upstream.pretrain import corpus_stage, hold_out, pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.recipe import load_recipe
 from upstream.stage import read_json
@@ -93,6 +94,27 @@ def test_held_out_speakers_are_whole_and_near_the_share():
     assert len(train) + len(valid) == 200
     assert len(valid) == 20
     assert not np.array_equal(valid, hold_out(manifest, 0.1, seed=1)[1])
+
+
+def test_what_is_held_out_does_not_change_with_how_groups_are_counted():
+    """np.unique of a hundred million characters took minutes, and counting what was drawn hours."""
+    manifest = speakers({f"s{i % 7}-{'x' * i}": 1 + i % 4 for i in range(60)} | {None: 40})
+    groups = [f"speaker {s}" if s is not None else f"utterance {i}" for s, i in zip(manifest.speakers, manifest.ids)]
+    names, group = np.unique(np.array(groups), return_inverse=True)
+    sizes, chosen, taken = np.bincount(group, manifest.lengths), np.zeros(len(names), bool), 0.0
+    for number in keyed(3, "hold out").permutation(len(names)):
+        if taken < 0.2 * sizes.sum() and taken + sizes[number] <= 0.3 * sizes.sum():
+            chosen[number], taken = True, taken + sizes[number]
+    assert hold_out(manifest, 0.2, 3)[1].tolist() == np.flatnonzero(chosen[group]).tolist()
+
+
+def test_ids_are_listed_once_for_a_corpus(recordings, tmp_path, monkeypatch):
+    """Found in review: all ids were listed anew for each that was held out, for hours where there are millions."""
+    listed, ids = [], Manifest.ids.fget
+    monkeypatch.setattr(Manifest, "ids", property(lambda manifest: listed.append(len(manifest)) or ids(manifest)))
+    corpus = corpus_stage(recipe(recordings, "valid_share=0.5"), tmp_path / "corpus", lambda line: None)
+    assert len(corpus.valid) == 4
+    assert listed.count(8) <= 3
 
 
 def test_one_long_speaker_is_never_held_out_whole():

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from upstream.audio.manifest import Manifest
-from upstream.audio.reading import read
+from upstream.audio.reading import read, read_part
 from upstream.errors import UsageError
 from upstream.progress import say
 
@@ -69,9 +69,20 @@ class AudioCache:
         if samples is None:
             samples = self._fetch(index)
             self._keep(index, samples)
-        wave = samples.astype(np.float32)
-        wave /= FULL_SCALE
-        return wave
+        return _waveform(samples)
+
+    def part(self, index: int, first: int, samples: int) -> np.ndarray:
+        """`wave(index)[first:first + samples]`, decoding no more than that of a recording that is not kept: one of an
+        hour has hundreds of crops, and all of them would be decoded for each."""
+        index = int(index)
+        kept = self._kept.get(index)
+        if kept is not None or self._will_keep(index):
+            return self.wave(index)[first:first + samples] if kept is None else _waveform(kept[first:first + samples])
+        return _waveform(sixteen_bits(read_part(self.manifest[index], first, samples)))
+
+    def _will_keep(self, index: int) -> bool:
+        bytes_needed = 2 * int(self.manifest.lengths[index])
+        return bytes_needed <= self._left or (self._disk is not None and self._disk.has_room_for(index))
 
     def _fetch(self, index: int) -> np.ndarray:
         samples = None if self._disk is None else self._disk.get(index)
@@ -130,7 +141,7 @@ class DiskCache:
 
     def put(self, index: int, samples: np.ndarray) -> None:
         """Keep the (length,) int16 samples of an utterance, if it is one of those that fit."""
-        if index >= self._count or self._full:
+        if not self.has_room_for(index):
             return
         content = np.ascontiguousarray(samples).tobytes()
         try:
@@ -142,6 +153,10 @@ class DiskCache:
             self._full = True
             say("warning: the disk of cache.folder is full; what is not in the cache yet is decoded every time")
 
+    def has_room_for(self, index: int) -> bool:
+        """Whether an utterance is one of those that are kept."""
+        return index < self._count and not self._full
+
     def close(self) -> None:
         """Close the files."""
         os.close(self._samples)
@@ -149,6 +164,12 @@ class DiskCache:
 
     def _place(self, index: int) -> tuple[int, int]:
         return 2 * int(self._bounds[index]), 2 * int(self._bounds[index + 1])
+
+
+def _waveform(samples: np.ndarray) -> np.ndarray:
+    wave = samples.astype(np.float32)
+    wave /= FULL_SCALE
+    return wave
 
 
 def sixteen_bits(wave: np.ndarray) -> np.ndarray:

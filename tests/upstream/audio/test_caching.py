@@ -76,6 +76,19 @@ def test_the_cache_decodes_once_within_its_limit(manifest, decoded):
     assert [decoded.count(i) for i in range(3)] == [1, 1, 3]
 
 
+@pytest.mark.parametrize("limits", [(0, None), (10**6, None), (0, 10**6), (0, 2500)])
+def test_a_part_is_the_same_whatever_is_kept_and_of_what_is_not_no_more_is_decoded(manifest, decoded, tmp_path, limits):
+    memory, on_disk = limits
+    disk = None if on_disk is None else DiskCache(manifest, tmp_path / "cache", on_disk)
+    cache = AudioCache(manifest, memory, disk)
+    for index, utterance in enumerate(manifest):
+        whole = read(utterance)
+        for first, samples in ((0, 400), (700, 200), (900, 1000)):
+            np.testing.assert_array_equal(cache.part(index, first, samples), whole[first:first + samples])
+    kept = {(0, None): 0, (10**6, None): 3, (0, 10**6): 3, (0, 2500): 1}[limits]
+    assert len(decoded) == kept
+
+
 def test_a_caller_may_change_a_waveform_without_harm_to_the_next(tmp_path):
     cache = AudioCache(Manifest.of([written(tmp_path / "a.wav", noise(1000))], "a test"))
     first = cache.wave(0)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstream.audio import Utterance, import_librispeech, read
+from upstream.audio.reading import read_part
 from upstream.errors import InputError
 
 
@@ -37,6 +38,34 @@ def test_a_span_is_the_slice_of_the_whole_exactly(tmp_path_factory, suffix, data
     wave = read(replace(whole_file, start=start, samples=samples))
     assert wave.dtype == np.float32
     np.testing.assert_array_equal(wave, whole[start:start + samples].astype(np.float32) / 32768)
+
+
+@given(first=st.integers(0, 5200), samples=st.integers(0, 5200), start=st.integers(0, 500))
+@pytest.mark.parametrize(("name", "rate", "channels"), [
+    ("a.flac", 16_000, 1), ("a.wav", 16_000, 2), ("a.wav", 8_000, 1), ("a.ogg", 16_000, 1)])
+def test_a_part_is_the_slice_of_the_whole_exactly(tmp_path_factory, name, rate, channels, first, samples, start):
+    file = replace(written(tmp_path_factory.mktemp("parts") / name, noise(5001, channels), rate), start=start)
+    file = replace(file, samples=file.samples - start)
+    np.testing.assert_array_equal(read_part(file, first, samples), read(file)[first:first + samples])
+
+
+def test_a_part_of_a_long_recording_is_decoded_alone(tmp_path, monkeypatch):
+    """Found in review: an hour was decoded whole for each of its crops."""
+    files = [written(tmp_path / name, noise(160_000)) for name in ("a.flac", "a.ogg")]
+    decoded = []
+    frames = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda file, n, **options: decoded.append(n) or frames(
+        file, n, **options))
+    for file in files:
+        read_part(file, 100_000, 8_000)
+    assert decoded == [8_000, 160_000]
+
+
+def test_what_is_no_audio_is_named_by_a_part_as_well(tmp_path):
+    file = written(tmp_path / "a.flac", noise(5000))
+    file.audio.write_bytes(b"none")
+    with pytest.raises(InputError, match="cannot be read as audio"):
+        read_part(file, 0, 10)
 
 
 def test_a_span_of_opus_is_the_slice_of_the_whole_nearly(speech):
