@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from upstream.stage import disk_errors, writing
+from upstream.picture import picture
 
 Row = Mapping[str, Any]
 _FAR = 2.0  # times the worst rate of the searches; what is worse (greedy decoding) is named, not drawn
@@ -14,27 +14,21 @@ _FAR = 2.0  # times the worst rate of the searches; what is worse (greedy decodi
 
 def plot_decoding(rows: Sequence[Row], path: Path) -> None:
     """Write a PNG; bars are the intervals of the error rates, hollow points are over several threads."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    drawn, far = _split(rows)
-    names = list(dict.fromkeys(row["decoder"] for row in drawn))
-    for number, name in enumerate(names):
-        _line(axes, [r for r in drawn if r["decoder"] == name], f"C{number}", name)
-    axes.set_xscale("log")
-    axes.set_xlabel("audio seconds a second (logarithmic)")
-    axes.set_ylabel("WER (%) with 95 % intervals")
-    _number_ticks(axes)
-    axes.grid(which="both", alpha=0.25)
-    axes.legend(loc="best", framealpha=0.9)
-    aside = "; ".join(f"{r['decoder']}: WER {r['wer']:.1f} at {r['audio_seconds_per_second']:,.0f}" for r in far)
-    axes.set_title("Error rate against speed; numbers are beams" + (f"\nnot drawn: {aside}" if aside else ""),
-                   fontsize=11)
-    with disk_errors(path), writing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    with picture(path, 9.0, 5.6, dpi=130) as figure:
+        axes = figure.add_subplot()
+        drawn, far = _split(rows)
+        names = list(dict.fromkeys(row["decoder"] for row in drawn))
+        for number, name in enumerate(names):
+            _line(axes, [r for r in drawn if r["decoder"] == name], f"C{number}", name)
+        axes.set_xscale("log")
+        axes.set_xlabel("audio seconds a second (logarithmic)")
+        axes.set_ylabel("WER (%) with 95 % intervals")
+        _number_ticks(axes)
+        axes.grid(which="both", alpha=0.25)
+        axes.legend(loc="best", framealpha=0.9)
+        aside = "; ".join(f"{r['decoder']}: WER {r['wer']:.1f} at {r['audio_seconds_per_second']:,.0f}" for r in far)
+        axes.set_title("Error rate against speed; numbers are beams" + (f"\nnot drawn: {aside}" if aside else ""),
+                       fontsize=11)
 
 
 def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

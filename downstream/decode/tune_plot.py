@@ -9,7 +9,7 @@ import numpy as np
 
 from downstream.decode.nbest_lists import Point
 from downstream.decode.tune import Tuning
-from upstream.stage import disk_errors, writing
+from upstream.picture import picture
 
 _CELLS = 200  # of the picture along each axis
 _WORST = 2.0  # times the best rate, where colours end: beyond, all is equally bad
@@ -17,17 +17,11 @@ _WORST = 2.0  # times the best rate, where colours end: beyond, all is equally b
 
 def plot_tuning(found: Tuning, path: Path) -> None:
     """Write a PNG; with a second panel, error rate against speed, where several beams were tried."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = 2 if found.beams else 1
-    figure = Figure(figsize=(6.8 * panels, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    _heat_map(figure, figure.add_subplot(1, panels, 1), found)
-    if found.beams:
-        _beams(figure.add_subplot(1, panels, 2), found)
-    with disk_errors(path), writing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    with picture(path, 6.8 * panels, 4.8) as figure:
+        _heat_map(figure, figure.add_subplot(1, panels, 1), found)
+        if found.beams:
+            _beams(figure.add_subplot(1, panels, 2), found)
 
 
 def nearest(points: tuple[Point, ...], lm_weights: np.ndarray, word_scores: np.ndarray) -> np.ndarray:

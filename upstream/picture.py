@@ -1,0 +1,30 @@
+"""A figure that becomes a PNG file, or none if something fails on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from upstream.stage import disk_errors, writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float, dpi: int = 120) -> Iterator[Figure]:
+    """A figure to draw in, `width` by `height` inches, written when the block ends; no window, no global state.
+
+    Raises:
+        HubertkitError: the disk is full or cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and few commands draw
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    yield figure
+    with disk_errors(path), writing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png")
