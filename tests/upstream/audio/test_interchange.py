@@ -10,6 +10,8 @@ import pytest
 import soundfile
 
 from upstream.audio import Manifest, Utterance, read
+from upstream.audio.containers import open_audio
+from upstream.audio.corpora import probing
 from upstream.audio.corpora.common_voice import import_common_voice
 from upstream.audio.corpora.fairseq import export_fairseq, import_fairseq, letters_of
 from upstream.audio.corpora.kaldi import export_kaldi, import_kaldi
@@ -150,6 +152,16 @@ class TestKaldi:
         assert sorted(p.name for p in (tmp_path / "data").glob("[!.]*")) == ["spk2utt", "text", "utt2spk", "wav.scp"]
         same(import_kaldi(tmp_path / "data"), sorted(whole, key=lambda u: u.id))
         assert (tmp_path / "data" / "spk2utt").read_text() == "s0 s0-0 s0-2\ns1 s1-1 s1-3\n"
+
+    def test_a_recording_of_many_segments_is_opened_once(self, tmp_path, monkeypatch):
+        """Found in review: walking through an hour of MP3 for each of its segments took longer than decoding it."""
+        audio(tmp_path / "a.wav", 16_000)
+        (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\n")
+        (tmp_path / "segments").write_text("".join(f"x{i} a {i / 20} {(i + 1) / 20}\n" for i in range(20)))
+        opened = []
+        monkeypatch.setattr(probing, "open_audio", lambda *place: opened.append(place) or open_audio(*place))
+        assert [u.start for u in import_kaldi(tmp_path)] == [800 * i for i in range(20)]
+        assert len(opened) == 1
 
     def test_parts_go_out_as_segments_and_come_back_to_the_sample(self, parts, tmp_path):
         export_kaldi(parts, tmp_path / "data")

@@ -141,11 +141,13 @@ def utterances(entries: Sequence[Entry], bad: BadFiles) -> Iterator[Utterance]:
 
 
 def probe(entries: Iterable[Entry]) -> Iterator[Header | str]:
-    """For each entry in order what its file holds, or why it cannot be used."""
+    """For each entry in order what its file holds, or why it cannot be used. A file of many parts is opened once."""
     remaining = iter(entries)
     with ThreadPoolExecutor(max_workers=8) as pool:  # opening a file is waiting, mostly
         while chunk := list(islice(remaining, FILES_AT_ONCE)):
-            yield from pool.map(_probe, chunk)
+            places = [(entry.audio, entry.offset, entry.size) for entry in chunk]
+            asked = {place: pool.submit(_probe, *place) for place in dict.fromkeys(places)}
+            yield from (asked[place].result() for place in places)
 
 
 def cut_short(file: soundfile.SoundFile) -> str | None:
@@ -183,21 +185,20 @@ def true_samples(file: soundfile.SoundFile, content: Content, begin: int, end: i
     return file.frames or "has no samples"
 
 
-def _probe(entry: Entry) -> Header | str:
-    if "\0" in str(entry.audio):  # libsndfile would read the name up to there
+def _probe(audio: Path, offset: int | None, size: int | None) -> Header | str:
+    if "\0" in str(audio):  # libsndfile would read the name up to there
         return "there is no such file"
     try:
-        if os.path.exists(entry.audio) and not os.path.isfile(entry.audio):  # a pipe: it would be waited for
+        if os.path.exists(audio) and not os.path.isfile(audio):  # a pipe: it would be waited for
             return "is no regular file"
-        with open_audio(entry.audio, entry.offset, entry.size) as file, \
-                open_bytes(entry.audio, entry.offset, entry.size) as place:
+        with open_audio(audio, offset, size) as file, open_bytes(audio, offset, size) as place:
             samples = true_samples(file, *place)
             return samples if isinstance(samples, str) else Header(samples, file.samplerate, file.channels)
     except (soundfile.SoundFileError, OSError, ValueError) as error:  # ValueError: a name that no file can have
-        if not os.path.isfile(entry.audio):
+        if not os.path.isfile(audio):
             return "there is no such file"
-        size = entry.size if entry.offset is not None else entry.audio.stat().st_size
-        return "an empty file" if size == 0 else f"cannot be read as audio ({reason(error, entry.audio)})"
+        whole = size if offset is not None else audio.stat().st_size
+        return "an empty file" if whole == 0 else f"cannot be read as audio ({reason(error, audio)})"
 
 
 def _span(entry: Entry, info: Header) -> tuple[int, int] | str:
