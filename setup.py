@@ -45,7 +45,6 @@ setup(
         "typer>=0.12",
         "rich>=13",
         "matplotlib>=3.8",
-        "jinja2>=3.1",
         "jsonschema>=4.20",
         "tensorboard>=2.15",
     ],

@@ -4,7 +4,7 @@
 
 They are round 1 of a shipped recipe in float32, on one thread, on synthesised speech, so that they can be made again
 anywhere. `upstream/training/curves/` holds copies of the files, for the health panel. The first updates are there one
-by one, and `replay` makes them again: what the warm-up's rates do not depend on, the number of updates for one, may
+by one, and a test makes them again: what the warm-up's rates do not depend on, the number of updates for one, may
 then be another.
 """
 

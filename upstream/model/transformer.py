@@ -105,9 +105,7 @@ class PositionalConvolution(nn.Module):
         return self.weight_v * (self.weight_g / self.weight_v.norm(dim=(0, 1), keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D); an even kernel would give one frame more, which is cut off (`SamePad`).
-
-        """
+        """(B, T, D) to (B, T, D); an even kernel would give one frame more, which is cut off (`SamePad`)."""
         return _convolved(x, self.weight(), self.bias, self.groups)
 
 
