@@ -11,9 +11,10 @@ frame to that of the next one, so that where letters take long, phones do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,12 @@ from downstream.text.vocabulary import SEPARATOR, Vocabulary
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
-from upstream.teacher.alignments import Interval
+from upstream.teacher.alignments import Interval, without_stress
 
 EDGE_SECONDS = 0.1  # of a word beyond the frames in which its letters are emitted, where there is room
 UNKNOWN = "spn"  # the phone of a word that the dictionary lacks, as Kaldi and the Montreal Forced Aligner write it
 Dictionary = Mapping[str, tuple[str, ...]]
+_PROBABILITY = re.compile(r"\d*\.\d+(e-?\d+)?|\d+e-\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def divided(word: Interval, letter_starts: Sequence[float], dictionary: Dictiona
     Args:
         letter_starts: seconds at which each letter of the word is first emitted.
     """
-    pronounced = dictionary.get(word.label.upper())
+    pronounced = pronunciation(dictionary, word.label)
     if not pronounced:
         return [Interval(word.start, word.end, UNKNOWN)]
     # A letter lasts until the next one; the first begins and the last ends with the word.
@@ -128,10 +130,17 @@ def divided(word: Interval, letter_starts: Sequence[float], dictionary: Dictiona
     return [Interval(float(a), float(b), phone) for a, b, phone in zip(times, times[1:], pronounced)]
 
 
-def read_dictionary(path: Path) -> dict[str, tuple[str, ...]]:
-    """A pronouncing dictionary in the format of CMUdict: `WORD  P1 P2 ...`, comments after `;;;` or `#`.
+def pronunciation(dictionary: Dictionary, word: str) -> tuple[str, ...] | None:
+    """The phones of a word as it is written or, if there are none, in upper case."""
+    return dictionary.get(word) or dictionary.get(word.upper())
 
-    Of several pronunciations (`WORD(2)`) the first counts; words are upper case, stress digits are dropped.
+
+def read_dictionary(path: Path) -> dict[str, tuple[str, ...]]:
+    """A pronouncing dictionary in the format of CMUdict, `WORD  P1 P2 ...`, comments after `;;;` or `#`; or of the
+    Montreal Forced Aligner and Kaldi, with probabilities (`0.99`) between the word and its phones.
+
+    Of several pronunciations (`WORD(2)`) the first counts; stress digits of ARPAbet are dropped. Words are in it as
+    they are written and in upper case, where one that comes earlier may have their place (Turkish `kır` and `kir`).
 
     Raises:
         UsageError: no such file.
@@ -146,11 +155,15 @@ def read_dictionary(path: Path) -> dict[str, tuple[str, ...]]:
         raise InputError(f"{path}: cannot be read as a pronouncing dictionary ({error})") from error
     found: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(lines, 1):
-        word, *phones = ([] if line.startswith(";;;") else line.partition("#")[0].split()) or [""]
-        if word and not phones:
-            raise InputError(f"{path}: line {number}: {word!r} has no pronunciation")
-        if word:
-            found.setdefault(word.partition("(")[0].upper() or word, tuple(p.rstrip("012") or p for p in phones))
+        entry, *fields = ([] if line.startswith(";;;") else line.partition("#")[0].split()) or [""]
+        phones = tuple(without_stress(p) for p in dropwhile(_PROBABILITY.fullmatch, fields))
+        if entry and not phones:
+            raise InputError(f"{path}: line {number}: {entry!r} has no pronunciation")
+        word, another, _ = entry.partition("(")
+        if entry and not another:
+            found.setdefault(entry, phones)
+        if entry:
+            found.setdefault(word.upper() or entry, phones)
     if not found:
         raise InputError(f"{path}: no pronunciations in it")
     return found

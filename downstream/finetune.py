@@ -16,12 +16,13 @@ from torch import Tensor
 
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
-from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.finetune_recipe import SCRATCH, FinetuneRecipe, SpecMaskRecipe
+from downstream.finetune_start import check_start, encoded, warn_of_speakers
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.phrases import longest_pause
 from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
 from downstream.score.rates import score
-from downstream.text.vocabulary import Vocabulary
+from downstream.text.vocabulary import Vocabulary, composed
 from upstream import ranks
 from upstream.ahead import side_by_side
 from upstream.audio.batches import MicroBatch, UtterancePlan
@@ -40,8 +41,10 @@ from upstream.model.saving import encoder_hash
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
 from upstream.stage import content_hash, run_stage
+from upstream.training.checkpoint import load_best
 from upstream.training.loop import EVERY, Loss, train, weights_settings
 from upstream.training.optimiser import ParameterGroup
+from upstream.training.recipe import without_pretraining
 
 
 @dataclass(frozen=True)
@@ -78,20 +81,24 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         InputError: no transcripts, a dev utterance without one, a character outside the vocabulary, dev utterances
             among the training's. Dev speakers among the training's are a warning.
     """
-    manifest, dev = check_start(recipe, out)
+    manifest, dev, vocabulary = check_start(recipe, out)
     if dev is not None:
-        _warn_of_speakers(manifest, dev, say)
+        warn_of_speakers(manifest, dev, say)
     inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe)}
 
     def work(folder: Path) -> dict[str, Any]:
         device = chosen_device(recipe.device)
-        vocabulary = Vocabulary.characters()
+        if recipe.symbols == "data":
+            say(f"symbols, of the training transcripts: {vocabulary.shown()}")
         model = build_recogniser(recipe, vocabulary).to(device)
         task = RecogniserTask(model, vocabulary, manifest, dev, recipe, device)
-        final = train(task, recipe.training, folder, seed=recipe.seed, device=device, what=f"fine-tuning {folder.name}")
+        final = train(task, without_pretraining(recipe.training), folder, seed=recipe.seed, device=device,
+                      what=f"fine-tuning {folder.name}")
+        if recipe.training.keep_best:
+            final |= ranks.alone(lambda: _take_best(task.model, folder, say))
         if ranks.first():
-            heard = {name: final[name] for name in ("longest_pause",) if name in final}
-            save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash, **heard})
+            found = {name: value for name, value in final.items() if name in ("longest_pause", "best_update")}
+            save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash, **found})
         return {"hash": recogniser_hash(task.model), **final,
                 "utterances": len(task.kept), "left_out": len(manifest) - len(task.kept)}
 
@@ -99,27 +106,16 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
                      together=True)
 
 
-def check_start(recipe: FinetuneRecipe, out: Path) -> tuple[Manifest, Manifest | None]:
-    """Look at what a training needs before anything is made: the manifests of the training data and of dev.
-
-    Raises:
-        UsageError, InputError: as `finetune`, but for the encoder and the transcripts of the training data.
-    """
-    if not recipe.data:
-        raise UsageError("nothing to learn from: give data=MANIFEST (with transcripts)")
-    _refuse_own_encoder(recipe, out)
-    manifest = Manifest.load(Path(recipe.data))
-    dev = None if recipe.dev is None else Manifest.load(Path(recipe.dev))
-    if dev is not None:
-        _check_dev(manifest, dev)
-    return manifest, dev
-
-
-def _refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
-    """Raise UsageError if a recogniser would be written over the encoder that it starts from."""
-    if recipe.encoder != SCRATCH and Path(out).resolve() == Path(recipe.encoder).resolve():
-        raise UsageError(f"{out}: holds the encoder to start from, which the recogniser would replace; give it a "
-                         "folder of its own")
+def _take_best(model: Recogniser, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Give a model the weights with the lowest word error rate on dev, and what was measured of them; neither where no
+    validation had one."""
+    best = load_best(folder / "checkpoints", model)
+    if best is None:
+        return {}
+    update, validation = best[0], best[1]["validation"]
+    say(f"{folder.name}: of all validations that of update {update} was the best, wer {validation['wer']:g}; its "
+        "weights are the recogniser")
+    return {**validation, "best_update": update}
 
 
 def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
@@ -131,6 +127,8 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
         elsewhere.add("fresh_layers")  # what was trained before there was such a setting is not stale
     if recipe.speeds == [1.0]:
         elsewhere.add("speeds")  # likewise
+    if recipe.symbols == "english":
+        elsewhere.add("symbols")  # likewise; those of the data stand with it
     settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
     settings["train_frontend"] = bool(recipe.train_frontend)  # that of a light one stands with its encoder (`_source`)
     architecture = settings.get("architecture", {})
@@ -138,7 +136,11 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
         del architecture["stride_ms"]
     if architecture.get("frontend") == "light" and recipe.mask.time_share:
         architecture["frontend"] = LIGHT_MASK
-    return {**settings, "training": weights_settings(recipe.training)}
+    training = weights_settings(without_pretraining(recipe.training))
+    if recipe.training.keep_best:  # whose weights these are follows from when was looked, and at what
+        settings["validation_seconds"] = recipe.validation_seconds
+        training |= {"keep_best": True, "validate_every": recipe.training.validate_every}
+    return {**settings, "training": training}
 
 
 def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recogniser:
@@ -204,8 +206,9 @@ class RecogniserTask:
         self._vocabulary, self._recipe, self._device = vocabulary, recipe, device
         self._grid = model.encoder.config.grid
         self._audio, self._ids = recipe.cache.open(manifest), manifest.ids
-        self._targets = _encode(manifest, vocabulary)
+        self._targets = encoded(manifest, vocabulary, recipe)
         self.kept = self._usable(manifest)
+        self._warn_of_narrow_masks()
         if recipe.encoder == SCRATCH:
             measure_global_norm(model.encoder, self._audio.wave, self.kept, recipe.seed)
         longest = [length_at(int(n), min(recipe.speeds)) for n in manifest.lengths[self.kept]]  # must fit as well
@@ -259,7 +262,8 @@ class RecogniserTask:
             blanks += int((values.argmax(-1) == self._vocabulary.blank).sum())
             frames += len(values)
             pause = max(pause, longest_pause(values, columns, self._grid.rate)) if len(values) else pause
-        found = score({i: t or "" for i, t in zip(self._dev.ids, self._dev.texts)}, hypotheses)  # "": nothing is said
+        # "": nothing is said. Accents are parts of their letters, as in what is written
+        found = score({i: composed(t or "") for i, t in zip(self._dev.ids, self._dev.texts)}, hypotheses)
         return {"wer": round(found.wer, 2), "cer": round(found.cer, 2),
                 "blank_share": round(blanks / max(1, frames), 3), "longest_pause": round(pause, 2)}
 
@@ -274,6 +278,12 @@ class RecogniserTask:
     def _hold_frontend(self) -> None:
         if not self._recipe.frontend_learns(self.model.encoder.config):
             self.model.encoder.feature_extractor.requires_grad_(False)
+
+    def _warn_of_narrow_masks(self) -> None:
+        mask, width = self._recipe.mask, self.model.encoder.config.width
+        if mask.channel_share and not self._recipe.frozen and width < (least := _least_channels(mask)):
+            say(f"warning: no channels are masked: mask.channel_span={mask.channel_span} wants {least} of them, and "
+                f"the encoder has {width}; lower it")
 
     def _usable(self, manifest: Manifest) -> np.ndarray:
         fastest = max(self._recipe.speeds)
@@ -315,46 +325,18 @@ class RecogniserTask:
         if self._frozen_at(micro.update):
             return None, None
 
-        def draw(purpose: str, sizes: list[int], share: float, span: int) -> Tensor | None:
+        def draw(purpose: str, sizes: list[int], share: float, span: int, least: int) -> Tensor | None:
             if share == 0:
                 return None
             masks, settings = np.zeros((len(sizes), max(sizes)), bool), SpanMask(share, span, 0)
             for row, size, i in zip(masks, sizes, indices):
-                if size > 2 * span and size >= settings.least_frames:  # a shorter row might be hidden from end to end
+                if size >= max(least, settings.least_frames):  # a shorter row might be hidden from end to end
                     row[:size] = span_mask(self._drawn(purpose, micro, i), size, settings)
             return torch.from_numpy(masks)
 
         width = self.model.encoder.config.width
-        return (draw("time mask", frames, recipe.time_share, recipe.time_span),
-                draw("channel mask", [width] * len(indices), recipe.channel_share, recipe.channel_span))
-
-
-def _encode(manifest: Manifest, vocabulary: Vocabulary) -> list[list[int]]:
-    targets = []
-    for utterance, text in zip(manifest.ids, manifest.texts):
-        try:
-            targets.append(vocabulary.encode(text) if text else [])
-        except InputError as error:
-            raise InputError(f"{utterance}: {error}") from error
-    return targets
-
-
-def _check_dev(manifest: Manifest, dev: Manifest) -> None:
-    both = set(manifest.ids) & set(dev.ids)
-    if both:
-        raise InputError(f"{min(both)} and {len(both) - 1} more utterances are both in the training data and in dev")
-    silent = [i for i, text in zip(dev.ids, dev.texts) if text is None]
-    if silent:
-        raise InputError(f"{silent[0]}: no transcript, so its words cannot be scored ({len(silent)} of {len(dev)} "
-                         "utterances in dev); leave them out of dev or import their transcripts")
-
-
-def _warn_of_speakers(manifest: Manifest, dev: Manifest, say: Callable[[str], None]) -> None:
-    speakers = set(dev.speakers) - {None}
-    known = speakers & set(manifest.speakers)
-    if known:
-        say(f"warning: {len(known)} of {len(speakers)} dev speakers are also in the training data; the rates on dev "
-            "will flatter")
+        return (draw("time mask", frames, recipe.time_share, recipe.time_span, 2 * recipe.time_span + 1),
+                draw("channel mask", [width] * len(indices), recipe.channel_share, recipe.channel_span, 0))
 
 
 def _up_to(manifest: Manifest, seconds: float) -> Manifest:
@@ -365,13 +347,25 @@ def _up_to(manifest: Manifest, seconds: float) -> Manifest:
     return manifest.select(sorted({int(i) for i in np.arange(0, len(manifest), step)}))
 
 
+def _least_channels(mask: SpecMaskRecipe) -> int:
+    """Of an encoder whose channels can be masked without hiding all of them."""
+    return SpanMask(mask.channel_share, mask.channel_span, 0).least_frames
+
+
+def _narrow(recipe: FinetuneRecipe, width: int) -> dict[str, str]:
+    """What a key says of channel masks of half the width and more, which once were left out."""
+    mask = recipe.mask
+    wide = not mask.channel_share or recipe.frozen or width > 2 * mask.channel_span
+    return {} if wide or width < _least_channels(mask) else {"channel_masks": "of any span"}
+
+
 def _source(recipe: FinetuneRecipe) -> dict[str, str]:
     """Hash of the weights to start from; of an encoder from elsewhere, whose configuration may be mended under the same
     weights, also of that."""
     if recipe.encoder == SCRATCH:
-        return {"encoder": SCRATCH}
+        return {"encoder": SCRATCH, **_narrow(recipe, recipe.architecture.width)}
     encoder = load_encoder(recipe.encoder)
-    found = {"encoder": encoder_hash(encoder)}
+    found = {"encoder": encoder_hash(encoder), **_narrow(recipe, encoder.config.width)}
     if encoder.config.frontend == "light":
         learns = recipe.frontend_learns(encoder.config)
         found["front_end"] = f"{LIGHT_MASK}, {'learns' if learns else 'stays'}"

@@ -41,6 +41,8 @@ class FinetuneRecipe:
 
     data: str = ""  # manifest with transcripts; must be given
     dev: str | None = None  # manifest with transcripts for validation
+    # What it writes: A to Z and the apostrophe, or the characters of the training transcripts, of any language.
+    symbols: Literal["english", "data"] = "english"
     encoder: str = SCRATCH  # an encoder folder, or `scratch`: random weights of the shape below
     architecture: EncoderConfig = field(default_factory=EncoderConfig)  # of an encoder from scratch
     changes: dict[str, Any] = field(default_factory=dict)  # dropouts, layerdrop, feature_grad_mult in place of its own

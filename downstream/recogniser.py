@@ -13,16 +13,16 @@ from torch import Tensor
 
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.heads.ctc import Recogniser
-from downstream.text.vocabulary import Vocabulary
+from downstream.text.vocabulary import BLANK, Vocabulary, named_blank
 from upstream.ahead import ahead
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device, sent
-from upstream.errors import FormatError, UsageError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.long_recordings import is_long, output_of_long
 from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.model import Encoder, prepared, read_description
-from upstream.model.formats import CtcHead
+from upstream.model.formats import Checkpoint, CtcHead
 from upstream.model.formats.tensors import as_saved
 from upstream.model.saving import encoder_hash, read_checkpoint_folder, save_encoder
 from upstream.progress import progress, say
@@ -37,7 +37,15 @@ def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, ext
 
     With the conv front end the head stands in model.safetensors, and `transformers.AutoModelForCTC` and `AutoProcessor`
     load the folder; otherwise it is head.safetensors (`weight (V, D)`, `bias (V,)`).
+
+    Raises:
+        InputError: a blank that is not to be told by its name, and would be another symbol when the folder is read.
     """
+    named = named_blank(vocabulary.symbols)
+    if named != vocabulary.blank:
+        read = "and none would be" if named is None else f"and {vocabulary.symbols[named]!r} would be"
+        raise InputError(f"{folder}: the blank is {vocabulary.symbols[vocabulary.blank]!r}, {read} when vocab.json is "
+                         f"read again; call the blank {BLANK}, and no other symbol")
     head = CtcHead(as_saved(model.head.weight), as_saved(model.head.bias), vocabulary.symbols, vocabulary.blank)
     save_encoder(model.encoder, Path(folder), extra={"head": "ctc", **extra}, ctc=head)
 
@@ -64,8 +72,7 @@ def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:
         raise UsageError(f"{folder}: an encoder without vocab.json is no recogniser; fine-tune it first "
                          f"(hubertkit finetune RECIPE encoder={folder} ...)")
     found = read_checkpoint_folder(folder)
-    vocabulary = Vocabulary.load(folder / "vocab.json")
-    head = found.ctc
+    vocabulary, head = _vocabulary(folder / "vocab.json", found), found.ctc
     wanted = (len(vocabulary.symbols), found.config.width)
     if head is None:
         raise FormatError(f"{folder}: vocab.json wants a head of shape {wanted}, and neither model.safetensors nor "
@@ -75,6 +82,17 @@ def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:
         raise FormatError(f"{folder / name}: a head with weight {tuple(head.weight.shape)} and bias "
                           f"{tuple(head.bias.shape)}; vocab.json and the encoder want {wanted} and {wanted[:1]}")
     return recogniser_of(found.encoder(), head), vocabulary
+
+
+def _vocabulary(path: Path, found: Checkpoint) -> Vocabulary:
+    """The symbols of a recogniser. With the conv front end config.json says which is the blank, as transformers has it;
+    otherwise its name does."""
+    if found.config.frontend != "conv" or found.ctc is None or found.ctc.symbols is None:
+        return Vocabulary.load(path)
+    try:
+        return Vocabulary(found.ctc.symbols, found.ctc.blank)
+    except InputError as error:
+        raise FormatError(f"{path}: {error}") from error
 
 
 def recogniser_of(encoder: Encoder, head: CtcHead) -> Recogniser:

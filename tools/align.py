@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from downstream.align import Alignment, read_dictionary
+from downstream.align import Alignment, pronunciation, read_dictionary
 from downstream.align import align as run_alignment
 from downstream.alignment_files import FORMATS, write_ctm, write_textgrid
 from downstream.recogniser import load_recogniser
@@ -33,8 +33,8 @@ def align(
     recogniser: Annotated[Path, typer.Argument(help="Folder of a recogniser, as `finetune` writes it.")],
     manifest: Annotated[Path, typer.Argument(help="Recordings with their transcripts.")],
     out: Annotated[Path, typer.Option(help="Folder for one file an utterance.")] = ...,  # type: ignore[assignment]
-    dictionary: Annotated[Path | None, typer.Option(help="Pronunciations in CMUdict's format; without it words "
-                                                         "only.")] = None,
+    dictionary: Annotated[Path | None, typer.Option(help="Pronunciations in the format of CMUdict or of the "
+                                                         "Montreal Forced Aligner; without it words only.")] = None,
     format: Annotated[Format, typer.Option(help="TextGrid has words and phones; ctm phones, or words without a "
                                                 "dictionary.")] = Format("TextGrid"),
 ) -> None:
@@ -58,7 +58,8 @@ def align(
             _write(out, name, found, format.value, recordings.lengths[index] / 16_000)
             scores.append(found.score)
             if pronounced is not None:
-                unknown |= dict.fromkeys(w.label for w in found.words if w.label.upper() not in pronounced)
+                unknown |= dict.fromkeys(w.label for w in found.words
+                                         if not pronunciation(pronounced, w.label))
     _report(out, without, list(unknown), scores)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from downstream.text.normalise import loses
 from downstream.text.normalise import normalise as normalise_text
 from tools.outputs import check_folder, check_manifest_file
 from upstream.audio.corpora.common_voice import import_common_voice
@@ -30,6 +31,7 @@ from upstream.teacher.fairseq_labels import import_labels
 from upstream.teacher.phone_units import import_phones
 
 LISTED = 20  # problems that are printed one by one
+SHOWN = 40  # characters of a transcript
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -155,13 +157,23 @@ def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Of Te
 
 def normalised(manifest: Manifest) -> Manifest:
     """The same recordings with normalised transcripts; one of which nothing is left counts as none, and is counted on
-    stderr."""
+    stderr, as are those that lose letters or digits."""
     found = Manifest.of((replace(u, text=normalise_text(u.text or "") or None) for u in manifest), manifest.source)
     before, after = (sum(text is not None for text in m.texts) for m in (manifest, found))
     if after < before:
         say(f"warning: {before - after:,} of {before:,} transcripts have nothing left after --normalise, which keeps A "
             "to Z and the apostrophe")
+    partly = [i for i, (old, new) in enumerate(zip(manifest.texts, found.texts)) if old and new and loses(old)]
+    if partly:
+        id, old, new = (part[partly[0]] for part in (manifest.ids, manifest.texts, found.texts))
+        say(f"warning: {len(partly):,} of {before:,} transcripts lose letters or digits to --normalise, first {id}: "
+            f"{_short(old)} -> {_short(new)}; write numbers out, or import without it to keep other letters (finetune "
+            "... symbols=data)")
     return found
+
+
+def _short(text: str | None) -> str:
+    return repr(text if not text or len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def _make(importer: Callable[[Skip | None], Manifest], inputs: Sequence[Path | None], out: Path, skip_bad: bool,

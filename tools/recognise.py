@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from downstream.emissions import Emissions
-from downstream.finetune import check_start
 from downstream.finetune import finetune as run_finetuning
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
+from downstream.finetune_start import check_start
 from downstream.recogniser import compute_emissions
 from tools.launch import AUTO, RanksOption, launched
 from tools.outputs import check_folder

@@ -108,7 +108,7 @@ def _tokens(paths: Sequence[Path], ids: Ids, skip_symbols: bool, normalise: Call
     """Ids of a text, some at a time, int32."""
     sizes = [_size(path) for path in paths]
     whole = sum(sizes)
-    held, found = array("i"), False
+    held, found, worded = array("i"), False, False
     for index, path in enumerate(paths):
         for line in _lines(Path(path)):
             if progress is not None and whole and line.number % _LINES == 0:
@@ -121,12 +121,16 @@ def _tokens(paths: Sequence[Path], ids: Ids, skip_symbols: bool, normalise: Call
             held.extend([ids[w] for w in words])
             if line.ended:
                 held.append(EOS)
-            found = found or bool(words) or line.ended
+            worded = worded or bool(words)
+            found = found or worded or line.ended
             if len(held) >= _TOKENS:
                 yield np.array(held, np.int32)
                 held = array("i")
     if not found:
         raise InputError(f"{', '.join(map(str, paths))}: no text to estimate a language model from")
+    if normalise is not None and not worded:
+        raise InputError(f"{', '.join(map(str, paths))}: no word is left after normalising, which keeps A to Z and the "
+                         "apostrophe; read text in other letters as it is (without --normalise)")
     yield np.array(held, np.int32)
 
 

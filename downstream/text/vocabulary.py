@@ -6,6 +6,7 @@ Two standard sets differ in order and size, so a vocabulary always travels with 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from upstream.stage import read_json, write_json
 
 SEPARATOR = "|"  # between words
 BLANK = "<pad>"  # the CTC blank, under the name that transformers gives it
+BLANKS = (BLANK, "[PAD]", "<blank>", "-")  # as toolkits call it; of several in a vocabulary the first of these is it
 _SPECIAL = re.compile(r"<.+>|\[.+\]")  # <unk>, [UNK]: never part of a text
 LETTERS = tuple("ETAONIHSRDLUMWCFGYPBVK'XJQZ")  # fairseq's order: by frequency in LibriSpeech
 
@@ -56,15 +58,19 @@ class Vocabulary:
 
     @staticmethod
     def of(texts: Iterable[str]) -> Vocabulary:
-        """Blank, `|`, and every character of the texts in the order of their code points; white space is the separator.
+        """Blank, `|`, and every character of the texts in the order of their code points, an accent with its letter
+        (`composed`); white space is the separator.
 
         Raises:
             InputError: a text with `|` in it, which could not be told from a space.
         """
-        found = {c for text in texts for c in text if not c.isspace()}
-        if SEPARATOR in found:
-            raise InputError(f"a text holds {SEPARATOR!r}, which stands for the space between words; take it out first")
-        return Vocabulary((BLANK, SEPARATOR, *sorted(found)))
+        found: set[str] = set()
+        for text in texts:
+            found.update(composed(text))
+            if SEPARATOR in found:
+                raise InputError(f"{text[:60]!r} holds {SEPARATOR!r}, which stands for the space between words; take "
+                                 "it out first")
+        return Vocabulary((BLANK, SEPARATOR, *sorted(c for c in found if not c.isspace())))
 
     @cached_property
     def letters(self) -> frozenset[str]:
@@ -75,14 +81,20 @@ class Vocabulary:
     def encode(self, text: str, trailing: bool = False) -> list[int]:
         """Ids of a text, runs of spaces as one separator; with `trailing` one after the last word too, as fairseq does.
 
+        Accents are spelled as parts of their letters (`composed`); as they stand in the text where the vocabulary, of
+        others, has only these.
+
         Raises:
             InputError: a character that is not in the vocabulary, with its code point and what to do.
         """
-        for character in text:
-            if character not in self.letters and not character.isspace():
-                raise InputError(f"{character!r} (U+{ord(character):04X}) in {text[:60]!r} is not in the vocabulary "
-                                 f"({self._shown()}); normalise the transcripts (case, digits, punctuation) first")
-        spelled = SEPARATOR.join(text.split())
+        spelled = composed(text)
+        odd = self._odd(spelled)
+        if odd is not None and self._odd(text) is None:
+            spelled, odd = text, None
+        if odd is not None:
+            raise InputError(f"{odd!r} (U+{ord(odd):04X}) in {text[:60]!r} is not in the vocabulary "
+                             f"({self.shown()}); normalise the transcripts (case, digits, punctuation) first")
+        spelled = SEPARATOR.join(spelled.split())
         return [self._ids[c] for c in spelled + (SEPARATOR if trailing and spelled else "")]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -100,7 +112,7 @@ class Vocabulary:
 
     @staticmethod
     def load(path: Path) -> Vocabulary:
-        """Read `vocab.json`; the blank is `<pad>`, or `[PAD]`, `-`, `<blank>` in others' files.
+        """Read `vocab.json`; the blank is `<pad>`, or `[PAD]`, `<blank>`, `-` in others' files.
 
         Raises:
             FormatError: not a mapping to the ids 0, 1, 2, ..., or no blank that we know.
@@ -109,18 +121,34 @@ class Vocabulary:
         if not isinstance(content, dict) or sorted(map(str, content.values())) != sorted(map(str, range(len(content)))):
             raise FormatError(f"{path}: expected a mapping from symbols to the ids 0, 1, 2, ... without gaps")
         symbols = tuple(sorted(content, key=lambda s: int(content[s])))
-        blanks = [s for s in (BLANK, "[PAD]", "<blank>", "-") if s in content]
-        if not blanks:
-            raise FormatError(f"{path}: no blank: expected one of {BLANK}, [PAD], <blank>, - among the symbols")
+        blank = named_blank(symbols)
+        if blank is None:
+            raise FormatError(f"{path}: no blank: expected one of {', '.join(BLANKS)} among the symbols")
         try:
-            return Vocabulary(symbols, symbols.index(blanks[0]))
+            return Vocabulary(symbols, blank)
         except InputError as error:
             raise FormatError(f"{path}: {error}") from error
+
+    def shown(self) -> str:
+        """The letters in a row or, of many, their number."""
+        single = [s for s in self.symbols if s in self.letters]
+        return "".join(single) if len(single) <= 40 else f"{len(single)} characters"
+
+    def _odd(self, text: str) -> str | None:
+        """The first character of a text that no word can be spelled with."""
+        return next((c for c in text if c not in self.letters and not c.isspace()), None)
 
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {symbol: i for i, symbol in enumerate(self.symbols)}
 
-    def _shown(self) -> str:
-        single = [s for s in self.symbols if s in self.letters]
-        return "".join(single) if len(single) <= 40 else f"{len(single)} characters"
+
+def composed(text: str) -> str:
+    """A text in Unicode's NFC: a letter and its accent are one character where there is one, whatever program wrote
+    them."""
+    return unicodedata.normalize("NFC", text)
+
+
+def named_blank(symbols: Sequence[str]) -> int | None:
+    """Which of the symbols is the blank, by its name; None if none has such a name."""
+    return next((symbols.index(name) for name in BLANKS if name in symbols), None)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from downstream.align import align_text, character_spans, divided, read_dictionary
+from downstream.align import align_text, character_spans, divided, pronunciation, read_dictionary
 from downstream.alignment_files import filled, write_ctm, write_textgrid
 from downstream.heads.ctc import Recogniser, least_frames
 from downstream.recogniser import save_recogniser
@@ -132,6 +132,31 @@ def test_a_dictionary_in_the_format_of_cmudict(tmp_path):
     (tmp_path / "d").write_bytes(b"A  AH0 \xff\n")
     with pytest.raises(InputError, match="cannot be read"):
         read_dictionary(tmp_path / "d")
+
+
+def test_probabilities_of_the_montreal_forced_aligner_are_no_phones(tmp_path):
+    (tmp_path / "d").write_text("haus\t0.99\t0.12\t1.0\t1.02\th aʊ s\nund 1e-05 ʊ n t\neins\t1 2\n")
+    found = read_dictionary(tmp_path / "d")
+    assert [found[word] for word in ("haus", "und", "eins")] == [("h", "aʊ", "s"), ("ʊ", "n", "t"), ("1", "2")]
+    (tmp_path / "d").write_text("haus\t0.99\t0.12\n")
+    with pytest.raises(InputError, match="line 1: 'haus' has no pronunciation"):
+        read_dictionary(tmp_path / "d")
+
+
+def test_tones_are_no_stress(tmp_path):
+    """The tones 1 and 2 of Mandarin went, and the others stayed."""
+    (tmp_path / "d").write_text("ma  m a1\nmei  m ei2 AI1 T1\nOUR  AW1 ER0\n")
+    found = read_dictionary(tmp_path / "d")
+    assert [found[word] for word in ("ma", "mei", "OUR")] == [("m", "a1"), ("m", "ei2", "AI1", "T1"), ("AW", "ER")]
+
+
+def test_words_that_are_equal_in_upper_case_have_their_own_phones(tmp_path):
+    """Turkish kır and kir, German Maße and Masse: the second of a pair was said as the first."""
+    (tmp_path / "d").write_text("kır  k ı r\nkir  c i r\nMaße  m aː s ə\nMasse  m a s ə\nMasse(2)  m a s\n")
+    found = read_dictionary(tmp_path / "d")
+    said = {word: " ".join(pronunciation(found, word) or ()) for word in ("kır", "kir", "KIR", "Maße", "Masse", "x")}
+    assert said == {"kır": "k ı r", "kir": "c i r", "KIR": "k ı r", "Maße": "m aː s ə", "Masse": "m a s ə", "x": ""}
+    assert [i.label for i in divided(Interval(0.0, 1.0, "kir"), [0.1, 0.2, 0.3], found)] == ["c", "i", "r"]
 
 
 def test_files_come_back_as_they_were_written(tmp_path):

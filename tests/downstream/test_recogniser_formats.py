@@ -14,7 +14,7 @@ from downstream.heads.ctc import Recogniser
 from downstream.recogniser import load_recogniser, save_recogniser
 from downstream.recogniser_formats import import_recogniser
 from downstream.text.vocabulary import Vocabulary
-from upstream.errors import FormatError, UsageError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.model import Encoder, EncoderConfig, encoder_hash, load_encoder, prepared, read_tensors, save_encoder
 from upstream.model.converting import write_as
 from upstream.model.formats.pickles import read_torch_file
@@ -111,6 +111,33 @@ def test_a_saved_recogniser_comes_back_with_its_encoder_and_hash(tmp_path, setti
     assert torch.equal(_logprobs(again), _logprobs(model))
     assert encoder_hash(tmp_path) == encoder_hash(model.encoder) == encoder_hash(load_encoder(tmp_path))
     assert (tmp_path / "head.safetensors").is_file() is (settings.get("frontend") == "fbank")
+
+
+@pytest.mark.parametrize(("symbols", "said"), [
+    (("<s>", "<pad>", "</s>", "<unk>", "|", "A"), "the blank is '<s>', and '<pad>' would be"),
+    (("-", "|", "A", "<pad>"), "the blank is '-', and '<pad>' would be"),
+    (("_", "|", "A"), "the blank is '_', and none would be")])
+@pytest.mark.parametrize("front", [{}, {"frontend": "fbank"}])
+def test_a_blank_that_would_be_read_as_another_is_not_saved(tmp_path, symbols, said, front):
+    """They were saved after the training, and read with another blank or never."""
+    vocabulary = Vocabulary(symbols, 0)
+    with pytest.raises(InputError, match=said):
+        save_recogniser(_recogniser(vocabulary, **front), vocabulary, tmp_path / "asr", {})
+    assert not (tmp_path / "asr").exists()
+
+
+@pytest.mark.parametrize("symbols", [("<s>", "<pad>", "</s>", "<unk>", "|", "A"), ("-", "|", "A", "<pad>"),
+                                     ("_", "|", "A")])
+def test_the_blank_is_the_one_that_the_configuration_names(tmp_path, symbols):
+    """pad_token_id was 0, and the blank 1 by its name in vocab.json, or none."""
+    model = _recogniser(Vocabulary(symbols, 0))
+    names = Vocabulary(("<pad>", *(f"x{i}" for i in range(len(symbols) - 2)), "|"), 0)
+    save_recogniser(model, names, tmp_path, {})
+    Vocabulary(symbols, 0).save(tmp_path / "vocab.json")  # as others write it
+    again, vocabulary = load_recogniser(tmp_path)
+    assert vocabulary.blank == 0
+    assert vocabulary == import_recogniser(tmp_path)[1]
+    assert torch.equal(_logprobs(again), _logprobs(model))
 
 
 def test_recognisers_saved_with_a_separate_head_still_load(tmp_path):

@@ -159,6 +159,18 @@ def test_transcripts_of_which_normalising_leaves_nothing_are_counted(folder, cap
     assert Manifest.load(out).texts == ["SOME WORDS HERE"] * 2 + [None] * 2
 
 
+def test_transcripts_of_which_normalising_loses_a_part_are_counted_and_the_first_is_shown(folder, capsys):
+    """`room 101` became ROOM, and nothing was said."""
+    (folder / "1.txt").write_text("room 101")
+    (folder / "2.txt").write_text("привет, OK", encoding="utf-8")
+    (folder / "3.txt").write_text("你好", encoding="utf-8")
+    run("import", "folder", folder, "--out", folder.parent / "m.arrow", "--normalise")
+    said = capsys.readouterr().err
+    assert "1 of 4 transcripts have nothing left" in said
+    assert "2 of 4 transcripts lose letters or digits to --normalise, first 1: 'room 101' -> 'ROOM'" in " ".join(
+        said.split())
+
+
 def test_an_import_that_has_skip_bad_says_so(folder):
     (folder / "3.wav").write_text("no audio")
     with pytest.raises(InputError, match=r"leave them out with --skip-bad$"):

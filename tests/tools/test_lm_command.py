@@ -69,6 +69,17 @@ def test_a_text_is_normalised_when_asked(tmp_path):
     assert close(out, "small.o2")
 
 
+@pytest.mark.parametrize("more", [[], ["--memory", "1G"]])
+def test_a_text_of_which_normalising_leaves_no_word_is_refused(tmp_path, capsys, more):
+    """A Russian text gave a model of ends of sentences, or an error about discounts."""
+    (tmp_path / "ru.txt").write_text("привет мир\nкак дела\n", encoding="utf-8")
+    arguments = ["lm", "build", str(tmp_path / "ru.txt"), "--order", "2", "--out", str(tmp_path / "lm.arpa"), *more]
+    assert run([*arguments, "--normalise", "--discount-fallback"]) == 1
+    assert "ru.txt: no word is left after normalising" in capsys.readouterr().err
+    assert not (tmp_path / "lm.arpa").exists()
+    assert run([*arguments, "--discount-fallback"]) == 0
+
+
 def test_building_tells_the_counts_and_leaves_standard_error_to_the_rest(tmp_path, capsys):
     assert run(["lm", "build", SMALL, "--order", "2", "--out", str(tmp_path / "lm.arpa")]) == 0
     said = capsys.readouterr()

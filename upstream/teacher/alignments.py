@@ -33,6 +33,8 @@ _UNSAID_SECONDS = 5.0  # of silence at the end that a CTM may leave out
 _MOST_PHONES = 200  # classes
 _PHONE_LETTERS = 3  # that most names of phones have, at most
 
+# Vowels of ARPAbet with a stress digit; a digit behind another name is a part of it, such as a tone.
+_STRESSED = re.compile(r"(A[AEHOWXY]|AXR|E[HRY]|I[HXY]|O[WY]|U[HWX])[012]")
 _PLACE = re.compile(r"(?<=.)_[BIES]$")  # of a phone in its word: begin, inside, end, or alone
 _DICTIONARY = "; align with a dictionary to have phones (hubertkit align ... --dictionary FILE)"
 _ITEM = re.compile(r"^[ \t]*item \[\d+\]:", re.MULTILINE)
@@ -203,7 +205,12 @@ def phones_at_frames(path: AlignmentFile, frames: int, grid: FrameGrid = CONV_GR
 def phone_class(label: str) -> str:
     """A label without its stress digit and Kaldi's place in the word (`AH1_B`); one class for all kinds of silence."""
     label = _PLACE.sub("", label.strip())
-    return SILENCE if label.lower() in SILENCES else label.rstrip("0123456789") or label
+    return SILENCE if label.lower() in SILENCES else without_stress(label)
+
+
+def without_stress(phone: str) -> str:
+    """A phone without its stress digit, if it is a vowel of ARPAbet and has one."""
+    return phone[:-1] if _STRESSED.fullmatch(phone) else phone
 
 
 def _text(path: AlignmentFile) -> str:

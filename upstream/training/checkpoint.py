@@ -72,6 +72,22 @@ def best_checkpoint(folder: Path) -> Path | None:
     return best[-1] if best else None
 
 
+def load_best(folder: Path, model: nn.Module) -> tuple[int, dict[str, Any]] | None:
+    """Give a model the weights of the best checkpoint that is kept, in place; its update and its `extra`.
+
+    None, and the model stays as it is, where none was ever the best or it is damaged, which is said.
+    """
+    path = best_checkpoint(folder)
+    record = None if path is None else _record(path)
+    if path is None or record is None:
+        return None
+    if file_hash(path) != record["sha256"]:
+        say(f"warning: {path}, the best checkpoint, is damaged (its hash is not what was saved); the last weights stay")
+        return None
+    _restore_weights(model, _weights_in(load_file(path)), path)
+    return int(record["update"]), record["extra"]
+
+
 def _remove_old(folder: Path, keep: Keep, newest: int) -> None:
     for path in _complete(folder):
         if _update(path) > newest:  # damaged: loading began before it
@@ -112,8 +128,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimiser: torch.optim.Optim
             continue
         _check_recipe(path, record.get("settings"), settings)
         tensors = load_file(path)
-        _restore_weights(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")},
-                         path)
+        _restore_weights(model, _weights_in(tensors), path)
         _restore_optimiser(optimiser, tensors, path)
         return int(record["update"]), record["extra"]
     if found:
@@ -153,6 +168,10 @@ def _check_recipe(path: Path, before: Mapping[str, Any] | None, now: Mapping[str
     if differ:
         raise UsageError(f"{path} is of another recipe ({differ}); use that recipe to go on from it, or give this one "
                          "a folder of its own")
+
+
+def _weights_in(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
 
 
 def _restore_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:

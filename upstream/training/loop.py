@@ -45,7 +45,7 @@ from upstream.training.monitor import (
     progress_values,
     read_metrics,
 )
-from upstream.training.optimiser import ParameterGroup, build_adamw, clip_gradients, set_rates
+from upstream.training.optimiser import ParameterGroup, build_adamw, clip_gradients, cut_short, set_rates
 from upstream.training.peak import Arithmetic, advice
 from upstream.training.pool import Pool as Pool
 from upstream.training.precision import LossScale, autocast
@@ -109,6 +109,8 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     """
     if device.type == "cpu":
         keep_memory()
+    if missed := cut_short(recipe.optimiser, recipe.updates):
+        say(f"warning: {what}: {missed}")
     prepare(task.model, recipe)
     if compiled := compile_blocks(task.model, recipe, device):
         say(f"{what}: the Transformer's blocks are compiled, which takes a minute at first")

@@ -67,6 +67,18 @@ def learning_rate(recipe: OptimiserRecipe, update: int, updates: int) -> float:
     return recipe.peak_rate * math.exp(math.log(recipe.final_scale) * through)
 
 
+def cut_short(recipe: OptimiserRecipe, updates: int) -> str | None:
+    """Which part of the schedule a training of so many updates never comes to, in words; None if it comes to all."""
+    warmup, hold = recipe.warmup_updates, recipe.hold_updates
+    whole = f"training.updates={updates}"
+    if warmup >= updates:
+        return f"the rate never reaches its peak: training.optimiser.warmup_updates={warmup} of {whole}; lower it"
+    if recipe.schedule == "tri-stage" and warmup + hold >= updates:
+        return (f"the rate never falls: training.optimiser.warmup_updates={warmup} and hold_updates={hold} of {whole}; "
+                "lower them")
+    return None
+
+
 @dataclass(frozen=True)
 class ParameterGroup:
     """Parameters that share a rate: `scale` times the schedule's, and 0 before update `from_update`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from upstream.training.optimiser import OptimiserRecipe
@@ -19,7 +19,7 @@ class TrainingRecipe:
     batch_seconds: Any = 2800.0  # audio in one update, all micro-batches and ranks together
     micro_batch_seconds: Any = 87.5  # audio that goes through the encoder at once; auto: what fits (pretraining only)
     crop_seconds: float = 15.625  # pretraining: the longest crop (fairseq's 250,000 samples)
-    least_seconds: float = 2.0  # shorter utterances are left out
+    least_seconds: float = 2.0  # pretraining: shorter utterances are left out
     optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
     precision: Precision = "bf16"  # of matmuls; losses and norms stay in float32. fp16: for GPUs without bf16
     shard: bool = False  # spread weights, gradients and optimiser over ranks (FSDP2), for models too large for one
@@ -30,7 +30,7 @@ class TrainingRecipe:
     save_every: int = 1000
     keep_checkpoints: int = 2  # the newest so many, and
     keep_every: int = 0  # those after every so many updates, for ever; 0: none
-    keep_best: bool = False  # and the one with the best validation (saved when it is found)
+    keep_best: bool = False  # and the one with the best validation, saved when it is found: fine-tuning's recogniser
     wandb: str = ""  # a project of Weights & Biases to log to as well; needs the package `wandb`
 
     def __post_init__(self) -> None:
@@ -77,6 +77,11 @@ def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
     """What of a recipe the weights depend on, for a stage's key: not how often one looks or saves, nor where numbers
     lie in memory."""
     return {k: v for k, v in asdict(recipe).items() if k not in _NO_MATTER}
+
+
+def without_pretraining(recipe: TrainingRecipe) -> TrainingRecipe:
+    """The same with the values that pretraining alone reads as they are by default: in fine-tuning they say nothing."""
+    return replace(recipe, crop_seconds=TrainingRecipe.crop_seconds, least_seconds=TrainingRecipe.least_seconds)
 
 
 _NO_MATTER = {"log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best", "wandb",

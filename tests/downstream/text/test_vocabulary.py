@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downstream.text.normalise import normalise
+from downstream.text.normalise import loses, normalise
 from downstream.text.vocabulary import Vocabulary
 from upstream.errors import FormatError, InputError
 
@@ -78,6 +78,22 @@ def test_normalised_text_is_in_the_vocabulary_and_stays_as_it_is(text):
 
 
 @pytest.mark.parametrize(("text", "expected"), [
+    ("co\u00adop\u200ber\u200ca\u200dti\u2060on\ufeff", "COOPERATION"), ("Hawai\u02bbi", "HAWAI'I"),
+    ("GROẞ", "GROSS"), ("Ħal Għaxaq", "HAL GHAXAQ"), ("ɓarna ɗaki ƙasa", "BARNA DAKI KASA"),
+    ("Łódź, eŋ, Bərdə, Ɛkɔ", "LODZ EN BERDE EKO")])
+def test_words_are_not_cut_by_characters_without_a_width_nor_by_letters_with_a_plain_spelling(text, expected):
+    """Each was cut in two, or lost a letter, and nothing was said."""
+    assert normalise(text) == expected
+    assert not loses(text)
+
+
+@pytest.mark.parametrize(("text", "lost"), [("room 101", True), ("привет, OK", True), ("№ 5", True), ("½ past", True),
+                                            ("Don’t — “stop”, Zoë… ' '", False), ("", False)])
+def test_lost_letters_and_digits_are_told_from_lost_marks(text, lost):
+    assert loses(text) is lost
+
+
+@pytest.mark.parametrize(("text", "expected"), [
     ("Encyclopædia", "ENCYCLOPAEDIA"), ("it´s o`clock", "IT'S O'CLOCK"), ("Straße", "STRASSE"), ("ﬁn ŉ", "FIN 'N"),
     ("a\tb\r\nc", "A B C"), ("room 5", "ROOM"),
 ])
@@ -118,3 +134,11 @@ def test_blanks_of_other_toolkits_are_found(tmp_path, symbols, blank):
 def test_a_vocabulary_that_contradicts_itself_is_refused(symbols, blank):
     with pytest.raises(InputError, match="vocabulary"):
         Vocabulary(symbols, blank)
+
+
+def test_accents_are_parts_of_their_letters_however_they_are_written():
+    """A text in NFD, as macOS writes it, is that in NFC; a vocabulary of accents by themselves is spelled with them."""
+    assert Vocabulary.of(["e\u0301t\u00e9"]).symbols == ("<pad>", "|", "t", "é")
+    found = Vocabulary.of(["\u00e9t\u00e9"])
+    assert found.encode("e\u0301te\u0301") == found.encode("\u00e9t\u00e9") == [3, 2, 3]
+    assert Vocabulary(("<pad>", "|", "e", "\u0301"), 0).encode("e\u0301") == [2, 3]

@@ -165,12 +165,12 @@ def write_ctm(path, phones, seconds=0.1):
 
 def test_spans_are_phones_between_phones_with_rivals_in_their_context(tmp_path):
     """P A N and P B N share a context; the phone next to silence and P C Q without a rival do not take part."""
-    alignments = {"u1": write_ctm(tmp_path / "u1.ctm", ["sil", "P", "A1", "N", "P", "B", "N", "sil"]),
-                  "u2": write_ctm(tmp_path / "u2.ctm", ["P", "C", "Q", "spn", "P", "A2", "N"])}
+    alignments = {"u1": write_ctm(tmp_path / "u1.ctm", ["sil", "P", "AA1", "N", "P", "B", "N", "sil"]),
+                  "u2": write_ctm(tmp_path / "u2.ctm", ["P", "C", "Q", "spn", "P", "AA2", "N"])}
     lengths = {"u1": 12_800, "u2": 11_200}
     found = find_spans(alignments, lengths, {"u1": "s", "u2": "t"})
     assert [(s.utterance, s.phone, s.speaker, s.context) for s in found] == [
-        ("u1", "A", "s", ("P", "N")), ("u1", "B", "s", ("P", "N")), ("u2", "A", "t", ("P", "N"))]
+        ("u1", "AA", "s", ("P", "N")), ("u1", "B", "s", ("P", "N")), ("u2", "AA", "t", ("P", "N"))]
     # A lasts from .2 to .3 s; frames have their centres at .0125 + .02 t
     assert (found[0].first, found[0].last) == (10, 15)
 

@@ -178,7 +178,7 @@ def stored(tmp_path):
         for utterance_id, second in (("a", 1), ("b", 2), ("c", 0)):
             writer.add(utterance_id, np.repeat([0, second], 10))
     for utterance_id in "ab":
-        (tmp_path / f"{utterance_id}.ctm").write_text(f"{utterance_id} 1 0 0.2 A1\n{utterance_id} 1 0.2 0.2 B\n")
+        (tmp_path / f"{utterance_id}.ctm").write_text(f"{utterance_id} 1 0 0.2 AA1\n{utterance_id} 1 0.2 0.2 B\n")
     return Units.load(tmp_path / "units"), {i: tmp_path / f"{i}.ctm" for i in "ab"}
 
 
@@ -187,7 +187,7 @@ def test_stored_units_are_compared_frame_by_frame(stored):
     seen = []
     found = quality(units, alignments, progress=lambda done, total: seen.append((done, total)))
     assert found.table.tolist() == [[20, 0, 0], [0, 10, 10]]
-    assert (found.phones, found.utterances, found.missing, found.frames) == (("A", "B"), 2, 1, 40)
+    assert (found.phones, found.utterances, found.missing, found.frames) == (("AA", "B"), 2, 1, 40)
     assert (found.phone_purity, found.cluster_purity, found.pnmi) == (1.0, 0.75, pytest.approx(1))
     assert seen == [(1, 2), (2, 2)]
 

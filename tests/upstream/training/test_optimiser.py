@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -11,6 +12,7 @@ from upstream.training.optimiser import (
     ParameterGroup,
     build_adamw,
     clip_gradients,
+    cut_short,
     learning_rate,
     set_rates,
 )
@@ -144,3 +146,13 @@ def test_an_update_is_adamws_with_every_number_of_the_recipe():
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.9), 0.5, 0.2)
     other = build_adamw([ParameterGroup([weight])], OptimiserRecipe(beta1=0.8, beta2=0.7))
     assert other.param_groups[0]["betas"] == (0.8, 0.7)
+
+
+@pytest.mark.parametrize(("schedule", "warmup", "hold", "says"), [
+    ("linear", 9, 0, None), ("linear", 10, 0, "never reaches its peak: .*warmup_updates=10 of training.updates=10"),
+    ("tri-stage", 2, 7, None), ("tri-stage", 12, 0, "never reaches its peak"),
+    ("tri-stage", 2, 8, "never falls: .*warmup_updates=2 and hold_updates=8 of training.updates=10")])
+def test_a_schedule_that_a_training_is_too_short_for_is_told(schedule, warmup, hold, says):
+    """`ctc-light training.updates=8000` kept a warm-up of 500 and a hold of 13,500: the rate never fell."""
+    found = cut_short(OptimiserRecipe(schedule=schedule, warmup_updates=warmup, hold_updates=hold), 10)
+    assert found is None if says is None else re.search(says, found)

@@ -253,3 +253,19 @@ def test_a_loss_that_is_no_number_is_no_overflow_of_fp16(tmp_path):
 
     assert run(tmp_path, Flat(at=5), replace(RECIPE, precision="fp16"))[1]["skipped_updates"] == 1
     assert (tmp_path / "skipped.jsonl").is_file()
+
+
+def test_the_best_weights_come_back_unless_they_are_damaged(tmp_path, capsys):
+    task, norms = Toy(), iter([3.0, 2.0, 2.5])  # after updates 4, 8 and 12
+    task.validate = lambda: {"norm": next(norms)}
+    run(tmp_path, task, replace(RECIPE, keep_best=True))
+    last = {k: v.clone() for k, v in task.model.state_dict().items()}
+    update, extra = checkpoint.load_best(tmp_path / "checkpoints", task.model)
+    assert (update, extra["validation"]) == (8, {"norm": 2.0})
+    assert not same(task.model.state_dict(), last)
+    task.model.load_state_dict(last)
+    best = checkpoint.best_checkpoint(tmp_path / "checkpoints")
+    best.write_bytes(best.read_bytes()[:-1])
+    assert checkpoint.load_best(tmp_path / "checkpoints", task.model) is None
+    assert same(task.model.state_dict(), last)
+    assert "the best checkpoint, is damaged" in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,95 @@
+"""What a recogniser's training needs, looked at before anything is made: its data, its symbols, and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.text.vocabulary import Vocabulary
+from upstream.audio.manifest import Manifest
+from upstream.errors import InputError, UsageError
+
+
+def check_start(recipe: FinetuneRecipe, out: Path) -> tuple[Manifest, Manifest | None, Vocabulary]:
+    """Look at what a training needs before anything is made: the manifests of the training data and of dev, and the
+    symbols.
+
+    Raises:
+        UsageError, InputError: as `finetune`, but for the encoder and the transcripts of the training data.
+    """
+    if not recipe.data:
+        raise UsageError("nothing to learn from: give data=MANIFEST (with transcripts)")
+    _refuse_own_encoder(recipe, out)
+    _refuse_idle(recipe)
+    manifest = Manifest.load(Path(recipe.data))
+    dev = None if recipe.dev is None else Manifest.load(Path(recipe.dev))
+    vocabulary = chosen_vocabulary(recipe, manifest)
+    if dev is not None:
+        _check_dev(manifest, dev)
+        encoded(dev, vocabulary, recipe, "dev, ")  # what could never be written would count as errors to the end
+    return manifest, dev, vocabulary
+
+
+def chosen_vocabulary(recipe: FinetuneRecipe, manifest: Manifest) -> Vocabulary:
+    """The symbols that a recogniser learns.
+
+    Raises:
+        InputError: they are to be those of transcripts that are not there, or that hold `|`.
+    """
+    if recipe.symbols == "english":
+        return Vocabulary.characters()
+    found = Vocabulary.of(text for text in manifest.texts if text)
+    if not found.letters:
+        raise InputError("symbols=data: no utterance has a transcript; is `text` filled in the manifest?")
+    return found
+
+
+def encoded(manifest: Manifest, vocabulary: Vocabulary, recipe: FinetuneRecipe, part: str = "") -> list[list[int]]:
+    """Ids of every transcript; none where there is none. Raises InputError with `part`, the utterance and the character
+    where one cannot be written."""
+    targets = []
+    way_out = ", or give symbols=data: the characters of the training transcripts" * (recipe.symbols == "english")
+    for utterance, text in zip(manifest.ids, manifest.texts):
+        try:
+            targets.append(vocabulary.encode(text) if text else [])
+        except InputError as error:
+            raise InputError(f"{part}{utterance}: {error}{way_out}") from error
+    return targets
+
+
+def warn_of_speakers(manifest: Manifest, dev: Manifest, say: Callable[[str], None]) -> None:
+    """Say how many speakers of dev are in the training data; nothing if there are none."""
+    speakers = set(dev.speakers) - {None}
+    known = speakers & set(manifest.speakers)
+    if known:
+        say(f"warning: {len(known)} of {len(speakers)} dev speakers are also in the training data; the rates on dev "
+            "will flatter")
+
+
+def _refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
+    """Raise UsageError if a recogniser would be written over the encoder that it starts from."""
+    if recipe.encoder != SCRATCH and Path(out).resolve() == Path(recipe.encoder).resolve():
+        raise UsageError(f"{out}: holds the encoder to start from, which the recogniser would replace; give it a "
+                         "folder of its own")
+
+
+def _refuse_idle(recipe: FinetuneRecipe) -> None:
+    """Raise UsageError if what a recipe asks for would never come about."""
+    freeze, updates = recipe.freeze_updates, recipe.training.updates
+    if recipe.encoder != SCRATCH and not recipe.frozen and freeze >= updates:
+        raise UsageError(f"freeze_updates={freeze} of training.updates={updates}: the encoder would never learn; lower "
+                         "freeze_updates, or give frozen=true if the head alone is to learn")
+    if recipe.training.keep_best and recipe.dev is None:
+        raise UsageError("training.keep_best=true: without dev nothing says which weights are the best; give "
+                         "dev=MANIFEST")
+
+
+def _check_dev(manifest: Manifest, dev: Manifest) -> None:
+    both = set(manifest.ids) & set(dev.ids)
+    if both:
+        raise InputError(f"{min(both)} and {len(both) - 1} more utterances are both in the training data and in dev")
+    silent = [i for i, text in zip(dev.ids, dev.texts) if text is None]
+    if silent:
+        raise InputError(f"{silent[0]}: no transcript, so its words cannot be scored ({len(silent)} of {len(dev)} "
+                         "utterances in dev); leave them out of dev or import their transcripts")
