@@ -252,18 +252,19 @@ class RecogniserTask:
         if self._dev is None or self._dev_audio is None:
             return {}
         self.model.eval()
+        ids: list[str] = self._dev.ids
         hypotheses, blanks, frames, pause = {}, 0, 0, 0.0
         columns = alphabet(self._vocabulary.symbols, self._vocabulary.blank)
         emitted = emit(self.model, self._dev, self._dev_audio, self._device, self._recipe.training.precision)
         for index, logprobs in emitted:
             values = logprobs.numpy()
-            hypotheses[self._dev.ids[index]] = greedy(values, self._vocabulary.symbols, self._vocabulary.blank,
-                                                      self._grid.rate).text
+            hypotheses[ids[index]] = greedy(values, self._vocabulary.symbols, self._vocabulary.blank,
+                                            self._grid.rate).text
             blanks += int((values.argmax(-1) == self._vocabulary.blank).sum())
             frames += len(values)
             pause = max(pause, longest_pause(values, columns, self._grid.rate)) if len(values) else pause
         # "": nothing is said. Accents are parts of their letters, as in what is written
-        found = score({i: composed(t or "") for i, t in zip(self._dev.ids, self._dev.texts)}, hypotheses)
+        found = score({i: composed(t or "") for i, t in zip(ids, self._dev.texts)}, hypotheses)
         return {"wer": round(found.wer, 2), "cer": round(found.cer, 2),
                 "blank_share": round(blanks / max(1, frames), 3), "longest_pause": round(pause, 2)}
 
@@ -301,7 +302,7 @@ class RecogniserTask:
         config = self.model.encoder.config
         waveforms, lengths = pad(side_by_side(lambda i: prepared(self._heard(i, micro), config), indices))
         mask, channels = self._masks(micro, indices, [self._grid.frames(n) for n in lengths.tolist()])
-        targets = [torch.tensor(self._targets[i]) for i in indices]
+        targets = [torch.tensor(self._targets[i].tolist()) for i in indices]
         return RecogniserBatch(micro.update, micro.number, sent(waveforms, self._device), lengths, mask, channels,
                                targets, float(len(indices)), float(lengths.sum()) / 16_000,
                                [self._ids[i] for i in indices])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.text.vocabulary import Vocabulary
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
+from upstream.progress import progress
 
 
 def check_start(recipe: FinetuneRecipe, out: Path) -> tuple[Manifest, Manifest | None, Vocabulary]:
@@ -45,16 +47,22 @@ def chosen_vocabulary(recipe: FinetuneRecipe, manifest: Manifest) -> Vocabulary:
     return found
 
 
-def encoded(manifest: Manifest, vocabulary: Vocabulary, recipe: FinetuneRecipe, part: str = "") -> list[list[int]]:
-    """Ids of every transcript; none where there is none. Raises InputError with `part`, the utterance and the character
-    where one cannot be written."""
+def encoded(manifest: Manifest, vocabulary: Vocabulary, recipe: FinetuneRecipe, part: str = "") -> list[array[int]]:
+    """Ids of every transcript, two bytes each; none where there is none.
+
+    Raises:
+        InputError: with `part`, the utterance and the character where one cannot be written.
+    """
     targets = []
+    texts = manifest.texts
     way_out = ", or give symbols=data: the characters of the training transcripts" * (recipe.symbols == "english")
-    for utterance, text in zip(manifest.ids, manifest.texts):
-        try:
-            targets.append(vocabulary.encode(text) if text else [])
-        except InputError as error:
-            raise InputError(f"{part}{utterance}: {error}{way_out}") from error
+    with progress("reading transcripts", len(texts)) as report:
+        for done, text in enumerate(texts):
+            try:
+                targets.append(array("H", vocabulary.encode(text) if text else ()))
+            except InputError as error:
+                raise InputError(f"{part}{manifest.ids[done]}: {error}{way_out}") from error
+            report(done + 1)
     return targets
 
 

@@ -47,10 +47,11 @@ def align(
     without: list[str] = []
     unknown: dict[str, None] = {}
     scores: list[float] = []
+    ids = recordings.ids  # which every look lists anew
     with disk_errors(out), progress("aligning", len(recordings)) as report:
         for done, (index, found) in enumerate(run_alignment(model.to(device), vocabulary, recordings, device,
                                                             pronounced), 1):
-            name = recordings.ids[index]
+            name = ids[index]
             report(done)
             if isinstance(found, str):
                 without.append(f"{name}: {found}")

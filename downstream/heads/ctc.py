@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -73,6 +74,6 @@ def ctc_loss(logprobs: Tensor, frames: Tensor, targets: list[Tensor], blank: int
     return (each / sent(sizes.clamp(min=1), each.device)).mean()
 
 
-def least_frames(target: list[int]) -> int:
+def least_frames(target: Sequence[int]) -> int:
     """Frames that CTC needs for a target: one a symbol, and a blank between two equal ones."""
     return len(target) + sum(a == b for a, b in pairwise(target))

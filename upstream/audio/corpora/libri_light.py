@@ -60,10 +60,11 @@ def export_libri_light(hour: Manifest, folder: Path, rest: Manifest | None = Non
     folder = Path(folder)
     if folder.exists():
         raise UsageError(f"{folder}: is there already; give another folder to export to")
-    ordered = sorted(range(len(hour)), key=lambda i: hour.ids[i])
+    ids = hour.ids  # which every look lists anew
+    ordered = sorted(range(len(ids)), key=ids.__getitem__)
     sets = {Path("1h", str(n)): hour.select(sorted(ordered[n::FOLDS])) for n in range(FOLDS)}
     if rest is not None:
-        both = next((i for i in rest.ids if i in set(hour.ids)), None)
+        both = min(set(ids).intersection(rest.ids), default=None)
         if both is not None:
             raise InputError(f"{both}: is in the hour and in what is to make it ten; give `corpus split` parts that "
                              "share nothing")
