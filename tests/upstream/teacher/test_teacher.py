@@ -69,6 +69,25 @@ def test_the_size_of_batches_changes_neither_the_sample_nor_the_labels(recording
         assert units.hash == found[0][1].hash
 
 
+def test_a_teacher_is_fitted_on_the_utterances_of_a_mask(recordings):
+    """A mask was read as the utterances 0 and 1, and repeats left rows of the sample that nothing was written to."""
+    mask = np.array([False, False, True, True, False, True])
+    _, by_mask = fitted(recordings, indices=mask)
+    _, by_places = fitted(recordings, indices=[2, 3, 5])
+    assert by_mask.hash == by_places.hash
+    assert by_mask.fitted == by_places.fitted
+    with pytest.raises(InputError, match="named twice"):
+        fitted(recordings, indices=[2, 3, 2])
+
+
+def test_numbers_of_clusters_may_be_numpys(recordings, tmp_path):
+    """`TypeError: 'numpy.int64' object is not iterable`, or an error of JSON when the teacher was saved."""
+    made = recordings(LENGTHS)
+    found = Teacher.fit(MfccSource(), made, np.int64(5), seed=np.int64(1), read=made.read, iterations=3)
+    found.save(tmp_path)
+    assert Teacher.load(tmp_path).fitted == fitted(recordings, 5, iterations=3)[1].fitted
+
+
 def test_the_sample_is_of_different_frames_of_the_chosen_utterances(recordings):
     made = recordings(LENGTHS)
     frames = dict(MfccSource().stream(made, range(len(made)), made.read))
