@@ -26,7 +26,7 @@ from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
 from upstream.places import places
-from upstream.stage import disk_errors, read_json, write_json, writing
+from upstream.stage import check_json, disk_errors, read_json, write_json, writing
 from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
 from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia
@@ -156,7 +156,8 @@ class Teacher:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the teacher to a folder; each file under a temporary name first, `teacher.json` last."""
+        """Write the teacher to a folder; each file under a temporary name first, `teacher.json` last. Raises UsageError
+        for `fitted` or `features` that JSON cannot hold."""
         folder = Path(folder)
         books, projection = self.quantiser.codebooks, self.quantiser.projection
         arrays = {name: book.numpy() for name, book in zip(_codebook_files(len(books)), books)}
@@ -166,6 +167,7 @@ class Teacher:
                                      "inertia": self.inertia, "fitted": self.fitted, "hash": self.hash}
         if self.kind != "single" or projection is not None:
             described |= {"kind": self.kind, "codebooks": len(books), "pca": projection is not None}
+        check_json(described, folder / "teacher.json")
         with disk_errors(folder):
             for name, array in arrays.items():
                 with writing(folder / name) as temporary, temporary.open("wb") as file:
@@ -212,6 +214,7 @@ class Teacher:
             InputError: the source gives other features than those the teacher knows, or frames that are not finite.
         """
         self.check(source)
+        folder = Path(folder)
         ids, provenance = manifest.ids, self.provenance(manifest)
         mine = range(len(manifest))[ranks.divide(manifest.lengths)]
         parts = [folder / f".rank{rank}" for rank in range(ranks.count())]

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import FbankSource, LayerSource, MfccSource
 from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
@@ -86,6 +87,20 @@ def test_numbers_of_clusters_may_be_numpys(recordings, tmp_path):
     found = Teacher.fit(MfccSource(), made, np.int64(5), seed=np.int64(1), read=made.read, iterations=3)
     found.save(tmp_path)
     assert Teacher.load(tmp_path).fitted == fitted(recordings, 5, iterations=3)[1].fitted
+
+
+def test_what_json_cannot_hold_is_named_before_a_teacher_is_replaced(recordings, tmp_path):
+    """The centroids were the new ones, and teacher.json the old one."""
+    _, teacher = fitted(recordings)
+    teacher.save(tmp_path)
+    with pytest.raises(UsageError, match=r"teacher\.json: fitted cannot be written as JSON"):
+        replace(fitted(recordings, 5)[1], fitted={"by": tmp_path}).save(tmp_path)
+    assert Teacher.load(tmp_path).hash == teacher.hash
+
+
+def test_a_folder_for_units_may_be_a_string(recordings, tmp_path):
+    made, teacher = fitted(recordings)
+    assert teacher.label(MfccSource(), made, str(tmp_path), read=made.read).ids == made.ids
 
 
 def test_the_sample_is_of_different_frames_of_the_chosen_utterances(recordings):
