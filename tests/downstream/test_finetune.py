@@ -19,7 +19,7 @@ from downstream.finetune import RecogniserTask, _up_to, build_recogniser, finetu
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe, SpecMaskRecipe
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.phrases import READ_SPEECH_SECONDS, longest_pause
-from downstream.recogniser import compute_emissions, heard_pause, load_recogniser
+from downstream.recogniser import compute_emissions, emit, heard_pause, load_recogniser
 from downstream.text.vocabulary import Vocabulary
 from downstream.transcribe import Settings, Transcriber, transcribe
 from upstream.audio import AudioCache, Manifest
@@ -98,6 +98,26 @@ def test_the_folder_loads_and_gives_the_same_emissions_alone_and_in_a_batch(trai
         with torch.inference_mode():
             alone, _ = model(torch.from_numpy(AudioCache(dev).wave(i))[None], None)
         assert np.abs(stored.logprobs(utterance) - alone[0].numpy()).max() < 0.02  # stored as float16
+
+
+def test_emissions_leave_the_model_in_its_modes_and_can_be_learnt_from(trained, corpus):
+    """A dev set looked at in a training of one's own ended its dropout, and a rescorer on top could not learn."""
+    model, vocabulary = load_recogniser(trained[0])
+    model.train()
+    model.encoder.eval()
+    dev = Manifest.load(corpus / "dev.arrow")
+    for _, logprobs in emit(model, dev, AudioCache(dev), "cpu"):
+        assert model.training
+        assert model.dropout.training
+        assert not model.encoder.training
+        probe = torch.nn.Linear(len(vocabulary.symbols), 1)
+        probe(logprobs).sum().backward()
+
+
+def test_paths_of_emissions_may_be_strings(trained, corpus, tmp_path):
+    """`AttributeError: 'str' object has no attribute 'name'`, or 'type'."""
+    compute_emissions(str(trained[0]), Manifest.load(corpus / "dev.arrow"), str(tmp_path / "em"), "cpu")
+    assert len(Emissions.load(tmp_path / "em"))
 
 
 def test_long_recordings_and_parts_of_a_manifest_give_the_same_emissions(trained, corpus, tmp_path, monkeypatch):
