@@ -182,6 +182,8 @@ def test_transcribe_reads_files_in_order(trained, corpus):
 def test_transcribe_refuses_what_is_no_recogniser_or_no_audio(trained, corpus, tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         list(transcribe(trained[0], [tmp_path / "none.wav"], Settings()))
+    with pytest.raises(UsageError, match=r"none\.wav: a single path"):  # its letters were looked for
+        list(transcribe(trained[0], str(tmp_path / "none.wav"), Settings()))
     with pytest.raises(InputError, match=r"u09\.txt"):
         list(transcribe(trained[0], [corpus / "u09.txt"], Settings()))
     save_encoder(Encoder(SHAPE).initialise(0), tmp_path, extra={})
