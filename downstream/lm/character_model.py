@@ -124,8 +124,9 @@ class CharacterModel(nn.Module):
         """Write the folder; `characters.json` comes last, so a folder without it is not finished. Raises UsageError for
         an `about` that JSON cannot hold."""
         folder = Path(folder)
-        header = {"format": "hubertkit character model", "version": FORMAT_VERSION,
-                  "characters": list(self.characters), "shape": asdict(self.shape), "about": dict(about or {})}
+        header: dict[str, Any] = {
+            "format": "hubertkit character model", "version": FORMAT_VERSION, "characters": list(self.characters),
+            "shape": asdict(self.shape), "about": dict(about or {})}
         check_json(header["about"], folder / "characters.json")
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

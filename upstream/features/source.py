@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -106,8 +105,8 @@ class LayerSource:
             UsageError: the encoder has no such layer; another precision.
         """
         self.device = torch.device(device)
-        self._single = isinstance(layer, Integral)  # a numpy integer, too
-        self.layers = (int(layer),) if isinstance(layer, Integral) else tuple(map(int, layer))
+        self._single = isinstance(layer, int | np.integer)  # a numpy integer, too
+        self.layers = (int(layer),) if isinstance(layer, int | np.integer) else tuple(map(int, layer))
         for number in self.layers:
             if not 0 <= number <= encoder.config.layers:
                 raise UsageError(f"layer={number}: this encoder has layers 0 to {encoder.config.layers}")

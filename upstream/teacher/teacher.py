@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +104,10 @@ class Teacher:
 
         quantiser, inertias, engine = cluster() if together else ranks.alone(cluster)
         fitted: dict[str, Any] = {
-            "clusters": numbers[0] if isinstance(clusters, Integral) else list(numbers), "sample_frames": int(frames),
-            "utterances": len(chosen), "seed": int(seed), "iterations": iterations, "restarts": restarts,
-            "engine": engine, "ranks": ranks.count() if together else 1, "manifest_hash": manifest.hash}
+            "clusters": numbers[0] if isinstance(clusters, int | np.integer) else list(numbers),
+            "sample_frames": int(frames), "utterances": len(chosen), "seed": int(seed), "iterations": iterations,
+            "restarts": restarts, "engine": engine, "ranks": ranks.count() if together else 1,
+            "manifest_hash": manifest.hash}
         if len(numbers) > 1:
             fitted["inertias"] = list(inertias)
         if quantiser.projection is not None:
@@ -248,7 +248,7 @@ class Teacher:
 
 def _numbers(clusters: int | Sequence[int]) -> tuple[int, ...]:
     """Of each stream, as Python's own integers, which JSON can hold."""
-    return (int(clusters),) if isinstance(clusters, Integral) else tuple(map(int, clusters))
+    return (int(clusters),) if isinstance(clusters, int | np.integer) else tuple(map(int, clusters))
 
 
 def _brief(value: Any) -> str:
