@@ -36,5 +36,6 @@ def peak_memory() -> int:
     status = Path("/proc/self/status")
     if status.is_file():
         found = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:")]
-        return int(found[0].split()[1]) * 1024
+        if found:  # some containers' kernels do not tell
+            return int(found[0].split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

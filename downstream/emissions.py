@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from upstream.errors import FormatError, InputError, UsageError
+from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header
 from upstream.offsets import are_offsets
-from upstream.stage import disk_errors, read_json, write_json
+from upstream.stage import check_json, disk_errors, write_json
 
 FORMAT_VERSION = 1
 _DATA_FILES = ("logprobs.npy", "offsets.npy", "ids.arrow")
@@ -49,13 +50,15 @@ class EmissionsWriter:
 
         Raises:
             InputError: the blank is no column of the symbols.
+            UsageError: `meta` that JSON cannot hold.
         """
         if not 0 <= blank < len(symbols):
             raise InputError(f"{folder}: blank is column {blank} of {len(symbols)} symbols; it must be one of them")
         self.folder = Path(folder)
+        check_json(dict(meta or {}), self.folder / "emissions.json")
         self._header: dict[str, Any] = {
             "format": "hubertkit emissions", "version": FORMAT_VERSION, "symbols": list(symbols),
-            "blank": blank, "frame_rate": float(frame_rate), "dtype": dtype, "meta": dict(meta or {})}
+            "blank": int(blank), "frame_rate": float(frame_rate), "dtype": dtype, "meta": dict(meta or {})}
         self._dtype = np.dtype(dtype)
         self._ids: dict[str, None] = {}  # a set that keeps its order
         self._offsets = [0]
@@ -100,7 +103,10 @@ class EmissionsWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            np.save(self._unfinished / "offsets.npy", offsets)
+            with (self._unfinished / "offsets.npy").open("wb") as file:
+                np.save(file, offsets)
+                file.flush()
+                os.fsync(file.fileno())
             _write_ids(self._unfinished / "ids.arrow", list(self._ids))
             (self.folder / "emissions.json").unlink(missing_ok=True)
             for name in _DATA_FILES:
@@ -256,13 +262,11 @@ def _check_logprobs(id: str, logprobs: np.ndarray, width: int) -> None:
                          "probabilities: apply log_softmax first")
 
 
-_EXPECTED = {"symbols": "a list of strings", "blank": "the number of a symbol", "hash": "a string", "meta": "an object",
-             "frame_rate": "frames a second, above 0"}
-_SOUND: dict[str, Callable[[Any], bool]] = {
-    "symbols": lambda value: isinstance(value, list) and all(isinstance(symbol, str) for symbol in value),
-    "blank": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "frame_rate": lambda value: isinstance(value, int | float) and value is not True and 0 < value < float("inf"),
-    "hash": lambda value: isinstance(value, str), "meta": lambda value: isinstance(value, dict)}
+_FIELDS: dict[str, Field] = {
+    "symbols": ("a list of strings",
+                lambda value: isinstance(value, list) and all(isinstance(symbol, str) for symbol in value)),
+    "blank": ("the number of a symbol", is_whole), "frame_rate": ("frames a second, above 0", is_rate), "hash": HASH,
+    "meta": META}
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
@@ -272,15 +276,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: {what}; emissions are made by `hubertkit emit`")
     if not path.is_file():
         raise FormatError(f"{folder}: no emissions.json: no emissions folder, or its writing was interrupted")
-    header = read_json(path)
-    if not isinstance(header, dict) or header.get("version") != FORMAT_VERSION:
-        raise FormatError(f"{path}: not emissions of format version {FORMAT_VERSION}; compute them again")
-    missing = {"symbols", "blank", "frame_rate", "hash", "meta"} - header.keys()
-    if missing:
-        raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}; compute the emissions again")
-    wrong = next((name for name, sound in _SOUND.items() if not sound(header[name])), None)
-    if wrong is not None:
-        raise FormatError(f"{path}: {wrong} is {str(header[wrong])[:40]!r}; expected {_EXPECTED[wrong]}")
+    header = read_header(path, "emissions", FORMAT_VERSION, _FIELDS, "compute them again")
     if not 0 <= header["blank"] < len(header["symbols"]):
         raise FormatError(f"{path}: blank is {header['blank']}; expected the number of one of {len(header['symbols'])} "
                           "symbols")

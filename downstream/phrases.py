@@ -189,7 +189,8 @@ class _Heard:
         self._start = 0  # of what is kept, in the recording
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for block in self._blocks:
+        for given in self._blocks:
+            block = np.array(given)  # a reader may put the next block into the same memory
             self._new.append(block)
             yield block
 

@@ -102,14 +102,14 @@ def recogniser_of(encoder: Encoder, head: CtcHead) -> Recogniser:
     return model.eval()
 
 
-def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch.device | None = None) -> str:
+def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch.device | str | None = None) -> str:
     """Emissions of a recogniser for every utterance of a manifest, in its order, into `out`; gives their hash.
 
     Computed in float32 on a device, by default the GPU if there is one. An utterance too short for a frame gets none,
     with a warning.
     """
     model, vocabulary = load_recogniser(folder)
-    device = device or best_device()
+    out, device = Path(out), torch.device(device or best_device())
     model.to(device)
     warn_of_scraps(manifest, model.encoder.config.grid)
     meta = {"manifest_hash": manifest.hash, "recogniser_hash": recogniser_hash(model)}
@@ -133,17 +133,18 @@ def _stretches(lengths: np.ndarray, seconds: float) -> list[np.ndarray]:
     return np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(ends)) + 1)
 
 
-def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch.device,
+def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch.device | str,
          precision: str = "float32", seconds: float = 120.0) -> Iterator[tuple[int, Tensor]]:
     """(index, (T, V) float32 log-probabilities on the host) of every utterance, longest first.
 
     T is 0 for an utterance that is too short for a frame.
 
     Args:
+        device: where the model is.
         precision: `float32`, or `bf16` for a quick look.
         seconds: of audio in a batch, padding included. Padding changes nothing in what an utterance gets.
     """
-    model.eval()
+    device = torch.device(device)
     order = np.argsort(-manifest.lengths, kind="stable")
     scraps = too_short(manifest, model.encoder.config.grid)
     order = order[~np.isin(order, scraps)]
@@ -151,17 +152,29 @@ def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch
     batches = _batches(order, manifest.lengths, seconds)
     read = ahead(lambda indices: pad([prepared(audio.wave(int(i)), config) for i in indices]), batches)
     for indices, (waveforms, lengths) in zip(batches, read):
-        with torch.inference_mode(), autocast(device, precision):
-            if len(indices) == 1 and is_long(waveforms.shape[1]):
-                logprobs = model.logprobs(output_of_long(model.encoder, sent(waveforms, device)[0])[None])
-                frames = torch.tensor([logprobs.shape[1]])
-            else:
-                logprobs, frames = model(sent(waveforms, device), lengths)
-        logprobs = logprobs.cpu()
+        logprobs, frames = _emitted(model, sent(waveforms, device), lengths, precision)
         for row, index in enumerate(indices):
             yield int(index), logprobs[row, :int(frames[row])]
     for index in scraps:
         yield index, torch.zeros(0, model.head.out_features)
+
+
+def _emitted(model: Recogniser, waveforms: Tensor, lengths: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """(B, T, V) log-probabilities of a batch on the host, and (B,) frames; the model is in its mode again."""
+    modes = [(part, part.training) for part in model.modules()]  # a frozen encoder's may differ from the head's
+    model.eval()
+    try:
+        # not inference_mode, whose tensors nothing could learn from
+        with torch.no_grad(), autocast(waveforms.device, precision):
+            if len(waveforms) == 1 and is_long(waveforms.shape[1]):
+                logprobs = model.logprobs(output_of_long(model.encoder, waveforms[0])[None])
+                frames = torch.tensor([logprobs.shape[1]])
+            else:
+                logprobs, frames = model(waveforms, lengths)
+        return logprobs.cpu(), frames
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _batches(order: np.ndarray, lengths: np.ndarray, seconds: float) -> list[np.ndarray]:

@@ -79,6 +79,8 @@ def recordings(paths: Iterable[Path]) -> list[Path]:
 
 def named_recordings(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
     """As `recordings`, each with a name for it: its path below the folder that was given, or the file's own name."""
+    if isinstance(paths, str | Path):
+        raise UsageError(f"{paths}: a single path; give a list of them")
     found: list[tuple[Path, Path]] = []
     for path in map(Path, paths):
         if path.is_dir():

@@ -107,9 +107,9 @@ def split(manifest: ManifestFile,
     single = out.suffix in MANIFESTS
     if single and len(amounts) > 1:
         raise UsageError(f"{out}: one file for {len(amounts)} subsets; --out names a folder for several")
-    if rest is not None and rest.resolve() == out.resolve():
-        raise UsageError(f"{rest}: --out and --rest are the same file")
     parts = [out if single else out / f"{name}.arrow" for name, _ in amounts]
+    if rest is not None and rest.resolve() in {path.resolve() for path in (out, *parts)}:
+        raise UsageError(f"{rest}: --out and --rest are the same file; give the rest another")
     for path in (*parts, *([rest] if rest is not None else [])):
         check_manifest_file(path, [manifest])
     loaded = Manifest.load(manifest)

@@ -10,7 +10,7 @@ import typer
 from tools.outputs import check_file
 from upstream.audio.corpora.common_voice import export_common_voice
 from upstream.audio.corpora.exports import refuse_others
-from upstream.audio.corpora.fairseq import export_fairseq, list_names
+from upstream.audio.corpora.fairseq import export_fairseq, list_names, refuse_other_labels
 from upstream.audio.corpora.kaldi import FILES, export_kaldi
 from upstream.audio.corpora.libri_light import export_libri_light
 from upstream.audio.corpora.nemo import export_nemo
@@ -21,7 +21,7 @@ from upstream.audio.file_names import fitting
 from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
 from upstream.progress import say
-from upstream.teacher.fairseq_labels import export_labels
+from upstream.teacher.fairseq_labels import export_labels, label_names
 from upstream.teacher.gate import check_coverage
 from upstream.teacher.units import Units
 
@@ -43,9 +43,11 @@ def fairseq(manifest: ManifestFile, out: Folder,
     _check_name(name)
     loaded = Manifest.load(manifest)
     labels = Units.load(units) if units is not None else None
+    names = label_names(labels, name) if labels is not None else []
     if labels is not None:
         check_coverage(labels, loaded)
-    refuse_others(out, list_names(name))  # before hours of cutting
+    refuse_others(out, [*list_names(name), *names])  # before hours of cutting
+    refuse_other_labels(out, name, len(loaded), names)
     if cut:
         loaded = cut_audio(loaded, out / "audio")
     else:

@@ -57,7 +57,7 @@ def check_manifest_file(out: Path, inputs: Iterable[Path | None] = ()) -> None:
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the manifest's file, such as {out / 'manifest.arrow'}")
     check_file(out, inputs)
-    if out.is_file() and out.stat().st_size and not (out.suffix.lower() in MANIFESTS and is_manifest(out)):
+    if out.is_file() and out.stat().st_size and not is_manifest(out):
         raise UsageError(f"{out}: is there already and no whole manifest, so it is left as it is; remove it, or give "
                          "another --out")
     if out.suffix.lower() in AUDIO_SUFFIXES:

@@ -16,7 +16,8 @@ Key = int | str
 def keyed_int(seed: int, purpose: str, *key: Key) -> int:
     """An integer in [0, 2**63) that depends on all its arguments and on nothing else.
 
-    Strings and integers are hashed with their type and length, so ("a", "bc") and ("ab", "c") differ.
+    Strings and integers, numpy's as Python's, are hashed with their type and length, so ("a", "bc") and ("ab", "c")
+    differ.
     """
     return int.from_bytes(_digest(seed, purpose, *key)[:8], "little") >> 1
 
@@ -34,5 +35,5 @@ def keyed_torch(seed: int, purpose: str, *key: Key, device: str | torch.device =
 
 
 def _digest(*parts: Key) -> bytes:
-    text = "\x1f".join(f"{'i' if isinstance(p, int) else 's'}{len(str(p))}:{p}" for p in parts)
+    text = "\x1f".join(f"{'i' if isinstance(p, int | np.integer) else 's'}{len(str(p))}:{p}" for p in parts)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -325,6 +325,20 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def check_json(values: dict[str, Any], where: Path) -> None:
+    """Raise UsageError naming a key whose value JSON cannot hold: asked before a byte of what it describes is written.
+
+    Args:
+        where: the file that is to hold them.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps({name: value}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{where}: {name} cannot be written as JSON ({error}); give strings, finite numbers, "
+                             "lists and dictionaries") from error
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises FormatError naming the file where it is none."""
     try:

@@ -82,6 +82,9 @@ class BatchedDecoder:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("symbols", "lexicon", "hotwords"):  # lists of a caller would have no hash
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(tuple(one) if name == "hotwords" else one for one in given))
         if min(self.beam, self.nbest, self.batch, 1 if self.tokens_per_frame is None else self.tokens_per_frame) < 1:
             raise UsageError(f"beam={self.beam}, nbest={self.nbest}, batch={self.batch}, "
                              f"tokens_per_frame={self.tokens_per_frame}: must be at least 1")

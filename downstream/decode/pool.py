@@ -147,10 +147,10 @@ def _here(emissions: Emissions, decoder: Decoder, ids: list[str], groups: list[l
 def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], groups: list[list[int]], workers: int,
                start: Start | None, sure: bool) -> Generator[tuple[int, Hypothesis], None, None]:
     method = start or ("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
-    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context(method)
     at = context.RawArray("b", len(ids))  # shared: 1 where a process is at an utterance
     executor = ProcessPoolExecutor(workers, context, _begin, (folder, decoder, os.getpid(), at, sure))
+    own = executor._processes  # other threads, and the caller, have children of their own
     try:
         futures: dict[Future[list[Hypothesis]], list[int]] = {
             executor.submit(_decode_group, [ids[i] for i in group], group): group for group in groups}
@@ -164,7 +164,7 @@ def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], groups: list[list
                              "lack of memory; use fewer workers or a smaller language model") from error
     finally:
         # on success all have ended; after an error or Ctrl-C nobody waits for what they are at
-        for process in set(multiprocessing.active_children()) - others:
+        for process in [one for one in own.values() if one.is_alive()]:
             process.kill()  # they have nothing to save, and may still have the parent's handler for SIGTERM
         executor.shutdown(cancel_futures=True)
 

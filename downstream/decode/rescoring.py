@@ -12,7 +12,7 @@ ranked as it was where its words are all known to the n-gram model, as they are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -129,7 +129,11 @@ def tune_weights(hypotheses: Sequence[Hypothesis], scores: Sequence[Sequence[flo
 
     Raises:
         InputError: no word in the references.
+        UsageError: references by their ids.
     """
+    if isinstance(references, Mapping):
+        raise UsageError("references by id: give their texts in the order of the hypotheses, "
+                         "[references[h.id] for h in hypotheses]")
     search = search or RescoringSearch()
     lists = [_Table.of(h, row, text) for h, row, text in zip(hypotheses, scores, references, strict=True)]
     words = np.asarray([len(text.split()) for text in references], dtype=np.int64)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from upstream.errors import FormatError, InputError
 from upstream.keyed import keyed, keyed_torch
-from upstream.stage import disk_errors, read_json, write_json, writing
+from upstream.stage import check_json, disk_errors, read_json, write_json, writing
 
 FORMAT_VERSION = 1
 _END = 0  # the newline that parts texts; 1 is the unknown character
@@ -105,28 +105,35 @@ class CharacterModel(nn.Module):
         """
         order = sorted(set(texts), key=lambda text: (len(text), text))
         found: dict[str, float] = {}
+        training = self.training
         self.eval()
-        with torch.inference_mode():
-            while order:
-                count = 1
-                while count < len(order) and (count + 1) * (len(order[count]) + 1) <= batch_characters:
-                    count += 1
-                batch, order = order[:count], order[count:]
-                losses = self.losses([self.encode(text) for text in batch]).double()
-                found.update(zip(batch, (-losses).tolist(), strict=True))
+        try:
+            with torch.inference_mode():
+                while order:
+                    count = 1
+                    while count < len(order) and (count + 1) * (len(order[count]) + 1) <= batch_characters:
+                        count += 1
+                    batch, order = order[:count], order[count:]
+                    losses = self.losses([self.encode(text) for text in batch]).double()
+                    found.update(zip(batch, (-losses).tolist(), strict=True))
+        finally:
+            self.train(training)
         return [found[text] for text in texts]
 
     def save(self, folder: Path, about: dict[str, Any] | None = None) -> None:
-        """Write the folder; `characters.json` comes last, so a folder without it is not finished."""
+        """Write the folder; `characters.json` comes last, so a folder without it is not finished. Raises UsageError for
+        an `about` that JSON cannot hold."""
         folder = Path(folder)
+        header: dict[str, Any] = {
+            "format": "hubertkit character model", "version": FORMAT_VERSION, "characters": list(self.characters),
+            "shape": asdict(self.shape), "about": dict(about or {})}
+        check_json(header["about"], folder / "characters.json")
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "characters.json").unlink(missing_ok=True)
             with writing(folder / "model.safetensors") as temporary:
                 save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, temporary)
-            write_json(folder / "characters.json", {"format": "hubertkit character model", "version": FORMAT_VERSION,
-                                                    "characters": list(self.characters), "shape": asdict(self.shape),
-                                                    "about": dict(about or {})})
+            write_json(folder / "characters.json", header)
 
     @staticmethod
     def load(folder: Path, device: torch.device | str = "cpu") -> CharacterModel:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from downstream.lm.kenlm_file import load_kenlm
 from downstream.lm.reading import split_words
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 
 __all__ = ["LN10", "Perplexity", "WordScore", "load_kenlm", "perplexity", "perplexity_of", "score_sentence",
            "score_words"]
@@ -63,7 +63,10 @@ def score_sentence(path: Path, sentence: str) -> float:
 
 
 def perplexity(path: Path, sentences: Iterable[str]) -> Perplexity:
-    """Perplexity of a text, one sentence an item. Raises InputError where there is none, else as `score_words`."""
+    """Perplexity of a text, one sentence an item. Raises InputError where there is none, UsageError for a string,
+    whose items are letters, else as `score_words`."""
+    if isinstance(sentences, str):
+        raise UsageError(f"{sentences[:40]!r}: one string; give a list of sentences")
     return perplexity_of(score_words(path, sentence) for sentence in sentences)
 
 

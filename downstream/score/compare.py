@@ -7,6 +7,7 @@ from typing import Any
 
 from downstream.score.rates import score
 from downstream.score.significance import paired_bootstrap
+from upstream.errors import UsageError
 
 
 def compare(references: Mapping[str, str], first: Mapping[str, str], second: Mapping[str, str], rate: str,
@@ -14,11 +15,13 @@ def compare(references: Mapping[str, str], first: Mapping[str, str], second: Map
     """Difference of the first's error rate from the second's, as JSON values.
 
     Args:
-        rate: `wer` or `cer`.
+        rate: `wer` or `cer`; UsageError for any other word.
 
     Returns:
         `difference` in percentage points (negative: the first makes fewer errors), `interval` of 95%, `p_value`.
     """
+    if rate not in ("wer", "cer"):
+        raise UsageError(f"rate={rate!r}: expected wer or cer")
     counts = [score(references, hypotheses).per_utterance for hypotheses in (first, second)]
     errors = [c.errors if rate == "wer" else c.character_errors for c in counts]
     sizes = counts[0].words if rate == "wer" else counts[0].characters

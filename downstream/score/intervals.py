@@ -39,7 +39,7 @@ def bootstrap_interval(errors: np.ndarray, words: np.ndarray, *, seed: int = 0, 
         seed: the draw is a function of the seed, the number of utterances or groups, and the resamples.
         resamples: times that the set is drawn anew. Draws without any word have no rate and are left out.
         level: in (0, 1).
-        groups: (N,) labels, such as speakers; utterances of one label are drawn together.
+        groups: (N,) labels, such as speakers, or numbers of them; utterances of one label are drawn together.
 
     Raises:
         InputError: no utterances, arrays of different lengths, no words at all, or a single group.
@@ -105,7 +105,8 @@ def cluster_totals(errors: np.ndarray, words: np.ndarray, groups: Sequence[Hasha
     if len(groups) != len(words):
         raise InputError(f"{len(groups)} groups for {len(words)} utterances; each utterance needs one")
     numbers: dict[Hashable, int] = {}
-    index = np.asarray([numbers.setdefault(group, len(numbers)) for group in groups])
+    labels = [group.item() if hasattr(group, "item") else group for group in groups]  # tensors hash by identity
+    index = np.asarray([numbers.setdefault(label, len(numbers)) for label in labels])
     if len(numbers) == 1:  # each draw would be the whole set, and any rate look sure
         raise InputError(f"all {len(words)} utterances are of one group, {groups[0]}; intervals by groups need two at "
                          "least: leave out --by speaker")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import weakref
 
 import pytest
 import torch
@@ -94,6 +95,25 @@ def test_what_fails_is_left_out_and_named_and_all_else_is_kept(monkeypatch, fail
         speed.run(plan, save=saved.append)
     assert saved[-1]["faults"] == [{"system": fails, "model": "tiny", "precision": "float32", "error": "no kernel"}]
     assert {row["system"] for row in saved[-1]["rows"]} == {"hubertkit", "torchaudio", "transformers"} - {fails}
+
+
+def test_no_system_lives_on_while_memory_is_measured(monkeypatch):
+    """The last one to be timed did, and took its share of a small machine from those that were measured."""
+    alive = weakref.WeakSet()
+
+    class Update:
+        def __init__(self, work):
+            alive.add(self)
+
+        def __call__(self):
+            return 1.0
+
+    left = []
+    monkeypatch.setattr(speed, "SYSTEMS", {"one": Update, "two": Update})
+    monkeypatch.setattr(speed, "_peak_memory", lambda name, work, say: left.append(len(alive)))
+    plan = Plan(CPU, ("tiny",), ("float32",), ("one", "two"), batch=1, seconds=1.0, repeats=1, matmul=64)
+    assert [row["system"] for rows in measure(plan, lambda line: None) for row in rows] == ["one", "two"]
+    assert left == [0, 0]
 
 
 def killed(name, work):

@@ -1,6 +1,8 @@
 """Emissions come back as they went in, broken ones are refused by name, and an interrupted writer changes nothing."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downstream.emissions import Emissions, EmissionsWriter
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 
 SYMBOLS = ("<pad>", "|", "A", "B")
 
@@ -130,6 +132,31 @@ def test_a_header_with_wrong_values_is_named(tmp_path, name, value):
     (tmp_path / "emissions.json").write_text(json.dumps({**header, name: value}))
     with pytest.raises(FormatError, match=rf"emissions\.json: {name} is .*; expected"):
         Emissions.load(tmp_path)
+
+
+def test_a_header_of_another_format_is_refused(tmp_path):
+    write(tmp_path, {"a": some_logprobs(5)})
+    header = json.loads((tmp_path / "emissions.json").read_text())
+    (tmp_path / "emissions.json").write_text(json.dumps({**header, "format": "hubertkit units"}))
+    with pytest.raises(FormatError, match="not emissions of format version 1"):
+        Emissions.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [Path("lm.arpa"), float("nan"), np.int64(3)])
+def test_provenance_that_json_cannot_hold_is_named_before_anything_is_replaced(tmp_path, value):
+    """`meta={"lm": Path(...)}` failed when all was computed, and the emissions that the folder held were gone."""
+    before = write(tmp_path, {"a": some_logprobs(5)}).hash
+    with pytest.raises(UsageError, match=r"emissions\.json: lm cannot be written as JSON"):
+        write(tmp_path, {"b": some_logprobs(5)}, meta={"lm": value})
+    assert Emissions.load(tmp_path).hash == before
+
+
+def test_all_arrays_are_on_the_disk_before_they_take_their_names(tmp_path, monkeypatch):
+    """After a power cut the offsets of finished emissions could be missing."""
+    synced, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.add(os.fstat(file).st_ino), fsync(file)))
+    write(tmp_path, {"a": some_logprobs(5)})
+    assert {(tmp_path / name).stat().st_ino for name in ("logprobs.npy", "offsets.npy")} <= synced
 
 
 def test_log_probabilities_that_are_no_matrix_are_named(tmp_path):

@@ -21,7 +21,7 @@ from downstream.finetune import RecogniserTask, _source, _up_to, build_recognise
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe, SpecMaskRecipe
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.phrases import READ_SPEECH_SECONDS, longest_pause
-from downstream.recogniser import compute_emissions, heard_pause, load_recogniser
+from downstream.recogniser import compute_emissions, emit, heard_pause, load_recogniser
 from downstream.text.vocabulary import Vocabulary
 from downstream.transcribe import Settings, Transcriber, transcribe
 from upstream.audio import AudioCache, Manifest
@@ -102,6 +102,26 @@ def test_the_folder_loads_and_gives_the_same_emissions_alone_and_in_a_batch(trai
         assert np.abs(stored.logprobs(utterance) - alone[0].numpy()).max() < 0.02  # stored as float16
 
 
+def test_emissions_leave_the_model_in_its_modes_and_can_be_learnt_from(trained, corpus):
+    """A dev set looked at in a training of one's own ended its dropout, and a rescorer on top could not learn."""
+    model, vocabulary = load_recogniser(trained[0])
+    model.train()
+    model.encoder.eval()
+    dev = Manifest.load(corpus / "dev.arrow")
+    for _, logprobs in emit(model, dev, AudioCache(dev), "cpu"):
+        assert model.training
+        assert model.dropout.training
+        assert not model.encoder.training
+        probe = torch.nn.Linear(len(vocabulary.symbols), 1)
+        probe(logprobs).sum().backward()
+
+
+def test_paths_of_emissions_may_be_strings(trained, corpus, tmp_path):
+    """`AttributeError: 'str' object has no attribute 'name'`, or 'type'."""
+    compute_emissions(str(trained[0]), Manifest.load(corpus / "dev.arrow"), str(tmp_path / "em"), "cpu")
+    assert len(Emissions.load(tmp_path / "em"))
+
+
 def test_long_recordings_and_parts_of_a_manifest_give_the_same_emissions(trained, corpus, tmp_path, monkeypatch):
     """An hour in one pass did not fit into memory, nor did the emissions of a large corpus."""
     dev = Manifest.load(corpus / "dev.arrow")
@@ -164,6 +184,8 @@ def test_transcribe_reads_files_in_order(trained, corpus):
 def test_transcribe_refuses_what_is_no_recogniser_or_no_audio(trained, corpus, tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         list(transcribe(trained[0], [tmp_path / "none.wav"], Settings()))
+    with pytest.raises(UsageError, match=r"none\.wav: a single path"):  # its letters were looked for
+        list(transcribe(trained[0], str(tmp_path / "none.wav"), Settings()))
     with pytest.raises(InputError, match=r"u09\.txt"):
         list(transcribe(trained[0], [corpus / "u09.txt"], Settings()))
     save_encoder(Encoder(SHAPE).initialise(0), tmp_path, extra={})

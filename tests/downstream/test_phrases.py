@@ -145,6 +145,24 @@ def test_what_lies_between_two_pauses_is_heard_as_a_recording_of_its_own(grid, b
     assert max(calls) <= grid.samples(round(3.0 * grid.rate)) + block
 
 
+def test_blocks_may_come_in_one_buffer():
+    """`soundfile.blocks(out=buffer)`: what was heard a second time was the last block, again and again."""
+    wave = np.concatenate([np.full(12_000, level, np.float32) for level in (0.6, 0.0, 0.9, 0.0, 0.7, 0.0)])
+    buffer = np.zeros(1000, np.float32)
+
+    def reused():
+        for block in wave.reshape(-1, 1000):
+            buffer[:] = block
+            yield buffer
+
+    found, expected = (list(phrases(loud(CONV_GRID, []), blocks, CONV_GRID, alphabet(SYMBOLS, 0), 0, 3.0, 0.5, 0.4))
+                       for blocks in (reused(), wave.reshape(-1, 1000)))
+    assert len(found) == len(expected) == 3
+    for one, other in zip(found, expected):
+        assert one.first == other.first
+        assert np.array_equal(one.rows, other.rows)
+
+
 def test_a_pause_that_only_the_second_hearing_finds_ends_a_word_as_well():
     """Heard with its neighbours the quieter second in the middle is part of the word, by itself it is a pause."""
     def encode(wave):

@@ -134,6 +134,14 @@ def test_wrong_use_is_told_as_such(folder, tmp_path):
         run("import", "librispeech", folder, "--out", tmp_path / "m.arrow", "--ids", tmp_path / "empty.txt")
 
 
+def test_a_manifest_without_a_suffix_is_written_again(folder, capsys):
+    """The second import to `--out m` said of the manifest that the first one had written that it was none."""
+    out = folder.parent / "m"
+    for _ in range(2):
+        run("import", "folder", folder, "--out", out)
+    assert len(Manifest.load(out)) == 4
+
+
 def test_librispeech_with_a_list_is_imported_and_checked(speech, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("\n".join((speech / "splits" / "dev.txt").read_text().split()[:20]))
     run("import", "librispeech", speech / "LibriSpeech", "--out", tmp_path / "m.arrow", "--ids", tmp_path / "ids.txt")

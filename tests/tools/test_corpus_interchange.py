@@ -84,6 +84,30 @@ def test_labels_of_another_length_are_named_and_nothing_is_written(capsys, manif
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("name", "says"), [
+    ("train.km", "no export noted that it wrote it"), ("dict.km.txt", "no export noted that it wrote it"),
+    ("train.km1", "1 lines of labels, and the list has 6 files")])
+def test_labels_that_are_in_the_way_are_named_before_audio_is_cut(capsys, manifest, tmp_path, name, says):
+    """Hours of cutting ended in a word about the name of a label file."""
+    units_for(manifest, tmp_path / "units")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("1\n")
+    code, _, err = call(capsys, "export", "fairseq", manifest, "--out", tmp_path / "out", "--units", tmp_path / "units",
+                        "--cut-audio")
+    assert code == 1
+    assert says in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_the_rest_is_not_written_over_a_subset(capsys, manifest, tmp_path):
+    """`--out parts --rest parts/0.12min.arrow` wrote the rest over the subset, and said that it wrote both."""
+    code, out, err = call(capsys, "split", manifest, "--hours", "0.12min,0.2min", "--by", "utterance", "--out",
+                          tmp_path / "parts", "--rest", tmp_path / "parts" / "0.12min.arrow")
+    assert (code, out) == (2, "")
+    assert "--out and --rest are the same file" in err
+    assert not (tmp_path / "parts").exists()
+
+
 def test_what_check_found_can_be_left_out_in_one_command(capsys, manifest, tmp_path):
     soundfile.write(tmp_path / "audio" / "u3.wav", np.zeros(64_000), 16_000)
     code, _, err = call(capsys, "check", manifest)

@@ -21,6 +21,11 @@ def test_different_keys_differ(a, b):
     assert (keyed_int(0, "p", *a) == keyed_int(0, "p", *b)) == (typed[0] == typed[1])
 
 
+def test_an_integer_of_numpy_is_the_integer():
+    """np.int64(3) counted as a word, and drew other numbers than 3."""
+    assert keyed_int(np.int64(0), "crop", np.int32(17)) == keyed_int(0, "crop", 17)
+
+
 def test_words_do_not_run_into_each_other():
     assert keyed_int(0, "ab", "c") != keyed_int(0, "a", "bc")
     assert keyed_int(0, "a", 1) != keyed_int(0, "a", "1")

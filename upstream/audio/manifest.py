@@ -33,6 +33,7 @@ from upstream.audio.manifest_file import (
 )
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
+from upstream.places import places
 
 ROWS_AT_ONCE = 4096  # rows that are Python objects at a time
 
@@ -205,8 +206,9 @@ class Manifest:
         raise InputError(f"{self.source}: no utterance {utterance_id}{self._similar(utterance_id)}")
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Manifest:
-        """The utterances at these places, in the order given. IndexError beyond the end, InputError on repeats."""
-        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        """The utterances at these places, in the order given, or those of a mask (N,) bool. IndexError beyond the end,
+        InputError on repeats and on what is neither."""
+        wanted = places(indices, len(self))
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"utterances {wanted.min()} to {wanted.max()} of a manifest with {len(self)}")
         if len(np.unique(wanted)) != len(wanted):

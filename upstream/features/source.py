@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -16,9 +16,13 @@ from upstream.features.fbank import MEL_BINS, log_mel
 from upstream.features.mfcc import MFCC_DIM, mfcc
 from upstream.features.streaming import Lengths, Read, ahead, checked, in_order, plan_batches, read_ahead
 from upstream.frames import CONV_GRID, SAMPLE_RATE, STACKED_GRID
+from upstream.places import places
 
 if TYPE_CHECKING:
     from upstream.model.encoder import Encoder
+
+
+LayerPrecision = Literal["float32", "bfloat16"]
 
 
 class Source(Protocol):
@@ -31,7 +35,7 @@ class Source(Protocol):
         ...
 
     def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Any]]:
-        """(index, (T, dim) float32) of utterances of the manifest, in the order of `indices`.
+        """(index, (T, dim) float32) of utterances of the manifest, in the order of `indices` (or a mask over all).
 
         T = CONV_GRID.frames(length): 0 for an utterance that is too short for a frame. `read(index)` gives a waveform
         (length,) float32; it is called from another thread, a little ahead.
@@ -85,7 +89,7 @@ class LayerSource:
     """
 
     def __init__(self, encoder: Encoder, layer: int | Sequence[int], device: torch.device | str, *,
-                 precision: Literal["float32", "bfloat16"] = "float32", batch_seconds: float = 80.0,
+                 precision: LayerPrecision = "float32", batch_seconds: float = 80.0,
                  window_seconds: float = 0.0) -> None:
         """
         Args:
@@ -98,14 +102,16 @@ class LayerSource:
                 attention over all of them would take too long; frames then differ (`long_recordings`). 0 does not.
 
         Raises:
-            UsageError: the encoder has no such layer.
+            UsageError: the encoder has no such layer; another precision.
         """
         self.device = torch.device(device)
-        self.layers = (layer,) if isinstance(layer, int) else tuple(layer)
+        self._single = isinstance(layer, int | np.integer)  # a numpy integer, too
+        self.layers = (int(layer),) if isinstance(layer, int | np.integer) else tuple(map(int, layer))
         for number in self.layers:
             if not 0 <= number <= encoder.config.layers:
                 raise UsageError(f"layer={number}: this encoder has layers 0 to {encoder.config.layers}")
-        self._single = isinstance(layer, int)
+        if precision not in get_args(LayerPrecision):
+            raise UsageError(f"precision={precision!r}: expected {' or '.join(get_args(LayerPrecision))}")
         self._encoder = encoder.to(self.device)
         self._precision = precision
         self._window_seconds = window_seconds
@@ -120,11 +126,12 @@ class LayerSource:
         return described | ({"window_seconds": self._window_seconds} if self._window_seconds else {})
 
     def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Any]]:
-        """As `Source.stream`; on the encoder's device. {layer: frames} if made for several layers."""
+        """As `Source.stream`; on the encoder's device. {layer: frames} if made for several layers. Raises InputError
+        for an utterance that is named twice."""
         training = self._encoder.training
         self._encoder.eval()
         try:
-            chosen = np.fromiter(indices, np.int64)
+            chosen = places(indices, len(manifest.lengths), once=True)
             batches = plan_batches(chosen, manifest.lengths, self._batch_samples)
             found = ahead(lambda batch: [checked(manifest, int(i), read) for i in batch], batches)
             yield from in_order(chosen, (self._frames(waves) for waves in found))
@@ -151,7 +158,7 @@ class LayerSource:
     def _chosen(self, states: list[Tensor]) -> Any:
         return states[0] if self._single else dict(zip(self.layers, states))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors a probe could not learn from
     def _encode(self, waves: list[np.ndarray]) -> tuple[list[int], list[Tensor]]:
         """Frame counts, and for each layer (B, T, D) float32."""
         from upstream.features.long_recordings import encode_long, is_long

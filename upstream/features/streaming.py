@@ -11,6 +11,7 @@ from upstream.ahead import ahead
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed
+from upstream.places import places
 
 _STRETCH = 16  # batches
 
@@ -25,8 +26,8 @@ class Lengths(Protocol):
 
 
 def read_ahead(manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, np.ndarray]]:
-    """(index, waveform) in order, the next ones read while the caller is busy."""
-    return ahead(lambda index: checked(manifest, int(index), read), indices)
+    """(index, waveform) in order, the next ones read while the caller is busy. Raises InputError as `places`."""
+    return ahead(lambda index: checked(manifest, int(index), read), places(indices, len(manifest.lengths)))
 
 
 def checked(manifest: Lengths, index: int, read: Read) -> tuple[int, np.ndarray]:
@@ -75,7 +76,8 @@ def plan_batches(indices: np.ndarray, lengths: np.ndarray, samples: int) -> list
 
 
 def in_order(indices: np.ndarray, batches: Iterable[dict[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """The results of batches as one stream in the order of `indices`, each let go as soon as its turn has come."""
+    """The results of batches as one stream in the order of `indices`, which are all different; each is let go as soon
+    as its turn has come."""
     waiting: dict[int, Any] = {}
     turn = iter(indices.tolist())
     upcoming = next(turn, None)

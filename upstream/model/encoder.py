@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         waveforms: Tensor,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         mask: Tensor | None = None,
         layers: bool = False,
         stop_at: int | None = None,
@@ -82,9 +82,10 @@ class Encoder(nn.Module):
 
         Args:
             waveforms: (B, S) float32 at 16 kHz, in [-1, 1], or standardised for models with `config.normalize`.
-                What lies past an utterance's length is ignored.
-            lengths: (B,) int64 samples of each utterance, best on the host (from a GPU they must be fetched);
-                None if all rows are S long.
+                What lies past an utterance's length is ignored. float64 is computed in float32, but for weights in
+                float64.
+            lengths: (B,) int64 samples of each utterance, best on the host (from a GPU they must be fetched), or a
+                list; None if all rows are S long.
             mask: (B, T) bool; true where the projected features give way to the learned mask vector. The light front
                 end does not hear those frames either; convolutions on the waveform do, as the reference's: they read
                 5 ms of the neighbours.
@@ -97,9 +98,11 @@ class Encoder(nn.Module):
 
         Raises:
             InputError: an utterance too short for one frame.
-            UsageError: `lengths`, `mask`, `stop_at` or `padding` does not fit the batch or the model.
+            UsageError: no utterance, waveforms of whole numbers; `lengths`, `mask`, `stop_at` or `padding` does not fit
+                the batch or the model.
         """
-        lengths = self._checked_lengths(waveforms, lengths)
+        waveforms = self._checked_waveforms(waveforms)
+        lengths = _checked_lengths(waveforms, lengths)
         counts = frame_counts(self.config.grid, lengths)
         self._check(counts, stop_at, padding)
         padded = bool((lengths != waveforms.shape[1]).any())
@@ -143,16 +146,16 @@ class Encoder(nn.Module):
         more = grid.samples(frames + room) - grid.padding - waveforms.shape[1]
         return (F.pad(waveforms, (0, more)), room) if room else (waveforms, 0)
 
-    def _checked_lengths(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-        if waveforms.dim() != 2:
-            raise UsageError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples)")
-        batch, samples = waveforms.shape
-        if lengths is None:
-            return torch.full((batch,), samples)
-        lengths = lengths.cpu()
-        if lengths.shape != (batch,) or int(lengths.max()) > samples:
-            raise UsageError(f"lengths {lengths.tolist()} do not fit waveforms of shape {tuple(waveforms.shape)}")
-        return lengths
+    def _checked_waveforms(self, waveforms: Tensor) -> Tensor:
+        if waveforms.dim() != 2 or not len(waveforms):
+            raise UsageError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples) with one row "
+                             "at least")
+        if not waveforms.is_floating_point():
+            raise UsageError(f"waveforms of {waveforms.dtype}: expected float32 in [-1, 1]; divide 16-bit samples by "
+                             "32768")
+        if waveforms.dtype is torch.float64 and self.masked_spec_embed.dtype is not torch.float64:
+            return waveforms.float()
+        return waveforms
 
     def _check(self, counts: Tensor, stop_at: int | None, padding: str) -> None:
         grid = self.config.grid
@@ -163,6 +166,18 @@ class Encoder(nn.Module):
             raise UsageError(f"padding={padding!r}: expected one of {', '.join(PADDINGS)}")
         if stop_at is not None and not 0 <= stop_at <= self.config.layers:
             raise UsageError(f"stop_at={stop_at}: this encoder has layers 0 to {self.config.layers}")
+
+
+def _checked_lengths(waveforms: Tensor, lengths: Tensor | Sequence[int] | None) -> Tensor:
+    """(B,) on the host."""
+    batch, samples = waveforms.shape
+    if lengths is None:
+        return torch.full((batch,), samples)
+    found = torch.as_tensor(lengths).cpu()
+    if found.is_floating_point() or found.shape != (batch,) or int(found.max()) > samples:
+        raise UsageError(f"lengths {found.tolist()} do not fit waveforms of shape {tuple(waveforms.shape)}; give the "
+                         "samples of each row")
+    return found
 
 
 _FRONTENDS: dict[str, Callable[[EncoderConfig], nn.Module]] = {

@@ -36,7 +36,7 @@ from upstream.model.formats.checkpoint import (
     take,
 )
 from upstream.model.formats.tensors import as_saved, read_tensors, write_tensors
-from upstream.stage import write_json
+from upstream.stage import check_json, write_json
 
 FORMAT_VERSION = 1
 WRITTEN_HERE = ("format", "encoder", "transformers_loads_it", "transformers_lacks", "hash", "has_head", "versions")
@@ -59,7 +59,7 @@ def save_encoder(
         ctc: head and symbols of a recogniser.
 
     Raises:
-        UsageError: `extra` uses a key that is ours.
+        UsageError: `extra` uses a key that is ours, or holds what JSON cannot.
     """
     tensors = {name: as_saved(tensor) for name, tensor in encoder.state_dict().items()}
     _write(Checkpoint(folder, encoder.config, tensors, ctc=ctc, others=head or {}, extra=extra), Path(folder))
@@ -174,6 +174,7 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
     taken = sorted(set(described) & set(checkpoint.extra))
     if taken:
         raise UsageError(f"{folder}: the key {taken[0]!r} of hubertkit.json is written by hubertkit itself")
+    check_json(checkpoint.extra, folder / "hubertkit.json")
     write_tensors(folder / "model.safetensors", huggingface_files.named(checkpoint))
     if head:
         write_tensors(folder / "head.safetensors", head)

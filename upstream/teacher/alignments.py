@@ -249,7 +249,7 @@ def _read_ctm(where: str, text: str) -> list[Interval]:
     if holds_words(text):
         raise FormatError(f"{where}: words, not phones{_DICTIONARY}")
     intervals, names = [], set()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", text), 1):
         if not line.strip() or line.startswith(COMMENT):
             continue
         fields = line.split()

@@ -29,15 +29,18 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
         InputError: units that do not fit the manifest, naming the first utterance; labels that no export wrote.
     """
     check_coverage(units, manifest)
-    kinds = ["km"] if len(units.classes) == 1 else [f"km{stream}" for stream in range(len(units.classes))]
-    names = [each for kind in kinds for each in (f"dict.{kind}.txt", f"{name}.{kind}")]
-    claim(folder, names)
+    claim(folder, label_names(units, name))
     written = []
-    for stream, (kind, classes) in enumerate(zip(kinds, units.classes)):
+    for stream, (kind, classes) in enumerate(zip(_kinds(units), units.classes)):
         lines = (" ".join(map(str, units.labels(i, stream).tolist())) for i in manifest.ids)
         written += [_write(folder / f"dict.{kind}.txt", (f"{c} 1" for c in range(classes))),
                     _write(folder / f"{name}.{kind}", lines)]
     return written
+
+
+def label_names(units: Units, name: str) -> list[str]:
+    """The files that an export of these units writes."""
+    return [each for kind in _kinds(units) for each in (f"dict.{kind}.txt", f"{name}.{kind}")]
 
 
 def import_labels(paths: Sequence[Path], manifest: Manifest, out: Path, rate: int = 50,
@@ -74,6 +77,11 @@ def import_labels(paths: Sequence[Path], manifest: Manifest, out: Path, rate: in
         for i, *streams in zip(ids, *(_labels(p, ids, lengths, rate, d) for p, d in zip(paths, known))):
             writer.add(i, *streams)
     return Units.load(out)
+
+
+def _kinds(units: Units) -> list[str]:
+    """Endings of the label files, one for each stream."""
+    return ["km"] if len(units.classes) == 1 else [f"km{stream}" for stream in range(len(units.classes))]
 
 
 def _labels(path: Path, ids: list[str], lengths: np.ndarray, rate: int,

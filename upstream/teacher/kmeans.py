@@ -7,14 +7,14 @@ own (`lloyd`) on an accelerator, where faiss is missing, or where several ranks 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from upstream import ranks
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed, keyed_int
 from upstream.teacher.lloyd import cluster_sizes, draw_starts, lloyd, repair_empty
 from upstream.teacher.nearest import assign, common_offset, inertia, squared_distance
@@ -53,7 +53,10 @@ def fit(points: Tensor, clusters: int, seed: int, iterations: int = 30, restarts
 
     Raises:
         InputError: too few (different) frames, or a value that is not finite.
+        UsageError: another engine.
     """
+    if engine not in (None, *get_args(Engine)):
+        raise UsageError(f"engine={engine!r}: expected {' or '.join(get_args(Engine))}")
     _check(points, clusters)
     offset = common_offset(_spaced(points))
     if bool(offset.any()):

@@ -22,6 +22,7 @@ from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID, FrameGrid
 from upstream.keyed import keyed
+from upstream.places import places
 from upstream.teacher.quality import figures
 from upstream.teacher.quantiser import Quantiser
 from upstream.teacher.sampling import Progress, Recordings
@@ -139,13 +140,13 @@ def label_stability(units: Units, quantiser: Quantiser, source: Source, manifest
         units: of the same teacher.
         quantiser: of that teacher.
         source: the features that it reads.
-        indices: utterances of the manifest; None for all.
+        indices: utterances of the manifest, or a mask over all; None for all.
         read: gives the waveform of an index.
 
     Raises:
         InputError: an utterance has no units, or no frame is left to compare.
     """
-    chosen = np.arange(len(manifest)) if indices is None else np.asarray(indices, np.int64)
+    chosen = np.arange(len(manifest)) if indices is None else places(indices, len(manifest))
     changed = ChangedRecordings(manifest, change, read, seed)
     quantiser = quantiser.to(source.device)
     pairs = []

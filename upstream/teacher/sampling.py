@@ -15,6 +15,7 @@ from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
 from upstream.keyed import keyed
+from upstream.places import places
 
 Progress = Callable[[float, float], None]
 
@@ -51,8 +52,10 @@ def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frame
     read at all. Several ranks read a part each; the first one gets the sample and the others none of it or, if it is
     `shared`, every rank keeps its own part, which come one after the other in the order of the ranks.
 
-    Raises InputError naming the first utterance, of those that are read, with frames that are not finite.
+    Raises InputError naming the first utterance, of those that are read, with frames that are not finite, and where an
+    utterance is named twice.
     """
+    indices = places(indices, len(manifest), once=True)
     ends = np.cumsum([CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     wanted = min(frames, total)
@@ -60,11 +63,12 @@ def draw_sample(source: Source, manifest: Recordings, indices: np.ndarray, frame
     bounds = np.concatenate([[0], np.searchsorted(drawn, ends)])  # drawn[bounds[i]:bounds[i + 1]] are of utterance i
     reading = indices[np.diff(bounds) > 0]
     reading = reading[ranks.divide(manifest.lengths[reading])]
-    places = {int(index): place for place, index in enumerate(indices)}
-    first, last = (bounds[places[int(reading[0])]], bounds[places[int(reading[-1])] + 1]) if len(reading) else (0, 0)
+    place_of = {int(index): place for place, index in enumerate(indices)}
+    first, last = (bounds[place_of[int(reading[0])]], bounds[place_of[int(reading[-1])] + 1]) if len(reading) \
+        else (0, 0)
     sample = torch.empty(last - first, source.describe()["dim"])
     for done, (index, found) in enumerate(source.stream(manifest, reading, read), 1):
-        place = places[index]
+        place = place_of[index]
         refuse_broken(manifest, index, found)
         rows = torch.from_numpy(drawn[bounds[place]:bounds[place + 1]] - (ends[place] - len(found)))
         sample[bounds[place] - first:bounds[place + 1] - first] = found[rows.to(found.device)].cpu()

@@ -24,7 +24,8 @@ from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
-from upstream.stage import disk_errors, read_json, write_json, writing
+from upstream.places import places
+from upstream.stage import check_json, disk_errors, read_json, write_json, writing
 from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
 from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia
@@ -70,7 +71,7 @@ class Teacher:
 
         Args:
             source: what to cluster; plain features, as in the paper.
-            manifest: recordings; `indices` are those of it to sample from, None for all.
+            manifest: recordings; `indices` are those of it to sample from, or a mask over all; None for all.
             clusters: one number, or one for each stream.
             read: gives the waveform of an index, e.g. `AudioCache(manifest).wave`.
             sample_frames: at most so many frames are kept in memory (4 bytes x dimensions each).
@@ -83,14 +84,14 @@ class Teacher:
             UsageError: a kind and clusters that do not go together.
             InputError: too few frames for so many clusters, or frames of an utterance that are not finite.
         """
-        numbers = (clusters,) if isinstance(clusters, int) else tuple(clusters)
+        numbers = _numbers(clusters)
         kind = kind or ("single" if len(numbers) == 1 else "ensemble")
         if kind == "random":
             if pca or whiten:
                 raise UsageError("kind=random draws its projection and fits nothing; leave out pca and whiten")
             return Teacher.random(source, numbers, seed=seed)
         check_clusters(numbers, kind)
-        chosen = np.arange(len(manifest)) if indices is None else np.asarray(indices, np.int64)
+        chosen = np.arange(len(manifest)) if indices is None else places(indices, len(manifest))
         frames = sample_size(manifest, chosen, sample_frames)
         together = ranks.count() > 1 and (source.device.type != "cpu" or
                                           4 * frames * source.describe()["dim"] > ONE_PROCESS)
@@ -103,9 +104,10 @@ class Teacher:
 
         quantiser, inertias, engine = cluster() if together else ranks.alone(cluster)
         fitted: dict[str, Any] = {
-            "clusters": clusters if isinstance(clusters, int) else list(numbers), "sample_frames": frames,
-            "utterances": len(chosen), "seed": seed, "iterations": iterations, "restarts": restarts,
-            "engine": engine, "ranks": ranks.count() if together else 1, "manifest_hash": manifest.hash}
+            "clusters": numbers[0] if isinstance(clusters, int | np.integer) else list(numbers),
+            "sample_frames": int(frames), "utterances": len(chosen), "seed": int(seed), "iterations": iterations,
+            "restarts": restarts, "engine": engine, "ranks": ranks.count() if together else 1,
+            "manifest_hash": manifest.hash}
         if len(numbers) > 1:
             fitted["inertias"] = list(inertias)
         if quantiser.projection is not None:
@@ -115,10 +117,10 @@ class Teacher:
     @staticmethod
     def random(source: Source, clusters: int | Sequence[int], *, seed: int) -> Teacher:
         """The teacher of BEST-RQ: random projections to 16 dimensions and random codes, drawn from the seed alone."""
-        numbers = (clusters,) if isinstance(clusters, int) else tuple(clusters)
+        numbers = _numbers(clusters)
         described = source.describe()
         return Teacher(random_quantiser(described["dim"], numbers, seed), described, None,
-                       {"clusters": list(numbers), "seed": seed})
+                       {"clusters": list(numbers), "seed": int(seed)})
 
     @property
     def kind(self) -> Kind:
@@ -154,7 +156,8 @@ class Teacher:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the teacher to a folder; each file under a temporary name first, `teacher.json` last."""
+        """Write the teacher to a folder; each file under a temporary name first, `teacher.json` last. Raises UsageError
+        for `fitted` or `features` that JSON cannot hold."""
         folder = Path(folder)
         books, projection = self.quantiser.codebooks, self.quantiser.projection
         arrays = {name: book.numpy() for name, book in zip(_codebook_files(len(books)), books)}
@@ -164,6 +167,7 @@ class Teacher:
                                      "inertia": self.inertia, "fitted": self.fitted, "hash": self.hash}
         if self.kind != "single" or projection is not None:
             described |= {"kind": self.kind, "codebooks": len(books), "pca": projection is not None}
+        check_json(described, folder / "teacher.json")
         with disk_errors(folder):
             for name, array in arrays.items():
                 with writing(folder / name) as temporary, temporary.open("wb") as file:
@@ -210,6 +214,7 @@ class Teacher:
             InputError: the source gives other features than those the teacher knows, or frames that are not finite.
         """
         self.check(source)
+        folder = Path(folder)
         ids, provenance = manifest.ids, self.provenance(manifest)
         mine = range(len(manifest))[ranks.divide(manifest.lengths)]
         parts = [folder / f".rank{rank}" for rank in range(ranks.count())]
@@ -239,6 +244,11 @@ class Teacher:
         if different:
             says = ", ".join(f"{k} {_brief(self.features.get(k))} is now {_brief(found.get(k))}" for k in different)
             raise InputError(f"the teacher was fitted on other features: {says}; give it those, or fit a new one")
+
+
+def _numbers(clusters: int | Sequence[int]) -> tuple[int, ...]:
+    """Of each stream, as Python's own integers, which JSON can hold."""
+    return (int(clusters),) if isinstance(clusters, int | np.integer) else tuple(map(int, clusters))
 
 
 def _brief(value: Any) -> str:

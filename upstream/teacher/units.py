@@ -20,11 +20,17 @@ import pyarrow as pa
 
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID
+from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header
 from upstream.offsets import are_offsets
-from upstream.stage import disk_errors, read_json, write_json
+from upstream.stage import check_json, disk_errors, write_json
 
 FORMAT = "hubertkit units"
 VERSION = 1
+_MOST_CLASSES = 1 << 16  # labels are uint16
+_FIELDS: dict[str, Field] = {
+    "classes": ("a list of whole numbers from 1 to 65536", lambda value: isinstance(value, list) and bool(value) and
+                all(is_whole(k) and 1 <= k <= _MOST_CLASSES for k in value)),
+    "rate": ("labels a second, above 0", is_rate), "frames": ("a whole number", is_whole), "hash": HASH, "meta": META}
 
 
 class UnitsWriter:
@@ -45,10 +51,15 @@ class UnitsWriter:
             classes: K of each stream, 1 to 65536.
             meta: provenance, as JSON values; `teacher_hash` and `manifest_hash` are the ones that others look at.
             rate: labels a second (Hz).
+
+        Raises:
+            InputError: no stream, or classes out of range.
+            UsageError: `meta` that JSON cannot hold.
         """
-        if not classes or not all(1 <= k <= 1 << 16 for k in classes):
+        if not classes or not all(1 <= k <= _MOST_CLASSES for k in classes):
             raise InputError(f"{folder}: {list(classes)} classes; at least one stream, with 1 to 65536 each")
         self.folder = Path(folder)
+        check_json(dict(meta or {}), self.folder / "units.json")
         self._header: dict[str, Any] = {"format": FORMAT, "version": VERSION, "rate": float(rate),
                                         "classes": [int(k) for k in classes], "meta": dict(meta or {})}
         self._ids: dict[str, None] = {}  # a set that keeps its order
@@ -245,13 +256,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
     path = folder / "units.json"
     if not path.is_file():
         raise FormatError(f"{folder}: no units.json: no folder of units, or their making was interrupted")
-    header = read_json(path)
-    if not isinstance(header, dict) or (header.get("format"), header.get("version")) != (FORMAT, VERSION):
-        raise FormatError(f"{path}: not units of format version {VERSION}; make them again")
-    missing = {"classes", "rate", "frames", "hash", "meta"} - header.keys()
-    if missing:
-        raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}; make the units again")
-    return header
+    return read_header(path, "units", VERSION, _FIELDS, "make them again")
 
 
 def _stream_files(streams: int) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+
+from upstream.errors import UsageError
 
 Precision = Literal["bf16", "fp16", "float32"]
 FIRST_SCALE = 2.0**16
@@ -14,7 +16,9 @@ GROW_AFTER = 2000  # finite updates in a row
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to bf16 or fp16, or none for `float32`."""
+    """Autocast to bf16 or fp16, or none for `float32`. Raises UsageError for any other word."""
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision={precision!r}: expected one of {', '.join(get_args(Precision))}")
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "float32")
 

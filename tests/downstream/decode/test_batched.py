@@ -51,6 +51,15 @@ def assert_candidates(found, expected):
     assert (found.text, found.score) == (found.nbest[0].text, found.nbest[0].score)
 
 
+def test_lists_are_taken_for_symbols_words_and_hotwords():
+    """`TypeError: unhashable type: 'list'` when it came to decoding."""
+    given = BatchedDecoder(list(SYMBOLS[:4]), 0, lexicon=["A", "AB"], hotwords=[["B", 1.0]])
+    decoder = BatchedDecoder(SYMBOLS[:4], 0, lexicon=("A", "AB"), hotwords=(("B", 1.0),))
+    assert given == decoder
+    logprobs = random_logprobs(5, 0, symbols=4)
+    assert given.decode("u", logprobs, 50.0) == decoder.decode("u", logprobs, 50.0)
+
+
 @settings(max_examples=40, deadline=None)
 @given(frames=st.integers(1, 5), seed=st.integers(0, 10_000), device=st.sampled_from([None, "cpu"]))
 def test_without_a_model_it_finds_what_exhaustive_search_finds(frames, seed, device):

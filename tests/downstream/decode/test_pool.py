@@ -93,6 +93,24 @@ def test_an_interruption_between_two_utterances_leaves_no_process(emissions):
     assert not multiprocessing.active_children()
 
 
+def test_processes_of_others_outlive_a_decoding(emissions):
+    """Of two threads that decoded dev and test, the first to finish killed the workers of the second, and a process
+    that the caller had started meanwhile ended with -9."""
+    others = []
+
+    def start_one(done, total):
+        if not others:
+            others.append(multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,)))
+            others[0].start()
+
+    decode_all(emissions, GreedyDecoder(emissions.symbols, 0), workers=2, progress=start_one)
+    others[0].join(0.5)  # a signal takes a moment
+    ended = others[0].exitcode
+    others[0].kill()
+    others[0].join()
+    assert ended is None
+
+
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_a_killed_process_is_said_with_its_utterance_and_not_waited_for(emissions, start):
     with pytest.raises(HubertkitError, match=rf"killed \(they were at .*{emissions.ids[3]}"):

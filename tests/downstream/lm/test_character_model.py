@@ -15,7 +15,7 @@ from downstream.lm.character_model import (
     _batches,
     train_characters,
 )
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 
 TEXTS = ["", "A", "AB BA", "B", "AB BA", "A€"]
 SMALL = CharacterShape(16, 2, 0.0)
@@ -105,6 +105,25 @@ def test_batches_are_hardly_padded():
 def test_a_saved_model_gives_the_same(model, tmp_path):
     model.save(tmp_path / "lm", {"loss": 1.0})
     assert CharacterModel.load(tmp_path / "lm").scores(TEXTS) == model.scores(TEXTS)
+
+
+def test_what_json_cannot_hold_is_named_before_anything_is_replaced(model, tmp_path):
+    """The model that the folder held was no longer one."""
+    model.save(tmp_path)
+    with pytest.raises(UsageError, match=r"characters\.json: text cannot be written as JSON"):
+        model.save(tmp_path, {"text": tmp_path})
+    assert CharacterModel.load(tmp_path).scores(TEXTS) == model.scores(TEXTS)
+
+
+def test_scoring_leaves_the_model_in_its_mode(model):
+    """Scores looked at during a training switched its dropout off."""
+    model.train()
+    try:
+        model.scores(TEXTS)
+        assert model.training
+        assert model.lstm.training
+    finally:
+        model.eval()
 
 
 def test_other_folders_are_refused(model, tmp_path):

@@ -91,6 +91,12 @@ def test_tuning_finds_the_weights_with_the_fewest_errors():
         tune_weights([FOUND], [[-8.0, -4.0]], [" "], search)
 
 
+def test_references_by_their_ids_are_refused():
+    """The ids of a dictionary were the references."""
+    with pytest.raises(UsageError, match="in the order of the hypotheses"):
+        tune_weights([FOUND], [[-8.0, -4.0]], {"THE": "THE CAT"})
+
+
 def test_an_edge_is_told():
     search = RescoringSearch((0.0, 0.3), (0.0, 0.0), (0.0, 0.0), fine=(0.3, 1.0, 1.0))
     assert tune_weights([FOUND], [[-8.0, -4.0]], ["THE CAT"], search).on_edge == ("lm_weight",)

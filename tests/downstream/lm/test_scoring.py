@@ -60,6 +60,12 @@ def test_a_text_without_sentences_has_no_perplexity():
         perplexity(ORACLES / "arpa/tiny.o3.fb.arpa.gz", [])
 
 
+def test_a_string_is_no_list_of_sentences():
+    """The perplexity was that of its letters."""
+    with pytest.raises(UsageError, match="give a list of sentences"):
+        perplexity(ORACLES / "arpa/tiny.o3.fb.arpa.gz", "THE CAT SAT")
+
+
 def test_a_file_that_changed_is_read_again(tmp_path):
     path = tmp_path / "lm.arpa.gz"
     scores = []

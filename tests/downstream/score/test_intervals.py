@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,6 +94,13 @@ def test_draws_without_words_are_left_out():
     rates = resampled_rates(np.array([[2], [1]]), np.array([0, 4]), 0, 1000)
     assert 700 < len(rates) < 800  # a quarter of the draws is the empty reference twice
     assert np.isfinite(rates).all()
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, lambda groups: list(torch.tensor(groups))])
+def test_numbers_of_groups_may_be_tensors(kind):
+    """Each element of a tensor was a group of its own, and the interval that of single utterances."""
+    errors, words, groups = np.arange(4), np.full(4, 5), [7, 7, 2, 7]
+    np.testing.assert_array_equal(cluster_totals(errors, words, kind(groups)), cluster_totals(errors, words, groups))
 
 
 @pytest.mark.parametrize(("errors", "words", "groups"), [

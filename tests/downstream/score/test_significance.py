@@ -9,7 +9,7 @@ from test_rates import read_trn
 from downstream.score.compare import compare
 from downstream.score.rates import score
 from downstream.score.significance import paired_bootstrap
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 
 
 def test_two_utterances_by_hand():
@@ -93,3 +93,9 @@ def test_characters_are_compared_by_characters():
     found = compare(references, {**references, "a": "ABCDE FGHIJKLMX", "b": "ABCDX"}, references, "cer", 0)
     assert found["difference"] == 10.0
     assert compare(references, {**references, "b": "ABCDX"}, references, "wer", 0)["difference"] == 33.333
+
+
+def test_a_rate_that_is_none_is_refused():
+    """`WER` gave the difference of the character error rates."""
+    with pytest.raises(UsageError, match="rate='WER': expected wer or cer"):
+        compare({"a": "A B"}, {"a": "A"}, {"a": "A B"}, "WER", 0)

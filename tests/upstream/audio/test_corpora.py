@@ -41,6 +41,13 @@ def test_librispeech_is_sorted_by_number_with_texts_and_speakers(libri):
     assert manifest.lengths.tolist() == [1019] * 3 + [1121] * 2 + [2000] * 2
 
 
+def test_transcripts_are_lines_as_the_file_has_them(libri):
+    """A U+2028 or U+0085 inside a transcript ended it, and what followed was taken for an utterance without audio."""
+    path = libri / "a/121/7/121-7.trans.txt"
+    path.write_bytes("121-7-0000 ONE\u2028TWO\u0085THREE\x0bFOUR\x0cFIVE\r\n121-7-0001 SIX\r".encode())
+    assert import_librispeech(libri / "a/121").texts == ["ONE TWO THREE FOUR FIVE", "SIX"]
+
+
 def test_a_byte_order_mark_before_transcripts_is_no_part_of_an_id(libri):
     path, before = libri / "a/121/7/121-7.trans.txt", import_librispeech(libri)
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())

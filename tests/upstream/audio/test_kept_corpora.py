@@ -20,7 +20,7 @@ from upstream.audio.corpora.parquet import import_parquet
 from upstream.audio.corpora.single import utterance_of_file, utterances_of_files
 from upstream.audio.corpora.tar_shards import export_tar, import_tar
 from upstream.audio.reading import read
-from upstream.errors import InputError, UsageError
+from upstream.errors import HubertkitError, InputError, UsageError
 
 
 @pytest.fixture
@@ -56,6 +56,63 @@ def test_an_import_of_parquet_that_fails_leaves_the_audio_of_the_one_before(tmp_
     parquet(source, [flac(5)])
     assert len(read(import_parquet(source, audio)[0])) == 1600
     assert len(list(audio.glob("[!.]*"))) == 2, "of two files"
+
+
+def test_an_import_of_parquet_that_cannot_note_its_tar_leaves_the_one_before(tmp_path, monkeypatch):
+    """A full disk when the tar was noted: the tar of the import before, which a manifest reads, was removed."""
+    source, audio = tmp_path / "train.parquet", tmp_path / "m-audio"
+    parquet(source, [flac(0)])
+    manifest = import_parquet(source, audio)
+    wave = read(manifest[0])
+
+    def fail(*_):
+        raise HubertkitError("the disk is full")
+
+    monkeypatch.setattr("upstream.audio.corpora.parquet.claim", fail)
+    with pytest.raises(HubertkitError, match="full"):
+        import_parquet(source, audio)
+    np.testing.assert_array_equal(read(manifest[0]), wave)
+
+
+def test_a_tar_of_an_import_that_failed_is_no_longer_noted(tmp_path):
+    source, audio = tmp_path / "train.parquet", tmp_path / "m-audio"
+    parquet(source, [flac(0)])
+    import_parquet(source, audio)
+    parquet(source, [flac(1), b"junk"])
+    with pytest.raises(InputError):
+        import_parquet(source, audio)
+    assert (audio / ".hubertkit-export").read_text().split() == [path.name for path in audio.glob("*.tar")]
+
+
+@pytest.mark.parametrize("kind", ["kaldi", "fairseq"])
+def test_transcripts_that_the_user_wrote_beside_an_export_stay(corpus, tmp_path, kind):
+    """An export of a manifest without texts noted `text` as its own, so that the next one removed what was written
+    there by hand."""
+    export, name = {"kaldi": (export_kaldi, "text"), "fairseq": (export_fairseq, "train.wrd")}[kind]
+    export(corpus, tmp_path / "out")
+    (tmp_path / "out" / name).write_text("mine\n")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(InputError, match=f"{name}: is there already, and no export noted that it wrote it"):
+        export(corpus.select([0]), tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize(("kind", "names"), [
+    ("kaldi", ["text"]), ("fairseq", ["train.ltr", "train.wrd"]), ("tar", ["train-000001.tar"])])
+def test_what_an_export_removed_is_no_longer_its_own(corpus, tmp_path, kind, names):
+    """A shard or a transcript that the user put where an export had removed its own was removed by the next."""
+    told = Manifest.of([replace(u, text=f"TEXT {u.id}") for u in corpus], "x")
+    export = {"kaldi": export_kaldi, "fairseq": export_fairseq,
+              "tar": lambda manifest, out: export_tar(manifest, out, shard_bytes=1)}[kind]
+    export(told.select([0, 1]), tmp_path / "out")
+    export(corpus.select([0]), tmp_path / "out")
+    for name in names:
+        assert not (tmp_path / "out" / name).exists()
+        (tmp_path / "out" / name).write_text("mine\n")
+        with pytest.raises(InputError, match="no export noted"):
+            export(corpus.select([0]), tmp_path / "out")
+        assert (tmp_path / "out" / name).read_text() == "mine\n"
+        (tmp_path / "out" / name).unlink()
 
 
 def test_what_an_import_that_was_killed_put_aside_is_put_back(tmp_path):

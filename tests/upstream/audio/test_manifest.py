@@ -317,6 +317,13 @@ def test_selecting_beyond_the_end_or_twice_is_refused():
         manifest.select([1, 1])
 
 
+def test_a_mask_selects_where_it_is_true():
+    """It selected the utterances 0 and 1, where it did not say that one was selected twice."""
+    manifest = Manifest.of(numbered(3), "a test")
+    assert manifest.select(np.array([False, True, True])).ids == ["u001", "u002"]
+    assert manifest.select(np.array([False, False, True])).ids == ["u002"]
+
+
 @pytest.mark.parametrize(("change", "said"), [({"id": "u000"}, "a second utterance with the id u000"),
                                               ({"id": ""}, "empty or holds a space"), ({"id": "a b"}, "holds a space"),
                                               ({"start": -1}, "cannot be"), ({"rate": 0}, "cannot be"),

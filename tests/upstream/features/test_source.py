@@ -1,5 +1,6 @@
 """Sources give one row for each encoder frame, in order, whatever the batches."""
 
+import json
 
 import numpy as np
 import pytest
@@ -115,6 +116,42 @@ def test_reading_layers_leaves_the_encoder_in_its_mode(recordings, encoder):
     assert encoder.training
     encoder.eval()
     assert torch.equal(first, streamed(LayerSource(encoder, 1, "cpu"), recordings([4000]))[0][1])  # no dropout
+
+
+@pytest.mark.parametrize("kind", ["mfcc", "fbank", "layer"])
+def test_sources_take_a_mask_over_all_utterances(recordings, encoder, kind):
+    """A mask was read as the utterances 0 and 1."""
+    made = recordings(LENGTHS)
+    source = {"mfcc": MfccSource(), "fbank": FbankSource(), "layer": LayerSource(encoder, 1, "cpu")}[kind]
+    mask = np.isin(np.arange(len(made)), [2, 5])
+    assert [i for i, _ in streamed(source, made, mask)] == [2, 5]
+
+
+def test_layers_of_an_utterance_that_is_named_twice_are_refused(recordings, encoder):
+    """[3, 1, 3, 0, 2] gave 3 and 1 and ended, without a word."""
+    with pytest.raises(InputError, match="named twice"):
+        streamed(LayerSource(encoder, 1, "cpu"), recordings(LENGTHS), [3, 1, 3, 0, 2])
+
+
+def test_a_probe_learns_from_layers(recordings, encoder):
+    """Tensors of inference mode cannot be saved for the backward pass of what reads them."""
+    [(_, frames)] = streamed(LayerSource(encoder, 1, "cpu"), recordings([8000]))
+    probe = torch.nn.Linear(32, 2)
+    probe(frames).sum().backward()
+    assert probe.weight.grad is not None
+
+
+def test_numbers_of_layers_may_be_numpys(recordings, encoder):
+    """`TypeError: 'numpy.int64' object is not iterable`, and JSON cannot hold them."""
+    one, several = LayerSource(encoder, np.int64(1), "cpu"), LayerSource(encoder, np.array([1, 3]), "cpu")
+    assert json.dumps(one.describe()) == json.dumps(LayerSource(encoder, 1, "cpu").describe())
+    assert json.loads(json.dumps(several.describe()))["layer"] == [1, 3]
+
+
+def test_another_precision_of_layers_is_refused(encoder):
+    """`bf16`, as recipes say, computed in float32."""
+    with pytest.raises(UsageError, match="precision='bf16': expected float32 or bfloat16"):
+        LayerSource(encoder, 1, "cpu", precision="bf16")
 
 
 def test_a_layer_that_is_not_there_is_refused(encoder):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from upstream.errors import UsageError
 from upstream.model import Encoder
 from upstream.model.attention import attend
 from upstream.model.transformer import Block, PositionalConvolution
@@ -26,6 +27,33 @@ def test_stopping_early_gives_the_raw_output_of_that_layer(tiny, pre_norm):
             assert torch.equal(part.last, whole.layers[k])
     same = torch.equal(whole.last, whole.layers[3])
     assert same is not pre_norm  # the final norm of a pre-norm model comes after the last block
+
+
+@pytest.mark.parametrize("frontend", ["conv", "fbank", "light"])
+def test_waveforms_in_double_precision_are_computed_in_single(tiny, frontend):
+    """What numpy and soundfile give ended deep in torch: `expected m1 and m2 to have the same dtype`."""
+    encoder = tiny(frontend=frontend)
+    with torch.no_grad():
+        assert torch.equal(encoder(WAVES.double()).last, encoder(WAVES).last)
+        if frontend == "conv":
+            assert encoder.double()(WAVES.double()).last.dtype is torch.float64
+
+
+def test_lengths_may_be_a_list(tiny):
+    with torch.no_grad():
+        found, expected = (tiny()(WAVES, lengths) for lengths in ([3000, 2000], torch.tensor([3000, 2000])))
+    assert torch.equal(found.lengths, expected.lengths)
+    assert torch.equal(found.last[0], expected.last[0])
+
+
+@pytest.mark.parametrize(("waveforms", "lengths", "says"), [
+    (torch.zeros(1, 3000, dtype=torch.int16), None, "expected float32"), (torch.zeros(0, 3000), None, "one row"),
+    (WAVES, [3000], "do not fit"), (WAVES, [1.0, 0.5], "samples of each row")])
+def test_waveforms_and_lengths_that_are_none_are_named(tiny, waveforms, lengths, says):
+    """16-bit samples went through filterbanks as sound that was 32767 times too loud."""
+    for frontend in ("conv", "fbank"):
+        with pytest.raises(UsageError, match=says):
+            tiny(frontend=frontend)(waveforms, lengths)
 
 
 def test_layers_are_given_only_on_request(tiny):

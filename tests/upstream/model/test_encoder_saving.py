@@ -94,6 +94,15 @@ def test_keys_of_our_own_cannot_be_overwritten(tiny, tmp_path):
         save_encoder(tiny(), tmp_path, {"hash": "0"})
 
 
+def test_what_json_cannot_hold_is_named_before_anything_is_replaced(tiny, tmp_path):
+    """The weights were those of the new encoder, and hubertkit.json that of the old one."""
+    save_encoder(tiny(), tmp_path, {}, {"x": torch.ones(1)})
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match=r"hubertkit\.json: lm cannot be written as JSON"):
+        tiny(width=16).save(tmp_path, lm=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_folder_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"hubertkit\.json is missing"):
         load_encoder(tmp_path)

@@ -63,6 +63,12 @@ def test_a_ctm_is_read(tmp_path):
     assert read_alignment(path) == [Interval(0.0, 0.3, "sil"), Interval(0.3, 0.55, "AE1"), Interval(0.55, 0.8, "T")]
 
 
+def test_lines_of_a_ctm_end_where_those_of_a_file_do(tmp_path):
+    """A comment that held U+2028 was read as two lines, the second of them no line of a CTM."""
+    path = write(tmp_path / "a.ctm", ";; made\u2028by hand\r\na 1 0.00 0.30 A\ra 1 0.30 0.25 B\n")
+    assert read_alignment(path) == [Interval(0.0, 0.3, "A"), Interval(0.3, 0.55, "B")]
+
+
 def test_the_two_formats_give_the_same_phones(tmp_path):
     ctm = "".join(f"a 1 {s} {e - s} {p or 'sp'}\n" for s, e, p in PHONES)
     by_grid = frame_phones(write(tmp_path / "a.TextGrid", textgrid({"phones": PHONES})), 16_000)

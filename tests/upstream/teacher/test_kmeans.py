@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed
 from upstream.teacher import kmeans, nearest
 from upstream.teacher.kmeans import assign, fit, inertia, levels
@@ -224,3 +224,9 @@ def test_a_common_offset_by_hand():
     """Mean (20, 0), squared 400; each is 1 from it: 400 of 1 is far off, 4 of 1 is not."""
     assert common_offset(torch.tensor([[20.0, 1.0], [20.0, -1.0]])).tolist() == [20, 0]
     assert common_offset(torch.tensor([[2.0, 1.0], [2.0, -1.0]])).tolist() == [0, 0]
+
+
+def test_an_engine_that_is_none_is_refused():
+    """`sklearn` ran torch's."""
+    with pytest.raises(UsageError, match="engine='sklearn': expected faiss or torch"):
+        fit(torch.rand(20, 2), 3, 0, engine="sklearn")

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import FbankSource, LayerSource, MfccSource
 from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
@@ -67,6 +68,39 @@ def test_the_size_of_batches_changes_neither_the_sample_nor_the_labels(recording
     for sample, units in found[1:]:
         torch.testing.assert_close(sample, found[0][0], atol=1e-4, rtol=0)
         assert units.hash == found[0][1].hash
+
+
+def test_a_teacher_is_fitted_on_the_utterances_of_a_mask(recordings):
+    """A mask was read as the utterances 0 and 1, and repeats left rows of the sample that nothing was written to."""
+    mask = np.array([False, False, True, True, False, True])
+    _, by_mask = fitted(recordings, indices=mask)
+    _, by_places = fitted(recordings, indices=[2, 3, 5])
+    assert by_mask.hash == by_places.hash
+    assert by_mask.fitted == by_places.fitted
+    with pytest.raises(InputError, match="named twice"):
+        fitted(recordings, indices=[2, 3, 2])
+
+
+def test_numbers_of_clusters_may_be_numpys(recordings, tmp_path):
+    """`TypeError: 'numpy.int64' object is not iterable`, or an error of JSON when the teacher was saved."""
+    made = recordings(LENGTHS)
+    found = Teacher.fit(MfccSource(), made, np.int64(5), seed=np.int64(1), read=made.read, iterations=3)
+    found.save(tmp_path)
+    assert Teacher.load(tmp_path).fitted == fitted(recordings, 5, iterations=3)[1].fitted
+
+
+def test_what_json_cannot_hold_is_named_before_a_teacher_is_replaced(recordings, tmp_path):
+    """The centroids were the new ones, and teacher.json the old one."""
+    _, teacher = fitted(recordings)
+    teacher.save(tmp_path)
+    with pytest.raises(UsageError, match=r"teacher\.json: fitted cannot be written as JSON"):
+        replace(fitted(recordings, 5)[1], fitted={"by": tmp_path}).save(tmp_path)
+    assert Teacher.load(tmp_path).hash == teacher.hash
+
+
+def test_a_folder_for_units_may_be_a_string(recordings, tmp_path):
+    made, teacher = fitted(recordings)
+    assert teacher.label(MfccSource(), made, str(tmp_path), read=made.read).ids == made.ids
 
 
 def test_the_sample_is_of_different_frames_of_the_chosen_utterances(recordings):

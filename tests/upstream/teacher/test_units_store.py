@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.offsets import are_offsets
 from upstream.teacher.units import Units, UnitsWriter
 
@@ -130,6 +130,26 @@ def test_another_version_or_another_json_is_refused(tmp_path):
         (tmp_path / "units.json").write_text(json.dumps(broken))
         with pytest.raises(FormatError, match=words):
             Units.load(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("meta", []), ("rate", "x"), ("rate", 0), ("hash", 5), ("classes", ["3"]), ("classes", []), ("classes", [True]),
+    ("classes", [70_000]), ("frames", None)])
+def test_a_header_with_wrong_values_is_named(tmp_path, name, value):
+    """Folders of others: they ended in tracebacks, some only in what reads the units."""
+    write(tmp_path, {"a": [[1, 2]]})
+    header = json.loads((tmp_path / "units.json").read_text())
+    (tmp_path / "units.json").write_text(json.dumps({**header, name: value}))
+    with pytest.raises(FormatError, match=rf"units\.json: {name} is .*; expected"):
+        Units.load(tmp_path)
+
+
+def test_provenance_that_json_cannot_hold_is_named_before_anything_is_replaced(tmp_path):
+    """The units that the folder held were gone when the error came."""
+    before = write(tmp_path, {"a": [[1, 2]]}).hash
+    with pytest.raises(UsageError, match=r"units\.json: made cannot be written as JSON"):
+        write(tmp_path, {"b": [[3]]}, meta={"made": tmp_path})
+    assert Units.load(tmp_path).hash == before
 
 
 @pytest.mark.parametrize("offsets", [[0, 1000, 8], [1, 5, 8], [[0, 5, 8]], [0.0, 5.0, 8.0], 8])

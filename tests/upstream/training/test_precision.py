@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from upstream.errors import UsageError
 from upstream.training.precision import FIRST_SCALE, GROW_AFTER, LossScale, autocast
 
 
@@ -35,6 +36,12 @@ def test_other_precisions_need_no_scale(precision):
         scale.update(finite)
     assert scale.value == 1
     assert not scale.may_fall
+
+
+def test_a_precision_that_is_none_is_refused():
+    """`fp32` computed in bf16."""
+    with pytest.raises(UsageError, match="precision='fp32': expected one of bf16, fp16, float32"):
+        autocast(torch.device("cpu"), "fp32")
 
 
 def test_gradients_are_divided_by_the_scale_once():

@@ -23,13 +23,30 @@ def refuse_others(folder: Path, names: Iterable[str]) -> None:
 def claim(folder: Path, names: Sequence[str]) -> None:
     """Note that files of these names in a folder are an export's. Raises as `refuse_others`."""
     refuse_others(folder, names)
-    found = _claimed(folder).union(names)
+    _note(folder, _claimed(folder).union(names))
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove an export's files of these names; what is written there from then on is somebody's own.
+
+    Raises as `refuse_others`.
+    """
+    names = set(names)
+    refuse_others(folder, names)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    ours = _claimed(folder)
+    if ours & names:
+        _note(folder, ours - names)
+
+
+def _note(folder: Path, names: Iterable[str]) -> None:
     with disk_errors(folder), writing(folder / MARK) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in sorted(found)), encoding="utf-8")
+        temporary.write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
 
 
 def _claimed(folder: Path) -> frozenset[str]:
     try:
-        return frozenset((folder / MARK).read_text(encoding="utf-8").splitlines())
+        return frozenset((folder / MARK).read_text(encoding="utf-8").split("\n")) - {""}
     except FileNotFoundError:
         return frozenset()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from upstream.audio.corpora.exports import claim
+from upstream.audio.corpora.exports import claim, refuse_others, remove
 from upstream.audio.corpora.lines import ids_of, lines_of
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
@@ -74,21 +74,29 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
     if any(texts):
         files |= {".wrd": texts, ".ltr": [letters_of(t) for t in texts]}
     files[".tsv"] = [root, *(f"{os.path.relpath(p, root)}\t{u.samples}" for p, u in zip(paths, rows))]
-    _refuse_other_labels(folder, name, len(rows))
-    claim(folder, list_names(name))
-    for suffix in {".wrd", ".ltr"} - files.keys():
-        (folder / f"{name}{suffix}").unlink(missing_ok=True)
+    refuse_other_labels(folder, name, len(rows))
+    refuse_others(folder, list_names(name))
+    claim(folder, [f"{name}{suffix}" for suffix in files])
+    remove(folder, (f"{name}{suffix}" for suffix in {".wrd", ".ltr"} - files.keys()))
     return [write_lines(folder / f"{name}{suffix}", lines) for suffix, lines in files.items()]
 
 
 def list_names(name: str) -> list[str]:
-    """The files that an export of this name writes."""
+    """The files that an export of this name may write."""
     return [f"{name}{suffix}" for suffix in (".tsv", ".ids", ".wrd", ".ltr")]
 
 
-def _refuse_other_labels(folder: Path, name: str, count: int) -> None:
-    """Labels count the lines of their list; those of another one are not removed, since making them takes hours."""
+def refuse_other_labels(folder: Path, name: str, count: int, anew: Collection[str] = ()) -> None:
+    """Raise InputError where there are labels (`NAME.km`) of another list than one of so many files.
+
+    They are not removed, since making them takes hours.
+
+    Args:
+        anew: names of labels that are written as well.
+    """
     for path in sorted(folder.glob(f"{glob.escape(name)}.km*")):
+        if path.name in anew:
+            continue
         with path.open("rb") as lines:
             found = sum(1 for _ in lines)
         if found != count:

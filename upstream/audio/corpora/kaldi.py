@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from upstream.audio.corpora.exports import claim
+from upstream.audio.corpora.exports import claim, refuse_others, remove
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.lines import ids_of, keyed_lines
 from upstream.audio.corpora.probing import BadFiles, Entry, Header, Skip, manifest_of, probe
@@ -79,10 +79,11 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
         files["text"] = [f"{u.id} {' '.join((u.text or '').split())}".rstrip() for u in rows]
     if segments:
         files["segments"] = segments
-    claim(folder, FILES)
-    written = [write_lines(folder / name, lines) for name, lines in {**files, "wav.scp": scp}.items()]
-    for name in {"text", "segments"} - files.keys():  # of an earlier export: they would be read as part of this one
-        (folder / name).unlink(missing_ok=True)
+    files["wav.scp"] = scp
+    refuse_others(folder, FILES)
+    claim(folder, list(files))
+    written = [write_lines(folder / name, lines) for name, lines in files.items()]
+    remove(folder, set(FILES) - files.keys())  # of an earlier export: they would be read as part of this one
     return written
 
 

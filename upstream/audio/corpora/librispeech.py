@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from upstream.audio.corpora.lines import lines_of
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.walking import walk
 from upstream.audio.manifest import Manifest
@@ -71,11 +72,7 @@ def _entries(src: Path, folders: Sequence[Path], ids: set[str] | None, bad: BadF
 
 def _read_transcripts(path: Path) -> Iterator[tuple[str, str]]:
     """(id, text) of each line `ID TEXT`."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not a readable UTF-8 file ({error})") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in lines_of(path):
         if not line.strip():
             continue
         name, _, text = line.strip().partition(" ")

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from upstream.audio.corpora.exports import MARK, claim, refuse_others
+from upstream.audio.corpora.exports import MARK, claim, refuse_others, remove
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
 from upstream.audio.corpora.walking import files_below
@@ -68,8 +68,8 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
         manifest = manifest_of([_entry(row, name) for row, name in zip(rows, ids)], bad, src)
     except BaseException:
         for path in made:
-            path.unlink(missing_ok=True)
-            _put_back(path)
+            if not _put_back(path):
+                remove(path.parent, [path.name])
         if made and all(path.name == MARK for path in extracted.iterdir()):
             (extracted / MARK).unlink(missing_ok=True)
             extracted.rmdir()
@@ -174,10 +174,10 @@ class _Store:
         if self._tar is None:
             self._stack.enter_context(disk_errors(self._name))
             temporary = self._stack.enter_context(writing(self._name))
-            self._made.append(self._name)
             claim(self._name.parent, [self._name.name])
             if self._name.is_file():  # of an earlier import, whose manifest needs it if this one fails
                 os.replace(self._name, _aside(self._name))
+            self._made.append(self._name)  # now, for what is made is removed again where the import fails
             self._tar = self._stack.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT))
         suffix = next((s for magic, s in MAGIC.items() if content.startswith(magic)), ".audio")
         member = tarfile.TarInfo(name + suffix)
@@ -191,9 +191,12 @@ def _aside(tar: Path) -> Path:
     return tar.with_name(f".{tar.name}.before")
 
 
-def _put_back(tar: Path) -> None:
-    if _aside(tar).is_file():
+def _put_back(tar: Path) -> bool:
+    """Whether an earlier import's tar lay aside; it is in its place again."""
+    found = _aside(tar).is_file()
+    if found:
         os.replace(_aside(tar), tar)
+    return found
 
 
 def _chunk(file: pq.ParquetFile, group: int, audio: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from upstream.audio.corpora.exports import claim, refuse_others
+from upstream.audio.corpora.exports import claim, refuse_others, remove
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
@@ -94,9 +94,7 @@ def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_byte
                 waiting = next(utterances, None)
             claim(folder, [path.name])  # now, before it takes its name
         shards.append(path)
-    for path in sorted(folder.glob(f"{glob.escape(name)}-*.tar")):
-        if ours.fullmatch(path.name) and path not in shards:
-            path.unlink()
+    remove(folder, set(there) - {path.name for path in shards})
     return shards
 
 

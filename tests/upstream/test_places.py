@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+import torch
+
+from upstream.errors import InputError
+from upstream.places import places
+
+
+@pytest.mark.parametrize(("given", "found"), [
+    ([3, 1], [3, 1]), (range(2), [0, 1]), (iter([2]), [2]), (torch.tensor([2, 0]), [2, 0]), ([], []),
+    ([False, True, False, True], [1, 3]), (np.array([True, False, False, True]), [0, 3]),
+    (torch.tensor([False, True, False, False]), [1]), (np.uint8([3]), [3])])
+def test_a_mask_means_the_places_where_it_is_true(given, found):
+    """`np.asarray(mask, np.int64)` meant utterances 0 and 1, again and again."""
+    indices = places(given, 4)
+    assert (indices.dtype, indices.tolist()) == (np.int64, found)
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    (np.array([True, False]), r"a mask of shape \(2,\) for 4 utterances"), (np.zeros(0, bool), "a mask"),
+    ([0.0, 1.0], "indices of type float64"), (["u1"], "expected whole numbers"), ([1, 2, 1], "named twice")])
+def test_what_names_no_utterances_is_refused(given, says):
+    with pytest.raises(InputError, match=says):
+        places(given, 4, once=True)

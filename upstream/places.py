@@ -1,0 +1,36 @@
+"""Which utterances of a manifest are meant: places, or a mask over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from upstream.errors import InputError
+
+
+def places(indices: Iterable[int] | np.ndarray, count: int, *, once: bool = False) -> np.ndarray:
+    """(n,) int64 places in the order given.
+
+    Args:
+        indices: places, or a mask (count,) bool; numpy arrays, tensors or anything to go through once.
+        count: utterances of the manifest.
+        once: refuse a place that is named twice.
+
+    Raises:
+        InputError: neither of the two, a mask of another length, or a repeat where there may be none.
+    """
+    given = np.asarray(indices if hasattr(indices, "__array__") else list(indices))
+    if not given.size and given.dtype != bool:
+        return np.zeros(0, np.int64)
+    if given.dtype == bool:
+        if given.shape != (count,):
+            raise InputError(f"a mask of shape {given.shape} for {count} utterances; give one value for each")
+        return np.flatnonzero(given)
+    if given.dtype.kind not in "iu":
+        raise InputError(f"indices of type {given.dtype}: expected whole numbers, or a mask with a bool for each of "
+                         f"{count} utterances")
+    found = given.astype(np.int64).reshape(-1)
+    if once and len(np.unique(found)) < len(found):
+        raise InputError("an utterance is named twice among the indices; name each once")
+    return found
