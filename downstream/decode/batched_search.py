@@ -215,9 +215,10 @@ def _step(graph: Graph, old: Beam, frame: _Frame, letters: Array, probabilities:
 
 
 def _stays(graph: Graph, old: Beam, total: Array, frame: _Frame) -> Beam:
-    cell = old.utterance * (graph.width + 1) + graph.label.take(old.node)
-    return old._replace(blank=total * frame.stay_blank.reshape(-1).take(cell),
-                        letter=old.letter * frame.stay_letter.reshape(-1).take(cell))
+    letter = old.utterance * (graph.width + 1) + graph.label.take(old.node)
+    blank = old.utterance * 2 + (old.node == ROOT)
+    return old._replace(blank=total * frame.stay_blank.reshape(-1).take(blank),
+                        letter=old.letter * frame.stay_letter.reshape(-1).take(letter))
 
 
 def _extensions(graph: Graph, old: Beam, total: Array, frame: _Frame, letters: Array, probabilities: Array,
