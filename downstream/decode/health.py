@@ -15,6 +15,7 @@ from downstream.decode.alphabet import alphabet
 from downstream.decode.check import Check
 from downstream.decode.tune import evenly
 from downstream.emissions import Emissions
+from downstream.text.vocabulary import spelled_as
 from upstream.errors import InputError
 
 
@@ -39,11 +40,12 @@ def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Colle
         raise InputError(f"{emissions.folder}: none of the {len(emissions)} utterances has a reference, "
                          f"{emissions.ids[0]} for instance; give the references of what was "
                          "recognised")
-    texts = [references[id] for id in ids]
-    if not any(text.split() for text in texts):
+    letters = _letters(emissions)
+    references = {id: spelled_as(references[id], letters or frozenset()) for id in ids}
+    texts = list(references.values())
+    if not any(texts):
         raise InputError(f"the references of all {len(ids)} utterances are empty: nothing to compare with")
     checks = [_references_there(len(ids), emissions)]
-    letters = _letters(emissions)
     if letters is not None:
         checks.append(health_words.references_spelled(texts, letters))
     chosen = set(evenly(emissions, seconds)) & set(ids) or set(ids)

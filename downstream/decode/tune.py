@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from downstream.decode.alphabet import alphabet
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import WeightedDecoder, name_of
 from downstream.decode.hypothesis import Hypothesis
@@ -30,6 +31,7 @@ from downstream.lm.arrays import NgramArrays
 from downstream.score.intervals import bootstrap_interval
 from downstream.score.shared import refuse_shared
 from downstream.text.lexicon import Lexicon
+from downstream.text.vocabulary import spelled_as
 from upstream.errors import InputError, UsageError
 
 
@@ -148,7 +150,7 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
         raise UsageError(f"beams {', '.join(map(str, beams))}: each must be at least 1")
     _refuse_the_final_set(emissions, forbidden_manifest_hash, forbidden_ids)
     ids = evenly(emissions, search.seconds)
-    texts = _texts(ids, references)
+    texts = _texts(ids, references, alphabet(decoder.symbols, decoder.blank).letters)
     coverage = check_coverage(*_findable(decoder), list(texts.values()), LEAST_COVERAGE)
     lists = NBestLists(texts, _unknown_penalty(decoder))
     decode = _Decoding(emissions, ids, search.decodes + len(beams), workers, progress)
@@ -264,11 +266,12 @@ def _unknown_penalty(decoder: WeightedDecoder) -> float:
     return 0.0 if isinstance(decoder, LexiconDecoder) else decoder.unknown_penalty or 0.0
 
 
-def _texts(ids: Sequence[str], references: Mapping[str, str]) -> dict[str, str]:
+def _texts(ids: Sequence[str], references: Mapping[str, str], letters: frozenset[str]) -> dict[str, str]:
+    """The references in the form of Unicode of the decoder's words."""
     missing = next((id for id in ids if id not in references), None)
     if missing is not None:
         raise InputError(f"{missing}: no reference; tuning needs the text of every utterance")
-    texts = {id: references[id] for id in ids}
-    if not any(text.split() for text in texts.values()):
+    texts = {id: spelled_as(references[id], letters) for id in ids}
+    if not any(texts.values()):
         raise InputError(f"the references of all {len(ids)} utterances are empty: nothing to tune on")
     return texts

@@ -6,6 +6,7 @@ Two standard sets differ in order and size, so a vocabulary always travels with 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,3 +125,22 @@ class Vocabulary:
     def _shown(self) -> str:
         single = [s for s in self.symbols if s in self.letters]
         return "".join(single) if len(single) <= 40 else f"{len(single)} characters"
+
+
+def spelled_as(text: str, letters: frozenset[str]) -> str:
+    """The words of a text, joined by single spaces, in the form of Unicode that a recogniser spells them in.
+
+    Files of macOS and Korean texts often have letters apart from their accents (NFD), where symbols have them as one.
+
+    Args:
+        text: of any form.
+        letters: that the recogniser's words are made of.
+
+    Returns:
+        Each word as it is, or in NFC or NFD where only that consists of the letters; as it is where none does.
+    """
+    found = []
+    for word in text.split():
+        forms = (word, unicodedata.normalize("NFC", word), unicodedata.normalize("NFD", word))
+        found.append(next((form for form in forms if letters.issuperset(form)), word))
+    return " ".join(found)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -49,6 +50,14 @@ def test_a_healthy_case_passes_every_check():
                            "model coverage", "lexicon spelled", "lexicon separator", "lexicon coverage",
                            "lexicon in model"]
     assert found["temperature"].measured == pytest.approx(1, abs=0.25)  # the posteriors are exact
+
+
+def test_references_in_another_form_of_unicode_pass_as_well():
+    """Of references in NFD it said that the symbols cannot spell them: no combining accent, for instance."""
+    symbols, composed = tuple(s.replace("E", "\u00c9") for s in SYMBOLS), [w.replace("E", "\u00c9") for w in WORDS]
+    apart = {id: unicodedata.normalize("NFD", text.replace("E", "\u00c9")) for id, text in REFERENCES.items()}
+    found = levels(stored(symbols=symbols), apart, composed, {word: ((*word, "|"),) for word in composed})
+    assert {check.level for check in found.values()} == {"ok"}
 
 
 def swapped(one, two):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downstream.text.normalise import normalise
-from downstream.text.vocabulary import Vocabulary
+from downstream.text.vocabulary import Vocabulary, spelled_as
 from upstream.errors import FormatError, InputError
 
 words = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ'", min_size=1, max_size=8)
@@ -118,3 +118,16 @@ def test_blanks_of_other_toolkits_are_found(tmp_path, symbols, blank):
 def test_a_vocabulary_that_contradicts_itself_is_refused(symbols, blank):
     with pytest.raises(InputError, match="vocabulary"):
         Vocabulary(symbols, blank)
+
+
+@pytest.mark.parametrize(("text", "letters", "expected"), [
+    ("cafe\u0301  noir", "abcdefghinor\u00e9", "caf\u00e9 noir"),
+    ("caf\u00e9", "abcdef\u0301", "cafe\u0301"),
+    ("\u1112\u1161\u11ab\n\uae00", "\ud55c\uae00", "\ud55c \uae00"),
+    ("cafe\u0301 e\u0301x", "acef\u00e9", "caf\u00e9 e\u0301x"),  # no form of the second word can be spelled
+    ("cafe\u0301 e\u00e9", "acef\u00e9\u0301", "cafe\u0301 e\u00e9"),  # both are spelled as they are
+    (" ", "a", ""),
+])
+def test_words_are_in_the_form_that_the_letters_spell(text, letters, expected):
+    """Letters apart from their accents (NFD) were unknown letters, and their words no words of the language model."""
+    assert spelled_as(text, frozenset(letters)) == expected
