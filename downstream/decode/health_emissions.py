@@ -15,7 +15,7 @@ from downstream.decode.greedy import greedy
 from downstream.decode.likelihood import text_logprobs
 from downstream.emissions import Emissions
 from downstream.heads.ctc import least_frames
-from downstream.score.rates import score
+from downstream.score.rates import NO_SPACES, Unit, score, without_spaces
 from upstream.errors import InputError
 
 Kind = Literal["log-probabilities", "NaN", "infinity", "probabilities", "log10 probabilities", "logits",
@@ -83,8 +83,9 @@ class Sample:
         return sum(map(len, self.rows)) / self.rate
 
 
-def examine(sample: Sample) -> list[Check]:
-    """The checks in the order in which one mistake causes the next; those that cannot be made are left out."""
+def examine(sample: Sample, unit: Unit = "word") -> list[Check]:
+    """The checks in the order in which one mistake causes the next; those that cannot be made are left out, such as
+    those that need the references' spaces where characters are the unit."""
     kind, deviation = kind_of(sample.rows)
     checks = [_values(kind, deviation, sum(map(len, sample.rows)))]
     if kind == "NaN" or not any(map(len, sample.rows)):
@@ -97,8 +98,10 @@ def examine(sample: Sample) -> list[Check]:
     except InputError as error:
         return [*checks, _symbols(sample, str(error))]
     paths = [greedy(rows, sample.symbols, sample.blank, sample.rate).text for rows in sample.rows]
-    return [*checks, _symbols(sample), _separator(sample, paths), _silent(sample, paths), _frame_rate(sample),
-            _room(sample, columns), _agreement(sample, paths), *_temperature(sample, columns)]
+    spaced = unit == "word"
+    return [*checks, _symbols(sample), *([_separator(sample, paths)] if spaced else []), _silent(sample, paths),
+            _frame_rate(sample), _room(sample, columns), _agreement(sample, paths, unit),
+            *(_temperature(sample, columns) if spaced else [])]
 
 
 def kind_of(rows: Sequence[np.ndarray]) -> tuple[Kind, float]:
@@ -201,6 +204,7 @@ def _separator(sample: Sample, paths: Sequence[str]) -> Check:
     ratio = found / max(1, wanted)
     return graded("word separator", ratio, *WORDS_FOUND,
                   f"greedy decoding finds {found} words where the references have {wanted}",
+                  NO_SPACES if without_spaces(sample.texts, paths) else
                   "the column of the word separator is another one, or the recogniser learnt without it: compare the "
                   "symbols with those that it was trained with")
 
@@ -233,10 +237,10 @@ def _room(sample: Sample, columns: Alphabet) -> Check:
                   "enough for the speech?")
 
 
-def _agreement(sample: Sample, paths: Sequence[str]) -> Check:
+def _agreement(sample: Sample, paths: Sequence[str], unit: Unit) -> Check:
     spoken = {id: text for id, text in zip(sample.ids, sample.texts) if text}
     found = dict(zip(sample.ids, paths))
-    rate = score(spoken, {id: found[id] for id in spoken}).cer / 100 if spoken else math.nan
+    rate = score(spoken, {id: found[id] for id in spoken}, unit).cer / 100 if spoken else math.nan
     example = max(spoken, key=lambda id: len(found[id]), default="")
     return graded("agreement", rate, *CHARACTER_ERRORS, f"{rate:.0%} character errors of greedy decoding",
                   f"{example}: {found.get(example, '')[:40]!r} for {spoken.get(example, '')[:40]!r}; if that is no "

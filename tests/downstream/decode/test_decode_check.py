@@ -60,6 +60,19 @@ def test_references_in_another_form_of_unicode_pass_as_well():
     assert {check.level for check in found.values()} == {"ok"}
 
 
+def test_references_without_spaces_pass_by_characters():
+    """Right data of a script without spaces failed: no word of the references was in the model."""
+    unspaced = {id: text.replace(" ", "") for id, text in REFERENCES.items()}
+    found = {check.name: check for check in examine(stored(), unspaced, WORDS, LEXICON, math.inf, "character")}
+    assert {check.level for check in found.values()} == {"ok"}
+    assert "of the 367 characters" in found["model coverage"].what
+    assert set(levels(stored())) - set(found) == {"word separator", "temperature"}
+    by_words = levels(stored(), unspaced, lexicon=LEXICON)
+    for name in ("word separator", "model coverage", "lexicon coverage"):
+        assert by_words[name].level == "failed"
+        assert "take --characters" in by_words[name].advice
+
+
 def swapped(one, two):
     order = list(range(len(SYMBOLS)))
     order[one], order[two] = two, one

@@ -236,6 +236,16 @@ def test_thinning_out_keeps_the_spread_of_lengths(tmp_path):
     assert math.isclose(sum(emissions.seconds(id) for id in chosen), 16.09, rel_tol=0.1)
 
 
+def test_references_without_spaces_are_tuned_on_by_characters(emissions, any_decoder):
+    """A language model of segmented text and unsegmented references: the model was said to have none of the words."""
+    unspaced = {id: text.replace(" ", "") for id, text in TEXTS.items()}
+    found = tune(emissions, unspaced, any_decoder, Search(decodes=3), unit="character", workers=1)
+    weighed = replace(any_decoder, lm_weight=found.lm_weight, word_score=found.word_score, nbest=Search.nbest)
+    hypotheses = {h.id: h.text for h in decode_all(emissions, weighed, workers=1)}
+    assert found.wer == score(unspaced, hypotheses, "character").cer
+    assert (found.unit, found.coverage) == ("character", 1.0)
+
+
 def test_references_with_letters_apart_from_their_accents_have_the_words_of_the_model(tmp_path):
     """The model was said to have a third of the words of references in NFD, which macOS and Korean texts often are."""
     symbols = tuple(s.replace("E", "\u00c9").replace("B", "\u00d6") for s in SYMBOLS)
