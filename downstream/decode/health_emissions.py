@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,6 +20,10 @@ from downstream.heads.ctc import least_frames
 from downstream.score.rates import NO_SPACES, Unit, score, without_spaces
 from upstream.errors import InputError
 
+# Hanzi, kana and the syllables of Hangul, each a syllable or so.
+_SIGN = re.compile("[\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+                   "\U00020000-\U0003ffff]")
+
 Kind = Literal["log-probabilities", "NaN", "infinity", "probabilities", "log10 probabilities", "logits",
                "unnormalised"]
 
@@ -25,8 +31,10 @@ ROW_SUM = 0.01  # of the logarithm of a row's sum; float16 rounding stays below 
 TEMPERATURES = (0.1, 10.0)  # that are tried
 TEMPERATURE_SECONDS = 120.0  # of speech, so that it takes seconds
 
-# (good), (bearable). Speech read aloud has 10 to 20 characters a second in languages written with letters.
+# (good), (bearable). Speech read aloud has 10 to 20 characters a second in languages written with letters, 3 to 8 where
+# a sign is a syllable.
 CHARACTERS_A_SECOND = (7.0, 22.0), (2.5, 40.0)
+SIGNS_A_SECOND = (2.0, 22.0), (1.0, 40.0)
 WORDS_FOUND = (0.6, 1.6), (0.3, 3.0)  # in the likeliest path, for each word of the references
 SILENT = (0.0, 0.05), (0.0, 0.5)  # share of utterances without any text
 TOO_SHORT = (0.0, 0.0), (0.0, 0.05)  # share of utterances
@@ -219,11 +227,13 @@ def _silent(sample: Sample, paths: Sequence[str]) -> Check:
 
 
 def _frame_rate(sample: Sample) -> Check:
+    text = unicodedata.normalize("NFC", "".join(sample.texts))
+    signs = len(_SIGN.findall(text)) > 0.5 * sum(c.isalpha() for c in text)
     rate = sum(map(len, sample.texts)) / sample.seconds
-    return graded("frame rate", rate, *CHARACTERS_A_SECOND,
+    return graded("frame rate", rate, *(SIGNS_A_SECOND if signs else CHARACTERS_A_SECOND),
                   f"the references have {rate:.1f} characters for each second at {sample.rate:g} frames a second",
-                  "speech has 10 to 20: see whether the frame rate is the recogniser's and the references are of "
-                  "these recordings (scripts of one sign a syllable have fewer)")
+                  f"speech has {'3 to 8' if signs else '10 to 20'}: see whether the frame rate is the recogniser's and "
+                  "the references are of these recordings")
 
 
 def _room(sample: Sample, columns: Alphabet) -> Check:

@@ -73,6 +73,16 @@ def test_references_without_spaces_pass_by_characters():
         assert "take --characters" in by_words[name].advice
 
 
+@pytest.mark.parametrize(("sign", "a_second", "level"), [
+    ("\u4e2d", 2.2, "ok"), ("\u30ab", 2.2, "ok"), ("\ud55c", 1.5, "warning"), ("\u1112\u1161\u11ab", 2.0, "ok"),
+    ("\u4e2d", 0.9, "failed"), ("a", 2.2, "failed")])
+def test_scripts_of_one_sign_a_syllable_have_fewer_characters_a_second(sign, a_second, level):
+    """Right data of Mandarin failed: "the references have 2.2 characters for each second"."""
+    rows = normalised(np.zeros((500, len(SYMBOLS))))
+    texts = {"u": sign * round(10 * a_second)}
+    assert levels(stored({"u": rows}), texts, None)["frame rate"].level == level
+
+
 def swapped(one, two):
     order = list(range(len(SYMBOLS)))
     order[one], order[two] = two, one
