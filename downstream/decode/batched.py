@@ -203,7 +203,8 @@ def _weighted(decoder: BatchedDecoder, trie: LexiconTrie, lm: NgramArrays | None
         ahead = ahead - ahead.max()
     scorer: Any = lm if lm is None or decoder.device is None else _on_device(lm, decoder.device)
     return Graph(trie.width, columns.characters.index(""), columns.characters.index(" "),
-                 backend.array(trie.children), backend.array(trie.label), backend.array(trie.word),
+                 backend.array(trie.children), None if trie.edges is None else backend.array(trie.edges),
+                 backend.array(trie.otherwise), backend.array(trie.label), backend.array(trie.word),
                  backend.array(np.exp(ahead)), scorer, backend.array(ids), backend.array(bonus), decoder.lm_weight,
                  lm.begin if lm else 0, lm.eos if lm else 0, len(lm.link) if lm else 1)
 
