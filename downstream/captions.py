@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 CUE_CHARACTERS = 84  # two lines of 42, the usual limit of subtitles
@@ -81,16 +84,39 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
 
 
 def cues(words: Sequence[SpokenWord]) -> Iterator[list[SpokenWord]]:
-    """Words in groups that fit on a screen: at most 84 characters, 6 s, no pause of more than a second in them."""
+    """Words in groups that fit on a screen: at most 84 characters, 6 s, no pause of more than a second in them.
+
+    A word that is over these limits itself, such as a phrase of a script without spaces, is cut into pieces, each of
+    which ends a cue but the last.
+    """
     cue: list[SpokenWord] = []
-    for word in words:
-        if cue and (len(_text([*cue, word])) > CUE_CHARACTERS or word.end_s - cue[0].start_s > CUE_SECONDS
+    for whole in words:
+        *pieces, word = _pieces(whole)
+        if cue and (pieces or len(_text([*cue, word])) > CUE_CHARACTERS or word.end_s - cue[0].start_s > CUE_SECONDS
                     or word.start_s - cue[-1].end_s > CUE_PAUSE_SECONDS):
             yield cue
             cue = []
+        yield from ([piece] for piece in pieces)
         cue.append(word)
     if cue:
         yield cue
+
+
+def _pieces(word: SpokenWord) -> list[SpokenWord]:
+    """A word cut where it is over a limit: into pieces of about equal lengths, their times in proportion to them, and
+    never before a mark that belongs to the character before it (a vowel sign, an accent)."""
+    text, seconds = word.word, word.end_s - word.start_s
+    if len(text) <= CUE_CHARACTERS and seconds <= CUE_SECONDS:
+        return [word]
+    most = max(1, min(CUE_CHARACTERS, int(len(text) * CUE_SECONDS / max(seconds, CUE_SECONDS))))
+    size = math.ceil(len(text) / math.ceil(len(text) / most))
+    ends = [*(i for i, c in enumerate(text) if i and not unicodedata.category(c).startswith("M")), len(text)]
+    cuts = [0]
+    while cuts[-1] < len(text):
+        cuts.append(max((end for end in ends if cuts[-1] < end <= cuts[-1] + size),
+                        default=next(end for end in ends if end > cuts[-1])))
+    times = [word.start_s + seconds * cut / len(text) for cut in cuts]
+    return [SpokenWord(text[a:b], *span, word.confidence) for a, b, span in zip(cuts, cuts[1:], pairwise(times))]
 
 
 def _text(cue: Sequence[SpokenWord]) -> str:

@@ -2,7 +2,8 @@
 
 A recogniser and a language model learn from utterances: nothing is before them, nothing behind, and the last word has
 no separator. So a long recording is parted at its pauses, and what lies between two of them goes through the encoder
-once more, by itself. Speech without pauses is parted at a separator and stays as its windows have it.
+once more, by itself. Speech without pauses is parted at a separator and stays as its windows have it; where a script
+has none either, between two letters, once it is longer than two windows.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def phrases(encode: Encode, blocks: Iterable[np.ndarray], grid: FrameGrid, colum
     pause = math.ceil(pause_seconds * grid.rate)
     heard = _Heard(blocks)
     pieces = emission_pieces(encode, heard, grid, blank, window_seconds, overlap_seconds)
-    for phrase in segments(pieces, columns, pause, lambda frame: heard.forget(grid.crop_start(frame))):
+    for phrase in segments(pieces, columns, pause, lambda frame: heard.forget(grid.crop_start(frame)),
+                           2 * window_seconds * grid.rate):
         first, rows, apart = phrase
         start = grid.crop_start(first)
         if apart and len(rows) <= window_seconds * grid.rate:
@@ -66,18 +68,20 @@ def phrases(encode: Encode, blocks: Iterable[np.ndarray], grid: FrameGrid, colum
 
 
 def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause: int = 0,
-             forget: Callable[[int], None] = lambda frame: None) -> Iterator[Phrase]:
+             forget: Callable[[int], None] = lambda frame: None, most: float = math.inf) -> Iterator[Phrase]:
     """Pieces parted between words instead: each segment can be decoded by itself, and none changes afterwards.
 
     Segments end in the middle of every long pause, so that a language model meets whole phrases; where there is none,
     at the word separator of the longest shorter one in the later half of the frames at hand. Greedy decoding finds the
-    same words as in the whole (with its pauses parted).
+    same words as in the whole (with its pauses parted). A script without spaces has no separators either: there, the
+    longest stretch of blanks in the later half must do once there are more frames than `most`.
 
     Args:
         pieces: (T, V) rows and whether they are the last, as `emission_pieces` gives them.
         columns: what the V columns mean.
         pause: frames without a letter that are a long pause, and end a word (`parted_at_pauses`); 0: there are none.
         forget: told of the first frame that what is still to come may begin with, after every piece.
+        most: frames at hand beyond which a word may be parted.
 
     Yields:
         Segments in order; those without a letter are left out.
@@ -95,7 +99,7 @@ def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause
         elif not any(character not in ("", " ") for character in path):  # nothing said: keep the end of the silence
             stops.append((max(0, len(path) - pause), True))
         elif not stops:
-            stops.append((_parting(path), False))
+            stops.append((_parting(path) or (_parting_of_a_word(path) if len(path) > most else 0), False))
         begin = 0
         for stop, closed in stops:
             if any(character not in ("", " ") for character in path[begin:stop]):
@@ -178,6 +182,15 @@ def _parting(path: list[str]) -> int:
             length = end = 0
     late = [pause for pause in pauses if pause[1] > len(path) // 2]
     return max(late or pauses, default=(0, 0))[1]
+
+
+def _parting_of_a_word(path: list[str]) -> int:
+    """The frame after the middle of the longest stretch between two letters in the later half of a path without
+    separators, the last of equals; 0 where all frames are letters."""
+    letters = np.flatnonzero([character not in ("", " ") for character in path])
+    lengths, middles = np.diff(letters), (letters[:-1] + letters[1:]) // 2 + 1
+    late = (lengths > 1) & (middles > len(path) // 2)
+    return int(max(zip(lengths[late], middles[late]), default=(0, 0))[1])
 
 
 class _Heard:

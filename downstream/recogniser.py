@@ -29,7 +29,8 @@ from upstream.progress import progress, say
 from upstream.stage import content_hash
 from upstream.training.precision import autocast
 
-STRETCH_SECONDS = 36_000.0  # of audio whose emissions are in memory at a time: 115 MB with 32 symbols at 50 Hz
+STRETCH_SECONDS = 36_000.0  # of audio whose emissions are in memory at a time, 115 MB with 32 symbols at 50 Hz, and
+STRETCH_VALUES = 1 << 26  # no more values than these, 128 MiB, where there are thousands of symbols
 
 
 def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, extra: dict[str, Any]) -> None:
@@ -116,7 +117,8 @@ def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch
     done = 0
     with progress(f"emissions {out.name}", len(manifest)) as report, \
             EmissionsWriter(out, vocabulary.symbols, vocabulary.blank, model.encoder.config.grid.rate, meta) as writer:
-        for rows in _stretches(manifest.lengths, STRETCH_SECONDS):
+        values_a_second = len(vocabulary.symbols) * model.encoder.config.grid.rate
+        for rows in _stretches(manifest.lengths, min(STRETCH_SECONDS, STRETCH_VALUES / values_a_second)):
             part, found = manifest.select(rows), dict[int, np.ndarray]()
             for index, logprobs in emit(model, part, AudioCache(part), device):
                 found[index] = logprobs.numpy().astype(np.float16)

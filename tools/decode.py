@@ -107,6 +107,8 @@ def tune(
     seconds: Annotated[float, typer.Option(help="Speech to tune on; more is thinned out evenly.")] = 300.0,
     decodes: Annotated[int, typer.Option(min=2, help="Pairs of weights to decode with at most; hundreds more are "
                                                      "tried on the n-best lists.")] = 6,
+    characters: Annotated[bool, typer.Option("--characters", help="Count errors in characters without spaces: for "
+                                             "references of scripts without spaces between words.")] = False,
     workers: Workers = None,
 ) -> None:
     """Find the weights of a language model on a development set."""
@@ -126,17 +128,18 @@ def tune(
     with progress("tuning", decodes * len(stored)) as report:
         found = run_tuning(stored, read_references(references).texts, chosen, search, beams=_numbers(beams),
                            forbidden_manifest_hash=forbidden, forbidden_ids=final_ids, workers=workers,
-                           progress=report)
+                           unit="character" if characters else "word", progress=report)
     write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": noted_model(lm, out) if lm else None,
                      "lexicon": None if lexicon is None else str(lexicon)})
     plot_tuning(found, picture)
     for name in found.on_edge:
         say(f"{name}={getattr(found, name):g} lies on the edge of what was tried; the best may lie beyond")
+    rate = "CER" if characters else "WER"
     for point in found.beams:
-        print(f"beam {point.beam}: WER {point.wer:.2f}, {point.audio_seconds_per_second:.0f} seconds of audio a second "
-              f"with {point.processes} processes")
+        print(f"beam {point.beam}: {rate} {point.wer:.2f}, {point.audio_seconds_per_second:.0f} seconds of audio a "
+              f"second with {point.processes} processes")
     print(f"{out}: {found.decoder}, beam {found.beam}, lm_weight {found.lm_weight:g}, word_score {found.word_score:g}, "
-          f"WER {found.wer:.2f} ({found.wer_interval[0]:.2f} to {found.wer_interval[1]:.2f}) on "
+          f"{rate} {found.wer:.2f} ({found.wer_interval[0]:.2f} to {found.wer_interval[1]:.2f}) on "
           f"{found.utterances} of {found.utterances_given} utterances ({found.seconds:.0f} s)")
 
 

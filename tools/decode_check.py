@@ -33,6 +33,8 @@ def decode_check(
     lm: Annotated[Path | None, typer.Option(help="ARPA file, may be gzipped, or what `lm pack` wrote.")] = None,
     lexicon: Annotated[Path | None, typer.Option(help="Lines WORD<tab>W O R D |, or words alone.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Speech to look at; more is thinned out evenly.")] = 300.0,
+    characters: Annotated[bool, typer.Option("--characters", help="Look at characters, not words: for references of "
+                                             "scripts without spaces between words.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of lines.")] = False,
 ) -> None:
     """Check emissions, references, language model and lexicon against each other; exit 1 if a check failed."""
@@ -40,7 +42,8 @@ def decode_check(
     with progress("reading", 1) as report:
         words = None if lm is None else read_model_words(lm, report, say)
     with progress("checking", 1):
-        checks = examine(stored, texts, words, None if lexicon is None else Lexicon.load(lexicon).spellings, seconds)
+        checks = examine(stored, texts, words, None if lexicon is None else Lexicon.load(lexicon).spellings, seconds,
+                         "character" if characters else "word")
     failed = sum(check.level == "failed" for check in checks)
     if as_json:
         print(json.dumps([_plain(check) for check in checks], indent=1, ensure_ascii=False))

@@ -22,6 +22,7 @@ from downstream.decode.pool import decode_all
 from downstream.emissions import Emissions
 from downstream.score.decomposition import Decomposition, Step, decompose
 from downstream.score.references import read_references
+from downstream.text.vocabulary import spelled_as
 from tools.decode import Workers
 from tools.decoder_options import Beam, Device, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore, choice_of
 from upstream.errors import InputError, UsageError
@@ -106,7 +107,8 @@ def _with_reference(stored: Emissions, truth: dict[str, str]) -> dict[str, str]:
     missing = next((id for id in stored.ids if id not in truth), None)
     if missing is not None:
         raise InputError(f"{missing}: no reference; give the references of what was recognised")
-    return {id: truth[id] for id in stored.ids}
+    letters = alphabet(stored.symbols, stored.blank).letters
+    return {id: spelled_as(truth[id], letters) for id in stored.ids}
 
 
 def _decoded(stored: Emissions, steps: dict[str, AnyDecoder], workers: int | None) -> dict[str, list[Hypothesis]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.table import Column, Table
 
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
-from downstream.score.rates import Score
+from downstream.score.rates import NO_SPACES, Score, Unit, without_spaces
 from downstream.score.rates import score as rate
 from downstream.score.references import References, read_references
 from downstream.score.significance import paired_bootstrap
@@ -42,16 +43,19 @@ def score(
     against: Annotated[Path | None, typer.Option(help="Other hypotheses of the same utterances to compare "
                                                       "with.")] = None,
     by: Annotated[By, typer.Option(help="Intervals draw utterances or whole speakers.")] = By.utterance,
+    characters: Annotated[bool, typer.Option("--characters", help="Count characters, not words, and no spaces: of "
+                                                                  "scripts without spaces between words.")] = False,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
 ) -> None:
     """Word and character error rates with 95% intervals, and the difference between two decodings."""
     truth = read_references(references)
+    unit: Unit = "character" if characters else "word"
     _tell_few(_groups(truth, by))
-    first = _score(hypotheses, truth)
-    result: dict[str, Any] = {"hypotheses": str(hypotheses), **summary(first, truth, by, seed)}
+    first = _score(hypotheses, truth, unit)
+    result: dict[str, Any] = {"unit": unit, "hypotheses": str(hypotheses), **summary(first, truth, by, seed)}
     if against is not None:
-        second = _score(against, truth)
+        second = _score(against, truth, unit)
         result["against"] = {"hypotheses": str(against), **summary(second, truth, by, seed)}
         result["difference"] = difference(first, second, truth, by, seed)
     if as_json:
@@ -61,7 +65,8 @@ def score(
 
 
 def summary(found: Score, truth: References, by: By, seed: int) -> dict[str, Any]:
-    """Rates in percent with intervals, and counts, as JSON values."""
+    """Rates in percent with intervals, and counts, as JSON values; where characters are counted, those of words are of
+    characters, too."""
     counts, groups = found.per_utterance, _groups(truth, by)
     wer = bootstrap_interval(counts.errors, counts.words, seed=seed, groups=groups)
     cer = bootstrap_interval(counts.character_errors, counts.characters, seed=seed, groups=groups)
@@ -82,8 +87,12 @@ def difference(first: Score, second: Score, truth: References, by: By, seed: int
             "cer": cer.points, "cer_interval": _ends(cer.interval, truth), "cer_p_value": cer.p_value}
 
 
-def _score(path: Path, truth: References) -> Score:
-    return rate(truth.texts, {h.id: h.text for h in read_hypotheses(path)})
+def _score(path: Path, truth: References, unit: Unit) -> Score:
+    texts = {h.id: h.text for h in read_hypotheses(path)}
+    found = rate(truth.texts, texts, unit)
+    if unit == "word" and without_spaces(truth.texts.values(), texts.values()):
+        say(f"{path}: its words are less than half as long as those of the references; {NO_SPACES}")
+    return found
 
 
 def _groups(truth: References, by: By) -> list[str] | None:
@@ -104,17 +113,16 @@ def _ends(interval: ConfidenceInterval, truth: References) -> list[float] | None
 
 def _show(result: dict[str, Any]) -> None:
     """A table that fits a terminal of 80 columns: intervals stand below their rates."""
-    table = Table(Column("hypotheses", overflow="fold"), Column("WER %", no_wrap=True), Column("CER %", no_wrap=True),
-                  *(Column(name, no_wrap=True) for name in ("words", "sub", "del", "ins", "wrong")), box=SIMPLE_HEAD)
+    rates = ("wer", "cer") if result["unit"] == "word" else ("cer",)
+    table = Table(Column("hypotheses", overflow="fold"), *(Column(f"{name.upper()} %", no_wrap=True) for name in rates),
+                  *(Column(name, no_wrap=True) for name in (f"{result['unit']}s", "sub", "del", "ins", "wrong")),
+                  box=SIMPLE_HEAD)
     for row in filter(None, (result, result.get("against"))):
         table.add_row(
-            escape(Path(row["hypotheses"]).name), f"{row['wer']:.2f}\n{_range(row['wer_interval'])}",
-            f"{row['cer']:.2f}\n{_range(row['cer_interval'])}", str(row["words"]), str(row["substitutions"]),
+            escape(Path(row["hypotheses"]).name), *_cells(row, rates), str(row["words"]), str(row["substitutions"]),
             str(row["deletions"]), str(row["insertions"]), f"{row['sentence_errors']}/{row['sentences']}")
     if "difference" in result:
-        row = result["difference"]
-        table.add_row("difference", f"{row['wer']:+.2f}\n{_range(row['wer_interval'], '+')}",
-                      f"{row['cer']:+.2f}\n{_range(row['cer_interval'], '+')}")
+        table.add_row("difference", *_cells(result["difference"], rates, "+"))
     intervals = f"95% intervals: bootstrap by {result['interval_by']}" if result["wer_interval"] else "no intervals"
     table.caption = f"{intervals}; wrong: sentences with an error"
     table.caption_justify = "left"
@@ -122,8 +130,12 @@ def _show(result: dict[str, Any]) -> None:
     console.print(table)
     if "difference" in result:
         row = result["difference"]
-        console.print(f"p = {row['wer_p_value']:.4f} for WER, {row['cer_p_value']:.4f} for CER "
-                      f"(two-sided paired bootstrap by {result['interval_by']})", highlight=False)
+        values = ", ".join(f"{row[f'{name}_p_value']:.4f} for {name.upper()}" for name in rates)
+        console.print(f"p = {values} (two-sided paired bootstrap by {result['interval_by']})", highlight=False)
+
+
+def _cells(row: dict[str, Any], rates: Sequence[str], sign: str = "") -> list[str]:
+    return [f"{row[name]:{sign}.2f}\n{_range(row[f'{name}_interval'], sign)}" for name in rates]
 
 
 def _range(ends: list[float] | None, sign: str = "") -> str:

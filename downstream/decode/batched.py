@@ -11,7 +11,7 @@ model is asked where they end. Before that, the best word below a node stands in
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +35,7 @@ from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 from upstream.stage import content_hash, file_hash
 
+_MOST_VALUES = 1 << 24  # frames of a group times columns: 134 MB of each array of probabilities, of which there are two
 _SMALLEST = -300.0  # nats: exp of half as much again is still a number
 
 
@@ -60,7 +61,7 @@ class BatchedDecoder:
         hotwords: words and what each time that they are found adds, in nats. They are added to the lexicon.
         blank_threshold: frames in which the blank is likelier are not searched; 1.0 searches all.
         nbest: candidates that a hypothesis lists. With 1, of hypotheses that can only go on alike the best is kept.
-        batch: utterances searched in step by `decode_batch`.
+        batch: utterances searched in step by `decode_batch` at most; fewer where the alphabet is large.
         device: of torch; None: numpy, the fastest on a CPU.
     """
 
@@ -123,10 +124,8 @@ class BatchedDecoder:
         rows = [columns.usable(values, id) for id, values in zip(ids, logprobs, strict=True)]
         graph, backend = _graph(self)
         limits = Limits(self.beam, self.beam_threshold, recombine=self.nbest == 1)
-        by_length = sorted(range(len(ids)), key=lambda i: -len(rows[i]))
         found: dict[int, Hypothesis] = {}
-        for first in range(0, len(ids), self.batch):
-            group = by_length[first:first + self.batch]
+        for group in _groups(list(map(len, rows)), len(columns.characters), self.batch):
             frames = frames_of([rows[i] for i in group], columns, self.blank_threshold, self.token_min_logp,
                                self.tokens_per_frame)
             result = search(graph, frames, limits, backend)
@@ -157,6 +156,19 @@ class BatchedDecoder:
                 candidates.append(Candidate(" ".join(words), one.score, acoustic, lm, unknown))
             found.append(tuple(candidates))
         return found
+
+
+def _groups(frames: Sequence[int], width: int, batch: int) -> Iterator[list[int]]:
+    """Utterances by falling length, in groups of as many as are searched in step: their arrays must fit into memory."""
+    group, held = list[int](), 0
+    for i in sorted(range(len(frames)), key=lambda i: -frames[i]):
+        if group and (len(group) == batch or held + frames[i] * width > _MOST_VALUES):
+            yield group
+            group, held = [], 0
+        group.append(i)
+        held += frames[i] * width
+    if group:
+        yield group
 
 
 def _no_word_is_unknown(word: str) -> int:
@@ -194,7 +206,8 @@ def _weighted(decoder: BatchedDecoder, trie: LexiconTrie, lm: NgramArrays | None
         ahead = ahead - ahead.max()
     scorer: Any = lm if lm is None or decoder.device is None else _on_device(lm, decoder.device)
     return Graph(trie.width, columns.characters.index(""), columns.characters.index(" "),
-                 backend.array(trie.children), backend.array(trie.label), backend.array(trie.word),
+                 backend.array(trie.children), None if trie.edges is None else backend.array(trie.edges),
+                 backend.array(trie.otherwise), backend.array(trie.label), backend.array(trie.word),
                  backend.array(np.exp(ahead)), scorer, backend.array(ids), backend.array(bonus), decoder.lm_weight,
                  lm.begin if lm else 0, lm.eos if lm else 0, len(lm.link) if lm else 1)
 

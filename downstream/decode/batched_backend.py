@@ -52,6 +52,9 @@ class Backend(Protocol):
     def order(self, values: Array, /) -> Array:
         """What sorts them, equal ones in the order in which they stand."""
 
+    def search(self, rising: Array, values: Array, /) -> Array:
+        """Where the first number is that is not below each value; there is one."""
+
     def integers(self, values: Array, /) -> Array:
         """As int64."""
 
@@ -74,6 +77,7 @@ class NumpyBackend:
     repeat = staticmethod(np.repeat)
     arange = staticmethod(np.arange)
     log = staticmethod(np.log)
+    search = staticmethod(np.searchsorted)
 
     def array(self, values: np.ndarray) -> Array:
         return values
@@ -115,6 +119,7 @@ class TorchBackend:
     concatenate = staticmethod(torch.cat)
     repeat = staticmethod(torch.repeat_interleave)
     log = staticmethod(torch.log)
+    search = staticmethod(torch.searchsorted)
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)

@@ -25,7 +25,7 @@ class Frames:
         frame: (U, steps) int32, which frame of the utterance a step is.
         gap: (F,) 1.0 where blanks were left out before the frame, 0.0 elsewhere.
         space: (F,) probability of the word separator; 0 where it is not worth trying.
-        stay_blank: (F, W + 1) probability of staying at a letter by a blank; the last column: at a word's beginning.
+        stay_blank: (F, 2) probability of staying by a blank: at a letter, at a word's beginning.
         stay_letter: (F, W + 1) probability of staying at a letter by repeating it; 0 in the last column.
         counts: (F,) letters worth trying.
         letters, probabilities: (K,) the letters and their probabilities, frame after frame.
@@ -72,18 +72,18 @@ def frames_of(rows: Sequence[np.ndarray], alphabet: Alphabet, blank_threshold: f
     frame[place[owner[kept]], step] = within[kept]
     gap = (np.diff(kept, prepend=0) > 1).astype(np.float64)  # of no effect in an utterance's first frame
     by_step = np.lexsort((place[owner[kept]], step))
-    probabilities = np.exp(logs[kept[by_step]].astype(np.float64))
+    logs = logs[kept[by_step]]  # with thousands of columns each array counts: this one takes the place of all frames
+    stay_letter = np.zeros((len(logs), logs.shape[1] + 1))
+    np.exp(logs, out=stay_letter[:, :-1], dtype=np.float64)
     return Frames(order, np.bincount(step, minlength=frame.shape[1]), skipped[order], frame, gap[by_step],
-                  *_tried(probabilities, blank, space, np.exp(token_min_logp), tokens))
+                  *_tried(stay_letter, blank, space, np.exp(token_min_logp), tokens))
 
 
-def _tried(probabilities: np.ndarray, blank: int, space: int, least: float,
-           tokens: int | None) -> tuple[np.ndarray, ...]:
+def _tried(stay_letter: np.ndarray, blank: int, space: int, least: float, tokens: int | None) -> tuple[np.ndarray, ...]:
     """`space` to `probabilities` of `Frames`, from the probabilities of all columns."""
+    probabilities = stay_letter[:, :-1]
     separator, blanks = probabilities[:, space], np.maximum(probabilities[:, blank], _LEAST)
-    stay_blank = np.repeat(blanks[:, None], probabilities.shape[1] + 1, axis=1)
-    stay_blank[:, -1] += separator  # further separators change nothing where no word has begun
-    stay_letter = np.concatenate([probabilities, np.zeros((len(probabilities), 1))], axis=1)
+    stay_blank = np.stack([blanks, blanks + separator], axis=1)  # separators change nothing where no word has begun
     letters = probabilities.copy()
     letters[:, [blank, space]] = 0
     if tokens is not None and tokens < letters.shape[1]:

@@ -29,7 +29,7 @@ class Graph:
     Attributes:
         width: W, columns of the emissions.
         blank, space: two of them.
-        children: (nodes * W,) int32; label, word: (nodes,) int64; see `LexiconTrie`.
+        children, edges, otherwise: int32, int64 (or None) and int32; label, word: (nodes,) int64; see `LexiconTrie`.
         ahead: (nodes,) exp of the weighted score of the best word below a node.
         lm: scores words after states, as `NgramArrays`; None: no language model.
         lm_word: (words + 1,) int64, the language model's ids of the lexicon's words and of the unknown one.
@@ -44,6 +44,8 @@ class Graph:
     blank: int
     space: int
     children: Array
+    edges: Array | None
+    otherwise: Array
     label: Array
     word: Array
     ahead: Array
@@ -54,6 +56,13 @@ class Graph:
     begin: int
     end: int
     states: int
+
+    def after(self, places: Array, columns: Array, backend: Backend) -> Array:
+        """The nodes at `places`, node * W + column, with these columns; -1 for none."""
+        if self.edges is None:
+            return self.children.take(places)
+        found = backend.search(self.edges, places)
+        return backend.where(self.edges.take(found) == places, self.children.take(found), self.otherwise.take(columns))
 
     def score(self, states: Array, words: Array, backend: Backend) -> tuple[Array, Array]:
         """Factors of the lexicon's words after states, weighted, and the states after them."""
@@ -215,9 +224,10 @@ def _step(graph: Graph, old: Beam, frame: _Frame, letters: Array, probabilities:
 
 
 def _stays(graph: Graph, old: Beam, total: Array, frame: _Frame) -> Beam:
-    cell = old.utterance * (graph.width + 1) + graph.label.take(old.node)
-    return old._replace(blank=total * frame.stay_blank.reshape(-1).take(cell),
-                        letter=old.letter * frame.stay_letter.reshape(-1).take(cell))
+    letter = old.utterance * (graph.width + 1) + graph.label.take(old.node)
+    blank = old.utterance * 2 + (old.node == ROOT)
+    return old._replace(blank=total * frame.stay_blank.reshape(-1).take(blank),
+                        letter=old.letter * frame.stay_letter.reshape(-1).take(letter))
 
 
 def _extensions(graph: Graph, old: Beam, total: Array, frame: _Frame, letters: Array, probabilities: Array,
@@ -228,7 +238,7 @@ def _extensions(graph: Graph, old: Beam, total: Array, frame: _Frame, letters: A
     parent = backend.repeat(backend.arange(len(counts)), counts)
     place = backend.repeat(places, counts) + backend.arange(len(parent))
     column = letters.take(place)
-    node = graph.children.take(backend.repeat(old.node * graph.width, counts) + column)
+    node = graph.after(backend.repeat(old.node * graph.width, counts) + column, column, backend)
     there = backend.nonzero(node >= 0)
     parent, place, node, column = (values.take(there) for values in (parent, place, node, column))
     repeated = column == graph.label.take(old.node).take(parent)  # a repeated letter needs a blank before it

@@ -15,11 +15,14 @@ from downstream.decode.alphabet import alphabet
 from downstream.decode.check import Check
 from downstream.decode.tune import evenly
 from downstream.emissions import Emissions
+from downstream.score.rates import Unit
+from downstream.text.vocabulary import spelled_as
 from upstream.errors import InputError
 
 
 def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Collection[str] | None = None,
-            lexicon: Mapping[str, Collection[tuple[str, ...]]] | None = None, seconds: float = 300.0) -> list[Check]:
+            lexicon: Mapping[str, Collection[tuple[str, ...]]] | None = None, seconds: float = 300.0,
+            unit: Unit = "word") -> list[Check]:
     """Every check that the given things allow.
 
     Args:
@@ -28,6 +31,7 @@ def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Colle
         lm_words: the words of the language model, without `<s>`, `</s>` and `<unk>`.
         lexicon: {word: spellings}, the `spellings` of a `Lexicon`.
         seconds: of speech to look at; more is thinned out evenly along utterance lengths. Texts are looked at whole.
+        unit: that errors and shares of the references are counted in; `character` for references without spaces.
 
     Raises:
         InputError: no utterance, none that has a reference, or only empty ones.
@@ -39,22 +43,23 @@ def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Colle
         raise InputError(f"{emissions.folder}: none of the {len(emissions)} utterances has a reference, "
                          f"{emissions.ids[0]} for instance; give the references of what was "
                          "recognised")
-    texts = [references[id] for id in ids]
-    if not any(text.split() for text in texts):
+    letters = _letters(emissions)
+    references = {id: spelled_as(references[id], letters or frozenset()) for id in ids}
+    texts = list(references.values())
+    if not any(texts):
         raise InputError(f"the references of all {len(ids)} utterances are empty: nothing to compare with")
     checks = [_references_there(len(ids), emissions)]
-    letters = _letters(emissions)
     if letters is not None:
-        checks.append(health_words.references_spelled(texts, letters))
+        checks.append(health_words.references_spelled(texts, letters, unit))
     chosen = set(evenly(emissions, seconds)) & set(ids) or set(ids)
     sample = health_emissions.Sample.of(emissions, [id for id in ids if id in chosen], references)
-    checks += health_emissions.examine(sample)
+    checks += health_emissions.examine(sample, unit)
     if letters is None:
         return checks
     if lm_words is not None:
-        checks += health_words.examine_model(lm_words, texts, letters)
+        checks += health_words.examine_model(lm_words, texts, letters, unit)
     if lexicon is not None:
-        checks += health_words.examine_lexicon(lexicon, texts, emissions.symbols, lm_words)
+        checks += health_words.examine_lexicon(lexicon, texts, emissions.symbols, lm_words, unit)
     return checks
 
 

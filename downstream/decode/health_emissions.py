@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,8 +17,12 @@ from downstream.decode.greedy import greedy
 from downstream.decode.likelihood import text_logprobs
 from downstream.emissions import Emissions
 from downstream.heads.ctc import least_frames
-from downstream.score.rates import score
+from downstream.score.rates import NO_SPACES, Unit, score, without_spaces
 from upstream.errors import InputError
+
+# Hanzi, kana and the syllables of Hangul, each a syllable or so.
+_SIGN = re.compile("[\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
+                   "\U00020000-\U0003ffff]")
 
 Kind = Literal["log-probabilities", "NaN", "infinity", "probabilities", "log10 probabilities", "logits",
                "unnormalised"]
@@ -25,8 +31,10 @@ ROW_SUM = 0.01  # of the logarithm of a row's sum; float16 rounding stays below 
 TEMPERATURES = (0.1, 10.0)  # that are tried
 TEMPERATURE_SECONDS = 120.0  # of speech, so that it takes seconds
 
-# (good), (bearable). Speech read aloud has 10 to 20 characters a second in languages written with letters.
+# (good), (bearable). Speech read aloud has 10 to 20 characters a second in languages written with letters, 3 to 8 where
+# a sign is a syllable.
 CHARACTERS_A_SECOND = (7.0, 22.0), (2.5, 40.0)
+SIGNS_A_SECOND = (2.0, 22.0), (1.0, 40.0)
 WORDS_FOUND = (0.6, 1.6), (0.3, 3.0)  # in the likeliest path, for each word of the references
 SILENT = (0.0, 0.05), (0.0, 0.5)  # share of utterances without any text
 TOO_SHORT = (0.0, 0.0), (0.0, 0.05)  # share of utterances
@@ -83,8 +91,9 @@ class Sample:
         return sum(map(len, self.rows)) / self.rate
 
 
-def examine(sample: Sample) -> list[Check]:
-    """The checks in the order in which one mistake causes the next; those that cannot be made are left out."""
+def examine(sample: Sample, unit: Unit = "word") -> list[Check]:
+    """The checks in the order in which one mistake causes the next; those that cannot be made are left out, such as
+    those that need the references' spaces where characters are the unit."""
     kind, deviation = kind_of(sample.rows)
     checks = [_values(kind, deviation, sum(map(len, sample.rows)))]
     if kind == "NaN" or not any(map(len, sample.rows)):
@@ -97,8 +106,10 @@ def examine(sample: Sample) -> list[Check]:
     except InputError as error:
         return [*checks, _symbols(sample, str(error))]
     paths = [greedy(rows, sample.symbols, sample.blank, sample.rate).text for rows in sample.rows]
-    return [*checks, _symbols(sample), _separator(sample, paths), _silent(sample, paths), _frame_rate(sample),
-            _room(sample, columns), _agreement(sample, paths), *_temperature(sample, columns)]
+    spaced = unit == "word"
+    return [*checks, _symbols(sample), *([_separator(sample, paths)] if spaced else []), _silent(sample, paths),
+            _frame_rate(sample), _room(sample, columns), _agreement(sample, paths, unit),
+            *(_temperature(sample, columns) if spaced else [])]
 
 
 def kind_of(rows: Sequence[np.ndarray]) -> tuple[Kind, float]:
@@ -201,6 +212,7 @@ def _separator(sample: Sample, paths: Sequence[str]) -> Check:
     ratio = found / max(1, wanted)
     return graded("word separator", ratio, *WORDS_FOUND,
                   f"greedy decoding finds {found} words where the references have {wanted}",
+                  NO_SPACES if without_spaces(sample.texts, paths) else
                   "the column of the word separator is another one, or the recogniser learnt without it: compare the "
                   "symbols with those that it was trained with")
 
@@ -215,11 +227,13 @@ def _silent(sample: Sample, paths: Sequence[str]) -> Check:
 
 
 def _frame_rate(sample: Sample) -> Check:
+    text = unicodedata.normalize("NFC", "".join(sample.texts))
+    signs = len(_SIGN.findall(text)) > 0.5 * sum(c.isalpha() for c in text)
     rate = sum(map(len, sample.texts)) / sample.seconds
-    return graded("frame rate", rate, *CHARACTERS_A_SECOND,
+    return graded("frame rate", rate, *(SIGNS_A_SECOND if signs else CHARACTERS_A_SECOND),
                   f"the references have {rate:.1f} characters for each second at {sample.rate:g} frames a second",
-                  "speech has 10 to 20: see whether the frame rate is the recogniser's and the references are of "
-                  "these recordings (scripts of one sign a syllable have fewer)")
+                  f"speech has {'3 to 8' if signs else '10 to 20'}: see whether the frame rate is the recogniser's and "
+                  "the references are of these recordings")
 
 
 def _room(sample: Sample, columns: Alphabet) -> Check:
@@ -233,10 +247,10 @@ def _room(sample: Sample, columns: Alphabet) -> Check:
                   "enough for the speech?")
 
 
-def _agreement(sample: Sample, paths: Sequence[str]) -> Check:
+def _agreement(sample: Sample, paths: Sequence[str], unit: Unit) -> Check:
     spoken = {id: text for id, text in zip(sample.ids, sample.texts) if text}
     found = dict(zip(sample.ids, paths))
-    rate = score(spoken, {id: found[id] for id in spoken}).cer / 100 if spoken else math.nan
+    rate = score(spoken, {id: found[id] for id in spoken}, unit).cer / 100 if spoken else math.nan
     example = max(spoken, key=lambda id: len(found[id]), default="")
     return graded("agreement", rate, *CHARACTER_ERRORS, f"{rate:.0%} character errors of greedy decoding",
                   f"{example}: {found.get(example, '')[:40]!r} for {spoken.get(example, '')[:40]!r}; if that is no "

@@ -12,6 +12,7 @@ from downstream.decode.word_model import LEAST_COVERAGE, spelt_share
 from downstream.lm.arpa import ngram_counts, read_unigrams
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
+from downstream.score.rates import NO_SPACES, Unit, units_of, without_spaces
 from downstream.text.vocabulary import SEPARATOR
 from upstream.errors import FormatError
 
@@ -23,19 +24,20 @@ LEXICON = (1.0, 1.0), (1.0, 1.0)  # decoders refuse a lexicon with a single spel
 LEXICON_IN_MODEL = (0.5, 1.0), (0.1, 1.0)
 
 
-def references_spelled(texts: Collection[str], letters: frozenset[str]) -> Check:
-    """The share of the references' running words that the symbols can spell."""
-    words = [word for text in texts for word in text.split()]
+def references_spelled(texts: Collection[str], letters: frozenset[str], unit: Unit = "word") -> Check:
+    """The share of the references' running words (or characters) that the symbols can spell."""
+    words = [word for text in texts for word in units_of(text, unit)]
     share = spelt_share(words, letters)
     odd = next((c for word in words for c in word if c not in letters), "")
     return graded("references spelled", share, *REFERENCES_SPELLED,
-                  f"the symbols can spell {share:.1%} of the {len(words)} words of the references"
+                  f"the symbols can spell {share:.1%} of the {len(words)} {unit}s of the references"
                   + (f", no {odd!r} for instance" if odd else ""),
                   _other_case(words, letters, "the references") or "normalise the references as the transcripts of "
-                  "training were (case, digits, punctuation); no decoder can find these words")
+                  f"training were (case, digits, punctuation); no decoder can find these {unit}s")
 
 
-def examine_model(words: Collection[str], texts: Collection[str], letters: frozenset[str]) -> list[Check]:
+def examine_model(words: Collection[str], texts: Collection[str], letters: frozenset[str],
+                  unit: Unit = "word") -> list[Check]:
     """Of a language model's words: can they be spelled, and do they cover the references?"""
     share = spelt_share(words, letters)
     return [
@@ -43,12 +45,13 @@ def examine_model(words: Collection[str], texts: Collection[str], letters: froze
                f"the symbols can spell {share:.1%} of the {len(words)} words of the language model",
                _other_case(words, letters, "the language model's text") or "build the model from text normalised as "
                "the transcripts were (`hubertkit lm build --normalise`)"),
-        _unknown("model coverage", words, texts, "the language model", "build it from text of the same kind, or with "
-                 "a larger vocabulary")]
+        _unknown("model coverage", words, texts, unit, "the language model", "build it from text of the same kind, or "
+                 "with a larger vocabulary")]
 
 
 def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: Collection[str],
-                    symbols: Sequence[str], lm_words: Collection[str] | None = None) -> list[Check]:
+                    symbols: Sequence[str], lm_words: Collection[str] | None = None,
+                    unit: Unit = "word") -> list[Check]:
     """Of a lexicon: can its spellings be made of the symbols, do they end words, does it cover references and model?"""
     known = frozenset(SEPARATOR if symbol in SEPARATORS else symbol for symbol in symbols)  # as files write it
     spellings = [spelling for each in lexicon.values() for spelling in each]
@@ -60,8 +63,8 @@ def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: C
                _other_case(["".join(s) for s in spellings], known, "the lexicon") or "make the lexicon of this "
                "recogniser's symbols and take other words out; decoders refuse it as it is"),
         _ends(spellings),
-        _unknown("lexicon coverage", lexicon, texts, "the lexicon", "add the words: with a lexicon no other word can "
-                 "be found")]
+        _unknown("lexicon coverage", lexicon, texts, unit, "the lexicon", "add the words: with a lexicon no other word "
+                 "can be found")]
     if lm_words is not None:
         checks.append(_common(lexicon, lm_words))
     return checks
@@ -90,9 +93,10 @@ def read_model_words(path: Path, progress: Callable[[float, float], None] | None
     return words
 
 
-def _unknown(name: str, words: Collection[str], texts: Collection[str], whose: str, advice: str) -> Check:
-    """The share of the references' running words that are not among `words`."""
-    known, running = frozenset(words), [word for text in texts for word in text.split()]
+def _unknown(name: str, words: Collection[str], texts: Collection[str], unit: Unit, whose: str, advice: str) -> Check:
+    """The share of the references' running words that are not among `words`, or of characters that none of them has."""
+    known = frozenset(words if unit == "word" else "".join(words))
+    running = [word for text in texts for word in units_of(text, unit)]
     counts = Counter(word for word in running if word not in known)
     unknown = counts.total()
     share = unknown / max(1, len(running))
@@ -100,8 +104,10 @@ def _unknown(name: str, words: Collection[str], texts: Collection[str], whose: s
     folded = {word.lower() for word in known}
     if share > UNKNOWN_WORDS[0][1] and sum(word.lower() not in folded for word in running) < 0.5 * unknown:
         advice = f"{whose} and the references are of different case: write both in that of the recogniser's symbols"
+    elif unit == "word" and without_spaces(texts, words):
+        advice = NO_SPACES
     return graded(name, share, *UNKNOWN_WORDS,
-                  f"{share:.1%} of the {len(running)} words of the references are not in {whose}{example}", advice)
+                  f"{share:.1%} of the {len(running)} {unit}s of the references are not in {whose}{example}", advice)
 
 
 def _ends(spellings: Sequence[tuple[str, ...]]) -> Check:

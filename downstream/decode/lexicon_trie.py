@@ -12,6 +12,7 @@ from upstream.errors import InputError
 
 ROOT = 0
 NOTHING = -1
+_DENSE_COLUMNS = 512  # with more, a table of all columns of each node would take gigabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,11 @@ class LexiconTrie:
         words: sorted by their columns; the word of index `len(words)` is the unknown one.
         width: columns of the emissions.
         tree: number of nodes that the words have, the root included.
-        children: (nodes * width,) int32, the node after a node and a column; -1 where there is none.
+        children: (nodes * width,) int32, the node after a node and a column; -1 where there is none. Of a large
+            alphabet (len(edges),) int32 instead, the nodes that the edges lead to.
+        edges: None, or of a large alphabet int64, rising: `node * width + column` wherever a word goes on, and a last
+            one that is none, nodes * width.
+        otherwise: (width,) int32, the node after any node and a column where no word goes on: -1 or of an unknown word.
         label: (nodes,) int64, the column that leads to a node; `width` for the root.
         word: (nodes,) int64, index of the word that ends at a node; -1 where none does.
         first, last: (tree,) int64, the span of words below a node.
@@ -35,6 +40,8 @@ class LexiconTrie:
     width: int
     tree: int
     children: np.ndarray
+    edges: np.ndarray | None
+    otherwise: np.ndarray
     label: np.ndarray
     word: np.ndarray
     first: np.ndarray
@@ -60,19 +67,28 @@ def build(words: Iterable[str], characters: tuple[str, ...], open_vocabulary: bo
                          "of the same case and language")
     width = len(characters)
     label, parent, word, first, last = _nodes([letters for letters, _ in spelt])
-    tree = len(label)
-    children = np.full((tree, width), NOTHING, np.int32)
-    children[parent[1:], label[1:]] = np.arange(1, tree)
+    tree, otherwise = len(label), np.full(width, NOTHING, np.int32)
+    edges = parent[1:] * width + label[1:]
     label[ROOT] = width
     if open_vocabulary:
-        unknown = tree + np.arange(width)
         letters = sorted(columns.values())
-        children = np.concatenate([children, np.full((width, width), NOTHING, np.int32)])
-        children[:, letters] = np.where(children[:, letters] < 0, unknown[letters], children[:, letters])
+        otherwise[letters] = tree + np.array(letters, np.int32)
         label = np.concatenate([label, np.arange(width)])
         word = np.concatenate([np.where(word < 0, len(spelt), word), np.full(width, len(spelt))])
         word[ROOT] = NOTHING
-    return LexiconTrie(tuple(word for _, word in spelt), width, tree, children.reshape(-1), label, word, first, last)
+    return LexiconTrie(tuple(word for _, word in spelt), width, tree, *_children(edges, otherwise, len(label)),
+                       otherwise, label, word, first, last)
+
+
+def _children(edges: np.ndarray, otherwise: np.ndarray, nodes: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """`children` and `edges` of a tree; `edges`: those that lead to the nodes 1, 2, ..."""
+    below, width = np.arange(1, len(edges) + 1, dtype=np.int32), len(otherwise)
+    if width <= _DENSE_COLUMNS:
+        children = np.tile(otherwise, nodes)
+        children[edges] = below
+        return children, None
+    order = np.argsort(edges)
+    return np.append(below[order], np.int32(NOTHING)), np.append(edges[order], nodes * width)
 
 
 def _nodes(spelt: list[tuple[int, ...]]) -> tuple[np.ndarray, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from downstream.decode.hypothesis import Candidate, Hypothesis
-from downstream.score.rates import word_errors
+from downstream.score.rates import Unit, compared_words, word_errors
 
 Range = tuple[float, float]
 
@@ -26,15 +26,17 @@ class Point:
 class NBestLists:
     """Every candidate that any decode found, with the numbers that its score is made of."""
 
-    def __init__(self, references: Mapping[str, str], unknown_penalty: float) -> None:
+    def __init__(self, references: Mapping[str, str], unknown_penalty: float, unit: Unit = "word") -> None:
         """
         Args:
             references: of every utterance.
             unknown_penalty: that the decoder adds for each unknown word, in nats before weighing.
+            unit: that errors are counted in.
         """
         self._references = references
         self._unknown_penalty = unknown_penalty
-        self.words = np.asarray([len(text.split()) for text in references.values()])  # (N,) in the references
+        self._unit = unit
+        self.words = np.asarray([len(compared_words(text, unit)) for text in references.values()])  # (N,)
         self._found: dict[str, dict[str, tuple[float, float, int, int]]] = {id: {} for id in references}
 
     def add(self, hypotheses: Sequence[Hypothesis]) -> np.ndarray:
@@ -45,7 +47,7 @@ class NBestLists:
             # an utterance without frames has no list, only its empty text
             for c in hypothesis.nbest or (Candidate(hypothesis.text, 0.0, hypothesis.acoustic, hypothesis.lm, 0),):
                 old = found.get(c.text)
-                wrong = word_errors(self._references[hypothesis.id], c.text) if old is None else old[3]
+                wrong = word_errors(self._references[hypothesis.id], c.text, self._unit) if old is None else old[3]
                 # the sum over alignments that a narrow beam sees is too small, never too large
                 acoustic = c.acoustic if old is None else max(c.acoustic, old[0])
                 found[c.text] = (acoustic, c.lm + self._unknown_penalty * c.unknown, len(c.text.split()), wrong)

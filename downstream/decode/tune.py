@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from downstream.decode.alphabet import alphabet
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import WeightedDecoder, name_of
 from downstream.decode.hypothesis import Hypothesis
@@ -28,8 +29,10 @@ from downstream.lm.arpa import read_unigrams
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
 from downstream.score.intervals import bootstrap_interval
+from downstream.score.rates import Unit
 from downstream.score.shared import refuse_shared
 from downstream.text.lexicon import Lexicon
+from downstream.text.vocabulary import spelled_as
 from upstream.errors import InputError, UsageError
 
 
@@ -95,8 +98,9 @@ class Tuning:
         beams: those tried with the weights found; empty where only one was asked for.
         utterances, seconds: tuned on.
         utterances_given: in the emissions; more than `utterances` where they were thinned out.
-        coverage: share of the references' words that can be found.
+        coverage: share of the references' words that can be found, or of their characters that any word has.
         emissions_hash, manifest_hash: of what was tuned on.
+        unit: that errors are counted in; with `character` every `wer` is a character error rate.
     """
 
     decoder: str
@@ -114,6 +118,7 @@ class Tuning:
     coverage: float
     emissions_hash: str
     manifest_hash: str | None
+    unit: Unit = "word"
 
 
 Errors = dict[tuple[float, float], np.ndarray]  # (N,) word errors of each pair that was decoded
@@ -121,7 +126,8 @@ Errors = dict[tuple[float, float], np.ndarray]  # (N,) word errors of each pair 
 
 def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedDecoder, search: Search | None = None, *,
          beams: Sequence[int] = (), forbidden_manifest_hash: str | None = None, forbidden_ids: Collection[str] = (),
-         workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> Tuning:
+         unit: Unit = "word", workers: int | None = None,
+         progress: Callable[[int, int], None] | None = None) -> Tuning:
     """Find `lm_weight` and `word_score` for a decoder, and perhaps its beam.
 
     Args:
@@ -132,6 +138,7 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
         beams: to decode with once the weights are found; that with the fewest errors is chosen, the smallest of equals.
         forbidden_manifest_hash: of the set that the final score is made on; tuning on it is refused.
         forbidden_ids: utterances of that set; tuning on any of them is refused.
+        unit: that errors are counted in; `character` for references without spaces between words.
         workers: processes; all cores by default.
         progress: called with utterances decoded and the most that there may be to decode.
 
@@ -148,9 +155,9 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
         raise UsageError(f"beams {', '.join(map(str, beams))}: each must be at least 1")
     _refuse_the_final_set(emissions, forbidden_manifest_hash, forbidden_ids)
     ids = evenly(emissions, search.seconds)
-    texts = _texts(ids, references)
-    coverage = check_coverage(*_findable(decoder), list(texts.values()), LEAST_COVERAGE)
-    lists = NBestLists(texts, _unknown_penalty(decoder))
+    texts = _texts(ids, references, alphabet(decoder.symbols, decoder.blank).letters)
+    coverage = check_coverage(*_findable(decoder), list(texts.values()), LEAST_COVERAGE, unit)
+    lists = NBestLists(texts, _unknown_penalty(decoder), unit)
     decode = _Decoding(emissions, ids, search.decodes + len(beams), workers, progress)
     errors, rescored = _search(decoder, search, lists, decode)
     decoded = [Point(*pair, lists.rate(wrong), decoded=True) for pair, wrong in errors.items()]
@@ -163,7 +170,7 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
     interval = bootstrap_interval(wrong, lists.words)
     return Tuning(name_of(tuned).value, tuned.lm_weight, tuned.word_score, tuned.beam, lists.rate(wrong),
                   (interval.low, interval.high), _edges(top, search), (*decoded, *rescored), tuple(tried), len(ids),
-                  round(decode.seconds, 2), len(emissions), coverage, emissions.hash, emissions.manifest_hash)
+                  round(decode.seconds, 2), len(emissions), coverage, emissions.hash, emissions.manifest_hash, unit)
 
 
 class _Decoding:
@@ -264,11 +271,12 @@ def _unknown_penalty(decoder: WeightedDecoder) -> float:
     return 0.0 if isinstance(decoder, LexiconDecoder) else decoder.unknown_penalty or 0.0
 
 
-def _texts(ids: Sequence[str], references: Mapping[str, str]) -> dict[str, str]:
+def _texts(ids: Sequence[str], references: Mapping[str, str], letters: frozenset[str]) -> dict[str, str]:
+    """The references in the form of Unicode of the decoder's words."""
     missing = next((id for id in ids if id not in references), None)
     if missing is not None:
         raise InputError(f"{missing}: no reference; tuning needs the text of every utterance")
-    texts = {id: references[id] for id in ids}
-    if not any(text.split() for text in texts.values()):
+    texts = {id: spelled_as(references[id], letters) for id in ids}
+    if not any(texts.values()):
         raise InputError(f"the references of all {len(ids)} utterances are empty: nothing to tune on")
     return texts

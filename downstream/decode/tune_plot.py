@@ -51,12 +51,12 @@ def _heat_map(figure: Any, axes: Any, found: Tuning) -> None:
                  label="chosen", clip_on=False, zorder=4)
     low_end, high_end = found.wer_interval
     edge = f"; on the edge: {', '.join(found.on_edge)}" if found.on_edge else ""
-    axes.set_title(f"{found.decoder}: WER {found.wer:.2f} ({low_end:.2f} to {high_end:.2f}) at lm_weight "
+    axes.set_title(f"{found.decoder}: {_rate(found)} {found.wer:.2f} ({low_end:.2f} to {high_end:.2f}) at lm_weight "
                    f"{found.lm_weight:g}, word_score {found.word_score:g}{edge}", fontsize=10)
     axes.set_xlabel("lm_weight (natural logarithms)")
     axes.set_ylabel("word_score (nats)")
     axes.legend(loc="upper right", facecolor="grey", labelcolor="white")
-    figure.colorbar(image, ax=axes, label="WER (%) of rescored n-best lists", extend="max")
+    figure.colorbar(image, ax=axes, label=f"{_rate(found)} (%) of rescored n-best lists", extend="max")
 
 
 def _beams(axes: Any, found: Tuning) -> None:
@@ -66,9 +66,13 @@ def _beams(axes: Any, found: Tuning) -> None:
                       textcoords="offset points")
     axes.set_xlim(left=0, right=1.15 * max(p.audio_seconds_per_second for p in found.beams))
     axes.set_xlabel(f"seconds of audio a second, {found.beams[0].processes} processes")
-    axes.set_ylabel("WER (%)")
+    axes.set_ylabel(f"{_rate(found)} (%)")
     axes.set_title(f"beams; chosen: {found.beam}", fontsize=10)
     axes.grid(alpha=0.3)
+
+
+def _rate(found: Tuning) -> str:
+    return "WER" if found.unit == "word" else "CER"
 
 
 def _places(values: list[float]) -> np.ndarray:

@@ -13,6 +13,7 @@ from downstream.decode.alphabet import Alphabet
 from downstream.given_files import check_lasting
 from downstream.lm.arpa import read_unigrams
 from downstream.lm.scoring import load_kenlm
+from downstream.score.rates import NO_SPACES, Unit, units_of, without_spaces
 from upstream.errors import FormatError, InputError
 
 LN10 = math.log(10)
@@ -137,20 +138,24 @@ def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float
                      "build it from text normalised as the transcripts were, or is it of another language?")
 
 
-def check_coverage(whose: str, known: Collection[str], texts: Collection[str], least: float = LEAST_COVERAGE) -> float:
+def check_coverage(whose: str, known: Collection[str], texts: Collection[str], least: float = LEAST_COVERAGE,
+                   unit: Unit = "word") -> float:
     """The share of the words of transcripts that are among the known ones. Raises InputError under `least`.
 
     Args:
         whose: MODEL or LEXICON.
+        unit: `character`: the share of the transcripts' characters that any of the known words has; whether transcripts
+            without spaces consist of known words, nothing says.
     """
-    known = frozenset(known)
-    words = [word for text in texts for word in text.split()]
-    share = sum(word in known for word in words) / max(1, len(words))
+    there = frozenset(known if unit == "word" else "".join(known))
+    words = [word for text in texts for word in units_of(text, unit)]
+    share = sum(word in there for word in words) / max(1, len(words))
     if words and share < least:
-        example = next(word for word in words if word not in known)
-        raise InputError(f"{whose} has {share:.0%} of the {len(words)} words of the references, not {example!r} for "
+        example = next(word for word in words if word not in there)
+        spaces = f"; {NO_SPACES}" if unit == "word" and without_spaces(texts, known) else ""
+        raise InputError(f"{whose} has {share:.0%} of the {len(words)} {unit}s of the references, not {example!r} for "
                          f"instance; at least {least:.0%} are needed: "
-                         f"{'add the words to it' if whose == LEXICON else 'add text of the same kind'}")
+                         f"{'add the words to it' if whose == LEXICON else 'add text of the same kind'}{spaces}")
     return share
 
 

@@ -1,25 +1,33 @@
 """Word and character error rates, pooled over utterances, with the counts of every utterance.
 
     score({"a": "THE CAT SAT"}, {"a": "THE BAT SAT DOWN"}).wer -> 66.7 (2 errors in 3 words)
+
+Scripts without spaces between words have no word error rate: their characters are counted, and spaces are none of them.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from upstream.errors import InputError
+
+Unit = Literal["word", "character"]  # that errors are counted in; of characters, white space is none
+
+NO_SPACES = "where the references have no spaces between words, take --characters"
+_LONG_WORD = 6.0  # characters; words of a script with spaces are about as long on both sides, whatever their length
 
 
 @dataclass(frozen=True)
 class UtteranceCounts:
     """Counts of every utterance, in the order of the references: (N,) int64 each.
 
-    `words` and `characters` are those of the reference; a space between two words is a character.
+    `words` and `characters` are those of the reference; a space between two words is a character. Where errors are
+    counted in characters, words are characters, and spaces are not counted.
     """
 
     ids: tuple[str, ...]
@@ -62,8 +70,11 @@ class Score:
     per_utterance: UtteranceCounts
 
 
-def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Score:
+def score(references: Mapping[str, str], hypotheses: Mapping[str, str], unit: Unit = "word") -> Score:
     """Score hypotheses against references, matched by id.
+
+    With the unit `character` each character is a word, wherever texts have spaces: `wer` and `cer` are both the usual
+    character error rate.
 
     The alignment has the fewest errors (jiwer: unit costs, case matters); texts are taken as they are but for runs of
     white space and Unicode's form: both sides are brought into NFC, so `é` is one character however it is written
@@ -75,9 +86,9 @@ def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Score
     """
     ids = tuple(references)
     _check_ids(references, hypotheses)
-    truth = [" ".join(compared_words(references[id])) for id in ids]
-    found = [" ".join(compared_words(hypotheses[id])) for id in ids]
-    counts = _count(ids, truth, found)
+    truth = [" ".join(compared_words(references[id], unit)) for id in ids]
+    found = [" ".join(compared_words(hypotheses[id], unit)) for id in ids]
+    counts = _count(ids, truth, found, unit)
     words, characters = int(counts.words.sum()), int(counts.characters.sum())
     if not words:
         raise InputError(f"all {len(ids)} references are empty: a word error rate needs words")
@@ -89,19 +100,38 @@ def score(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> Score
         character_errors=character_errors, sentence_errors=int((counts.errors > 0).sum()), per_utterance=counts)
 
 
-def word_errors(reference: str, hypothesis: str) -> int:
+def word_errors(reference: str, hypothesis: str, unit: Unit = "word") -> int:
     """The fewest word errors that turn one text into the other: what `score` counts for one utterance."""
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
-    return Levenshtein.distance(compared_words(reference), compared_words(hypothesis))
+    return Levenshtein.distance(compared_words(reference, unit), compared_words(hypothesis, unit))
 
 
-def compared_words(text: str) -> list[str]:
+def compared_words(text: str, unit: Unit = "word") -> list[str]:
     """The words of a text as they are compared: in Unicode's form NFC, in which equal letters are equal code points.
 
-    As many as `text.split()` gives.
+    As many as `text.split()` gives, or its characters.
     """
-    return unicodedata.normalize("NFC", text).split()
+    return units_of(unicodedata.normalize("NFC", text), unit)
+
+
+def units_of(text: str, unit: Unit) -> list[str]:
+    """The words of a text, or its characters but white space."""
+    words = text.split()
+    return words if unit == "word" else list("".join(words))
+
+
+def without_spaces(texts: Iterable[str], spaced: Iterable[str]) -> bool:
+    """Whether texts look as if they had no spaces between words, beside texts (or words) that do: their words are more
+    than twice as long on average, and long."""
+    mean = _mean_word(texts)
+    return mean >= _LONG_WORD and mean > 2 * _mean_word(spaced) > 0
+
+
+def _mean_word(texts: Iterable[str]) -> float:
+    """Characters of a word on average; 0 where there is none."""
+    words = [word for text in texts for word in text.split()]
+    return sum(map(len, words)) / max(1, len(words))
 
 
 def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:
@@ -121,17 +151,22 @@ def _of(some: Sequence[str], whole: Mapping[str, str]) -> str:
     return f"{len(some)} of {len(whole)}"
 
 
-def _count(ids: tuple[str, ...], truth: list[str], found: list[str]) -> UtteranceCounts:
+def _count(ids: tuple[str, ...], truth: list[str], found: list[str], unit: Unit) -> UtteranceCounts:
     import jiwer
 
-    by_words = [_operations(a) for a in jiwer.process_words(truth, found).alignments]
-    by_characters = [_operations(a) for a in jiwer.process_characters(truth, found).alignments]
-    edits = np.asarray(by_words, dtype=np.int64).reshape(-1, 3)
-    return UtteranceCounts(
-        ids=ids, words=np.asarray([len(text.split()) for text in truth], dtype=np.int64),
-        substitutions=edits[:, 0], deletions=edits[:, 1], insertions=edits[:, 2],
-        characters=np.asarray([len(text) for text in truth], dtype=np.int64),
-        character_errors=np.asarray(by_characters, dtype=np.int64).reshape(-1, 3).sum(axis=1))
+    edits = _edits(jiwer.process_words(truth, found).alignments)
+    words = np.asarray([len(text.split()) for text in truth], dtype=np.int64)
+    characters, character_errors = words, edits.sum(axis=1)  # where each word is a character
+    if unit == "word":
+        characters = np.asarray([len(text) for text in truth], dtype=np.int64)
+        character_errors = _edits(jiwer.process_characters(truth, found).alignments).sum(axis=1)
+    return UtteranceCounts(ids=ids, words=words, substitutions=edits[:, 0], deletions=edits[:, 1],
+                           insertions=edits[:, 2], characters=characters, character_errors=character_errors)
+
+
+def _edits(alignments: Sequence[Sequence[Any]]) -> np.ndarray:
+    """(N, 3) int64 substitutions, deletions and insertions of each utterance."""
+    return np.asarray([_operations(a) for a in alignments], dtype=np.int64).reshape(-1, 3)
 
 
 def _operations(alignment: Sequence[Any]) -> tuple[int, int, int]:

@@ -81,17 +81,14 @@ class Vocabulary:
     def encode(self, text: str, trailing: bool = False) -> list[int]:
         """Ids of a text, runs of spaces as one separator; with `trailing` one after the last word too, as fairseq does.
 
-        Accents are spelled as parts of their letters (`composed`); as they stand in the text where the vocabulary, of
-        others, has only these.
+        Letters and their accents are taken in the form of Unicode that the symbols have (`spelled_as`).
 
         Raises:
             InputError: a character that is not in the vocabulary, with its code point and what to do.
         """
-        spelled = composed(text)
-        odd = self._odd(spelled)
-        if odd is not None and self._odd(text) is None:
-            spelled, odd = text, None
-        if odd is not None:
+        spelled = spelled_as(text, self.letters)
+        if (odd := self._odd(spelled)) is not None:
+            odd = self._odd(composed(text)) or odd
             raise InputError(f"{odd!r} (U+{ord(odd):04X}) in {text[:60]!r} is not in the vocabulary "
                              f"({self.shown()}); normalise the transcripts (case, digits, punctuation) first")
         spelled = SEPARATOR.join(spelled.split())
@@ -152,3 +149,25 @@ def composed(text: str) -> str:
 def named_blank(symbols: Sequence[str]) -> int | None:
     """Which of the symbols is the blank, by its name; None if none has such a name."""
     return next((symbols.index(name) for name in BLANKS if name in symbols), None)
+
+
+def spelled_as(text: str, letters: frozenset[str]) -> str:
+    """The words of a text, joined by single spaces, in the form of Unicode that a recogniser spells them in.
+
+    Files of macOS and Korean texts often have letters apart from their accents (NFD), where symbols have them as one.
+
+    Args:
+        text: of any form.
+        letters: that the recogniser's words are made of.
+
+    Returns:
+        Each word as it is, or in NFC or NFD where only that consists of the letters; as it is where none does.
+    """
+    return " ".join(_spelled_as(word, letters) for word in text.split())
+
+
+def _spelled_as(word: str, letters: frozenset[str]) -> str:
+    if letters.issuperset(word):
+        return word
+    return next((form for form in (composed(word), unicodedata.normalize("NFD", word)) if letters.issuperset(form)),
+                word)

@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,3 +58,25 @@ def test_cues_hold_every_word_once_and_fit(found):
         assert len(" ".join(w.word for w in cue)) <= CUE_CHARACTERS
         assert cue[-1].end_s - cue[0].start_s <= CUE_SECONDS
         assert all(b.start_s - a.end_s <= CUE_PAUSE_SECONDS for a, b in pairwise(cue))
+
+
+@pytest.mark.parametrize(("sign", "marks", "signs", "seconds"), [
+    ("\u5b57", "", 168, 40.0), ("\u5b57", "", 300, 5.0), ("\u5b57", "", 3, 10.0), ("\u0e01", "\u0e35\u0e48", 30, 14.0)])
+def test_a_phrase_without_spaces_is_cut_into_cues_that_fit(sign, marks, signs, seconds):
+    """Forty seconds of Mandarin were one word, so one cue of 168 signs; Thai has marks that go with their letter."""
+    words = [SpokenWord("A", 0.0, 0.5, 1.0), SpokenWord((sign + marks) * signs, 0.6, 0.6 + seconds, 0.5),
+             SpokenWord("B", 0.7 + seconds, 0.8 + seconds, 1.0)]
+    found = list(cues(words))
+    assert "".join(word.word for cue in found for word in cue) == "A" + words[1].word + "B"
+    assert [(w.word, w.start_s) for w in found[0]] == [("A", 0.0)]
+    assert all(word.word.startswith((sign, "A", "B")) for cue in found for word in cue)
+    for cue in found:
+        assert len(" ".join(w.word for w in cue)) <= CUE_CHARACTERS
+        assert cue[-1].end_s - cue[0].start_s <= CUE_SECONDS + 1e-9
+    assert len(found) <= 2 + max(len(words[1].word) / CUE_CHARACTERS, seconds / CUE_SECONDS) * 1.5
+
+
+def test_a_long_word_is_cut_in_proportion_to_its_time():
+    """By hand: 8 s of 4 signs are at least two cues, of 2 signs each."""
+    found = list(cues([SpokenWord("\u4e00\u4e8c\u4e09\u56db", 1.0, 9.0, 0.5)]))
+    assert found == [[SpokenWord("\u4e00\u4e8c", 1.0, 5.0, 0.5)], [SpokenWord("\u4e09\u56db", 5.0, 9.0, 0.5)]]

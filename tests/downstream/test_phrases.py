@@ -208,6 +208,28 @@ def test_a_recording_is_parted_in_the_later_half_if_it_can_be():
     assert [(s.first, path_of(s.rows)) for s in found] == [(0, "A---|--A-B-A|"), (13, "-B-A")]
 
 
+def test_a_script_without_spaces_is_parted_between_two_signs_before_it_fills_the_memory():
+    """Ten windows of Mandarin were one phrase: a transcription that streams said nothing before the end."""
+    columns, said = alphabet(SYMBOLS, 0), "A-B--A-B-A---B-A-B-B"
+    pieces = [(rows_of(said), False)] * 9 + [(rows_of(said), True)]
+    assert [len(s.rows) for s in segments(pieces, columns, 9)] == [200]
+    found = list(segments(pieces, columns, 9, most=40))
+    assert "".join(path_of(s.rows) for s in found) == said * 10
+    assert max(len(s.rows) for s in found) <= 60
+    assert [(s.first, path_of(s.rows)) for s in found][:2] == [
+        (0, said * 2 + "A-B--A-B-A--"), (52, "-B-A-B-B" + said + "A-B--A-B-A--")]
+    assert not any(s.apart for s in found)
+
+
+def test_a_recording_without_spaces_or_pauses_comes_out_as_it_is_said():
+    """Streaming printed its text behind the end, however long it was."""
+    wave = np.tile(np.repeat(np.float32([0.9, 0]), [3200, 1600]), 60)  # 18 s
+    found = list(phrases(loud(CONV_GRID, []), [wave], CONV_GRID, alphabet(SYMBOLS, 0), 0, 3.0, 0.5, 0.4))
+    assert len(found) == 3
+    assert sum(len(p.rows) for p in found) == CONV_GRID.frames(len(wave))
+    assert sum(len(w.word) for p in found for w in greedy(p.rows, SYMBOLS, 0, 50.0).words) == 60
+
+
 def test_a_phrase_longer_than_a_window_is_not_heard_again():
     """It would take the memory of the whole of it."""
     quiet = np.zeros(16_000, np.float32)

@@ -105,6 +105,33 @@ def test_tuned_beam_search_beats_greedy_decoding(app, data, tmp_path):
     assert "paired bootstrap by speaker" in table
 
 
+def test_references_without_spaces_are_scored_and_tuned_by_characters(app, data, tmp_path, capsys):
+    """Their WER was several hundred and inserted spaces were character errors; nothing said what to do."""
+    hyps, unspaced, tuned = tmp_path / "greedy.jsonl", tmp_path / "unspaced.txt", tmp_path / "tuned.json"
+    lines = [line.split("\t") for line in (data / "dev.txt").read_text().splitlines()]
+    unspaced.write_text("".join(f"{id}\t{text.replace(' ', '')}\n" for id, text in lines))
+    run(app, "decode", data / "dev", "--out", hyps)
+    found, same = (json.loads(run(app, "score", hyps, "--references", file, "--characters", "--json"))
+                   for file in (unspaced, data / "dev.txt"))
+    assert found == same
+    assert found["unit"] == "character"
+    assert found["wer"] == found["cer"] < 20
+    assert (found["words"], found["errors"]) == (found["characters"], found["character_errors"])
+    assert "CER %" in (table := run(app, "score", hyps, "--references", unspaced, "--characters", "--against", hyps))
+    assert "WER" not in table
+    assert main.run(["score", str(hyps), "--references", str(unspaced), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["wer"] > 500
+    assert shown.err.count("take --characters") == 1
+    said = run(app, "tune", data / "dev", "--references", unspaced, "--lm", LM, "--out", tuned, "--beam", 20,
+               "--decodes", 2, "--characters")
+    assert "CER" in said
+    weights = json.loads(tuned.read_text())
+    assert (weights["unit"], weights["coverage"]) == ("character", 1.0)
+    assert weights["wer"] < found["cer"]
+    run(app, "decode", data / "dev", "--out", hyps, "--lm", LM, "--tuned", tuned)
+
+
 @pytest.fixture
 def lm(tmp_path):
     """A language model beside which arrays may be written."""

@@ -1,7 +1,9 @@
 """`decode-check` and `errors` from the outside, on ten utterances."""
 
+import gzip
 import json
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,25 @@ def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):
     assert "no n-best list for 10 of 10 utterances" in shown.err
     assert [step["errors"] for step in found["ladder"]][2:] == [40, 40]
     assert found["blamed"]["search"]["errors"] == 40
+
+
+def test_references_in_another_form_of_unicode_are_not_blamed_on_the_vocabulary(tmp_path, capsys):
+    """Words with letters apart from their accents (NFD) were words outside of the vocabulary."""
+    utterances, references, symbols = read_slice()
+    with EmissionsWriter(tmp_path / "e", [s.replace("E", "\u00c9") for s in symbols], 0, 50.0) as writer:
+        for id, rows in utterances.items():
+            writer.add(id, rows)
+    composed = {id: text.replace("E", "\u00c9") for id, text in references.items()}
+    (tmp_path / "lm.arpa").write_bytes(gzip.decompress(Path(LM).read_bytes()).replace(b"E", "\u00c9".encode()))
+    found = []
+    for form in ("NFC", "NFD"):
+        (tmp_path / form).write_text("".join(f"{id}\t{unicodedata.normalize(form, text)}\n"
+                                             for id, text in composed.items()), encoding="utf-8")
+        assert run(["errors", str(tmp_path / "e"), "--references", str(tmp_path / form), "--lm",
+                    str(tmp_path / "lm.arpa"), "--decoder", "batched", "--beam", "20", "--workers", "1", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1]
+    assert found[0]["unknown"]["words"] == 0
 
 
 @pytest.mark.parametrize(("arguments", "code", "says"), [

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -49,6 +50,37 @@ def test_a_healthy_case_passes_every_check():
                            "model coverage", "lexicon spelled", "lexicon separator", "lexicon coverage",
                            "lexicon in model"]
     assert found["temperature"].measured == pytest.approx(1, abs=0.25)  # the posteriors are exact
+
+
+def test_references_in_another_form_of_unicode_pass_as_well():
+    """Of references in NFD it said that the symbols cannot spell them: no combining accent, for instance."""
+    symbols, composed = tuple(s.replace("E", "\u00c9") for s in SYMBOLS), [w.replace("E", "\u00c9") for w in WORDS]
+    apart = {id: unicodedata.normalize("NFD", text.replace("E", "\u00c9")) for id, text in REFERENCES.items()}
+    found = levels(stored(symbols=symbols), apart, composed, {word: ((*word, "|"),) for word in composed})
+    assert {check.level for check in found.values()} == {"ok"}
+
+
+def test_references_without_spaces_pass_by_characters():
+    """Right data of a script without spaces failed: no word of the references was in the model."""
+    unspaced = {id: text.replace(" ", "") for id, text in REFERENCES.items()}
+    found = {check.name: check for check in examine(stored(), unspaced, WORDS, LEXICON, math.inf, "character")}
+    assert {check.level for check in found.values()} == {"ok"}
+    assert "of the 367 characters" in found["model coverage"].what
+    assert set(levels(stored())) - set(found) == {"word separator", "temperature"}
+    by_words = levels(stored(), unspaced, lexicon=LEXICON)
+    for name in ("word separator", "model coverage", "lexicon coverage"):
+        assert by_words[name].level == "failed"
+        assert "take --characters" in by_words[name].advice
+
+
+@pytest.mark.parametrize(("sign", "a_second", "level"), [
+    ("\u4e2d", 2.2, "ok"), ("\u30ab", 2.2, "ok"), ("\ud55c", 1.5, "warning"), ("\u1112\u1161\u11ab", 2.0, "ok"),
+    ("\u4e2d", 0.9, "failed"), ("a", 2.2, "failed")])
+def test_scripts_of_one_sign_a_syllable_have_fewer_characters_a_second(sign, a_second, level):
+    """Right data of Mandarin failed: "the references have 2.2 characters for each second"."""
+    rows = normalised(np.zeros((500, len(SYMBOLS))))
+    texts = {"u": sign * round(10 * a_second)}
+    assert levels(stored({"u": rows}), texts, None)["frame rate"].level == level
 
 
 def swapped(one, two):

@@ -2,6 +2,7 @@
 
 import itertools
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -43,6 +44,19 @@ def test_a_long_word_takes_no_more_memory_than_its_letters():
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
     assert trie.tree == sum(3**n for n in range(7)) + 100_000 - 6
+
+
+@pytest.mark.parametrize("open_vocabulary", [False, True])
+def test_a_large_alphabet_takes_no_more_memory_than_its_words(open_vocabulary):
+    """Each node had a place for each sign."""
+    signs = [chr(0x4e00 + i) for i in range(4300)]
+    words = [one + other for one, other in pairwise(signs)]
+    tracemalloc.start()
+    trie = build(words, ("", " ", *signs), open_vocabulary)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    assert len(trie.children) == len(trie.edges) == trie.tree
+    assert (trie.edges[:-1] < trie.edges[1:]).all()
 
 
 @pytest.mark.parametrize(("unknown", "expected"), [

@@ -1,12 +1,13 @@
 """Tuning finds what a full search of decodes finds, stays within its bounds, and keeps off the final set."""
 
 import math
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from posteriors import read_slice
-from small_arpa import write_arpa
+from small_arpa import ARPA, write_arpa
 
 from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
@@ -233,6 +234,30 @@ def test_thinning_out_keeps_the_spread_of_lengths(tmp_path):
     assert ranks == [1, 3, 5, 7, 9]
     assert len(evenly(emissions, 0.001)) == 1
     assert math.isclose(sum(emissions.seconds(id) for id in chosen), 16.09, rel_tol=0.1)
+
+
+def test_references_without_spaces_are_tuned_on_by_characters(emissions, any_decoder):
+    """A language model of segmented text and unsegmented references: the model was said to have none of the words."""
+    unspaced = {id: text.replace(" ", "") for id, text in TEXTS.items()}
+    found = tune(emissions, unspaced, any_decoder, Search(decodes=3), unit="character", workers=1)
+    weighed = replace(any_decoder, lm_weight=found.lm_weight, word_score=found.word_score, nbest=Search.nbest)
+    hypotheses = {h.id: h.text for h in decode_all(emissions, weighed, workers=1)}
+    assert found.wer == score(unspaced, hypotheses, "character").cer
+    assert (found.unit, found.coverage) == ("character", 1.0)
+
+
+def test_references_with_letters_apart_from_their_accents_have_the_words_of_the_model(tmp_path):
+    """The model was said to have a third of the words of references in NFD, which macOS and Korean texts often are."""
+    symbols = tuple(s.replace("E", "\u00c9").replace("B", "\u00d6") for s in SYMBOLS)
+    with EmissionsWriter(tmp_path / "e", symbols, 0, 50.0) as writer:
+        for i, (id, text) in enumerate(TEXTS.items()):
+            writer.add(id, noisy(text, i))
+    (tmp_path / "lm.arpa").write_text(ARPA.replace("B", "\u00d6").replace("E\t", "\u00c9\t"), encoding="utf-8")
+    composed = {id: text.replace("B", "\u00d6") for id, text in TEXTS.items()}
+    apart = {id: unicodedata.normalize("NFD", text) for id, text in composed.items()}
+    decoder = BatchedDecoder(symbols, 0, tmp_path / "lm.arpa", beam=30)
+    emissions, search = Emissions.load(tmp_path / "e"), Search(decodes=2)
+    assert tune(emissions, apart, decoder, search, workers=1) == tune(emissions, composed, decoder, search, workers=1)
 
 
 def test_of_equal_points_the_smaller_weight_and_then_the_score_nearer_to_nothing_is_best():

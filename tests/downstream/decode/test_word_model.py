@@ -77,3 +77,14 @@ def test_coverage_counts_running_words():
     with pytest.raises(InputError, match=r"the lexicon has 50% .*: add the words to it"):
         check_coverage(LEXICON, ["A"], ["A C"])
     assert check_coverage(MODEL, ["A"], ["A C"], least=0.5) == 0.5
+
+
+def test_references_without_spaces_are_covered_by_characters():
+    """Of unsegmented Mandarin a model of segmented text had none of the words, and weights could not be tuned."""
+    known, texts = ["THE", "CAT", "SAT"], ["THECATSATATTHETEA", "SHE"]
+    assert check_coverage(MODEL, known, ["THECATSATATTHETEA"], unit="character") == 1
+    assert check_coverage(MODEL, known, ["THE CAT", "SUE"], unit="character") == pytest.approx(8 / 9)
+    with pytest.raises(InputError, match=r"model has 50% of the 4 characters of the references, not 'X' .*same kind$"):
+        check_coverage(MODEL, known, ["TE XX"], unit="character")
+    with pytest.raises(InputError, match=r"0% of the 2 words .* no spaces between words, take --characters$"):
+        check_coverage(MODEL, known, texts)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downstream.text.normalise import loses, normalise
-from downstream.text.vocabulary import Vocabulary
+from downstream.text.vocabulary import Vocabulary, spelled_as
 from upstream.errors import FormatError, InputError
 
 words = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ'", min_size=1, max_size=8)
@@ -142,3 +142,16 @@ def test_accents_are_parts_of_their_letters_however_they_are_written():
     found = Vocabulary.of(["\u00e9t\u00e9"])
     assert found.encode("e\u0301te\u0301") == found.encode("\u00e9t\u00e9") == [3, 2, 3]
     assert Vocabulary(("<pad>", "|", "e", "\u0301"), 0).encode("e\u0301") == [2, 3]
+
+
+@pytest.mark.parametrize(("text", "letters", "expected"), [
+    ("cafe\u0301  noir", "abcdefghinor\u00e9", "caf\u00e9 noir"),
+    ("caf\u00e9", "abcdef\u0301", "cafe\u0301"),
+    ("\u1112\u1161\u11ab\n\uae00", "\ud55c\uae00", "\ud55c \uae00"),
+    ("cafe\u0301 e\u0301x", "acef\u00e9", "caf\u00e9 e\u0301x"),  # no form of the second word can be spelled
+    ("cafe\u0301 e\u00e9", "acef\u00e9\u0301", "cafe\u0301 e\u00e9"),  # both are spelled as they are
+    (" ", "a", ""),
+])
+def test_words_are_in_the_form_that_the_letters_spell(text, letters, expected):
+    """Letters apart from their accents (NFD) were unknown letters, and their words no words of the language model."""
+    assert spelled_as(text, frozenset(letters)) == expected
