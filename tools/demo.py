@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.low_resource import run
-from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
+from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches, most_ranks
 from benchmarks.results import table
 from tools.launch import AUTO, RanksOption, launched
 from tools.synthesise import VOICES_TEST, VOICES_TRAIN, sentences, synthesise
@@ -69,7 +69,7 @@ def demo(
     size = QUICK if quick else FULL
     recipe = load_recipe(LowResourceRecipe, size.recipe, overrides or [], SHIPPED)
     recipe = recipe if seed is None else replace(recipe, seed=seed)
-    with launched(ranks, micro_batches(recipe), recipe.device):
+    with launched(ranks, micro_batches(recipe), recipe.device, most_ranks(recipe)):
         speech_stage(size, recipe.seed, out / "speech")
         results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
     show(results, Console())

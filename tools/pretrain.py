@@ -57,14 +57,15 @@ def pretrain(
     course = Course(out, first, last)
     course.check(stage_names(loaded, planned))
     check_place(out)
+    micro_batches, most = [r.training.accumulate for r in planned], min(r.training.most_ranks for r in planned)
     if dry_run:
-        check_ranks(ranks, [r.training.accumulate for r in planned], loaded.device)
+        check_ranks(ranks, micro_batches, loaded.device, most)
         _show(outlook(loaded, out, lambda round_: _tried(round_, device),
                       lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe),
                       course.first), course)
         return
     rounds: list[RoundResult] = []
-    with launched(ranks, [r.training.accumulate for r in planned], loaded.device), following(course):
+    with launched(ranks, micro_batches, loaded.device, most), following(course):
         rounds = run_rounds(loaded, out)
     if not rounds:
         say(f"stopped after {course.last}, as asked; the same command without --until goes on")
