@@ -136,8 +136,8 @@ def most_ranks(recipe: LowResourceRecipe) -> int:
 
 
 def _trainings(recipe: LowResourceRecipe) -> list[TrainingRecipe]:
-    amounts = [recipe.finetuning(name) for name in recipe.labelled]
-    return [part.training for part in (*rounds_of(recipe.pretrain), *amounts)]
+    return [r.training for r in rounds_of(recipe.pretrain)] + [
+        recipe.finetuning(name).training for name in recipe.labelled]
 
 
 def parse_cell(cell: str, recipe: LowResourceRecipe) -> tuple[str, int]:

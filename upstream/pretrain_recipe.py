@@ -236,7 +236,8 @@ class PretrainRecipe:
         was said of `encoder` was said of rounds with `init`, be it a default."""
         rounds = []
         for number, r in enumerate(self.rounds):
-            parts = {part: named.yielding(f"rounds.{number}.{part}", part, getattr(r, part)) for part in PARTS}
+            parts: dict[str, Any] = {part: named.yielding(f"rounds.{number}.{part}", part, getattr(r, part))
+                                     for part in PARTS}
             if r.init is not None:
                 said = named.below("encoder")
                 parts["encoder"] = {k: getattr(self.encoder, k) for k in said.file | said.words} | parts["encoder"]

@@ -78,7 +78,7 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         if not hasattr(made, "settled"):
             return made
         named = (key for word in words for key in _named_by(word))
-        return made.settled(Named(frozenset(_leaves(OmegaConf.to_container(content), "")), frozenset(named)))
+        return made.settled(Named(frozenset(_leaves(_plain(content), "")), frozenset(named)))
 
     try:
         return with_overrides(overrides, str(path))
@@ -149,9 +149,13 @@ def _named_by(word: str) -> list[str]:
     """The keys that a `key=value` word, already found good, gives a value."""
     key, _, value = word.partition("=")
     try:
-        return _leaves(OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"], key)
+        return _leaves(_plain(OmegaConf.from_dotlist([f"value={value}"]))["value"], key)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError):  # text
         return [key]
+
+
+def _plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config)
 
 
 def _leaves(values: Any, where: str) -> list[str]:
