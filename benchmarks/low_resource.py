@@ -9,7 +9,7 @@ is written after every cell.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from upstream.audio.manifest import Manifest
 from upstream.device import chosen_device
 from upstream.errors import InputError, UsageError
 from upstream.pretrain import RoundResult, check_sources, pretrain
-from upstream.pretrain_recipe import outside_encoders, rounds_of
+from upstream.pretrain_recipe import Round, outside_encoders, rounds_of
 from upstream.progress import progress, say
-from upstream.recipe import as_settings
+from upstream.recipe import as_settings, refine
 from upstream.round_encoders import read_outside
+from upstream.round_teacher import blamed_on
 from upstream.stage import content_hash, file_hash, locked, read_json, read_stage, run_stage
 from upstream.training.monitor import check_wandb
 
@@ -192,13 +193,30 @@ def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -
 
 def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits) -> None:
     """What a later cell would find wrong with its trainings is said before the first: scratch may take hours."""
-    cells = [parse_cell(cell, recipe) for cell in recipe.cells]
-    for labelled in dict.fromkeys(labelled for labelled, _ in cells):
-        check_wandb(recipe.finetuning(labelled).training.wandb)
-    if any(round_number for _, round_number in cells):
-        pretraining = _pretrain_recipe(recipe, data, splits)
+    pretraining, rounds = _pretrain_recipe(recipe, data, splits), list[Round]()
+    if any(parse_cell(cell, recipe)[1] for cell in recipe.cells):
         _, outside = read_outside(outside_encoders(pretraining))
-        check_sources(pretraining, rounds_of(pretraining, outside), outside)
+        rounds = rounds_of(pretraining, outside)
+        check_sources(pretraining, rounds, outside)
+    check_finetunings(recipe, rounds)
+
+
+def check_finetunings(recipe: LowResourceRecipe, rounds: Sequence[Round]) -> None:
+    """Raise RecipeError or UsageError naming the first cell whose fine-tuning asks for what its encoder cannot have.
+
+    Args:
+        rounds: of the pretraining; none are needed where all cells start from scratch.
+    """
+    for cell in recipe.cells:
+        labelled, number = parse_cell(cell, recipe)
+        finetuning = recipe.finetuning(labelled)
+        shape = rounds[number - 1].encoder if number else recipe.pretrain.encoder
+        check_wandb(finetuning.training.wandb)
+        with blamed_on(f"cell {cell!r}"):
+            refine(shape, finetuning.changes, "finetune.changes")
+            if number and finetuning.fresh_layers > shape.layers:
+                raise UsageError(f"finetune.fresh_layers={finetuning.fresh_layers}: the encoder has {shape.layers} "
+                                 "layers; give at most as many")
 
 
 def _pretrain_recipe(recipe: LowResourceRecipe, data: Path, splits: Splits) -> Any:

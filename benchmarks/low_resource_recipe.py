@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from upstream.pretrain_recipe import PretrainRecipe, rounds_of
-from upstream.recipe import refine
+from upstream.recipe import Named, refine
+from upstream.training.recipe import TrainingRecipe
 
 SHIPPED = Path(__file__).with_name("recipes")
 KENLM_ORDER = 6  # the highest that its Python package is built for
@@ -106,6 +107,14 @@ class LowResourceRecipe:
         if twice := [cell for cell, meant in zip(self.cells, cells) if cells.count(meant) > 1]:
             raise ValueError(f"cells: {twice[0]!r} is there more than once")
 
+    def settled(self, named: Named) -> LowResourceRecipe:
+        """What was meant: a word for `finetune` counts also for amounts of labels that the file gave a value of their
+        own, and one for `pretrain` as in a pretraining."""
+        labelled = {name: replace(amount, finetune=named.yielding(f"labelled.{name}.finetune", "finetune",
+                                                                  amount.finetune))
+                    for name, amount in self.labelled.items()}
+        return replace(self, labelled=labelled, pretrain=self.pretrain.settled(named.below("pretrain")))
+
     @property
     def device(self) -> str:
         """`cpu` where both trainings are to leave GPUs alone."""
@@ -118,8 +127,17 @@ class LowResourceRecipe:
 
 def micro_batches(recipe: LowResourceRecipe) -> list[int]:
     """How many micro-batches make an update, in every training of the grid: what ranks have to share."""
-    amounts = [recipe.finetuning(name) for name in recipe.labelled]
-    return [r.training.accumulate for r in rounds_of(recipe.pretrain)] + [a.training.accumulate for a in amounts]
+    return [training.accumulate for training in _trainings(recipe)]
+
+
+def most_ranks(recipe: LowResourceRecipe) -> int:
+    """How many ranks can share an update at most, in every training of the grid."""
+    return min(training.most_ranks for training in _trainings(recipe))
+
+
+def _trainings(recipe: LowResourceRecipe) -> list[TrainingRecipe]:
+    return [r.training for r in rounds_of(recipe.pretrain)] + [
+        recipe.finetuning(name).training for name in recipe.labelled]
 
 
 def parse_cell(cell: str, recipe: LowResourceRecipe) -> tuple[str, int]:

@@ -27,7 +27,7 @@ from benchmarks.kmeans import Plan as KmeansPlan
 from benchmarks.kmeans import run as run_kmeans
 from benchmarks.lm import run as run_lm
 from benchmarks.low_resource import run
-from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
+from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches, most_ranks
 from benchmarks.posteriors import Sets, import_posteriors
 from benchmarks.ranks import Plan as RanksPlan
 from benchmarks.ranks import run as run_ranks
@@ -86,7 +86,7 @@ def low_resource(
     """Scratch beside every round on several amounts of labels, decoded greedily and with an n-gram."""
     command = shlex.join(["hubertkit", *sys.argv[1:]])
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
-    with launched(ranks, micro_batches(loaded), loaded.device):
+    with launched(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded)):
         results = run(loaded, data, out, command)
     Console().print(table(results["rows"], COLUMNS))
     print(out / "results.json")

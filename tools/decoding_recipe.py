@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from downstream.decode.choice import AnyDecoder
+from downstream.decode.choice import AnyDecoder, parse_hotwords
 from downstream.decode.recipe import load_decoding
 from upstream.errors import UsageError
 
@@ -19,16 +19,25 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 
 
 def recipe_decoder(recipe: str, settings: Sequence[str] | None, symbols: Sequence[str], blank: int,
-                   **others: Any) -> AnyDecoder:
+                   hotwords: str | None = None, **others: Any) -> AnyDecoder:
     """The decoder of a recipe, for a recogniser's symbols.
 
     Args:
+        hotwords: as the option gives them; they go beside a recipe.
         others: options of the command that a recipe replaces, by name; they must be None.
 
     Raises:
-        UsageError: one of them is given too, or as `load_decoding` and `DecodingRecipe.make`.
+        UsageError: one of the others is given too, hotwords that are none, or as `load_decoding` and
+            `DecodingRecipe.make`.
     """
-    given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None]
+    given = [name for name, value in others.items() if value is not None]
     if given:
-        raise UsageError(f"{', '.join(given)} beside --recipe: a recipe holds it; give it as --set key=value")
-    return load_decoding(recipe, settings or ()).make(symbols, blank)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        keys = dict.fromkeys(key for name in given for key in _KEYS.get(name, (name,)))
+        advice = " ".join(f"--set {key}=..." for key in keys)
+        raise UsageError(f"{options} beside --recipe: a recipe holds it; leave it out, or change that with {advice}")
+    words = () if hotwords is None else parse_hotwords(hotwords)
+    return load_decoding(recipe, settings or ()).make(symbols, blank, words)
+
+
+_KEYS = {"tokens": ("tokens_per_frame",), "tuned": ("lm_weight", "word_score")}  # of a recipe, for an option's name

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.low_resource import run
-from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches
+from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches, most_ranks
 from benchmarks.results import table
 from tools.launch import AUTO, RanksOption, launched
 from tools.synthesise import VOICES_TEST, VOICES_TRAIN, sentences, synthesise
@@ -69,7 +69,7 @@ def demo(
     size = QUICK if quick else FULL
     recipe = load_recipe(LowResourceRecipe, size.recipe, overrides or [], SHIPPED)
     recipe = recipe if seed is None else replace(recipe, seed=seed)
-    with launched(ranks, micro_batches(recipe), recipe.device):
+    with launched(ranks, micro_batches(recipe), recipe.device, most_ranks(recipe)):
         speech_stage(size, recipe.seed, out / "speech")
         results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
     show(results, Console())
@@ -91,13 +91,16 @@ def speech_stage(size: Size, seed: int, folder: Path) -> None:
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    """The closing tables: error rates, and the teachers' quality by the synthesiser's own phone times."""
+    """The closing tables: error rates, and the teachers' quality by the synthesiser's own phone times, where the recipe
+    has it measured."""
     labels = {r["labelled"] for r in results["rows"]}
     console.print(table(results["rows"], ROWS, f"{', '.join(sorted(labels))} of labels; unseen voices and sentences"))
+    judged = [r for r in results["rounds"] if TEACHERS.keys() <= r["units"].keys()]
     teachers = Table("teacher of", *TEACHERS.values(), title="units against the phones of the synthesiser")
-    for r in results["rounds"]:
+    for r in judged:
         teachers.add_row(f"round {r['round']}", *(f"{r['units'][name]:.3f}" for name in TEACHERS))
-    console.print(teachers)
+    if judged:
+        console.print(teachers)
     differences = Table("encoder", "decoder", "rate", "difference from scratch [95%]",
                         title="paired on the same utterances")
     for c in results["comparisons"]:

@@ -45,7 +45,10 @@ def join_from_environment() -> None:
     port = os.environ.get("HUBERTKIT_STORE")
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
         return  # some schedulers set RANK alone
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except ValueError:  # names of somebody else's: torchrun's are numbers
+        return
     lacking = [] if port else [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if lacking and count > 1:
         raise UsageError(f"RANK={rank} and WORLD_SIZE={count} are set, and {' and '.join(lacking)} not: each process "
@@ -64,25 +67,27 @@ def join_from_environment() -> None:
 
 
 @contextlib.contextmanager
-def launched(wanted: str, micro_batches: Sequence[int], device: str = AUTO) -> Iterator[None]:
+def launched(wanted: str, micro_batches: Sequence[int], device: str = AUTO, most: int | None = None) -> Iterator[None]:
     """Run the body in as many ranks as asked for.
 
     Args:
         wanted: a number, or `auto`.
-        micro_batches: in an update of each training that will be run; the ranks share them evenly.
+        micro_batches: in an update of each training that will be run; the ranks share them evenly. 0: still to be
+            chosen, to suit the ranks.
         device: that the recipe asks for; with `cpu` the machine's GPUs do not count.
+        most: ranks that an update has work for, where micro-batches are still to be chosen.
 
     Raises:
-        UsageError: no number, one that does not divide the micro-batches, or more ranks than GPUs.
+        UsageError: no number, one that does not divide the micro-batches, more ranks than GPUs or than `most`.
         RankLost: a rank died before all were there. One that dies later ends this process as soon as it notices; where
             it computes something by itself, after `LAST_WORDS_SECONDS`.
     """
     if dist.is_initialized():
-        _check(ranks.count(), micro_batches)
+        _check(ranks.count(), micro_batches, most)
         yield
         return
     on_cpu = device == "cpu"
-    count = _chosen(wanted, micro_batches, 0 if on_cpu else torch.cuda.device_count())
+    count = _chosen(wanted, micro_batches, 0 if on_cpu else torch.cuda.device_count(), most)
     if count == 1:
         yield
         return
@@ -123,9 +128,9 @@ def first_says(line: str) -> bool:
     return False
 
 
-def check_ranks(wanted: str, micro_batches: Sequence[int], device: str = AUTO) -> None:
+def check_ranks(wanted: str, micro_batches: Sequence[int], device: str = AUTO, most: int | None = None) -> None:
     """Raise what `launched` raises about a number of ranks, and start none."""
-    _chosen(wanted, micro_batches, 0 if device == "cpu" else torch.cuda.device_count())
+    _chosen(wanted, micro_batches, 0 if device == "cpu" else torch.cuda.device_count(), most)
 
 
 def largest_share(micro_batches: Sequence[int], limit: int) -> int:
@@ -137,28 +142,36 @@ def largest_share(micro_batches: Sequence[int], limit: int) -> int:
     return max(d for d in range(1, max(1, limit) + 1) if common % d == 0)
 
 
-def _chosen(wanted: str, micro_batches: Sequence[int], cards: int) -> int:
+def _chosen(wanted: str, micro_batches: Sequence[int], cards: int, most: int | None = None) -> int:
     if wanted == AUTO:
-        count = largest_share(micro_batches, cards if cards else torch.get_num_threads())
+        limit = cards if cards else torch.get_num_threads()
+        count = largest_share(micro_batches, limit if most is None else min(limit, most))
         if count < cards:
-            say(f"{count} of {cards} GPUs are used: no more divide the {' and '.join(map(str, micro_batches))} "
-                "micro-batches of an update (training.batch_seconds / micro_batch_seconds)")
+            known = " and ".join(str(number) for number in micro_batches if number)
+            why = (f"no more divide the {known} micro-batches of an update (training.batch_seconds / "
+                   "micro_batch_seconds)")
+            if not known:
+                why = "an update has no more crops (training.batch_seconds / crop_seconds)"
+            say(f"{count} of {cards} GPUs are used: {why}")
         return count
     if not wanted.isdecimal() or int(wanted) < 1:
         raise UsageError(f"--ranks {wanted}: must be a number from 1, or auto")
     if 0 < cards < int(wanted):
         raise UsageError(f"--ranks {wanted}: this machine has {cards} GPU{'s' * (cards > 1)}, and each rank needs one; "
                          "use fewer ranks, or device=cpu")
-    _check(int(wanted), micro_batches)
+    _check(int(wanted), micro_batches, most)
     return int(wanted)
 
 
-def _check(count: int, micro_batches: Sequence[int]) -> None:
+def _check(count: int, micro_batches: Sequence[int], most: int | None = None) -> None:
     for number in micro_batches:
         if number % count:
             raise UsageError(f"{count} ranks cannot share {number} micro-batches evenly (training.batch_seconds / "
                              f"micro_batch_seconds); use {largest_share(micro_batches, count)}, or lower "
                              "training.micro_batch_seconds")
+    if most is not None and count > most:
+        raise UsageError(f"{count} ranks cannot share an update of {most} crops (training.batch_seconds / "
+                         f"crop_seconds); use {largest_share(micro_batches, most)}, or raise training.batch_seconds")
 
 
 def _start(rank: int, count: int, threads: int, port: int, on_cpu: bool) -> subprocess.Popen[bytes]:

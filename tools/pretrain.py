@@ -57,14 +57,15 @@ def pretrain(
     course = Course(out, first, last)
     course.check(stage_names(loaded, planned))
     check_place(out)
+    micro_batches, most = [r.training.accumulate for r in planned], min(r.training.most_ranks for r in planned)
     if dry_run:
-        check_ranks(ranks, [r.training.accumulate for r in planned], loaded.device)
+        check_ranks(ranks, micro_batches, loaded.device, most)
         _show(outlook(loaded, out, lambda round_: _tried(round_, device),
                       lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe),
-                      course.first), course)
+                      course.first, course.last), course.last)
         return
     rounds: list[RoundResult] = []
-    with launched(ranks, [r.training.accumulate for r in planned], loaded.device), following(course):
+    with launched(ranks, micro_batches, loaded.device, most), following(course):
         rounds = run_rounds(loaded, out)
     if not rounds:
         say(f"stopped after {course.last}, as asked; the same command without --until goes on")
@@ -117,21 +118,14 @@ def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarr
     return teacher_seconds(round_, shapes, lengths, device, probe)
 
 
-def _show(stages: list[Outlook], course: Course) -> None:
-    """What a dry run found. `--from` and `--until` cut the list."""
-    names = [stage.stage for stage in stages]
-    first = 0 if course.first is None else names.index(course.first)
-    end = len(names) if course.last is None else names.index(course.last) + 1
+def _show(stages: list[Outlook], last: str | None) -> None:
+    """What a dry run found, up to the stage that `--until` names."""
+    end = len(stages) if last is None else [stage.stage for stage in stages].index(last) + 1
     table = Table("stage", "state", "why", "time", "MB")
-    ahead = []
-    for place, stage in enumerate(stages[:end]):
-        anew = course.first is not None and place >= first and stage.state == "done" and not course.did(
-            read_stage(course.root / stage.stage) or {})
-        state = "done, to do anew" if anew else stage.state
-        if state != "done":
-            ahead.append(stage)
-        table.add_row(escape(stage.stage), escape(state), escape(stage.why), _time(stage.seconds),
-                      "" if stage.bytes is None else f"{stage.bytes / 1e6:.1f}")
+    for stage in stages[:end]:
+        table.add_row(escape(stage.stage), escape(stage.state + ", to do anew" * stage.anew), escape(stage.why),
+                      _time(stage.seconds), "" if stage.bytes is None else f"{stage.bytes / 1e6:.1f}")
+    ahead = [stage for stage in stages[:end] if stage.state != "done" or stage.anew]
     Console(emoji=False).print(table)
     known = [stage.seconds for stage in ahead if stage.seconds is not None]
     sizes = [stage.bytes for stage in ahead if stage.bytes is not None]

@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from upstream import ranks
 from upstream.errors import UsageError
 
+WISH = "anew.json"  # what a run was last asked to do anew, as long as it has not come to its end since
 State = Literal["done", "unfinished", "stale", "to do"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage that was met: its name, its state, and why it is stale."""
+    """A stage that was met: its name, its state, why it is stale, and whether it is done anew though it is not."""
 
     name: str
     state: State
     why: str = ""
+    anew: bool = False
 
 
 class Halt(Exception):
@@ -64,45 +69,78 @@ class Course:
         if self.first and self.last and names.index(self.first) > names.index(self.last):
             raise UsageError(f"--from {self.first} comes after --until {self.last}")
 
-    def arrive(self, folder: Path, state: State, why: str) -> str | None:
-        """Called before a stage. Gives `first` where it is to be done anew, though it is done.
+    @cached_property
+    def wish(self) -> str:
+        """What records of stages say that are done anew on behalf of this command: a name of its own. The same command
+        given again goes on under that of the one that was stopped, until the run comes to its end."""
+        noted = _read(self.root / WISH)
+        if noted.get("from") == self.first and not self._fulfilled(str(noted.get("wish"))):
+            return str(noted["wish"])
+        return f"{self.first} {time.time_ns()}"
+
+    def note(self) -> dict[str, Any]:
+        """What is left in `WISH` when the first stage is begun anew."""
+        return {"format": 1, "from": self.first, "wish": self.wish}
+
+    def _fulfilled(self, wish: str) -> bool:
+        """Whether all stages up to `last` were done anew under a wish: to ask again is a new one."""
+        if self.first is None or self.last is None:
+            return False
+        names = self._names[self._names.index(self.first):self._names.index(self.last) + 1]
+        records = [_read(self.root / name / "stage.json") for name in names]
+        return all(r.get("state") == "done" and r.get("anew") == wish for r in records)
+
+    def anew(self, state: State, record: dict[str, Any]) -> bool:
+        """Whether a stage that was arrived at is to begin anew though it is done, or could be gone on with: not where
+        this command, or the same one before it, has begun it anew already.
+
+        Args:
+            record: that the stage left, if any.
+        """
+        if not self._begun or state not in ("done", "unfinished"):
+            return False
+        return record.get("anew") != self.wish if state == "done" else not record.get("anew")
+
+    def arrive(self, folder: Path, state: State, why: str, record: dict[str, Any]) -> str | None:
+        """Called before a stage. Gives the `wish` of `--from` that it comes under, if any.
 
         Raises:
             Halt: a look has found that the very first stage is to be done.
             UsageError: a stage before `first` is not done.
         """
-        step = Step(self._name(folder), state, why)
+        name = self._name(folder)
+        self._begun = self._begun or name == self.first
+        step = Step(name, state, why, self.anew(state, record))
         self.steps.append(step)
-        self._begun = self._begun or step.name == self.first
         if self.first is not None and not self._begun and state != "done":
             reason = f"is {state}" + (f" ({why})" if why else "")
             raise UsageError(f"--from {self.first}: {step.name} before it {reason}; leave --from out, and all is done "
                              "that must be")
         if self.look and state != "done" and len(self.steps) == 1:
             raise Halt
-        return self.first if self._begun else None
-
-    def did(self, record: dict[str, Any]) -> bool:
-        """Whether a stage was done anew by the same command, which was stopped later and is now given again."""
-        records = (self._record(name) for name in self._names)
-        return record.get("anew") == self.first and any(
-            r.get("state") == "running" and r.get("anew") == self.first for r in records)
-
-    def _record(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self.root / name / "stage.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not there, or named by the stage itself once it is met
-            return {}
-        return found if isinstance(found, dict) else {}
+        return self.wish if self._begun else None
 
     def leave(self, folder: Path) -> None:
         """Called after a stage. Raises Halt where it is the last."""
-        if self._name(folder) == self.last:
+        if self.look:
+            return
+        name = self._name(folder)
+        if self._names and name == self._names[-1] and ranks.first():
+            (self.root / WISH).unlink(missing_ok=True)
+        if name == self.last:
             raise Halt
 
     def _name(self, folder: Path) -> str:
         folder = Path(folder)
         return str(folder.relative_to(self.root)) if folder.is_relative_to(self.root) else str(folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, or named by the stage itself once it is met
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 _now: Course | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Outlook:
         why: it is stale, or depends.
         seconds: it took, or will take at the rates measured in this run so far, or in a trial; None if nobody knows.
         bytes: it has, or will have at most; None if nobody knows.
+        anew: it is done or unfinished, and will be begun anew, as was asked.
     """
 
     stage: str
@@ -45,6 +46,7 @@ class Outlook:
     why: str
     seconds: float | None
     bytes: int | None
+    anew: bool = False
 
 
 Trial = Callable[[Round], float | None]  # audio seconds a second that a round trains at, as far as that can be tried
@@ -54,13 +56,14 @@ TeacherTrial = Callable[[Round, list[EncoderConfig], np.ndarray], tuple[float, f
 
 def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: None,
             teacher_trial: TeacherTrial = lambda round_, shapes, lengths: None,
-            first: str | None = None) -> list[Outlook]:
+            first: str | None = None, last: str | None = None) -> list[Outlook]:
     """Every stage of a run, in order; nothing is done and nothing is written.
 
     Args:
         trial: asked where nothing in the run says how fast a round trains, once for rounds of the same shape.
         teacher_trial: asked once a round where nothing in the run says how long its teacher or units take.
         first: the stage that is to be done anew, with those after it.
+        last: the stage after which the run is to end. Those after it are looked at as well.
 
     Raises what `pretrain` raises about a recipe or recordings that cannot be used, and UsageError where a stage before
     `first` is not done.
@@ -77,11 +80,13 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
         reads = encoders_read_by(round_, rounds, outside) if round_.teacher.features == "layer" else []
         return None if lengths is None else teacher_trial(round_, [r for r in reads if r is not None], lengths)
 
-    with following(Course(out, first, look=True)) as course:
+    course = Course(out, first, last, look=True)
+    course.check(names)
+    with following(course):
         if out.is_dir():
             pretrain(recipe, out, lambda line: None)
         else:
-            course.arrive(out / names[0], "to do", "")
+            course.arrive(out / names[0], "to do", "", {})
     steps, reads = {step.name: step for step in course.steps}, stages_read(rounds)
     found: list[Outlook] = []
     trials = _once(trial), teacher_tried
@@ -91,7 +96,9 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
         waits = next((other.stage for other in found if other.stage in before and other.state != "done"), None)
         if waits is not None and read_stage(out / name) is not None:
             state, why = "depends", f"on {waits}"
-        found.append(_ahead(rounds, out, name, state, why, lengths, trials))
+        anew = step is not None and step.anew and state != "depends"
+        ahead = _ahead(rounds, out, name, "to do" if anew and state == "unfinished" else state, why, lengths, trials)
+        found.append(replace(ahead, state=state, anew=anew))
     return found
 
 

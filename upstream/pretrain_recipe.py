@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from upstream.audio.batches import crop_frames
 from upstream.audio.caching import CacheRecipe
 from upstream.audio.mixing import Mixing
 from upstream.errors import RecipeError
+from upstream.features.fbank import MEL_BINS
+from upstream.features.mfcc import MFCC_DIM
+from upstream.frames import SAMPLE_RATE
 from upstream.model.config import EncoderConfig
 from upstream.model.masking import LIGHT_MASK, SpanMask
 from upstream.model.quantiser import GumbelSchedule
-from upstream.recipe import as_settings, refine
+from upstream.recipe import Named, as_settings, refine
 from upstream.teacher.gate import GateRules
 from upstream.training.loop import TrainingRecipe
 from upstream.training.recipe import AUTO
 
 SHIPPED = Path(__file__).with_name("recipes")
+USUAL_LAYER = 6  # that a teacher reads, as BASE's second round does
 MOST_CLASSES = 1 << 16  # of a stream: units are numbers of 16 bits
 
 
@@ -27,7 +33,8 @@ class TeacherRecipe:
     """What is clustered, into how many classes, and how (`upstream.teacher.quantiser` says what the kinds are)."""
 
     features: Literal["mfcc", "fbank", "layer"] = "mfcc"  # `layer`: of an encoder, the one of the round before
-    layer: Any = 6  # 0 is the input of the first block, 1 its output; `best`: what a sweep picks; a list: a mix
+    # layer: 6 if not given; 0 is the input of the first block, 1 its output; `best`: what a sweep picks; a list: a mix
+    layer: Any = None
     rounds: tuple[int, ...] = ()  # layer: read the encoders of these rounds, side by side
     encoder: str | None = None  # layer: read this encoder, any that loads; a fine-tuned recogniser's is one
     clusters: Any = 100  # a number, or a list: one for each stream of labels
@@ -71,13 +78,16 @@ class TeacherRecipe:
                 raise ValueError(f"teacher: units={self.units} are used as they are; leave out {', '.join(useless)}")
 
     def _check_layer(self) -> None:
-        mix = isinstance(self.layer, list | tuple)
-        if self.layer != "best" and not (self.layers and all(type(k) is int for k in self.layers)
-                                         and len(set(self.layers)) == len(self.layers)):
+        if self.layer is None and self.features == "layer":
+            object.__setattr__(self, "layer", USUAL_LAYER)
+        if self.layer not in (None, "best") and not (self.layers and all(type(k) is int for k in self.layers)
+                                                     and len(set(self.layers)) == len(self.layers)):
             raise ValueError(f"teacher: layer={self.layer!r} must be a number or best, or a list of different numbers")
-        if self.features != "layer" and (self.rounds or self.encoder is not None or mix):
-            name = "rounds" if self.rounds else "encoder" if self.encoder is not None else "layer"
-            raise ValueError(f"teacher: {name}={getattr(self, name)} is for features=layer, not {self.features}")
+        if self.features != "layer":
+            for name, nothing in (("rounds", "[]"), ("encoder", "null"), ("layer", "null")):
+                if getattr(self, name) not in ((), None):
+                    raise ValueError(f"teacher: {name}={getattr(self, name)} is for features=layer, not "
+                                     f"{self.features}; give features=layer as well, or {name}={nothing}")
         if self.rounds and self.encoder is not None:
             raise ValueError(f"teacher: rounds={list(self.rounds)} and encoder={self.encoder}; give one of them")
         if len(set(self.rounds)) < len(self.rounds):
@@ -87,8 +97,8 @@ class TeacherRecipe:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that are read; none where a sweep is still to pick one."""
-        if self.layer == "best":
+        """The layers that are read; none where a sweep is still to pick one, or other features are read."""
+        if self.layer is None or self.layer == "best":
             return ()
         return tuple(self.layer) if isinstance(self.layer, list | tuple) else (self.layer,)
 
@@ -190,6 +200,9 @@ class RoundRecipe:
     training: dict[str, Any] = field(default_factory=dict)
 
 
+PARTS = ("encoder", "objective", "mask", "mixing", "training")  # of a recipe: may differ in each of its rounds
+
+
 @dataclass(frozen=True)
 class PretrainRecipe:
     """A whole pretraining: what to hear, what to train, and the rounds."""
@@ -217,6 +230,19 @@ class PretrainRecipe:
         if first.teacher.features == "layer" and first.init is None and first.teacher.encoder is None:
             raise ValueError("rounds.0.teacher.features=layer: the first round has no encoder to read from; use mfcc, "
                              "or name one with rounds.0.init or rounds.0.teacher.encoder")
+
+    def settled(self, named: Named) -> PretrainRecipe:
+        """What was meant: a word for all rounds counts in those too that the file gave a value of their own; and what
+        was said of `encoder` was said of rounds with `init`, be it a default."""
+        rounds = []
+        for number, r in enumerate(self.rounds):
+            parts: dict[str, Any] = {part: named.yielding(f"rounds.{number}.{part}", part, getattr(r, part))
+                                     for part in PARTS}
+            if r.init is not None:
+                said = named.below("encoder")
+                parts["encoder"] = {k: getattr(self.encoder, k) for k in said.file | said.words} | parts["encoder"]
+            rounds.append(replace(r, **parts))
+        return replace(self, rounds=rounds)
 
 
 @dataclass(frozen=True)
@@ -270,24 +296,41 @@ def rounds_of(recipe: PretrainRecipe, outside: Mapping[str, EncoderConfig] | Non
                            refine(recipe.mask, r.mask, f"{where}, mask"),
                            refine(recipe.mixing, r.mixing, f"{where}, mixing"),
                            refine(recipe.training, r.training, f"{where}, training")))
-        training = found[-1].training
-        if training.micro_batch_seconds != AUTO and training.micro_batch_seconds < training.crop_seconds:
-            raise RecipeError(f"{where}: training.micro_batch_seconds={training.micro_batch_seconds:g} cannot hold a "
-                              f"crop of training.crop_seconds={training.crop_seconds:g}; lower the latter as well")
-        if training.shard and found[-1].encoder.layerdrop > 0 and (r.init is None or outside is not None):
-            raise RecipeError(f"{where}: training.shard=true with encoder.layerdrop={found[-1].encoder.layerdrop:g}: "
-                              "ranks would drop different layers, and wait for each other for ever; set "
-                              "encoder.layerdrop=0")
+        _check_training(found[-1], r.init is None or outside is not None)
         if not found[-1].has_teacher:
             _check_without_teacher(found[-1])
         _check_layers(recipe, found, outside)
+        _check_dimensions(found, outside)
     return found
+
+
+def _check_training(round_: Round, shape_known: bool) -> None:
+    """Values of a round's training that do not go with each other, or with its encoder and its mask."""
+    training, where = round_.training, f"round {round_.number}"
+    auto = training.micro_batch_seconds == AUTO
+    if (training.batch_seconds if auto else training.micro_batch_seconds) < training.crop_seconds:
+        name = "batch_seconds" if auto else "micro_batch_seconds"
+        raise RecipeError(f"{where}: training.{name}={getattr(training, name):g} cannot hold a crop of "
+                          f"training.crop_seconds={training.crop_seconds:g}; lower the latter as well")
+    if not shape_known:
+        return
+    if training.shard and round_.encoder.layerdrop > 0:
+        raise RecipeError(f"{where}: training.shard=true with encoder.layerdrop={round_.encoder.layerdrop:g}: ranks "
+                          "would drop different layers, and wait for each other for ever; set encoder.layerdrop=0")
+    name = min("least_seconds", "crop_seconds", key=lambda name: float(getattr(training, name)))
+    grid, least = round_.encoder.grid, round_.mask.least_frames
+    if crop_frames(grid, getattr(training, name)) < least:
+        needed = math.ceil(grid.samples(least) / SAMPLE_RATE * 1000) / 1000
+        raise RecipeError(f"{where}: training.{name}={getattr(training, name):g}: mask.share={round_.mask.share:g} in "
+                          f"spans of mask.span={round_.mask.span} may hide all of so short a crop; give at least "
+                          f"{needed:g}, or shorten the spans")
 
 
 def _adapted(shape: EncoderConfig, wanted: EncoderConfig, named: set[str], where: str) -> EncoderConfig:
     """The configuration of an encoder to start from, with the dropouts that the recipe asks for.
 
-    What the recipe asks for is what the round names, and what the recipe's encoder has other than its default.
+    What the recipe asks for is what the round names (once `settled`, also what file and words do), and what the
+    recipe's encoder has other than its default.
     """
     plain = EncoderConfig()
     asked = {f.name: getattr(wanted, f.name) for f in fields(EncoderConfig)
@@ -368,6 +411,33 @@ def _check_layers(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[
         wrong = [layer for layer in layers if config is not None and not first <= layer <= config.layers]
         if wrong and config is not None:
             raise RecipeError(f"{name}={wrong[0]}: the encoder that it reads has layers {first} to {config.layers}")
+
+
+def _check_dimensions(rounds: list[Round], outside: Mapping[str, EncoderConfig] | None) -> None:
+    """The frames that the newest round's teacher reads must have the components and slices that it asks for."""
+    now, teacher = rounds[-1], rounds[-1].teacher
+    dim = dimensions_read(now, rounds, outside)
+    if not now.has_teacher or dim is None:
+        return
+    where = f"round {now.number}: teacher"
+    if teacher.pca > dim:
+        raise RecipeError(f"{where}.pca={teacher.pca}: the frames that it reads have {dim} dimensions; give 1 to "
+                          f"{dim}, or 0 for none")
+    count, left = len(teacher.numbers), teacher.pca or dim
+    if teacher.kind == "product" and left % count:
+        raise RecipeError(f"{where}.kind=product with clusters={list(teacher.numbers)}: {left} dimensions do not "
+                          f"divide into {count} equal slices; choose pca as a multiple of {count}, or another number "
+                          "of codebooks")
+
+
+def dimensions_read(now: Round, rounds: list[Round], outside: Mapping[str, EncoderConfig] | None) -> int | None:
+    """Numbers of a frame that a round's teacher reads; None where an encoder that it reads is not known yet."""
+    teacher = now.teacher
+    if teacher.features != "layer":
+        return MFCC_DIM if teacher.features == "mfcc" else MEL_BINS * (1 + teacher.stacked)
+    widths = [None if config is None else config.width for config in encoders_read_by(now, rounds, outside)]
+    known = [width for width in widths if width is not None]
+    return sum(known) * max(1, len(teacher.layers)) if len(known) == len(widths) else None
 
 
 def encoders_read_by(now: Round, rounds: list[Round],

@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,11 +23,37 @@ from upstream.errors import RecipeError, UsageError
 Schema = TypeVar("Schema")
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a recipe's file names and what the words after it name, as dotted keys: `rounds.0.training.updates`."""
+
+    file: frozenset[str]
+    words: frozenset[str]
+
+    def below(self, key: str) -> Named:
+        """What they name below a key, as it is called there."""
+        return Named(*(frozenset(k.removeprefix(f"{key}.") for k in keys if k.startswith(f"{key}."))
+                       for keys in (self.file, self.words)))
+
+    def yielding(self, part: str, general: str, values: dict[str, Any]) -> dict[str, Any]:
+        """What a part of a recipe says differently from the recipe itself, without what a word says of the recipe: that
+        is meant for all parts, also for those that the file gave a value of their own. A word for the part counts.
+
+        Args:
+            part: key of the part, `rounds.0.training`.
+            general: key of what it differs from, `training`.
+            values: what the part says.
+        """
+        own = self.below(part)
+        return _without(values, (own.file - own.words) & self.below(general).words)
+
+
 def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[str], shipped: Path) -> Schema:
     """Read a recipe, apply `key=value` overrides in order, and give it as an instance of `schema`.
 
     Args:
-        schema: a dataclass; its defaults are the recipe's defaults.
+        schema: a dataclass; its defaults are the recipe's defaults. If it has a method `settled`, that is told which
+            keys were `Named`, and gives the recipe that is meant.
         source: name of a recipe in the folder `shipped` (without `.yaml`), or a path to a YAML file.
         overrides: words such as `training.updates=100` or `clusters=[50,100]`.
         shipped: folder of the recipes that come with the package.
@@ -48,7 +74,11 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         recipe = _merge(OmegaConf.structured(schema), content, str(path))
         for word in words:
             recipe = _override(recipe, word)
-        return _to_object(recipe, where)
+        made = _to_object(recipe, where)
+        if not hasattr(made, "settled"):
+            return made
+        named = (key for word in words for key in _named_by(word))
+        return made.settled(Named(frozenset(_leaves(_plain(content), "")), frozenset(named)))
 
     try:
         return with_overrides(overrides, str(path))
@@ -113,6 +143,42 @@ def _override(recipe: Any, word: str) -> Any:
     for part in reversed(key.split(".")):  # merged as a file would be: `update` cannot add a part to a mapping of parts
         parsed = {part: parsed}
     return _merge(recipe, OmegaConf.create(parsed), where)
+
+
+def _named_by(word: str) -> list[str]:
+    """The keys that a `key=value` word, already found good, gives a value."""
+    key, _, value = word.partition("=")
+    try:
+        return _leaves(_plain(OmegaConf.from_dotlist([f"value={value}"]))["value"], key)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError):  # text
+        return [key]
+
+
+def _plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config)
+
+
+def _leaves(values: Any, where: str) -> list[str]:
+    """The dotted keys of values; a list of anything but mappings is one value."""
+    if isinstance(values, dict):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        items = [(str(place), value) for place, value in enumerate(values)]
+    else:
+        return [where]
+    return [leaf for key, value in items for leaf in _leaves(value, f"{where}.{key}" if where else key)]
+
+
+def _without(values: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Nested values without those of some dotted keys."""
+    found = dict(values)
+    for key in keys:
+        head, _, rest = key.partition(".")
+        if not rest:
+            found.pop(head, None)
+        elif isinstance(found.get(head), dict):
+            found[head] = _without(found[head], [rest])
+    return found
 
 
 def _is_text(recipe: Any, key: str) -> bool:

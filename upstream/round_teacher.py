@@ -18,7 +18,7 @@ from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
-from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe, encoders_read_by
+from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe, dimensions_read
 from upstream.progress import Report
 from upstream.recipe import as_settings
 from upstream.stage import file_hash
@@ -138,8 +138,7 @@ def _check_imported(path: Path, round_: Round, rounds: list[Round], outside: Map
     if recipe.features != "layer":
         _imported(path, named_source(recipe.features, recipe.stacked))
         return
-    read = [config for config in encoders_read_by(round_, rounds, outside) if config is not None]
-    dim = sum(config.width for config in read) * max(1, len(recipe.layers))
+    dim = dimensions_read(round_, rounds, outside)
     found = Teacher.load(path).features if path.is_dir() else import_centroids(path, {"dim": dim}).features
     if found.get("dim") != dim:
         raise InputError(f"{path}: a teacher of {found.get('name')} with {found.get('dim')} dimensions, the features "

@@ -113,20 +113,21 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         state, why = "stale", lost
     if before is not None and before["state"] == CLEARING:
         why = "it was being cleared"
-    anew = followed.arrive(folder, state, why) if followed is not None else None
-    if anew and followed is not None and state == "done" and followed.did(before or {}):
-        anew = None
+    wish, anew = None, False
+    if followed is not None:
+        wish = followed.arrive(folder, state, why, before or {})
+        anew = followed.anew(state, before or {})
     if looking:
         return {"result": {"hash": ""}, **(before or {})}, True  # what it gave, if ever it was done
     if before is not None and state == "done" and not anew:
         _remove(folder / BEFORE)  # nothing but a record: a kill just before or behind what is put aside and back
         say(f"{name}: done before, skipped")
         return before, True
-    if before is not None and before["state"] == "running" and state == "stale" and (not anew or before.get("anew")):
+    if before is not None and before["state"] == "running" and state == "stale" and (not wish or before.get("anew")):
         _refuse_checkpoints(folder, why)
-    if anew:
-        record["anew"] = anew  # once begun, the same command goes on with it
-    if before is not None and state == "unfinished" and (not anew or before.get("anew")):
+    if wish:
+        record["anew"] = wish  # once begun, the same command goes on with it
+    if before is not None and state == "unfinished" and not anew:
         say(f"{name}: interrupted before, going on")
         record |= {"started": before["started"], "others": before.get("others", [])}
     elif before is not None:
@@ -136,6 +137,8 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         say(f"{name}: started")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if followed is not None and wish:
+            write_json(followed.root / course.WISH, followed.note())
         write_json(folder / "stage.json", record)
     return record, False
 

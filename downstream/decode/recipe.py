@@ -80,8 +80,10 @@ class DecodingRecipe:
         return (natural_lm_weight(found.log10_lm_weight) if self.lm_weight is None else self.lm_weight,
                 found.word_score if self.word_score is None else self.word_score)
 
-    def make(self, symbols: Sequence[str], blank: int) -> AnyDecoder:
-        """The decoder for a recogniser's symbols, not yet prepared.
+    def make(self, symbols: Sequence[str], blank: int,
+             hotwords: tuple[tuple[str, float | None], ...] = ()) -> AnyDecoder:
+        """The decoder for a recogniser's symbols, not yet prepared, with `Choice.hotwords`: words to expect belong to
+        what is decoded.
 
         Raises:
             UsageError: settings that the decoder does not have, or a file that is not there.
@@ -92,7 +94,7 @@ class DecodingRecipe:
         made = Choice(self.decoder, None if self.lm is None else Path(self.lm),
                       None if self.lexicon is None else Path(self.lexicon), lm_weight, word_score,
                       self.beam if searches else None, self.tokens_per_frame, self.nbest,
-                      device=self.device).make(symbols, blank)
+                      hotwords, self.device).make(symbols, blank)
         if self.beam_threshold is not None:
             made = replace(made, beam_threshold=self.beam_threshold)  # type: ignore[call-arg,arg-type]
         if isinstance(made, LexiconDecoder) and self.silence_score is not None:

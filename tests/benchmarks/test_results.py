@@ -4,14 +4,17 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from rich.console import Console
 
-from benchmarks.low_resource import compare_cells
+from benchmarks.low_resource import check_finetunings, compare_cells
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell
 from benchmarks.results import check, read_results, write_results
 from tools.bench import COLUMNS
+from tools.demo import show
 from tools.main import run
 from upstream.audio import import_folder
-from upstream.errors import FormatError
+from upstream.errors import FormatError, HubertkitError
+from upstream.pretrain_recipe import rounds_of
 from upstream.recipe import load_recipe
 
 ROW = {"encoder": "round 2", "labelled": "1h", "decoder": "greedy", "wer": 50.0, "cer": 20.0, "words": 10, "errors": 5,
@@ -129,3 +132,24 @@ def test_comparisons_pair_pretrained_with_scratch_on_the_same_utterances(tmp_pat
 
 def test_every_column_of_the_table_is_in_a_row():
     assert set(COLUMNS) <= set(ROW)
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("finetune.fresh_layers=4", "^cell 'all: round 2': finetune.fresh_layers=4: the encoder has 3 layers"),
+    ("labelled.10min.finetune.changes={layerdrop: 2}", "^cell '10min: scratch': encoder: layerdrop=2"),
+    ("finetune.changes={dropout: high}", "^cell 'all: scratch': finetune.changes: dropout: Value 'high'"),
+])
+def test_a_fine_tuning_that_cannot_be_is_refused_before_the_first_cell(word, says):
+    """A bug once found: each of these ended the comparison after hours, in the cell that it was about."""
+    recipe = load_recipe(LowResourceRecipe, "librispeech-mini", [word], SHIPPED)
+    with pytest.raises(HubertkitError, match=says):
+        check_finetunings(recipe, rounds_of(recipe.pretrain))
+
+
+def test_a_demo_without_alignments_shows_its_scores_all_the_same(capsys):
+    """`hubertkit demo alignments=null` ended in a traceback: KeyError 'phone_purity'."""
+    rounds = [{"round": n, "units": {"hash": "x"}, "teacher": {}, "encoder": {}} for n in (1, 2)]
+    show({"rows": [ROW], "rounds": rounds, "comparisons": []}, Console(width=200))
+    said = capsys.readouterr().out
+    assert "50.0" in said
+    assert "phone purity" not in said

@@ -135,6 +135,24 @@ def test_ranks_divide_the_micro_batches_of_every_training():
         _check(3, [4])
 
 
+def test_micro_batches_that_are_still_to_be_chosen_are_shared_by_no_more_ranks_than_there_are_crops(monkeypatch):
+    """A bug once found: `--ranks auto` took 16 cores for 8 crops, which was refused after teacher and units."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert launch._chosen("auto", [0, 0], 0, most=8) == 8
+    assert launch._chosen("auto", [0, 12], 0, most=8) == 6
+    with pytest.raises(UsageError, match=r"16 ranks cannot share an update of 8 crops .*; use 8, or raise"):
+        launch.check_ranks("16", [0, 0], "cpu", 8)
+
+
+@pytest.mark.parametrize(("rank", "count"), [("captain", "1"), ("0", "many"), ("", "1")])
+def test_a_rank_that_is_no_number_is_none_of_torchruns(monkeypatch, rank, count):
+    """`RANK=captain` on a machine with WORLD_SIZE ended every command in a traceback."""
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", count)
+    launch.join_from_environment()
+    assert not torch.distributed.is_initialized()
+
+
 @pytest.mark.parametrize("wanted", ["0", "-1", "many", "1.5"])
 def test_a_number_of_ranks_that_is_none_is_refused(wanted):
     with pytest.raises(UsageError, match="must be a number from 1, or auto"), launched(wanted, [4]):
@@ -218,6 +236,8 @@ def test_a_rank_whose_first_has_died_does_not_stay():
 
 @pytest.mark.parametrize(("words", "says"), [(["--ranks", "abc"], "--ranks abc: must be a number"),
                                              (["--ranks", "3"], "3 ranks cannot share"),
+                                             (["--ranks", "5", "training.micro_batch_seconds=auto"],
+                                              "5 ranks cannot share an update of 4 crops"),
                                              (["--out", __file__], "a file stands where a folder is needed")])
 def test_a_dry_run_refuses_what_the_run_would_refuse(recordings, tmp_path, capsys, words, says):
     assert main(["pretrain", *SMALL, f"data={recordings}", "--out", str(tmp_path / "run"), *words, "--dry-run"]) == 2

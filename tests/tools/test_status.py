@@ -162,6 +162,8 @@ def test_a_dry_run_says_what_is_stale_and_a_part_is_done(tmp_path, capsys):
     assert "7 stages to do" in said
     assert run([*command, "--dry-run", "--until", "round1/units"]) == 0
     assert "nothing to do" in capsys.readouterr().out
+    assert run([*command, "--dry-run", "--from", "round1/units", "--until", "round1"]) == 0
+    assert "2 stages to do" in capsys.readouterr().out  # the units, though they are done, and the encoder
     assert run([*command, "--dry-run", "--from", "round2"]) == 2
     assert "--from round2/teacher: round1/encoder before it is to do" in capsys.readouterr().err
     assert run([*command, "--from", "round3"]) == 2

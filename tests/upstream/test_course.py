@@ -11,7 +11,7 @@ import torch
 from upstream import trial
 from upstream.audio.corpora.folder import import_folder
 from upstream.course import Course, current, following
-from upstream.errors import UsageError
+from upstream.errors import InputError, UsageError
 from upstream.outlook import outlook
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, rounds_of
@@ -73,6 +73,13 @@ def worked(chosen, out, **part):
     found = [line.partition(":")[0] for line in lines if not line.startswith(" ") and "done in" not in line
              and "skipped" not in line]
     return ["corpus" if name.endswith("/corpus") else name for name in found if "/" in name]
+
+
+def planned(chosen, out, **part):
+    """The stages that a look says a run would work on, up to the last."""
+    found = outlook(chosen, out, **part)
+    end = NAMES.index(part["last"]) + 1 if "last" in part else None
+    return [stage.stage for stage in found[:end] if stage.state != "done" or stage.anew]
 
 
 def redone(chosen, out):
@@ -199,6 +206,77 @@ def test_what_the_same_command_did_anew_is_not_done_a_second_time(recordings, ru
     for ending in (".safetensors", ".json"):
         checkpoint.with_suffix(ending).unlink()
     assert worked(chosen, run, first="round1/encoder") == NAMES[3:], "and so is another one's beginning"
+
+
+def test_what_was_done_anew_before_a_later_stage_failed_is_not_done_a_second_time(recordings, run, monkeypatch):
+    """A bug once found: round 2's training was refused and put back as it was, and the same command, given again,
+    trained round 1 once more."""
+    chosen = recipe(recordings)
+
+    def refused_in_round_2(task, training, folder, **named):
+        if folder.parent.name == "round2":
+            raise InputError("refused")
+        return train(task, training, folder, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("upstream.pretrain.train", refused_in_round_2)
+        with pytest.raises(InputError):
+            worked(chosen, run, first="round1/encoder")
+    assert read_stage(run / "round2/encoder")["state"] == "done", "as it was before"
+    assert planned(chosen, run, first="round1/encoder") == ["round2/encoder"]
+    assert worked(chosen, run, first="round1/encoder") == ["round2/encoder"]
+    assert worked(recipe(recordings, "rounds.1.training={updates: 3}"), run) == ["round2/encoder"]
+    assert worked(chosen, run, first="round1/encoder") == NAMES[3:], "now it is a new wish, whatever was done since"
+
+
+def test_from_a_stage_on_and_until_another_the_same_command_without_until_goes_on(recordings, run):
+    """A bug once found: `stopped, as asked; the same command without --until goes on`, and it did it all again."""
+    chosen, part = recipe(recordings), {"first": "round1/units", "last": "round1/encoder"}
+    assert worked(chosen, run, **part) == NAMES[2:4]
+    assert planned(chosen, run, **part) == NAMES[2:4]
+    assert worked(chosen, run, **part) == NAMES[2:4], "asked for a second time"
+    assert planned(chosen, run, first="round1/units") == NAMES[4:]
+    assert worked(chosen, run, first="round1/units") == NAMES[4:]
+    assert worked(chosen, run, first="round1/units") == NAMES[2:]
+
+
+def test_an_outlook_says_of_an_unfinished_training_that_it_will_be_done_anew(recordings, tmp_path, monkeypatch):
+    """A bug once found: `--from` with `--dry-run` promised to go on from a checkpoint that the run itself removes."""
+    chosen = recipe(recordings, "training.updates=30", "training.save_every=1")
+
+    def stopped(task, training, folder, **named):
+        train(task, replace(training, updates=10), folder, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("upstream.pretrain.train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            worked(chosen, tmp_path)
+    [plain] = [f for f in outlook(chosen, tmp_path) if f.stage == "round1/encoder"]
+    [anew] = [f for f in outlook(chosen, tmp_path, first="round1/encoder") if f.stage == "round1/encoder"]
+    assert (plain.state, plain.anew, anew.state, anew.anew) == ("unfinished", False, "unfinished", True)
+    assert plain.seconds == pytest.approx(anew.seconds * 20 / 30)
+    with monkeypatch.context() as patch:
+        patch.setattr("upstream.pretrain.train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            worked(chosen, tmp_path, first="round1/encoder")
+    [begun] = [f for f in outlook(chosen, tmp_path, first="round1/encoder") if f.stage == "round1/encoder"]
+    assert (begun.anew, begun.seconds) == (False, pytest.approx(plain.seconds, rel=0.5)), "begun anew, and gone on with"
+
+
+def test_an_outlook_knows_that_what_was_put_aside_will_be_done_anew(recordings, run, monkeypatch):
+    """A bug once found: after a ^C of `--from` with another setting the dry run of the first one said `done`."""
+
+    def stopped(*given, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("upstream.pretrain.train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            worked(recipe(recordings, "rounds.1.training={updates: 3}"), run, first="round2/encoder")
+    assert planned(recipe(recordings), run, first="round2/encoder") == ["round2/encoder"]
+    assert set(worked(recipe(recordings), run, first="round2/encoder")) == {"round2/encoder"}
+    assert read_stage(run / "round2/encoder")["anew"].startswith("round2/encoder ")
 
 
 def test_from_a_stage_on_needs_those_before_it(recordings, run, tmp_path):

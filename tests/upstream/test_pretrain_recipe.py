@@ -140,6 +140,42 @@ def test_sharding_with_layers_dropped_at_random_is_refused_before_the_first_roun
     assert rounds("hubert-tiny", layerdrop, "rounds.0.training.shard=true")[0].training.shard
 
 
+@pytest.mark.parametrize(("words", "named", "good"), [
+    (["training.least_seconds=0.2", "mask.span=10", "mask.share=0.8"],
+     r"^round 1: training.least_seconds=0.2: mask.share=0.8 in spans of mask.span=10 may .*; give at least 0.275,",
+     "training.least_seconds=0.275"),
+    (["training.crop_seconds=0.2", "rounds.1.mask.span=10"], "^round 2: training.crop_seconds=0.2: .* at least 0.275,",
+     "training.crop_seconds=0.275"),
+    (["encoder.stride_ms=40", "training.least_seconds=0.3", "mask.span=10"], "^round 1: .*; give at least 0.535,",
+     "training.least_seconds=0.535"),
+])
+def test_utterances_that_a_mask_may_hide_entirely_are_refused_before_anything_is_made(words, named, good):
+    """A training died midway, whenever an utterance was hidden by its spans, and resuming died at the same place."""
+    with pytest.raises(RecipeError, match=named):
+        rounds("hubert-tiny", *words)
+    assert rounds("hubert-tiny", *words, good)
+
+
+@pytest.mark.parametrize(("word", "named"), [
+    ("rounds.1.teacher.pca=257", "^round 2: teacher.pca=257: the frames that it reads have 256 dimensions"),
+    ("rounds.0.teacher.pca=40", "^round 1: teacher.pca=40: the frames that it reads have 39 dimensions"),
+    ("rounds.1.teacher={kind: product, clusters: [4,4,4]}", "^round 2: teacher.kind=product .* 256 dimensions do not"),
+    ("rounds.0.teacher={features: fbank, stacked: true, kind: product, clusters: [4,4,4]}", "160 dimensions do not"),
+    ("rounds.1.teacher={kind: product, clusters: [4,4,4], pca: 10}", "10 dimensions do not divide into 3"),
+])
+def test_dimensions_that_a_teachers_frames_do_not_have_are_refused_before_the_first_round(word, named):
+    """A bug once found: told of a later round once the round before had been trained."""
+    with pytest.raises(RecipeError, match=named):
+        rounds("hubert-tiny", word)
+    assert rounds("hubert-tiny", "rounds.1.teacher={layer: [1,2,3], kind: product, clusters: [4,4,4], pca: 768}")
+
+
+def test_an_update_that_holds_no_crop_is_refused_with_micro_batches_to_be_chosen_too():
+    """A bug once found: with `auto` it was told by the training of that round, after hours."""
+    with pytest.raises(RecipeError, match=r"^round 2: training.batch_seconds=1 cannot hold a crop of training.crop"):
+        rounds("hubert-tiny", "training.micro_batch_seconds=auto", "rounds.1.training.batch_seconds=1")
+
+
 def test_every_option_of_an_objective_belongs_to_one_kind_or_to_both():
     """A new option must say which: this list and the recipe's checks change together."""
     both = {"kind", "final_dim", "temperature", "feature_penalty"}

@@ -211,3 +211,30 @@ def test_a_file_that_refers_to_what_is_not_there_is_one_line(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text + "\n")
     with pytest.raises(RecipeError, match=r"r\.yaml"):
         load_recipe(PretrainRecipe, tmp_path / "r.yaml", [], SHIPPED)
+
+
+@pytest.mark.parametrize(("words", "updates", "warmups"), [
+    (["training.updates=20000"], [20_000, 20_000], [20_000, 32_000]),
+    (["training.optimiser.warmup_updates=100"], [250_000, 400_000], [100, 100]),
+    (["training={updates: 7, optimiser: {warmup_updates: 3}}"], [7, 7], [3, 3]),
+    (["training.updates=20000", "rounds.1.training.updates=5"], [20_000, 5], [20_000, 32_000]),
+    (["rounds.1.training.updates=5", "training.updates=20000"], [20_000, 5], [20_000, 32_000]),
+    (["rounds=[{training: {updates: 5}}, {teacher: {features: layer}}]", "training.updates=9"], [5, 9],
+     [32_000, 32_000]),
+])
+def test_a_word_for_all_rounds_counts_in_rounds_that_the_file_gave_a_value_of_their_own(words, updates, warmups):
+    """A bug once found: README's `training.updates=20000` left hubert-base at 250,000 and 400,000 updates."""
+    found = [r.training for r in rounds_of(load_recipe(PretrainRecipe, "hubert-base", words, SHIPPED))]
+    assert [training.updates for training in found] == updates
+    assert [training.optimiser.warmup_updates for training in found] == warmups
+
+
+def test_a_word_for_all_trainings_of_a_comparison_counts_in_each(tmp_path):
+    """The same of `bench low-resource`: rounds, and amounts of labels, went on with the recipe's own numbers."""
+    found = load_recipe(LowResourceRecipe, "librispeech-mini", [
+        "pretrain.training.updates=10", "finetune.training.updates=5", "labelled.1h.finetune.training.updates=6"],
+        BENCHMARKS)
+    assert [r.training.updates for r in rounds_of(found.pretrain)] == [10, 10]
+    assert {name: found.finetuning(name).training.updates for name in found.labelled} == {
+        "all": 5, "1h": 6, "10min": 5}
+    assert found.finetuning("10min").training.optimiser.warmup_updates == 60  # of which no word was said

@@ -15,7 +15,7 @@ from upstream.model.config import EncoderConfig
 from upstream.model.converting import write_as
 from upstream.model.loading import read_checkpoint
 from upstream.pretrain import pretrain
-from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.stage import read_json
 from upstream.teacher.teacher import Teacher
@@ -109,6 +109,7 @@ def test_training_moves_the_weights_and_a_second_round_starts_from_scratch(recor
 
 @pytest.mark.parametrize(("word", "says"), [
     ("encoder.width=48", "an encoder with width=24, and encoder.width=48"),
+    ("encoder.width=768", "an encoder with width=24, and encoder.width=768"),  # the default: it was ignored
     ("rounds.0.encoder.layers=12", "an encoder with layers=3, and encoder.layers=12"),
     ("encoder.normalize=true", "normalize=False, and encoder.normalize=True"),
     ("rounds.0.teacher.layer=4", r"teacher\.layer=4: .* layers 0 to 3"),
@@ -124,6 +125,16 @@ def test_dropouts_may_differ_from_those_of_the_encoder(recordings, published, tm
     [result] = adapt(recordings, tmp_path, published["ours"], "encoder.dropout=0.2", "rounds.0.encoder.layerdrop=0.05")
     config = load_encoder(result.encoder).config
     assert (config.dropout, config.layerdrop, config.attention_dropout) == (0.2, 0.05, 0.0)
+
+
+def test_dropouts_that_a_recipe_names_count_even_at_their_defaults(recordings, published, tmp_path):
+    """A bug once found: `encoder.dropout=0.1` over an `init` without dropout was dropped, as the default is 0.1."""
+    (tmp_path / "mine.yaml").write_text((SHIPPED / "hubert-adapt.yaml").read_text() + "\nencoder: {layerdrop: 0.05}\n")
+    recipe = load_recipe(PretrainRecipe, tmp_path / "mine.yaml", [
+        f"data={recordings}", f"rounds.0.init={published['ours']}", "rounds.0.teacher.layer=2", "encoder.dropout=0.1",
+        "rounds.0.encoder.input_dropout=0.1"], SHIPPED)
+    [found] = rounds_of(recipe, {str(published["ours"]): SHAPE})
+    assert found.encoder == replace(SHAPE, dropout=0.1, input_dropout=0.1, layerdrop=0.05)
 
 
 def test_a_source_that_is_not_there_is_told_before_anything_runs(recordings, tmp_path):
@@ -185,7 +196,7 @@ def test_a_teacher_made_elsewhere_is_used_as_it_is_and_refused_where_another_enc
 @pytest.mark.parametrize("name", ["imported", "units"])
 def test_labels_made_elsewhere_that_are_not_there_are_told_before_anything_runs(recordings, tmp_path, name):
     with pytest.raises(UsageError, match=rf"^rounds\.1\.teacher\.{name}={tmp_path}/none: no such file or folder"):
-        rounds(recordings, tmp_path / "run", "rounds.1.teacher.features=mfcc",
+        rounds(recordings, tmp_path / "run", "rounds.1.teacher.features=mfcc", "rounds.1.teacher.layer=null",
                f"rounds.1.teacher.{name}={tmp_path}/none")
     assert not (tmp_path / "run").exists()
 
@@ -198,6 +209,9 @@ def test_labels_made_elsewhere_that_are_not_there_are_told_before_anything_runs(
     ("rounds.0.teacher.rounds=[1]", "rounds=.* is for features=layer"),
     ("rounds.0.teacher.encoder=x", "encoder=x is for features=layer"),
     ("rounds.0.teacher.layer=[1,2]", "layer=.* is for features=layer"),
+    ("rounds.0.teacher.layer=6", "layer=6 is for features=layer, not mfcc; give features=layer as well, or layer=null"),
+    ("rounds.0.teacher.layer=best", "layer=best is for features=layer"),
+    ("rounds.1.teacher.features=mfcc", "layer=1 is for features=layer"),
 ])
 def test_readings_that_cannot_be_are_refused_by_name(recordings, tmp_path, word, says):
     with pytest.raises(RecipeError, match=says):

@@ -190,7 +190,9 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
                 _say_new(known, examine, folder)
                 speed.take()
                 best, is_best = _compared(validation.get(task.better), best)
-            if update % recipe.save_every == 0 or update == recipe.updates or stop or (recipe.keep_best and is_best):
+            to_keep = recipe.keep_every > 0 and update % recipe.keep_every == 0  # whatever save_every says
+            if update % recipe.save_every == 0 or update == recipe.updates or stop or to_keep or (
+                    recipe.keep_best and is_best):
                 save(update, is_best)
             is_best = False
             if stop:

@@ -72,6 +72,11 @@ class TrainingRecipe:
             return 0
         return max(1, round(self.batch_seconds / self.micro_batch_seconds))
 
+    @property
+    def most_ranks(self) -> int:
+        """Ranks that can share an update at most: with `auto` each of them needs a crop."""
+        return self.accumulate or int(self.batch_seconds / self.crop_seconds)
+
 
 def weights_settings(recipe: TrainingRecipe) -> dict[str, Any]:
     """What of a recipe the weights depend on, for a stage's key: not how often one looks or saves, nor where numbers

@@ -9,6 +9,7 @@ from test_beam import random_logprobs
 
 from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
+from downstream.decode.choice import HOTWORD_NATS
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.recipe import load_decoding
 from downstream.text.vocabulary import Vocabulary
@@ -134,3 +135,15 @@ def test_the_options_of_a_command_become_a_decoder_or_one_line(files):
     assert made == load_decoding("librispeech-4gram", [*files, "nbest=3"]).make(FAIRSEQ.symbols, 0)
     with pytest.raises(UsageError, match="--lm-weight, --beam beside --recipe"):
         recipe_decoder("librispeech-4gram", files, FAIRSEQ.symbols, 0, lm_weight=1.0, beam=5, lm=None)
+
+
+def test_hotwords_go_beside_a_recipe_and_its_keys_are_named_as_it_has_them(files, tmp_path):
+    """Bug: `--recipe R --hotwords CAT` was refused, with advice (`--set hotwords=CAT`) that was refused itself."""
+    (tmp_path / "mine.yaml").write_text("decoder: batched\n")
+    made = recipe_decoder(str(tmp_path / "mine.yaml"), None, FAIRSEQ.symbols, 0, "BE=3,BEE", lm=None)
+    assert made.hotwords == (("BE", 3.0), ("BEE", HOTWORD_NATS))
+    with pytest.raises(UsageError, match="--hotwords has no effect on the lexicon decoder"):
+        recipe_decoder("librispeech-4gram", files, FAIRSEQ.symbols, 0, "BE")
+    with pytest.raises(UsageError, match=r"--tokens, --tuned beside --recipe: .* with --set tokens_per_frame=\.\.\. "
+                                         r"--set lm_weight=\.\.\. --set word_score=\.\.\."):
+        recipe_decoder("librispeech-4gram", files, FAIRSEQ.symbols, 0, tokens=5, tuned="t.json")

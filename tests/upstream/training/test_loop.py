@@ -188,6 +188,13 @@ def test_every_so_many_and_the_best_checkpoint_are_kept(tmp_path):
     assert best_checkpoint(tmp_path / "checkpoints").stem == "update-00000008"
 
 
+def test_checkpoints_to_keep_for_ever_are_saved_whatever_save_every_says(tmp_path):
+    """A bug once found: of `keep_every=3` with `save_every=4` only update 12 was left."""
+    run(tmp_path, recipe=replace(RECIPE, save_every=4, keep_checkpoints=1, keep_every=3))
+    kept = sorted(int(p.stem.split("-")[1]) for p in (tmp_path / "checkpoints").glob("*.safetensors"))
+    assert kept == [3, 6, 9, 12]
+
+
 def test_without_a_best_none_is_named(tmp_path):
     assert best_checkpoint(tmp_path) is None
 
