@@ -23,12 +23,12 @@ from benchmarks.results import write_results
 from downstream.decode.choice import Name
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import read_hypotheses
-from downstream.decode.pool import available_cores
 from downstream.decode.tune import Search, tune
 from downstream.lm.arrays import pack
 from downstream.score.intervals import bootstrap_interval
 from downstream.score.rates import Score, score
 from downstream.score.significance import paired_bootstrap
+from upstream.control_groups import available_cores
 from upstream.errors import UsageError
 from upstream.progress import progress, say
 from upstream.stage import content_hash, file_hash, locked, run_stage, versions

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ import typer
 from tools.child import module_command
 from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted, RankLost, UsageError
-from upstream.progress import say
+from upstream.progress import say, tell
 
 AUTO = "auto"
 HOST = "127.0.0.1"
@@ -31,6 +32,7 @@ LAST_WORDS_SECONDS = 20.0  # that a rank has to end after another one
 LAST_WORDS_AFTER_FAILURE = 2.0  # that the others have once the first has failed: they write nothing of their own
 SAME_WORDS_SECONDS = 1.5  # that another rank waits for the first to say what it has to say; below the time it then has
 LOOK_SECONDS = 1.0  # between two looks at the other ranks
+QUIET_SECONDS = 10.0  # that a rank waits for the others of its job without a word
 
 _store: dist.Store | None = None  # where this rank meets the first one, which started it
 _SAID = "what the first rank has failed with"
@@ -53,10 +55,11 @@ def join_from_environment() -> None:
     if lacking and count > 1:
         raise UsageError(f"RANK={rank} and WORLD_SIZE={count} are set, and {' and '.join(lacking)} not: each process "
                          "would work by itself; start them with torchrun, or set where the first one is")
-    if lacking:  # some containers say that they are one of one
+    if port is None and count == 1:  # some containers say that they are one of one
         return
     if port is None:
-        ranks.join(rank, count)
+        with _waiting(rank, count):
+            ranks.join(rank, count)
     else:
         _end_with_parent()
         _store = store = dist.TCPStore(HOST, int(port), count, False)
@@ -64,6 +67,24 @@ def join_from_environment() -> None:
         ranks.join(rank, count, store, torch.get_num_threads())
     if rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # results are printed once
+
+
+@contextlib.contextmanager
+def _waiting(rank: int, count: int) -> Iterator[None]:
+    """Until the others of a job have come: say so, and let a signal end this process, which hears none meanwhile."""
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    line = (f"rank {rank} waits for the others of {count} at {where}, as RANK, WORLD_SIZE and MASTER_ADDR say; unset "
+            "RANK to work alone")
+    timer = threading.Timer(QUIET_SECONDS, tell, [line])
+    timer.daemon = True
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -92,6 +113,8 @@ def launched(wanted: str, micro_batches: Sequence[int], device: str = AUTO, most
         yield
         return
     threads = max(1, torch.get_num_threads() // count)
+    if "LOCAL_WORLD_SIZE" in os.environ:  # a container's, which says 1
+        os.environ["LOCAL_WORLD_SIZE"] = str(count)
     say(f"{count} processes of {threads} thread{'s' * (threads > 1)} each share every update")
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name need not resolve
@@ -176,7 +199,7 @@ def _check(count: int, micro_batches: Sequence[int], most: int | None = None) ->
 
 def _start(rank: int, count: int, threads: int, port: int, on_cpu: bool) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-                   "HUBERTKIT_STORE": str(port), "OMP_NUM_THREADS": str(threads)}
+                   "LOCAL_WORLD_SIZE": str(count), "HUBERTKIT_STORE": str(port), "OMP_NUM_THREADS": str(threads)}
     if on_cpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.Popen([*module_command("tools.main"), *sys.argv[1:]], env=environment,
@@ -204,8 +227,8 @@ def _watched(others: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     def look() -> None:
         while not done.wait(LOOK_SECONDS):
             if (lost := _lost(others)) and not done.wait(LAST_WORDS_SECONDS):
-                print(f"hubertkit: {lost}, so this process ends too; run the command again, it goes on from the last "
-                      "checkpoint", file=sys.stderr, flush=True)
+                tell(f"hubertkit: {lost}, so this process ends too; run the command again, it goes on from the last "
+                     "checkpoint")
                 for process in others:
                     process.kill()
                 os._exit(1)

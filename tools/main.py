@@ -22,8 +22,9 @@ import typer.main
 
 from tools.launch import first_says, join_from_environment
 from upstream import ranks
+from upstream.control_groups import available_cores
 from upstream.errors import HubertkitError, Interrupted, RankLost
-from upstream.progress import printable
+from upstream.progress import printable, tell
 from upstream.stage import disk_reason
 
 INTERRUPTED = 130
@@ -39,6 +40,8 @@ GROUPS = {"corpus": "Manifests: import, export, check, show, segment, split.",
 # What is done is on disk, and the same command takes it up: their --out says so. All others begin again.
 GOING_ON = ("demo", "pretrain", "finetune", "bench low-resource", "bench curves", "bench teachers", "bench lm",
             "bench front-ends", "bench decoding")
+# What several ranks do as one; any other command works by itself, though RANK and WORLD_SIZE are set in its container.
+TOGETHER = ("demo", "pretrain", "finetune", "bench", "teacher", "units")
 # Before CUDA starts: batches of many shapes would leave its memory in pieces.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
@@ -67,6 +70,8 @@ def build_command(name: str | None = None) -> Any:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminated)
+    if torch.get_num_threads() > (cores := available_cores()):  # torch does not see what a container is given
+        torch.set_num_threads(cores)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
@@ -84,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         # Some threads of torch.distributed outlive the group, and now and then abort a process that takes itself apart
         # ("terminate called without an active exception"), which torchrun takes for a failure. All work is on disk.
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(BrokenPipeError, ValueError):  # nobody reads on, or it was closed for that reason
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads on
                 stream.flush()
         os._exit(code)
     sys.exit(code)
@@ -94,7 +99,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        join_from_environment()
+        if words and words[0] in TOGETHER:
+            join_from_environment()
         command = build_command(words[0] if words else None)
         code = int(command.main(args=words, prog_name="hubertkit", standalone_mode=False) or 0)
         if code == INTERRUPTED:  # some versions of typer make a number of Ctrl-C
@@ -138,7 +144,7 @@ def _afterwards(arguments: list[str]) -> str:
 def _failed(line: str, code: int) -> int:
     if os.environ.get("HUBERTKIT_DEBUG"):
         raise
-    print(f"hubertkit{'' if ranks.first() else f' (rank {ranks.rank()})'}: {printable(line)}", file=sys.stderr)
+    tell(f"hubertkit{'' if ranks.first() else f' (rank {ranks.rank()})'}: {printable(line)}")
     return code
 
 

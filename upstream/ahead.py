@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from upstream import ranks
+from upstream.control_groups import available_cores
 
 MOST = 8  # threads: some 20,000 audio seconds a second of FLAC, more than any encoder of today asks for
 Item = TypeVar("Item")
@@ -22,8 +23,7 @@ def reading_threads() -> int:
     """Threads that read for this rank: beside a GPU its part of the cores, and one where the CPU computes, too."""
     if not torch.cuda.is_available():
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST, cores // int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count()))))
+    return max(1, min(MOST, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count()))))
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -25,7 +25,15 @@ def console() -> Console:
 def say(line: str) -> None:
     """One line to the user on standard error; of several ranks only the first speaks."""
     if ranks.first():
-        console().print(printable(line), markup=False, emoji=False)
+        tell(printable(line))
+
+
+def tell(line: str) -> None:
+    """Write a line to standard error. Where nobody reads on (`2>&1 | tee log`, and Ctrl-C ended tee), the disk of a log
+    is full, or there is no such stream, the work goes on without it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            print(line, file=sys.stderr, flush=True)
 
 
 def printable(line: str) -> str:
@@ -44,7 +52,12 @@ def progress(what: str, total: float, done: int = 0) -> Iterator[Report]:
         if not ranks.first():
             yield _silent
             return
-        yield (_bar if console().is_terminal else _lines)(stack, what, total, done)
+        yield (_bar if _draws() else _lines)(stack, what, total, done)
+
+
+def _draws() -> bool:
+    """Whether standard error is a terminal that can move its cursor, whatever FORCE_COLOR says of colours."""
+    return sys.stderr is not None and sys.stderr.isatty() and not console().is_dumb_terminal
 
 
 def _silent(done: float, total: float | None = None, note: str | None = None) -> None:
@@ -76,7 +89,6 @@ def _lines(stack: contextlib.ExitStack, what: str, total: float, before: int) ->
             return
         last = now
         left = (now - began) * (total - done) / (done - before)
-        print(f"{what}: {100 * done / total:.0f}%{', ' + note if note else ''}, {left:.0f} s left",
-              file=sys.stderr, flush=True)
+        tell(f"{what}: {100 * done / total:.0f}%{', ' + note if note else ''}, {left:.0f} s left")
 
     return report

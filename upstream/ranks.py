@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from upstream.errors import HubertkitError, RankLost, UsageError
+from upstream.meeting import torchruns_store
 from upstream.rank_watch import RankWatch, watch
 
 # A rank that dies closes its connections, which the others see at once; a stage that only rank 0 does may take days.
@@ -78,7 +79,8 @@ def join(rank: int, count: int, store: dist.Store | None = None, threads: int = 
     backend = "cpu:gloo,cuda:nccl" if with_gpu else "gloo"
     _joined, _on_gpus = True, with_gpu
     with _losses():
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+        found = torchruns_store(rank, count, PATIENCE) if store is None else store
+        dist.init_process_group(backend, store=found, rank=rank, world_size=count, timeout=PATIENCE)
         if store is None and count > 1:  # of several machines, perhaps; who started ranks on one watches them
             _watch = watch(rank, count, os.environ["MASTER_ADDR"], _told)
     _threads_together = threads

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from upstream import course, ranks
 from upstream.errors import BusyError, FormatError, HubertkitError, Interrupted, RankLost, UsageError
 
 LOCK = ".lock"
-_TEMPORARY = re.compile(r"\..*\.\d+\.tmp")  # what `writing` was interrupted at
+_TEMPORARY = re.compile(r"\..*\.\d+(\.[0-9a-f]{8})?\.tmp")  # what `writing` was interrupted at
 # Of a stage, of no use once it is done.
 SPARE = {"checkpoints", "tensorboard", "metrics.jsonl", "skipped.jsonl", "micro_batch.json"}
 BEFORE = ".before"  # where a stage that is done anew has what it was, until it is done
@@ -273,12 +274,13 @@ def writing(path: Path) -> Iterator[Path]:
     """
     path = check_out(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # In containers that share a folder many a process has number 1.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -497,6 +499,15 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last; nothing where the file system cannot flush folders, as some that are shared cannot."""
+    try:
+        _flush(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
 
 
 def _short(value: Any) -> str:

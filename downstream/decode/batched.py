@@ -10,6 +10,7 @@ model is asked where they end. Before that, the best word below a node stands in
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from downstream.decode.word_model import check_language_model
 from downstream.given_files import check_lasting
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays, arpa_hash_of, pack, packed_from
+from downstream.user_cache import cache_folder
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 from upstream.stage import content_hash, file_hash
@@ -265,13 +267,15 @@ def _arrays_of(path: Path, digest: str) -> Path:
     own = not beside.exists() or arpa_hash_of(beside) == digest
     if packed_from(beside, digest) or (own and os.access(path.resolve().parent, os.W_OK)):
         return beside
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubertkit"
+    cache = cache_folder()
     try:
+        if cache is None:
+            raise OSError(errno.ENOENT, "this user has no home")
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{path}: its arrays can be kept neither beside it nor in {cache} ({error.strerror}); set "
-                         "XDG_CACHE_HOME to a folder that can be written, or write them with `hubertkit lm pack` and "
-                         "give that file") from error
+        raise UsageError(f"{path}: its arrays can be kept neither beside it nor in {cache or 'a cache'} "
+                         f"({error.strerror}); set XDG_CACHE_HOME to a folder that can be written, or write them with "
+                         "`hubertkit lm pack` and give that file") from error
     return cache / f"{content_hash(str(path.resolve()))[:16]}-{name}"
 
 

@@ -27,6 +27,7 @@ from downstream.decode.alphabet import alphabet
 from downstream.decode.confidence import spellings_of, with_confidences
 from downstream.decode.hypothesis import Hypothesis
 from downstream.emissions import Emissions
+from upstream.control_groups import available_cores
 from upstream.errors import HubertkitError, UsageError
 
 Start = Literal["fork", "spawn"]
@@ -99,11 +100,6 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
             if progress is not None:
                 progress(len(found), len(ids))
     return [found[i] for i in range(len(ids))]
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processes(decoder: Decoder, workers: int | None) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 from downstream.given_files import check_lasting
 from downstream.lm.arpa_lines import arpa_lines, header
 from downstream.lm.loading import load_arpa
+from downstream.user_cache import cache_folder
 from upstream.errors import FormatError, HubertkitError
 from upstream.stage import writing
 
@@ -105,10 +106,10 @@ def _load(path: Path, modified: int, size: int) -> Any:
 
 def _binary(path: Path, modified: int, size: int) -> Path | None:
     """The binary of an ARPA file, made unless it is there. None where there can be none: then the ARPA is loaded."""
-    program = shutil.which("build_binary")
-    if program is None or is_binary(path):
+    program, folder = shutil.which("build_binary"), cache_folder()
+    if program is None or folder is None or is_binary(path):
         return None
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubertkit/kenlm"
+    cache = folder / "kenlm"
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]
     binary = cache / f"{name}-{modified}-{size}.binary"
     if binary.is_file():

@@ -320,3 +320,22 @@ def test_torchrun_starts_the_ranks_as_well(recordings, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("round 2:") == 1
     assert len(train_losses(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(("count", "words"), [("2", ["corpus", "show"]), ("2", ["lm", "info"]), ("1", ["finetune"])])
+def test_a_container_that_sets_rank_hangs_no_command_that_works_by_itself(monkeypatch, tmp_path, count, words):
+    """RANK, WORLD_SIZE and MASTER_ADDR of a training's pod: `corpus show` waited for ranks that never came."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", count), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    assert main([*words, str(tmp_path / "none")]) == 2
+    assert not torch.distributed.is_initialized()
+
+
+def test_who_waits_for_the_others_of_a_job_says_so_and_can_be_stopped():
+    program = ("import tools.launch as launch, sys; launch.QUIET_SECONDS = .5; from tools.main import main; "
+               "main(['pretrain', 'hubert-tiny', '--out', 'x', 'data=y'])")
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29577"}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True) as found:
+        assert "rank 0 waits for the others of 2 at 127.0.0.1:29577" in found.stderr.readline()
+        found.terminate()
+        assert found.wait(20) == -signal.SIGTERM

@@ -1,6 +1,8 @@
 """The command line from outside: exit codes, one line for a mistake, nothing half-written."""
 
+import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,13 @@ import pytest
 import soundfile
 import torch
 
+import tools
 from downstream.decode.beam import BeamDecoder
 from downstream.finetune_recipe import FinetuneRecipe
 from tools import main, recognise, transcribe
+from tools.main import main as run_main
 from tools.main import run
+from upstream import ranks
 from upstream.audio import import_folder
 from upstream.errors import InputError
 from upstream.training.loop import TrainingRecipe
@@ -299,3 +304,28 @@ def test_a_debug_run_shows_the_traceback(monkeypatch):
 
 def test_defaults_are_not_shared_between_recipes():
     assert FinetuneRecipe().training == TrainingRecipe()
+
+
+def test_a_user_without_a_name_may_train(monkeypatch):
+    """torch asks for the name of the user, and ends in KeyError where a container has none."""
+    monkeypatch.setenv("USER", "nobody")
+    monkeypatch.setattr("getpass.getuser", lambda: {}["uid not found: 12345"])
+    importlib.reload(tools)
+    assert os.environ["USER"] == str(os.getuid())
+
+
+def test_a_rank_that_has_no_output_ends_as_it_should(monkeypatch):
+    """With standard output closed a finished training of two ranks ended in AttributeError."""
+    ended = []
+    monkeypatch.setattr("tools.main.run", lambda words: 0)
+    monkeypatch.setattr(ranks, "has_joined", lambda: True)
+    monkeypatch.setattr("os._exit", lambda code: ended.append(code) or sys.exit(code))
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            run_main([])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [0]

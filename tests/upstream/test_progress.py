@@ -52,6 +52,7 @@ def test_nothing_is_said_too_often_or_before_anything_is_done(clock, capsys):
 def test_a_bar_begins_where_the_run_goes_on(monkeypatch):
     screen = Console(file=io.StringIO(), force_terminal=True, width=100)
     monkeypatch.setattr(module, "console", lambda: screen)
+    monkeypatch.setattr(module, "_draws", lambda: True)
     with progress("training", 1000, done=400) as report:
         report(500, note="loss 2")
     assert "50%" in screen.file.getvalue()
@@ -61,3 +62,39 @@ def test_a_bar_begins_where_the_run_goes_on(monkeypatch):
 def test_a_name_does_not_steer_the_terminal_nor_become_a_picture(capsys):
     say("\x1b]0;title\x07 spk:a:001 [red]x[/red] ö\x9b")
     assert capsys.readouterr().err == "\\x1b]0;title\\x07 spk:a:001 [red]x[/red] ö\\x9b\n"
+
+
+class Stream(io.StringIO):
+    def __init__(self, terminal=False, fault=None):
+        super().__init__()
+        self.terminal, self.fault = terminal, fault
+
+    def isatty(self):
+        return self.terminal
+
+    def write(self, text):
+        if self.fault is not None:
+            raise self.fault
+        return super().write(text)
+
+
+@pytest.mark.parametrize("stream", [None, Stream(fault=BrokenPipeError()), Stream(fault=OSError(28, "full"))])
+def test_where_nobody_hears_it_the_work_goes_on(monkeypatch, clock, stream):
+    """Ctrl-C under `2>&1 | tee log` ends tee, too: what was to be said then ended a training before it had saved."""
+    monkeypatch.setattr("sys.stderr", stream)
+    say("stopping after this update")
+    with progress("decoding", 10) as report:
+        clock.now += 20
+        report(4)
+
+
+@pytest.mark.parametrize(("terminal", "kind", "force", "drawn"), [
+    (True, "xterm", "", True), (True, "dumb", "", False), (False, "xterm", "1", False), (False, "xterm", "", False)])
+def test_a_bar_is_drawn_on_a_terminal_that_can_and_nowhere_else(monkeypatch, terminal, kind, force, drawn):
+    """On a dumb terminal rich draws nothing, and with FORCE_COLOR it filled log files with its animation."""
+    monkeypatch.setattr("sys.stderr", Stream(terminal))
+    monkeypatch.setenv("TERM", kind)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    if force:
+        monkeypatch.setenv("FORCE_COLOR", force)
+    assert module._draws() is drawn

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from upstream.errors import BusyError, FormatError, HubertkitError, RankLost, UsageError
 from upstream.stage import (
+    _TEMPORARY,
     LOCK,
     changes,
     content_hash,
@@ -491,3 +492,35 @@ def test_json_that_is_none_or_no_record_is_named(tmp_path, content):
     (tmp_path / "stage.json").write_text(content, encoding="latin-1")
     with pytest.raises(FormatError, match=r"stage\.json"):
         read_stage(tmp_path)
+
+
+def test_containers_that_share_a_folder_and_the_number_of_a_process_write_files_of_their_own(tmp_path):
+    """In containers every command is process 1: two wrote into one temporary file, and one published the mixture."""
+    with writing(tmp_path / "a") as one, writing(tmp_path / "a") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_writing_was_interrupted_at_is_known_by_its_name(tmp_path):
+    with writing(tmp_path / "a.b") as one:
+        one.write_text("one")
+        assert _TEMPORARY.fullmatch(one.name)
+    assert _TEMPORARY.fullmatch(".a.b.17.tmp")
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_flush_folders_is_no_fault(tmp_path, monkeypatch, number, passes):
+    """Shared folders of virtual machines answer EINVAL, after a whole file has been written."""
+    flush = os.fsync
+
+    def fsync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, "no")
+        flush(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with contextlib.nullcontext() if passes else pytest.raises(OSError, match="no"), writing(tmp_path / "a") as one:
+        one.write_text("one")
+    assert (tmp_path / "a").read_text() == "one"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,13 +12,14 @@ from upstream.audio.corpora.probing import Problem, true_samples
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.audio.manifest_file import file_bytes, look
 from upstream.audio.reading import read
+from upstream.control_groups import available_cores
 from upstream.errors import InputError
 from upstream.frames import CONV_GRID, SAMPLE_RATE
 from upstream.progress import progress
 
 CLIPPED_LEVEL = 0.999  # of full scale
 CLIPPED_SHARE = 0.001  # of the samples; a few at full scale do no harm
-THREADS = min(8, os.cpu_count() or 1)  # decoding releases the interpreter's lock
+THREADS = min(8, available_cores())  # decoding releases the interpreter's lock
 
 
 def check(manifest: Manifest) -> list[Problem]:

@@ -288,7 +288,7 @@ def _batch(rows: list[Utterance]) -> pa.RecordBatch:
     sizes = {path: file_bytes(path) for path in {a for a, row in zip(audio, rows) if row.offset is None}}
     places = [(path, row.offset or 0, row.size) for path, row in zip(audio, rows)]
     looks = {place: look(*place) for place in set(places)}
-    columns = {
+    columns: dict[str, list[Any]] = {
         "id": [row.id for row in rows], "audio": audio, "start": [row.start for row in rows],
         "samples": [row.samples for row in rows], "rate": [row.rate for row in rows],
         "channels": [row.channels for row in rows], "speaker": [row.speaker for row in rows],
@@ -296,7 +296,13 @@ def _batch(rows: list[Utterance]) -> pa.RecordBatch:
         "bytes": [row.size if row.offset is not None else sizes[path] for path, row in zip(audio, rows)],
         OFFSET.name: [row.offset for row in rows], CRC.name: [looks[place] for place in places],
     }
-    return pa.record_batch([pa.array(columns[field.name], field.type) for field in ALL_COLUMNS], schema=ALL_COLUMNS)
+    return pa.record_batch([_column(columns[field.name], field.type) for field in ALL_COLUMNS], schema=ALL_COLUMNS)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(kind):  # which versions before 25 cannot make of a list where its strings are large
+        return pa.array(values, kind.value_type).dictionary_encode()
+    return pa.array(values, kind)
 
 
 def _check(u: Utterance) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-_MEMINFO, _OWN, _GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+from upstream.control_groups import own_groups, text_of
+
+_MEMINFO = Path("/proc/meminfo")
 # Of control groups 2 and 1: limit, use, and what of the use are pages of files, which the kernel gives up when asked.
 _SECOND = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 _FIRST = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
@@ -27,22 +29,12 @@ def _available() -> float:
 
 def _groups_room() -> float:
     """The least room of the groups that this process is in, a scheduler's job or a container among them."""
-    rooms = [float("inf")]
-    for line in _text(_OWN).splitlines():
-        _, controllers, place = line.split(":", 2)
-        if controllers == "":
-            top, names = _GROUPS, _SECOND
-        elif "memory" in controllers.split(","):
-            top, names = _GROUPS / "memory", _FIRST
-        else:
-            continue
-        own = top / place.lstrip("/")  # of the host, in some containers: what is there then is the top, their own
-        rooms += [_room(folder, *names) for folder in (own, *own.parents) if folder.is_relative_to(top)]
-    return min(rooms)
+    return min((_room(folder, *(_FIRST if version == 1 else _SECOND)) for folder, version in own_groups("memory")),
+               default=float("inf"))
 
 
 def _room(folder: Path, limit: str, used: str, files: tuple[str, ...]) -> float:
-    most, now = _text(folder / limit).strip(), _text(folder / used).strip()
+    most, now = text_of(folder / limit).strip(), text_of(folder / used).strip()
     if not (most.isdecimal() and now.isdecimal()):  # no such group, or `max`
         return float("inf")
     pages = _values(folder / "memory.stat")
@@ -51,12 +43,6 @@ def _room(folder: Path, limit: str, used: str, files: tuple[str, ...]) -> float:
 
 def _values(path: Path) -> dict[str, float]:
     """Lines `NAME NUMBER ...`."""
-    rows = [line.split() for line in _text(path).splitlines()]
+    rows = [line.split() for line in text_of(path).splitlines()]
     return {row[0]: float(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
 
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

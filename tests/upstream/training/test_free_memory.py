@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from upstream import control_groups
 from upstream.training import free_memory
 from upstream.training.free_memory import free_bytes
 
@@ -14,8 +15,8 @@ GB = 10**9
 def machine(tmp_path, monkeypatch):
     """Writes files of /proc and /sys; 200 GB are available."""
     monkeypatch.setattr(free_memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(free_memory, "_OWN", tmp_path / "own")
-    monkeypatch.setattr(free_memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(control_groups, "OWN", tmp_path / "own")
+    monkeypatch.setattr(control_groups, "TOP", tmp_path / "groups")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
 
     def write(own, **files):
