@@ -127,7 +127,7 @@ class ContrastivePrediction(nn.Module):
             InputError: nothing masked.
             UsageError: shapes that do not fit each other.
         """
-        output = self.encoder(waveforms, lengths, mask, padding=padding)
+        output = self.encoder(waveforms, lengths, mask, padding=padding, whole_features=True)
         masked, _ = split_frames(mask, output.lengths)
         self._check(masked, negatives)
         device = output.last.device

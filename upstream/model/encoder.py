@@ -77,6 +77,7 @@ class Encoder(nn.Module):
         stop_at: int | None = None,
         channel_mask: Tensor | None = None,
         padding: Padding = "exact",
+        whole_features: bool = False,
     ) -> EncoderOutput:
         """Encode a batch.
 
@@ -95,6 +96,8 @@ class Encoder(nn.Module):
                 (fine-tuning's SpecAugment; fairseq mask_channel_prob).
             padding: how padded rows are treated (`upstream.model.padding`). With "fairseq", `lengths` of the output are
                 fairseq's and `features` are not cleared at padded frames, which its penalty counts.
+            whole_features: give `features` as they are without a mask, for objectives that guess what it hides; the
+                light front end runs a second time for it.
 
         Raises:
             InputError: an utterance too short for one frame.
@@ -119,15 +122,15 @@ class Encoder(nn.Module):
                 raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {(len(waveforms), asked)}, one value "
                                  "for each frame")
             mask = sent(F.pad(mask, (0, room)) if room else mask, waveforms.device)
-        front, ends = self.feature_extractor, lengths if padded and padding == "exact" else None
-        arguments = (waveforms, ends, mask) if isinstance(front, LightFrontend) else (waveforms, ends)
-        features = front(*arguments)  # (B, T, C)
+        ends = lengths if padded and padding == "exact" else None
         if padding == "fairseq" and self.config.family in CUTS_CHUNKS:
             counts = fairseq_counts(lengths, waveforms.shape[1], frames)
-        inside = valid(counts, frames, features.device) if bool((counts != frames).any()) else None
-        if inside is not None and padding != "fairseq":
-            features = features.masked_fill(~inside[..., None], 0)
-        x = self.feature_projection(features)
+        inside = valid(counts, frames, waveforms.device) if bool((counts != frames).any()) else None
+        cleared = None if padding == "fairseq" else inside
+        features = heard = self._features(waveforms, ends, mask, cleared)  # (B, T, C)
+        if whole_features and mask is not None and isinstance(self.feature_extractor, LightFrontend):
+            features = self._features(waveforms, ends, None, cleared)
+        x = self.feature_projection(heard)
         if mask is not None:
             x = torch.where(mask[..., None], self.masked_spec_embed.to(x.dtype), x)
         if channel_mask is not None:
@@ -137,6 +140,12 @@ class Encoder(nn.Module):
         last, states = self.encoder(x, inside, stop_at, clear=padding == "exact")
         kept = tuple(state[:, :asked] for state in states) if layers else ()
         return EncoderOutput(last[:, :asked], counts, kept, features[:, :asked])
+
+    def _features(self, waveforms: Tensor, ends: Tensor | None, mask: Tensor | None, inside: Tensor | None) -> Tensor:
+        """What the front end gives (B, T, C), zero where `inside` (B, T) is false."""
+        front = self.feature_extractor
+        features = front(waveforms, ends, mask) if isinstance(front, LightFrontend) else front(waveforms, ends)
+        return features if inside is None else features.masked_fill(~inside[..., None], 0)
 
     def _with_room(self, waveforms: Tensor) -> tuple[Tensor, int]:
         """More silence behind a batch where that is faster (`padding.roomy_frames`), and how many frames of it."""

@@ -92,3 +92,20 @@ def test_frames_beside_a_mask_do_not_hear_what_it_hides(stride):
     assert torch.equal(one.layers[0], other.layers[0])
     assert torch.equal(one.last, other.last)
     assert torch.equal(encoder(wave, None, torch.zeros_like(mask)).features, encoder(wave, None).features)
+
+
+@pytest.mark.parametrize("stride", [20, 40])
+def test_what_is_to_be_guessed_is_not_what_the_mask_left_of_it(stride):
+    """wav2vec 2.0 quantises the features of masked frames: with their mels at zero they knew nothing of the audio."""
+    config = EncoderConfig(frontend="light", conv_dim=8, stride_ms=stride, width=16, layers=1, heads=2, ffn=16,
+                           positional_kernel=4, positional_groups=2)
+    encoder = Encoder(config).initialise(0).eval()
+    wave, lengths = waves(2, 16_000), torch.tensor([16_000, 9_000])
+    mask = torch.zeros(2, config.grid.frames(16_000), dtype=torch.bool)
+    mask[:, 3:9] = True
+    with torch.no_grad():
+        plain = encoder(wave, lengths)
+        hidden, whole = (encoder(wave, lengths, mask, whole_features=whole) for whole in (False, True))
+    assert torch.equal(whole.features, plain.features)
+    assert not torch.equal(hidden.features, plain.features)
+    assert torch.equal(whole.last, hidden.last)
