@@ -19,7 +19,8 @@ from benchmarks.low_resource_recipe import LanguageModelRecipe, LowResourceRecip
 from benchmarks.results import write_results
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.finetune import finetune
-from downstream.finetune_recipe import SCRATCH
+from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.finetune_start import check_start
 from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.score.compare import compare
@@ -84,12 +85,19 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
 
 def _report(recipe: LowResourceRecipe, splits: Splits, rows: list[dict[str, Any]], rounds: list[RoundResult],
             cells: int, out: Path, command: str) -> dict[str, Any]:
-    """Write what the first `cells` cells gave, unless a whole result of the same recipe is there."""
+    """Write what the first `cells` cells gave: beside a whole result, if there is one of another recipe, until all
+    have given theirs."""
     results = {"benchmark": "low-resource", "command": command, "recipe": as_settings(recipe),
                "seconds": stage_seconds(out), "rows": rows, "rounds": [_round_row(r) for r in rounds],
                "comparisons": compare_cells(rows, out / "cells", splits.manifests[recipe.test], recipe.seed)}
-    if cells == len(recipe.cells) or not _holds_more(out / "results.json", recipe):
-        write_results(out / "results.json", results)
+    path, partial = out / "results.json", out / "results.partial.json"
+    if cells == len(recipe.cells):
+        write_results(path, results)
+        partial.unlink(missing_ok=True)
+    elif not _is_whole(path, recipe):
+        write_results(path, results)
+    elif read_json(path).get("recipe") != json.loads(json.dumps(as_settings(recipe))):
+        write_results(partial, results)  # of a recipe that has changed: what is whole stays until this is
     return results
 
 
@@ -99,13 +107,9 @@ def stage_seconds(folder: Path) -> float:
     return round(sum(r["seconds"] for r in records if r is not None and r["state"] == "done"), 1)
 
 
-def _holds_more(path: Path, recipe: LowResourceRecipe) -> bool:
-    """Whether a result of the same recipe with all its cells is there already."""
-    if not path.is_file():
-        return False
-    found = read_json(path)
-    cells = {row.get("cell") for row in found.get("rows", [])}
-    return found.get("recipe") == json.loads(json.dumps(as_settings(recipe))) and len(cells) >= len(recipe.cells)
+def _is_whole(path: Path, recipe: LowResourceRecipe) -> bool:
+    """Whether a result with as many cells is there already."""
+    return path.is_file() and len({row.get("cell") for row in read_json(path).get("rows", [])}) >= len(recipe.cells)
 
 
 def cell_name(labelled: str, round_number: int) -> str:
@@ -134,10 +138,7 @@ def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled
           cells: Path, say: Say) -> list[dict[str, Any]]:
     name = cell_name(labelled, round_number)
     folder = cells / name
-    amount = recipe.labelled[labelled]
-    finetuning = recipe.finetuning(labelled)
-    finetuning = replace(finetuning, data=str(splits.file(amount.split)), dev=str(splits.file(recipe.dev)),
-                         encoder=encoder, architecture=recipe.pretrain.encoder, seed=recipe.seed)
+    finetuning = _finetuning(recipe, splits, labelled, encoder)
     trained = finetune(finetuning, folder / "recogniser", say)
     recogniser = folder / "recogniser"
     dev, test = splits.manifests[recipe.dev], splits.manifests[recipe.test]
@@ -150,6 +151,13 @@ def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled
     for row in rows:
         say(f"  {name}, {row['decoder']}: WER {row['wer']:.1f}, CER {row['cer']:.1f}")
     return [place | row for row in rows]
+
+
+def _finetuning(recipe: LowResourceRecipe, splits: Splits, labelled: str, encoder: str) -> FinetuneRecipe:
+    """What a cell trains."""
+    return replace(recipe.finetuning(labelled), data=str(splits.file(recipe.labelled[labelled].split)),
+                   dev=str(splits.file(recipe.dev)), encoder=encoder, architecture=recipe.pretrain.encoder,
+                   seed=recipe.seed)
 
 
 def _splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say) -> Splits:
@@ -199,6 +207,10 @@ def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits) -> N
         rounds = rounds_of(pretraining, outside)
         check_sources(pretraining, rounds, outside)
     check_finetunings(recipe, rounds)
+    for cell in recipe.cells:
+        labelled, number = parse_cell(cell, recipe)
+        with blamed_on(f"cell {cell!r}"):
+            check_start(_finetuning(recipe, splits, labelled, f"round {number}" if number else SCRATCH), data)
 
 
 def check_finetunings(recipe: LowResourceRecipe, rounds: Sequence[Round]) -> None:

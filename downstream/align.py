@@ -22,7 +22,7 @@ import torch
 
 from downstream.heads.ctc import Recogniser, least_frames
 from downstream.recogniser import emit
-from downstream.text.vocabulary import SEPARATOR, Vocabulary
+from downstream.text.vocabulary import SEPARATOR, Vocabulary, composed, spelled_as
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -88,7 +88,7 @@ def align_text(logprobs: np.ndarray, text: str, vocabulary: Vocabulary, rate: fl
         raise InputError(f"{len(logprobs)} frames cannot hold the {len(targets)} characters of its transcript")
     spans, score = character_spans(logprobs, targets, vocabulary.blank)
     letters = _by_word(spans, [vocabulary.symbols[t] for t in targets])
-    names = text.split()
+    names = spelled_as(text, vocabulary.letters).split()
     words = _widened(names, letters, rate, seconds)
     phones = () if dictionary is None else tuple(
         phone for word, own in zip(words, letters) for phone in divided(word, [first / rate for first, _ in own],
@@ -131,7 +131,8 @@ def divided(word: Interval, letter_starts: Sequence[float], dictionary: Dictiona
 
 
 def pronunciation(dictionary: Dictionary, word: str) -> tuple[str, ...] | None:
-    """The phones of a word as it is written or, if there are none, in upper case."""
+    """The phones of a word as it is written or, if there are none, in upper case; accents are part of their letters."""
+    word = composed(word)
     return dictionary.get(word) or dictionary.get(word.upper())
 
 
@@ -159,6 +160,7 @@ def read_dictionary(path: Path) -> dict[str, tuple[str, ...]]:
         phones = tuple(without_stress(p) for p in dropwhile(_PROBABILITY.fullmatch, fields))
         if entry and not phones:
             raise InputError(f"{path}: line {number}: {entry!r} has no pronunciation")
+        entry = composed(entry)
         word, another, _ = entry.partition("(")
         if entry and not another:
             found.setdefault(entry, phones)

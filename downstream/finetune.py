@@ -17,7 +17,7 @@ from torch import Tensor
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe, SpecMaskRecipe
-from downstream.finetune_start import check_start, encoded, warn_of_speakers
+from downstream.finetune_start import check_start, encoded, warn_of_dev
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.phrases import longest_pause
 from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
@@ -83,7 +83,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     """
     manifest, dev, vocabulary = check_start(recipe, out)
     if dev is not None:
-        warn_of_speakers(manifest, dev, say)
+        warn_of_dev(manifest, dev, vocabulary, say)
     inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe)}
 
     def work(folder: Path) -> dict[str, Any]:
@@ -107,13 +107,13 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
 
 
 def _take_best(model: Recogniser, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Give a model the weights with the lowest word error rate on dev, and what was measured of them; neither where no
-    validation had one."""
+    """Give a model the weights with the lowest character error rate on dev, and what was measured of them; neither
+    where no validation had one."""
     best = load_best(folder / "checkpoints", model)
     if best is None:
         return {}
     update, validation = best[0], best[1]["validation"]
-    say(f"{folder.name}: of all validations that of update {update} was the best, wer {validation['wer']:g}; its "
+    say(f"{folder.name}: of all validations that of update {update} was the best, cer {validation['cer']:g}; its "
         "weights are the recogniser")
     return {**validation, "best_update": update}
 
@@ -134,7 +134,7 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
     architecture = settings.get("architecture", {})
     if architecture.get("stride_ms") == EncoderConfig().stride_ms:
         del architecture["stride_ms"]
-    if architecture.get("frontend") == "light" and recipe.mask.time_share:
+    if architecture.get("frontend") == "light" and recipe.mask.time_share and not recipe.frozen:
         architecture["frontend"] = LIGHT_MASK
     training = weights_settings(without_pretraining(recipe.training))
     if recipe.training.keep_best:  # whose weights these are follows from when was looked, and at what
@@ -197,7 +197,7 @@ class RecogniserTask:
             counted and left out.
     """
 
-    better = "wer"
+    better = "cer"  # greedy word error rates stay at 100 for long, where a model that writes nothing has as many errors
     hears_whole_utterances = True
 
     def __init__(self, model: Recogniser, vocabulary: Vocabulary, manifest: Manifest, dev: Manifest | None,
@@ -367,9 +367,11 @@ def _source(recipe: FinetuneRecipe) -> dict[str, str]:
         return {"encoder": SCRATCH, **_narrow(recipe, recipe.architecture.width)}
     encoder = load_encoder(recipe.encoder)
     found = {"encoder": encoder_hash(encoder), **_narrow(recipe, encoder.config.width)}
-    if encoder.config.frontend == "light":
-        learns = recipe.frontend_learns(encoder.config)
+    learns = recipe.frontend_learns(encoder.config)
+    if encoder.config.frontend == "light" and not recipe.frozen:
         found["front_end"] = f"{LIGHT_MASK}, {'learns' if learns else 'stays'}"
+    elif learns and encoder.config.feature_grad_mult == 0 and not recipe.frozen:
+        found["front_end"] = "learns"  # once it did not
     if not (Path(recipe.encoder) / "stage.json").is_file():  # that of a stage follows from its weights
         found["encoder_shape"] = content_hash(encoder.config.to_dict())
     return found

@@ -29,7 +29,9 @@ def check_start(recipe: FinetuneRecipe, out: Path) -> tuple[Manifest, Manifest |
     vocabulary = chosen_vocabulary(recipe, manifest)
     if dev is not None:
         _check_dev(manifest, dev)
-        encoded(dev, vocabulary, recipe, "dev, ")  # what could never be written would count as errors to the end
+        odd = _unwritable(dev, vocabulary)
+        if 2 * len(odd) > len(dev):  # of another case, say: its error rate would stay at 100 to the end
+            raise InputError(f"dev, {odd[0]}{_way_out(recipe)}")
     return manifest, dev, vocabulary
 
 
@@ -47,27 +49,44 @@ def chosen_vocabulary(recipe: FinetuneRecipe, manifest: Manifest) -> Vocabulary:
     return found
 
 
-def encoded(manifest: Manifest, vocabulary: Vocabulary, recipe: FinetuneRecipe, part: str = "") -> list[array[int]]:
+def encoded(manifest: Manifest, vocabulary: Vocabulary, recipe: FinetuneRecipe) -> list[array[int]]:
     """Ids of every transcript, two bytes each; none where there is none.
 
     Raises:
-        InputError: with `part`, the utterance and the character where one cannot be written.
+        InputError: with the utterance and the character where one cannot be written.
     """
     targets = []
     texts = manifest.texts
-    way_out = ", or give symbols=data: the characters of the training transcripts" * (recipe.symbols == "english")
     with progress("reading transcripts", len(texts)) as report:
         for done, text in enumerate(texts):
             try:
                 targets.append(array("H", vocabulary.encode(text) if text else ()))
             except InputError as error:
-                raise InputError(f"{part}{manifest.ids[done]}: {error}{way_out}") from error
+                raise InputError(f"{manifest.ids[done]}: {error}{_way_out(recipe)}") from error
             report(done + 1)
     return targets
 
 
-def warn_of_speakers(manifest: Manifest, dev: Manifest, say: Callable[[str], None]) -> None:
-    """Say how many speakers of dev are in the training data; nothing if there are none."""
+def _way_out(recipe: FinetuneRecipe) -> str:
+    return ", or give symbols=data: the characters of the training transcripts" * (recipe.symbols == "english")
+
+
+def _unwritable(manifest: Manifest, vocabulary: Vocabulary) -> list[str]:
+    """The utterances that hold characters outside the vocabulary, each with what is wrong with it."""
+    found = []
+    for utterance, text in zip(manifest.ids, manifest.texts):
+        try:
+            vocabulary.encode(text or "")
+        except InputError as error:
+            found.append(f"{utterance}: {error}")
+    return found
+
+
+def warn_of_dev(manifest: Manifest, dev: Manifest, vocabulary: Vocabulary, say: Callable[[str], None]) -> None:
+    """Say how many utterances of dev cannot be written, and how many of its speakers are in the training data."""
+    if odd := _unwritable(dev, vocabulary):
+        say(f"warning: {len(odd)} of {len(dev)} dev utterances hold characters that are never written and count as "
+            f"errors; first {odd[0]}")
     speakers = set(dev.speakers) - {None}
     known = speakers & set(manifest.speakers)
     if known:

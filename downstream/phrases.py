@@ -202,9 +202,8 @@ class _Heard:
         self._start = 0  # of what is kept, in the recording
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for given in self._blocks:
-            block = np.array(given)  # a reader may put the next block into the same memory
-            self._new.append(block)
+        for block in self._blocks:
+            self._new.append(np.array(block))  # a reader may put the next block into the same memory
             yield block
 
     def samples(self, start: int, end: int) -> np.ndarray:
@@ -219,5 +218,6 @@ class _Heard:
 
     def _join(self) -> None:
         if self._new:
-            self._kept = np.concatenate([self._kept, *self._new]) if len(self._kept) else np.concatenate(self._new)
+            parts = [self._kept, *self._new] if len(self._kept) else list(self._new)
             self._new.clear()
+            self._kept = parts[0] if len(parts) == 1 else np.concatenate(parts)

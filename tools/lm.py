@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from pathlib import Path
 from shutil import which
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -36,6 +36,7 @@ from tools.outputs import check_file, check_folder
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
+from upstream.training.free_memory import free_bytes
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -100,9 +101,9 @@ GZIPPED = 3  # times smaller
 def _warn_of_memory(texts: list[Path]) -> None:
     """Said before hours of reading that end for want of memory."""
     size = sum(path.stat().st_size * (GZIPPED if path.suffix == ".gz" else 1) for path in texts if path.is_file())
-    needed, there = BYTES_A_BYTE * size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = BYTES_A_BYTE * size, free_bytes(torch.device("cpu"), 1)
     if needed > there:
-        say(f"warning: so much text takes some {needed / 1e9:.0f} GB of memory, this machine has {there / 1e9:.0f}; "
+        say(f"warning: so much text takes some {needed / 1e9:.1f} GB of memory, and {there / 1e9:.1f} are free; "
             f"--memory {max(1, int(there / 2e9))}G sorts in files instead")
 
 

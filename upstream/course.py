@@ -74,7 +74,7 @@ class Course:
         """What records of stages say that are done anew on behalf of this command: a name of its own. The same command
         given again goes on under that of the one that was stopped, until the run comes to its end."""
         noted = _read(self.root / WISH)
-        if noted.get("from") == self.first and not self._fulfilled(str(noted.get("wish"))):
+        if self._names and noted.get("from") == self.first and not self._fulfilled(str(noted.get("wish"))):
             return str(noted["wish"])
         return f"{self.first} {time.time_ns()}"
 

@@ -37,8 +37,9 @@ def read_header(path: Path, kind: str, version: int, fields: Mapping[str, Field]
         FormatError: no JSON, of another kind or version, a field that is missing or of another kind.
     """
     header = read_json(path)
-    if not isinstance(header, dict) or (header.get("format"), header.get("version")) != (f"hubertkit {kind}", version):
-        raise FormatError(f"{path}: not {kind} of format version {version}; {again}")
+    if not isinstance(header, dict) or header.get("version") != version or header.get("format") != f"hubertkit {kind}":
+        raise FormatError(f"{path}: not {kind} of format version {version} (format must be 'hubertkit {kind}', version "
+                          f"{version}); {again}")
     missing = fields.keys() - header.keys()
     if missing:
         raise FormatError(f"{path}: lacks {', '.join(sorted(missing))}; {again}")

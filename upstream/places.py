@@ -20,6 +20,8 @@ def places(indices: Iterable[int] | np.ndarray, count: int, *, once: bool = Fals
     Raises:
         InputError: neither of the two, a mask of another length, or a repeat where there may be none.
     """
+    if isinstance(indices, range):  # of millions, which a list would hold one by one
+        indices = np.arange(indices.start, indices.stop, indices.step)
     given = np.asarray(indices if hasattr(indices, "__array__") else list(indices))
     if not given.size and given.dtype != bool:
         return np.zeros(0, np.int64)

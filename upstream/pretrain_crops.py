@@ -12,7 +12,7 @@ from upstream.audio.batches import CropPlan, MicroBatch, crop_frames
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing, mix
-from upstream.frames import frame_counts
+from upstream.frames import SAMPLE_RATE, frame_counts
 from upstream.keyed import keyed, keyed_int
 from upstream.model import prepared
 from upstream.model.config import EncoderConfig
@@ -71,7 +71,8 @@ class CropReader:
         self._mask, self._seed, self._mixing, self._noise = mask, seed, mixing or Mixing(), noise
         self._plan = self._crops(train, recipe.micro_batch_seconds, recipe.accumulate, seed)
         if self._plan.left_out:
-            say(f"{self._plan.left_out} of {len(train)} recordings are under {recipe.least_seconds:g} s and left out")
+            least = max(recipe.least_seconds, config.grid.samples(mask.least_frames) / SAMPLE_RATE)
+            say(f"{self._plan.left_out} of {len(train)} recordings are under {least:g} s and left out")
 
     def updates(self, first: int, share: slice = EVERY) -> Iterator[list[Crops]]:
         """From update `first` on, the micro-batches of each that lie in `share`."""
@@ -81,7 +82,7 @@ class CropReader:
     def validation(self) -> Iterator[Crops]:
         """The same crops and masks every time; none, with a warning, where no held-out recording is long enough."""
         grid = self._config.grid
-        least = grid.samples(crop_frames(grid, self._recipe.least_seconds))
+        least = grid.samples(self._least)
         if not (self._manifest.lengths[self._valid] >= least).any():
             say("warning: no held-out recording is long enough to validate on; raise valid_share or lower "
                 "training.least_seconds")
@@ -111,8 +112,13 @@ class CropReader:
         grid, recipe = self._config.grid, self._recipe
         lengths = frame_counts(self._manifest.lengths[subset], grid)
         # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one.
-        return CropPlan(lengths, crop_frames(grid, recipe.crop_seconds), crop_frames(grid, recipe.least_seconds),
-                        int(together * grid.rate), accumulate, seed)
+        return CropPlan(lengths, crop_frames(grid, recipe.crop_seconds), self._least, int(together * grid.rate),
+                        accumulate, seed)
+
+    @property
+    def _least(self) -> int:
+        """Frames of the shortest crop: as the recipe asks, and more than a mask could hide from end to end."""
+        return max(crop_frames(self._config.grid, self._recipe.least_seconds), self._mask.least_frames)
 
     def _crop(self, index: int, first: int, samples: int) -> np.ndarray:
         if self._config.normalize:  # over the whole recording

@@ -317,12 +317,11 @@ def _check_training(round_: Round, shape_known: bool) -> None:
     if training.shard and round_.encoder.layerdrop > 0:
         raise RecipeError(f"{where}: training.shard=true with encoder.layerdrop={round_.encoder.layerdrop:g}: ranks "
                           "would drop different layers, and wait for each other for ever; set encoder.layerdrop=0")
-    name = min("least_seconds", "crop_seconds", key=lambda name: float(getattr(training, name)))
-    grid, least = round_.encoder.grid, round_.mask.least_frames
-    if crop_frames(grid, getattr(training, name)) < least:
+    grid, least = round_.encoder.grid, round_.mask.least_frames  # recordings under that are left out (`CropReader`)
+    if crop_frames(grid, training.crop_seconds) < least:
         needed = math.ceil(grid.samples(least) / SAMPLE_RATE * 1000) / 1000
-        raise RecipeError(f"{where}: training.{name}={getattr(training, name):g}: mask.share={round_.mask.share:g} in "
-                          f"spans of mask.span={round_.mask.span} may hide all of so short a crop; give at least "
+        raise RecipeError(f"{where}: training.crop_seconds={training.crop_seconds:g}: mask.share={round_.mask.share:g} "
+                          f"in spans of mask.span={round_.mask.span} may hide all of so short a crop; give at least "
                           f"{needed:g}, or shorten the spans")
 
 

@@ -212,9 +212,9 @@ def _separator(sample: Sample, paths: Sequence[str]) -> Check:
     ratio = found / max(1, wanted)
     return graded("word separator", ratio, *WORDS_FOUND,
                   f"greedy decoding finds {found} words where the references have {wanted}",
-                  NO_SPACES if without_spaces(sample.texts, paths) else
                   "the column of the word separator is another one, or the recogniser learnt without it: compare the "
-                  "symbols with those that it was trained with")
+                  "symbols with those that it was trained with" +
+                  (f"; {NO_SPACES}" if without_spaces(sample.texts, paths) else ""))
 
 
 def _silent(sample: Sample, paths: Sequence[str]) -> Check:

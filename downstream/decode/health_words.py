@@ -105,7 +105,7 @@ def _unknown(name: str, words: Collection[str], texts: Collection[str], unit: Un
     if share > UNKNOWN_WORDS[0][1] and sum(word.lower() not in folded for word in running) < 0.5 * unknown:
         advice = f"{whose} and the references are of different case: write both in that of the recogniser's symbols"
     elif unit == "word" and without_spaces(texts, words):
-        advice = NO_SPACES
+        advice = f"{advice}; {NO_SPACES}"
     return graded(name, share, *UNKNOWN_WORDS,
                   f"{share:.1%} of the {len(running)} {unit}s of the references are not in {whose}{example}", advice)
 

@@ -19,7 +19,8 @@ from upstream.errors import InputError
 Unit = Literal["word", "character"]  # that errors are counted in; of characters, white space is none
 
 NO_SPACES = "where the references have no spaces between words, take --characters"
-_LONG_WORD = 6.0  # characters; words of a script with spaces are about as long on both sides, whatever their length
+_LONG_WORD = 12.0  # characters, longer than those of any language with spaces are on average
+_ONE_WORD = 2.0  # words of a text, on average, below which it may be one without spaces
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,16 @@ def units_of(text: str, unit: Unit) -> list[str]:
 
 def without_spaces(texts: Iterable[str], spaced: Iterable[str]) -> bool:
     """Whether texts look as if they had no spaces between words, beside texts (or words) that do: their words are more
-    than twice as long on average, and long."""
-    mean = _mean_word(texts)
-    return mean >= _LONG_WORD and mean > 2 * _mean_word(spaced) > 0
+    than twice as long on average, and long, or hardly any text has two of them."""
+    texts = list(texts)
+    mean, count = _mean_word(texts)
+    return (mean >= _LONG_WORD or count < _ONE_WORD * len(texts)) and mean > 2 * _mean_word(spaced)[0] > 0
 
 
-def _mean_word(texts: Iterable[str]) -> float:
-    """Characters of a word on average; 0 where there is none."""
+def _mean_word(texts: Iterable[str]) -> tuple[float, int]:
+    """Characters of a word on average, 0 where there is none, and the number of words."""
     words = [word for text in texts for word in text.split()]
-    return sum(map(len, words)) / max(1, len(words))
+    return sum(map(len, words)) / max(1, len(words)), len(words)
 
 
 def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:

@@ -161,13 +161,13 @@ def spelled_as(text: str, letters: frozenset[str]) -> str:
         letters: that the recogniser's words are made of.
 
     Returns:
-        Each word as it is, or in NFC or NFD where only that consists of the letters; as it is where none does.
+        Each word in NFC or, where that does not consist of the letters, as it is or in NFD; as it is where none does.
     """
     return " ".join(_spelled_as(word, letters) for word in text.split())
 
 
 def _spelled_as(word: str, letters: frozenset[str]) -> str:
-    if letters.issuperset(word):
-        return word
-    return next((form for form in (composed(word), unicodedata.normalize("NFD", word)) if letters.issuperset(form)),
-                word)
+    whole = composed(word)  # first: where some accents are symbols of their own, no letter has two spellings
+    if letters.issuperset(whole):
+        return whole
+    return next((form for form in (word, unicodedata.normalize("NFD", word)) if letters.issuperset(form)), word)

@@ -1,12 +1,14 @@
 import json
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
 
-from benchmarks.low_resource import check_finetunings, compare_cells
+from benchmarks.low_resource import _report, check_finetunings, compare_cells
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell
 from benchmarks.results import check, read_results, write_results
 from tools.bench import COLUMNS
@@ -85,6 +87,7 @@ def spoken(tmp_path):
         (data / folder).mkdir(parents=True)
     for number in range(4):
         soundfile.write(data / f"audio/u{number}.wav", np.zeros(8000), 16_000)
+        (data / f"audio/u{number}.txt").write_text("SOME WORDS")
     import_folder(data / "audio").save(data / "manifest.arrow")
     for name, ids in {"unlabelled": "u0 u1", "labelled": "u0", "dev": "u2", "test": "u3"}.items():
         (data / f"splits/{name}.txt").write_text(ids)
@@ -153,3 +156,34 @@ def test_a_demo_without_alignments_shows_its_scores_all_the_same(capsys):
     said = capsys.readouterr().out
     assert "50.0" in said
     assert "phone purity" not in said
+
+
+def test_a_whole_result_stays_until_that_of_a_changed_recipe_is_whole(tmp_path, monkeypatch):
+    """Looking again at a finished comparison with a newer version left one cell of eight, for hours or for good."""
+    monkeypatch.setattr("benchmarks.low_resource.compare_cells", lambda *words: [])
+    monkeypatch.setattr("benchmarks.low_resource.write_results", lambda path, results: path.write_text(
+        json.dumps(results)))
+    recipe = load_recipe(LowResourceRecipe, "librispeech-mini", [], SHIPPED)
+    splits = SimpleNamespace(manifests={recipe.test: None})
+
+    def report(found, cells):
+        _report(found, splits, [{"cell": cell} for cell in range(cells)], [], cells, tmp_path, "command")
+        names = ("results.json", "results.partial.json")
+        return [len(json.loads((tmp_path / n).read_text())["rows"]) if (tmp_path / n).exists() else 0 for n in names]
+
+    whole = len(recipe.cells)
+    assert report(recipe, 1) == [1, 0]
+    assert report(recipe, whole) == [whole, 0]
+    assert report(recipe, 1) == [whole, 0]
+    changed = replace(recipe, seed=7)
+    assert report(changed, 2) == [whole, 2]
+    assert report(changed, whole) == [whole, 0]
+    assert json.loads((tmp_path / "results.json").read_text())["recipe"]["seed"] == 7
+
+
+def test_each_cells_fine_tuning_is_looked_at_before_the_first(tmp_path, spoken, capsys):
+    """`finetune.freeze_updates=600` ended the sixth cell of nine, after both rounds."""
+    words = ["finetune.freeze_updates=100000", "--ranks", "1", "--data", str(spoken), "--out", str(tmp_path / "out")]
+    assert run(["bench", "low-resource", "demo-quick", *words]) == 2
+    assert "the encoder would never learn" in capsys.readouterr().err
+    assert not (tmp_path / "out/cells").exists()

@@ -245,3 +245,11 @@ def test_alignments_of_ids_with_slashes_are_found_again(recogniser, tmp_path):
     assert all(id in found and found.get(id) == found[id] for id in ids)
     assert "你" * 91 not in found
     assert found.get("你" * 91) is None
+
+
+def test_accents_of_a_dictionary_may_be_written_in_either_way(tmp_path):
+    """Words whose transcripts have accents apart (NFD) were aligned, and had no pronunciation."""
+    (tmp_path / "d").write_text("cafe\u0301  K AE F EY\nno\u00e9  N OW EY\n", encoding="utf-8")
+    found = read_dictionary(tmp_path / "d")
+    for word in ("caf\u00e9", "cafe\u0301", "noe\u0301", "NO\u00c9"):
+        assert pronunciation(found, word)

@@ -19,6 +19,7 @@ from downstream.decode.greedy import greedy
 from downstream.emissions import Emissions
 from downstream.finetune import RecogniserTask, _source, _up_to, build_recogniser, finetune, stage_settings
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe, SpecMaskRecipe
+from downstream.finetune_start import check_start, warn_of_dev
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.phrases import READ_SPEECH_SECONDS, longest_pause
 from downstream.recogniser import compute_emissions, emit, heard_pause, load_recogniser
@@ -595,6 +596,12 @@ def test_what_cannot_be_written_is_named_before_training_with_the_way_out(corpus
         finetune(found, tmp_path / "asr", lambda line: None)
     with pytest.raises(InputError, match=rf"^dev, {rows[0].id}: '[abc]' .* first$"):
         finetune(dataclasses.replace(found, symbols="data"), tmp_path / "asr", lambda line: None)
+    rows[1:] = list(Manifest.load(corpus / "dev.arrow"))[1:]
+    Manifest.of(rows, "test").save(tmp_path / "dev.arrow")
+    said = []
+    warn_of_dev(Manifest.load(corpus / "train.arrow"), Manifest.of(rows, "test"), Vocabulary.characters(), said.append)
+    assert any(f"1 of {len(rows)} dev utterances hold characters that are never written" in line for line in said)
+    check_start(found, tmp_path / "asr")
     with pytest.raises(InputError, match=r"^u00: .* is not in the vocabulary .*symbols=data"):
         finetune(dataclasses.replace(recipe(foreign), dev=None), tmp_path / "asr", lambda line: None)
     assert not (tmp_path / "asr").exists() or not (tmp_path / "asr/model.safetensors").exists()
@@ -619,9 +626,9 @@ def test_an_encoder_that_would_never_learn_is_refused(corpus, tmp_path):
 
 def test_the_best_weights_become_the_recogniser_where_they_are_kept(corpus, tmp_path, monkeypatch):
     """keep_best kept a file that nothing could use: the recogniser was that of the last update."""
-    rates = iter([50.0, 40.0, 60.0])
+    rates = iter([50.0, 40.0, 60.0])  # of characters: a model that writes nothing has as many word errors as a poor one
     monkeypatch.setattr("downstream.finetune.RecogniserTask.validate",
-                        lambda task: {"wer": next(rates), "longest_pause": 0.4})
+                        lambda task: {"wer": 100.0, "cer": next(rates), "longest_pause": 0.4})
     training = dataclasses.replace(TRAINING, validate_every=2, save_every=6, keep_checkpoints=1)
     said = []
     for keep in (False, True):
@@ -630,9 +637,9 @@ def test_the_best_weights_become_the_recogniser_where_they_are_kept(corpus, tmp_
         saved = load_recogniser(tmp_path / str(keep))[0]
         kept = load_file(tmp_path / str(keep) / f"checkpoints/update-{4 if keep else 6:08d}.safetensors")
         assert all(torch.equal(v, kept[f"model.{k}"]) for k, v in saved.state_dict().items())
-        assert (final["wer"], final.get("best_update")) == ((40.0, 4) if keep else (60.0, None))
+        assert (final["cer"], final.get("best_update")) == ((40.0, 4) if keep else (60.0, None))
         rates = iter([50.0, 40.0, 60.0])
-    assert any("that of update 4 was the best, wer 40" in line for line in said)
+    assert any("that of update 4 was the best, cer 40" in line for line in said)
     assert json.loads((tmp_path / "True/hubertkit.json").read_text())["best_update"] == 4
 
 
@@ -660,3 +667,17 @@ def test_what_pretraining_alone_reads_neither_redoes_nor_stops_a_recogniser(corp
     said = []
     finetune(other, tmp_path / "asr", said.append)
     assert any("going on" in line for line in said)
+
+
+def test_what_changed_in_how_a_front_end_learns_is_in_the_key_only_where_it_does(corpus, tmp_path):
+    """A frozen light encoder was stale for nothing; one whose front end could not learn before was found done."""
+    for name, shape in {"light": LIGHT, "conv": CONV, "shut": dataclasses.replace(CONV, feature_grad_mult=0)}.items():
+        save_encoder(Encoder(shape).initialise(0), tmp_path / name, extra={})
+
+    def said(name, **options):
+        return _source(recipe(corpus, encoder=str(tmp_path / name), **options)).get("front_end")
+
+    assert said("light").endswith(", learns")
+    assert said("light", train_frontend=False).endswith(", stays")
+    assert said("shut", train_frontend=True) == "learns"
+    assert {said("light", frozen=True), said("conv", train_frontend=True), said("shut")} == {None}

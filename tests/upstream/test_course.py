@@ -439,3 +439,12 @@ def test_a_trial_runs_the_rounds_own_shape(recordings):
     assert rate > 0
     [other] = rounds_of(load_recipe(PretrainRecipe, "wav2vec2-tiny", [f"data={recordings}"], SHIPPED))
     assert audio_seconds_per_second(other, torch.device("cpu")) is None  # another objective
+
+
+def test_a_course_that_nobody_checked_does_its_stage_anew_each_time(run, recordings):
+    """Found in review: from Python, the second `Course(first=...)` did nothing, for ever."""
+    for _ in range(2):
+        lines = []
+        with following(Course(run, first="round2/units")):
+            pretrain(recipe(recordings), run, lines.append)
+        assert any("round2/units: done anew, as asked" in line for line in lines)

@@ -141,15 +141,15 @@ def test_sharding_with_layers_dropped_at_random_is_refused_before_the_first_roun
 
 
 @pytest.mark.parametrize(("words", "named", "good"), [
-    (["training.least_seconds=0.2", "mask.span=10", "mask.share=0.8"],
-     r"^round 1: training.least_seconds=0.2: mask.share=0.8 in spans of mask.span=10 may .*; give at least 0.275,",
-     "training.least_seconds=0.275"),
+    (["training.crop_seconds=0.2", "mask.span=10", "mask.share=0.8"],
+     r"^round 1: training.crop_seconds=0.2: mask.share=0.8 in spans of mask.span=10 may .*; give at least 0.275,",
+     "training.crop_seconds=0.275"),
     (["training.crop_seconds=0.2", "rounds.1.mask.span=10"], "^round 2: training.crop_seconds=0.2: .* at least 0.275,",
      "training.crop_seconds=0.275"),
-    (["encoder.stride_ms=40", "training.least_seconds=0.3", "mask.span=10"], "^round 1: .*; give at least 0.535,",
-     "training.least_seconds=0.535"),
+    (["encoder.stride_ms=40", "training.crop_seconds=0.3", "mask.span=10"], "^round 1: .*; give at least 0.535,",
+     "training.crop_seconds=0.535"),
 ])
-def test_utterances_that_a_mask_may_hide_entirely_are_refused_before_anything_is_made(words, named, good):
+def test_crops_that_a_mask_may_hide_entirely_are_refused_before_anything_is_made(words, named, good):
     """A training died midway, whenever an utterance was hidden by its spans, and resuming died at the same place."""
     with pytest.raises(RecipeError, match=named):
         rounds("hubert-tiny", *words)

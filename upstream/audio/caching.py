@@ -75,14 +75,18 @@ class AudioCache:
         """`wave(index)[first:first + samples]`, decoding no more than that of a recording that is not kept: one of an
         hour has hundreds of crops, and all of them would be decoded for each."""
         index = int(index)
-        kept = self._kept.get(index)
-        if kept is not None or self._will_keep(index):
-            return self.wave(index)[first:first + samples] if kept is None else _waveform(kept[first:first + samples])
-        return _waveform(sixteen_bits(read_part(self.manifest[index], first, samples)))
+        if index not in self._kept and not self._may_keep(index):
+            return _waveform(sixteen_bits(read_part(self.manifest[index], first, samples)))
+        whole = self._kept.get(index)
+        if whole is None:
+            whole = self._fetch(index)
+            self._keep(index, whole)
+        return _waveform(whole[first:first + samples])
 
-    def _will_keep(self, index: int) -> bool:
-        bytes_needed = 2 * int(self.manifest.lengths[index])
-        return bytes_needed <= self._left or (self._disk is not None and self._disk.has_room_for(index))
+    def _may_keep(self, index: int) -> bool:
+        """Whether an utterance fits into memory, or is one of those that the disk has or could have."""
+        fits = 2 * int(self.manifest.lengths[index]) <= self._left
+        return fits or (self._disk is not None and (self._disk.has_room_for(index) or self._disk.has(index)))
 
     def _fetch(self, index: int) -> np.ndarray:
         samples = None if self._disk is None else self._disk.get(index)
@@ -152,6 +156,10 @@ class DiskCache:
                 raise
             self._full = True
             say("warning: the disk of cache.folder is full; what is not in the cache yet is decoded every time")
+
+    def has(self, index: int) -> bool:
+        """Whether an utterance has been kept; whether it is sound only reading it shows."""
+        return index < self._count and any(os.pread(self._sums, _SUM_BYTES, index * _SUM_BYTES))
 
     def has_room_for(self, index: int) -> bool:
         """Whether an utterance is one of those that are kept."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from upstream.audio import AudioCache, Manifest, Utterance, read
 from upstream.audio.caching import CacheRecipe, DiskCache, sixteen_bits
+from upstream.audio.reading import read_part
 from upstream.errors import UsageError
 
 
@@ -200,3 +201,15 @@ def test_a_folder_that_cannot_be_is_refused(manifest, tmp_path):
 def test_a_negative_size_is_refused():
     with pytest.raises(ValueError, match=r"cache\.memory_gb=-1.0, must be at least 0"):
         CacheRecipe(memory_gb=-1.0)
+
+
+def test_what_is_on_a_disk_that_has_filled_up_is_read_from_there(manifest, decoded, tmp_path, monkeypatch):
+    """Found in review: crops of what had been kept were decoded anew, each time, once the disk was full."""
+    cache = AudioCache(manifest, 0, DiskCache(manifest, tmp_path / "cache", 10**6))
+    cache.part(0, 0, 100)
+    monkeypatch.setattr(cache._disk, "_full", True)
+    parts = []
+    monkeypatch.setattr("upstream.audio.caching.read_part", lambda u, *span: parts.append(u.id) or read_part(u, *span))
+    np.testing.assert_array_equal(cache.part(0, 300, 100), read(manifest[0])[300:400])
+    np.testing.assert_array_equal(cache.part(1, 300, 100), read(manifest[1])[300:400])
+    assert (decoded, parts) == ([0], ["1"])
