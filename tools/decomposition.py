@@ -15,12 +15,12 @@ from rich.table import Table
 from downstream.decode.alphabet import alphabet
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import AnyDecoder, Name
+from downstream.decode.decomposition import Decomposition, Step, decompose
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses
 from downstream.decode.objective import Objective, without_language_model
 from downstream.decode.pool import decode_all
 from downstream.emissions import Emissions
-from downstream.score.decomposition import Decomposition, Step, decompose
 from downstream.score.references import read_references
 from downstream.text.vocabulary import spelled_as
 from tools.decode import Workers

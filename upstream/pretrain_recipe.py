@@ -12,10 +12,9 @@ from upstream.audio.batches import crop_frames
 from upstream.audio.caching import CacheRecipe
 from upstream.audio.mixing import Mixing
 from upstream.errors import RecipeError
-from upstream.features.fbank import MEL_BINS
 from upstream.features.mfcc import MFCC_DIM
 from upstream.frames import SAMPLE_RATE
-from upstream.model.config import EncoderConfig
+from upstream.model.config import MEL_BINS, EncoderConfig
 from upstream.model.masking import LIGHT_MASK, SpanMask
 from upstream.model.quantiser import GumbelSchedule
 from upstream.recipe import Named, as_settings, refine

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upstream.features.windows import log_filterbank
+from upstream.model.windows import log_filterbank
 
 MEL_BINS = 23
 CEPSTRA = 13  # c0 among them; no energy

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from upstream.device import sent
 from upstream.errors import UsageError
-from upstream.features.fbank import MEL_BINS, log_mel
 from upstream.features.mfcc import MFCC_DIM, mfcc
 from upstream.features.streaming import Lengths, Read, ahead, checked, in_order, plan_batches, read_ahead
 from upstream.frames import CONV_GRID, SAMPLE_RATE, STACKED_GRID
+from upstream.model.config import MEL_BINS
+from upstream.model.fbank import log_mel
 from upstream.places import places
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from upstream.keyed import keyed
 from upstream.model.config import MEL_BINS
 from upstream.model.encoder import Encoder
+from upstream.model.fbank import log_mel
 from upstream.model.frontend import prepared
 from upstream.model.mel_frontends import FbankFrontend, LightFrontend
 
@@ -27,8 +28,6 @@ def measure_global_norm(encoder: Encoder, wave: Callable[[int], np.ndarray], ind
         indices: of the recordings to learn from, of which a keyed part is heard.
         seed: of the run.
     """
-    from upstream.features.fbank import log_mel
-
     frontend = encoder.feature_extractor
     mels = frontend.mels if isinstance(frontend, LightFrontend) else frontend
     if not isinstance(mels, FbankFrontend) or mels.norm != "global":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from upstream.device import sent
 from upstream.model.config import MEL_BINS, EncoderConfig
 from upstream.model.convolution import convolve
+from upstream.model.fbank import log_mel
 from upstream.model.frontend import NORM_EPSILON, ScaleGradient, frame_counts, valid, working_dtype
 
 LIGHT_KERNEL = 5
@@ -40,8 +41,6 @@ class FbankFrontend(nn.Module):
     @torch.no_grad()
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """Features (B, T, windows * 80) float32; arguments as in `ConvFrontend.forward`. Nothing here learns."""
-        from upstream.features.fbank import log_mel
-
         with torch.autocast(waveforms.device.type, enabled=False):
             frames = self.grid.frames(waveforms.shape[1])
             mels = log_mel(F.pad(waveforms, (0, self.grid.padding)))[:, : self.windows * frames]  # (B, F, 80)

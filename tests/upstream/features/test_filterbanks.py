@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstream.features import log_mel, mfcc
-from upstream.features.windows import LOG_FLOOR, log_filterbank, mel_filters
 from upstream.frames import CONV_GRID, KALDI_GRID
+from upstream.model.windows import LOG_FLOOR, log_filterbank, mel_filters
 
 NAMES = ("noise", "chirp", "speechy")
 # Of the reference's own float32 run against its float64 run the worst is 8.4e-4, where mel bins of the chirp are empty.

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from upstream.features.fbank import log_mel
 from upstream.model import Encoder, EncoderConfig
+from upstream.model.fbank import log_mel
 from upstream.model.frontend import standardise
 from upstream.model.global_norm import LEAST_STD, measure_global_norm
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from upstream.features.fbank import log_mel
 from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
+from upstream.model.fbank import log_mel
 from upstream.model.initialisation import initialise
 from upstream.model.mel_frontends import FbankFrontend, LightFrontend
 

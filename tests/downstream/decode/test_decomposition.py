@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from downstream.decode.decomposition import BLAMES, Part, Words, blame, decompose, oracle_errors
 from downstream.decode.objective import Weighed
-from downstream.score.decomposition import BLAMES, Part, Words, blame, decompose, oracle_errors
 from downstream.score.rates import score, word_errors
 from upstream.errors import InputError
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from upstream.features.windows import log_filterbank
-
-MEL_BINS = 80
+from upstream.model.config import MEL_BINS
+from upstream.model.windows import log_filterbank
 
 
 def log_mel(waveforms: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""The house is as docs/architecture.md draws it: every module is there, and imports point one way only."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("upstream", "downstream", "benchmarks", "tools")  # a later one may import the earlier ones
+FLAT = ("benchmarks", "tools")  # whose modules are listed on one line, in no order
+MODULE = re.compile(r"\b(\w+)\.py\b")
+
+
+def listed(package):
+    """The modules and folders at the top of a package, in the order of the page."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    first, *lines = page.partition(f"\n    {package}/ ")[2].partition("\n\n")[0].split("\n")
+    if package in FLAT:
+        return MODULE.findall(first)
+    found = []
+    for line in lines:
+        if re.match(r"    \w", line):  # the next package
+            break
+        if re.match(r"      (?!recipes)\w+/", line):
+            found.append(line.split("/")[0].strip())
+        elif re.match(r"      \w", line):
+            found += MODULE.findall(re.split(r" {3,}", line.strip())[0])
+    return found
+
+
+def rooms(package):
+    """What is there."""
+    folder = ROOT / package
+    files = {p.stem for p in folder.glob("*.py")} - {"__init__"}
+    return files | {p.parent.name for p in folder.glob("*/__init__.py")}
+
+
+def imports(path):
+    """Modules of ours that a file imports, inside functions as well."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if "." in node.module else [f"{node.module}.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        yield from (name.split(".") for name in names if name.split(".")[0] in PACKAGES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_is_on_the_page_and_no_other(package):
+    found = listed(package)
+    assert len(found) == len(set(found))
+    assert set(found) - {"selftrain"} == rooms(package)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_to_earlier_rooms(package):
+    order, wrong = listed(package), []
+    for path in (ROOT / package).rglob("*.py"):
+        room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        for other, *rest in imports(path):
+            if PACKAGES.index(other) > PACKAGES.index(package):
+                wrong.append(f"{path.name} imports {other}")
+            elif other == package and package not in FLAT and {room, rest[0]} <= set(order) and (
+                    order.index(rest[0]) > order.index(room)):
+                wrong.append(f"{room} ({path.name}) imports {rest[0]}, which comes later")
+    assert not wrong
