@@ -29,9 +29,11 @@ from downstream.score.intervals import bootstrap_interval
 from downstream.score.rates import Score, score
 from downstream.score.significance import paired_bootstrap
 from upstream.control_groups import available_cores
+from upstream.disk import content_hash, file_hash
 from upstream.errors import UsageError
+from upstream.locks import locked
 from upstream.progress import progress, say
-from upstream.stage import content_hash, file_hash, locked, run_stage, versions
+from upstream.stage import run_stage, versions
 
 LEAST_DIFFERENCE = 0.2  # points of WER: what our own search may be worse by at most, at the goals' speeds
 VERSION = 2  # of both stages: raised when decoders, tuning or measurement would find other texts, weights or speeds

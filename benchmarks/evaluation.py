@@ -21,10 +21,11 @@ from downstream.recogniser import compute_emissions
 from downstream.score.intervals import bootstrap_interval
 from downstream.score.rates import Score, score
 from upstream.audio.manifest import Manifest
+from upstream.disk import content_hash, write_json
 from upstream.errors import InputError
 from upstream.progress import progress
 from upstream.recipe import as_settings
-from upstream.stage import content_hash, run_stage, write_json
+from upstream.stage import run_stage
 
 Say = Callable[[str], None]
 

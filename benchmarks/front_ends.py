@@ -19,14 +19,15 @@ import numpy as np
 import torch
 
 from benchmarks.results import write_results
+from upstream.disk import read_json, write_json
 from upstream.keyed import keyed, keyed_torch
+from upstream.locks import locked
 from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask
 from upstream.model.masking import batch_masks
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.progress import say
 from upstream.recipe import load_recipe
-from upstream.stage import locked, read_json, write_json
 from upstream.training.allocator import keep_memory
 from upstream.training.monitor import read_metrics
 

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain import about
+from upstream.disk import write_json
 from upstream.features.source import LayerSource
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.progress import say
-from upstream.stage import write_json
 from upstream.teacher.kmeans import fit
 from upstream.teacher.nearest import assign, inertia
 

@@ -23,8 +23,8 @@ from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import Options, Statistics, estimate
 from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.reading import EOS, read_text
+from upstream.disk import file_hash
 from upstream.errors import UsageError
-from upstream.stage import file_hash
 
 SECONDS_GOAL, MEMORY_GOAL = 65.0, 4 << 30  # for 8.76 million words at order 4, in memory on two cores
 LIMITED = 2 << 30  # bytes that the other form may take

@@ -28,14 +28,16 @@ from upstream import ranks
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.manifest import Manifest
 from upstream.device import chosen_device
+from upstream.disk import content_hash, file_hash, read_json
 from upstream.errors import InputError, UsageError
+from upstream.locks import locked
 from upstream.pretrain import RoundResult, check_sources, pretrain
 from upstream.pretrain_recipe import Round, outside_encoders, rounds_of
 from upstream.progress import progress, say
 from upstream.recipe import as_settings, refine
 from upstream.round_encoders import read_outside
 from upstream.round_teacher import blamed_on
-from upstream.stage import content_hash, file_hash, locked, read_json, read_stage, run_stage
+from upstream.stage import read_stage, run_stage
 from upstream.training.monitor import check_wandb
 
 Say = Callable[[str], None]

@@ -15,8 +15,8 @@ import numpy as np
 
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.score.references import MANIFESTS, read_references
+from upstream.disk import disk_errors, file_hash, read_json, writing
 from upstream.errors import FormatError, InputError, UsageError
-from upstream.stage import disk_errors, file_hash, read_json, writing
 
 SPLITS = ("dev", "test")
 

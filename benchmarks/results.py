@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from upstream.disk import read_json, write_json
 from upstream.errors import FormatError
-from upstream.stage import read_json, versions, write_json
+from upstream.stage import versions
 
 SCHEMA = Path(__file__).with_name("results_schema.json")
 

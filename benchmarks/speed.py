@@ -24,9 +24,9 @@ import torch
 from benchmarks.apart import in_a_process, peak_memory
 from benchmarks.plain import about
 from benchmarks.speed_systems import SYSTEMS, Step, Work
+from upstream.disk import write_json
 from upstream.errors import HubertkitError
 from upstream.frames import CONV_GRID
-from upstream.stage import write_json
 from upstream.training.allocator import keep_memory
 from upstream.training.compiling import has_compiler
 

@@ -23,9 +23,10 @@ from upstream.device import best_device
 from upstream.errors import UsageError
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import draw_hours
+from upstream.locks import locked
 from upstream.model import encoder_hash, load_encoder
 from upstream.progress import progress, say
-from upstream.stage import locked, run_stage
+from upstream.stage import run_stage
 from upstream.teacher.alignments import Alignments, alignments_hash, find_alignments, phones_at_frames
 from upstream.teacher.matching import named_source
 from upstream.teacher.quality import quality_of_utterances

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from upstream.stage import writing
+from upstream.disk import writing
 from upstream.teacher.alignments import Interval
 from upstream.teacher.ctm import mark
 

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from upstream.disk import check_json, disk_errors, write_json
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header
 from upstream.offsets import are_offsets
-from upstream.stage import check_json, disk_errors, write_json
 
 FORMAT_VERSION = 1
 _DATA_FILES = ("logprobs.npy", "offsets.npy", "ids.arrow")

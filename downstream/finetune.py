@@ -29,6 +29,7 @@ from upstream.audio.batches import MicroBatch, UtterancePlan
 from upstream.audio.manifest import Manifest
 from upstream.audio.speed import length_at, played
 from upstream.device import chosen_device, sent
+from upstream.disk import content_hash
 from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed, keyed_torch
 from upstream.model import prepared
@@ -40,7 +41,7 @@ from upstream.model.masking import LIGHT_MASK, SpanMask, span_mask
 from upstream.model.saving import encoder_hash
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
-from upstream.stage import content_hash, run_stage
+from upstream.stage import run_stage
 from upstream.training.checkpoint import load_best
 from upstream.training.loop import EVERY, Loss, train, weights_settings
 from upstream.training.optimiser import ParameterGroup

@@ -18,6 +18,7 @@ from upstream.ahead import ahead
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device, sent
+from upstream.disk import content_hash
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.long_recordings import is_long, output_of_long
 from upstream.frames import SAMPLE_RATE, FrameGrid
@@ -26,7 +27,6 @@ from upstream.model.formats import Checkpoint, CtcHead
 from upstream.model.formats.tensors import as_saved
 from upstream.model.saving import encoder_hash, read_checkpoint_folder, save_encoder
 from upstream.progress import progress, say
-from upstream.stage import content_hash
 from upstream.training.precision import autocast
 
 STRETCH_SECONDS = 36_000.0  # of audio whose emissions are in memory at a time, 115 MB with 32 symbols at 50 Hz, and

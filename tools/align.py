@@ -15,9 +15,9 @@ from downstream.recogniser import load_recogniser
 from tools.outputs import check_folder
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
+from upstream.disk import disk_errors
 from upstream.errors import InputError
 from upstream.progress import progress, say
-from upstream.stage import disk_errors
 from upstream.teacher.alignments import file_stem
 
 NAMED = 5  # utterances without an alignment that are named

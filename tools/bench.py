@@ -50,10 +50,10 @@ from tools.synthesise import VOICES_TRAIN, sentences, synthesise
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device, chosen_device
+from upstream.disk import disk_errors
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.recipe import load_recipe
-from upstream.stage import disk_errors
 
 app = typer.Typer(no_args_is_help=True)
 SCALE_COLUMNS = ["what", "utterances", "seconds", "limit_seconds", "peak_memory", "limit_memory"]

@@ -25,8 +25,8 @@ from upstream.audio.corpora.probing import SKIP_BAD, Problem, Skip
 from upstream.audio.corpora.tar_shards import import_tar
 from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
+from upstream.locks import locked
 from upstream.progress import say
-from upstream.stage import locked
 from upstream.teacher.fairseq_labels import import_labels
 from upstream.teacher.phone_units import import_phones
 

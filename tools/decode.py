@@ -36,9 +36,9 @@ from tools.decoder_options import (
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder
 from tools.outputs import check_file
 from upstream.audio.manifest import Manifest
+from upstream.disk import write_json
 from upstream.errors import UsageError
 from upstream.progress import progress, say
-from upstream.stage import write_json
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default, one on a GPU.")]
 

@@ -24,10 +24,11 @@ from benchmarks.results import table
 from tools.launch import AUTO, RanksOption, launched
 from tools.synthesise import VOICES_TEST, VOICES_TRAIN, sentences, synthesise
 from upstream.audio.manifest import Manifest
+from upstream.disk import writing
 from upstream.keyed import keyed
 from upstream.progress import say
 from upstream.recipe import as_settings, load_recipe
-from upstream.stage import run_stage, writing
+from upstream.stage import run_stage
 
 ROWS = ["encoder", "decoder", "wer", "cer", "words", "errors"]
 NOISE_DB = (-36.0, -18.0)  # a noisy room: clean synthetic speech is so regular that MFCC clusters are nearly phones

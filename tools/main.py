@@ -23,9 +23,9 @@ import typer.main
 from tools.launch import first_says, join_from_environment
 from upstream import ranks
 from upstream.control_groups import available_cores
+from upstream.disk import disk_reason
 from upstream.errors import HubertkitError, Interrupted, RankLost
 from upstream.progress import printable, tell
-from upstream.stage import disk_reason
 
 INTERRUPTED = 130
 # Which module of `tools` holds a command, in the order of `--help`.

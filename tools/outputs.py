@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from upstream.disk import check_out
 from upstream.errors import UsageError
-from upstream.stage import check_out
 
 # The file by which a folder is known, and what it then is.
 KINDS = {"emissions.json": "emissions", "units.json": "units", "teacher.json": "a teacher",

@@ -17,6 +17,7 @@ from tools.outputs import check_place
 from upstream.course import Course, following
 from upstream.device import chosen_device
 from upstream.errors import UsageError
+from upstream.locks import LOCK, busy
 from upstream.model.config import EncoderConfig
 from upstream.outlook import Outlook, outlook
 from upstream.pretrain import RoundResult
@@ -25,7 +26,7 @@ from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, Round
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.run_stages import noted_stages, stage_names, why_stale
-from upstream.stage import BEFORE, LOCK, busy, read_stage
+from upstream.stage import BEFORE, read_stage
 from upstream.training.health import entropy_of, examine, verdict
 from upstream.training.monitor import read_metrics, read_skipped
 from upstream.training.reference import reference_for

@@ -16,9 +16,10 @@ from tools.launch import AUTO, RanksOption, launched
 from tools.outputs import check_folder
 from upstream.audio.manifest import Manifest
 from upstream.device import chosen_device
+from upstream.disk import read_json
 from upstream.errors import FormatError, UsageError
+from upstream.locks import locked
 from upstream.recipe import load_recipe
-from upstream.stage import locked, read_json
 
 
 def register(app: typer.Typer) -> None:

@@ -20,9 +20,9 @@ from downstream.score.shared import refuse_shared
 from tools.decoder_options import noted_model, same_model
 from tools.outputs import check_file
 from upstream.device import best_device
+from upstream.disk import write_json
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
-from upstream.stage import write_json
 
 Model = Annotated[str, typer.Option(help="Folder or name on the hub of a causal language model (extra hf), or folder "
                                          "of a model of `hubertkit lm train`.")]

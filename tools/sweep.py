@@ -14,11 +14,11 @@ from tools.outputs import check_folder
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
+from upstream.disk import disk_errors, write_json
 from upstream.errors import UsageError
 from upstream.features.streaming import check_hours, draw_hours
 from upstream.model import load_encoder
 from upstream.progress import progress
-from upstream.stage import disk_errors, write_json
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.proxies import Change
 from upstream.teacher.sweep import FIT_FRAMES, Sweep, sweep

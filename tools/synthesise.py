@@ -22,11 +22,11 @@ import soxr
 from tools.espeak import Request, Speech, speak
 from tools.sentences import sentences
 from upstream.audio.manifest import Manifest, Utterance
+from upstream.disk import disk_errors
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed, keyed_int
 from upstream.progress import progress
-from upstream.stage import disk_errors
 
 __all__ = ["SILENCE", "VOICES_TEST", "VOICES_TRAIN", "Voice", "phone_of", "sentences", "synthesise"]
 

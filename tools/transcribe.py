@@ -36,10 +36,10 @@ from upstream.audio.corpora.probing import true_samples
 from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.file_names import fitting
 from upstream.audio.reading import read
+from upstream.disk import writing
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.progress import say
-from upstream.stage import writing
 
 STDIN = Path("-")
 _BLOCK_BYTES = 1 << 16

@@ -18,11 +18,12 @@ from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.single import utterances_of_files
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
+from upstream.disk import disk_errors
 from upstream.errors import UsageError
 from upstream.features.source import Source
+from upstream.locks import locked
 from upstream.model import load_encoder
 from upstream.progress import progress
-from upstream.stage import disk_errors, locked
 from upstream.teacher.discrete import describe, write_arrow, write_jsonl, write_km
 from upstream.teacher.matching import matching_source
 from upstream.teacher.teacher import Teacher

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from upstream.disk import read_json
 from upstream.errors import FormatError
-from upstream.stage import read_json
 
 Field = tuple[str, Callable[[Any], bool]]  # what is expected, in words, and whether a value is that
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from upstream.stage import disk_errors, writing
+from upstream.disk import disk_errors, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

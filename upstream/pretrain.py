@@ -34,8 +34,10 @@ from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
 from upstream.contrastive_task import ContrastiveTask
 from upstream.device import chosen_device
+from upstream.disk import content_hash, write_json
 from upstream.errors import UsageError
 from upstream.keyed import keyed
+from upstream.locks import locked
 from upstream.model.config import EncoderConfig
 from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.encoder import Encoder
@@ -50,7 +52,7 @@ from upstream.recipe import as_settings
 from upstream.round_encoders import EncoderFile, read_outside, start_from
 from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
 from upstream.run_stages import encoder_inputs, note_stages, rounds_read, stage_names, stages_read
-from upstream.stage import content_hash, locked, run_stage, write_json
+from upstream.stage import run_stage
 from upstream.teacher.alignments import alignments_hash, find_alignments
 from upstream.teacher.gate import check_coverage, check_units
 from upstream.teacher.quality import quality

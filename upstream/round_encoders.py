@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from upstream.disk import content_hash
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
 from upstream.model.loading import load_encoder
 from upstream.model.saving import encoder_hash
 from upstream.pretrain_recipe import SWITCHES
 from upstream.progress import say
-from upstream.stage import content_hash
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from upstream import ranks
 from upstream.audio.caching import AudioCache, CacheRecipe
 from upstream.audio.manifest import Manifest
+from upstream.disk import file_hash
 from upstream.errors import HubertkitError, InputError, UsageError
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
@@ -21,7 +22,6 @@ from upstream.model.encoder import Encoder
 from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe, dimensions_read
 from upstream.progress import Report
 from upstream.recipe import as_settings
-from upstream.stage import file_hash
 from upstream.teacher.alignments import alignments_hash, find_alignments
 from upstream.teacher.importing import import_centroids
 from upstream.teacher.matching import named_source

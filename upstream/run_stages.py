@@ -8,9 +8,10 @@ from pathlib import Path
 
 from upstream import ranks
 from upstream.course import current
+from upstream.disk import read_json, write_json
 from upstream.errors import FormatError
 from upstream.pretrain_recipe import PretrainRecipe, Round
-from upstream.stage import read_json, read_stage, write_json
+from upstream.stage import read_stage
 
 STAGES = "stages.json"
 _MADE_OF = {"units": "teacher", "encoder": "units", "quality": "units"}  # of the same round, where it has that

@@ -8,26 +8,18 @@ integer version, so a changed recipe value redoes exactly the stages that depend
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from upstream import course, ranks
-from upstream.errors import BusyError, FormatError, HubertkitError, Interrupted, RankLost, UsageError
+from upstream.disk import TEMPORARY, content_hash, disk_errors, folder_bytes, read_json, remove, write_json
+from upstream.errors import FormatError, HubertkitError, Interrupted, RankLost, UsageError
+from upstream.locks import LOCK
 
-LOCK = ".lock"
-_TEMPORARY = re.compile(r"\..*\.\d+(\.[0-9a-f]{8})?\.tmp")  # what `writing` was interrupted at
 # Of a stage, of no use once it is done.
 SPARE = {"checkpoints", "tensorboard", "metrics.jsonl", "skipped.jsonl", "micro_batch.json"}
 BEFORE = ".before"  # where a stage that is done anew has what it was, until it is done
@@ -121,7 +113,7 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     if looking:
         return {"result": {"hash": ""}, **(before or {})}, True  # what it gave, if ever it was done
     if before is not None and state == "done" and not anew:
-        _remove(folder / BEFORE)  # nothing but a record: a kill just before or behind what is put aside and back
+        remove(folder / BEFORE)  # nothing but a record: a kill just before or behind what is put aside and back
         say(f"{name}: done before, skipped")
         return before, True
     if before is not None and before["state"] == "running" and state == "stale" and (not wish or before.get("anew")):
@@ -151,7 +143,7 @@ def _lost(folder: Path, record: dict[str, Any]) -> str:
 
 
 def _finish(folder: Path, record: dict[str, Any], result: dict[str, Any], seconds: float, say: Say) -> dict[str, Any]:
-    _remove(folder / BEFORE)
+    remove(folder / BEFORE)
     own = sorted({path.name for path in folder.iterdir()} - {LOCK, *record.get("others", [])})
     done = {**record, "state": "done", "seconds": round(seconds, 3), "bytes": folder_bytes(folder), "files": own,
             "result": result}
@@ -184,198 +176,9 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
 
 
-@contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold a run folder; a second process is refused. The kernel drops the lock of a dead process.
-
-    A folder that was made for this and in which nothing has come to be, because of a mistake, is removed again (its
-    parents stay).
-    """
-    run = Path(run)
-    descriptor, is_new = ranks.alone(lambda: _lock(run))
-    try:
-        yield
-    finally:
-        if ranks.first():
-            if is_new:
-                _remove_unused(run)
-            os.close(descriptor)
-
-
-def _remove_unused(run: Path) -> None:
-    with contextlib.suppress(OSError):
-        if os.listdir(run) == [LOCK]:
-            (run / LOCK).unlink()
-            run.rmdir()
-
-
-def busy(run: Path) -> bool:
-    """Whether a process works in a run folder now."""
-    try:
-        with open(Path(run) / LOCK, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no lock: nobody ever worked here
-        return False
-    return False
-
-
-def _lock(run: Path) -> tuple[int, bool]:
-    """An open file that holds the folder, and whether the folder was made for it."""
-    with disk_errors(run):
-        is_new = not run.exists()
-        run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        _hold(descriptor, run)
-        if not os.path.samestat(os.stat(run / LOCK), os.fstat(descriptor)):  # who held it has just removed it
-            raise BlockingIOError
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor, is_new
-
-
-def _hold(descriptor: int, run: Path) -> None:
-    """Lock an open file, or raise BlockingIOError where another process has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno == errno.EACCES:  # as some systems say that it is held
-            raise BlockingIOError from error
-        raise HubertkitError(f"{run}: its file system has no locks ({error.strerror}), and two processes could spoil "
-                             "each other's work there; give a folder on another (of Lustre: one that is mounted with "
-                             "-o flock)") from error
-
-
-def check_out(path: Path) -> Path:
-    """The path of a file to be written, to be asked before an hour's work; UsageError if nothing can be renamed to it:
-    a folder, a device or a pipe."""
-    if path.exists() and not path.is_file():  # a rename would put a file in the place of a device or fail on a folder
-        raise UsageError(f"{path}: {'a folder' if path.is_dir() else 'no ordinary file'}; give the name of a file to "
-                         "write")
-    return path
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` on success, remove it on failure.
-
-    The file is flushed to disk before the rename, so a reader sees the old file or the whole new one, never a part.
-
-    Raises:
-        UsageError: `path` is a folder, a device or a pipe.
-    """
-    path = check_out(Path(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In containers that share a folder many a process has number 1.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder or a missing permission into one line."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = disk_reason(_as_os_error(error), where)
-        if reason is None:
-            raise
-        raise HubertkitError(reason) from error
-
-
-def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    """safetensors wraps the system's errors and leaves their number in the text: `... (os error 28)`."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]) if number else 0, str(error))
-
-
-def disk_reason(error: OSError, where: Path | None = None) -> str | None:
-    """What is wrong with the disk and what to do, in a line; None for errors that say something else."""
-    advice = {errno.ENOSPC: "the disk is full; free some space and run the same command again",
-              errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-              errno.ENOENT: "there is no such folder, and none can be made there; give another",
-              errno.EIO: "the disk failed (input/output error); look at the system's log, and run the same command "
-                         "again once it answers",
-              errno.EFBIG: "the file is larger than is allowed here (ulimit -f, or the file system); raise the limit "
-                           "and run the same command again",
-              errno.ESTALE: "the network file system lost the file; run the same command again once it answers",
-              errno.EROFS: "the file system is read-only; give another folder",
-              errno.EACCES: "no permission; give another file or folder",
-              errno.ENAMETOOLONG: "the name is too long for the file system; give a shorter one",
-              errno.ENOTDIR: "a file stands where a folder is needed; give another folder",
-              errno.EEXIST: "a file stands where a folder is needed; give another folder"}.get(error.errno or 0)
-    return None if advice is None else f"{error.filename or where or 'disk'}: {advice}"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; numbers that JSON has no words for (NaN, infinity) are refused."""
-    with writing(path) as temporary:
-        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def check_json(values: dict[str, Any], where: Path) -> None:
-    """Raise UsageError naming a key whose value JSON cannot hold: asked before a byte of what it describes is written.
-
-    Args:
-        where: the file that is to hold them.
-    """
-    for name, value in values.items():
-        try:
-            json.dumps({name: value}, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"{where}: {name} cannot be written as JSON ({error}); give strings, finite numbers, "
-                             "lists and dictionaries") from error
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises FormatError naming the file where it is none."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FormatError(f"{path}: no such file") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
-        raise FormatError(f"{path}: not JSON ({error})") from error
-
-
-def content_hash(content: Any) -> str:
-    """Hash of plain values: the same for the same values, whatever the order of keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def stage_name(folder: Path) -> str:
     """`round1/teacher` for `.../round1/teacher`."""
     return "/".join(Path(folder).parts[-2:])
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -399,7 +202,7 @@ def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
     was done lies in the folder or aside, whenever this is interrupted, and its record aside from the beginning.
     """
     own, others, aside = record.get("files"), [], folder / BEFORE
-    _remove(aside)
+    remove(aside)
     if record["state"] == "done":
         aside.mkdir()
         write_json(aside / "stage.json", record)
@@ -411,7 +214,7 @@ def _empty(folder: Path, record: dict[str, Any]) -> list[str]:
         if record["state"] == "done" and path.name not in SPARE:
             path.rename(aside / path.name)
         else:
-            _remove(path)
+            remove(path)
     return sorted(others)
 
 
@@ -428,7 +231,7 @@ def _take_back(folder: Path, say: Say) -> None:
             kept |= {name for name in own if not (aside / name).exists()}
         write_json(folder / "stage.json", {**record, "state": CLEARING, "key": "", "taking_back": True})
         for path in [path for path in folder.iterdir() if path.name not in kept]:
-            _remove(path)
+            remove(path)
     for path in [path for path in aside.iterdir() if path.name != "stage.json"]:
         path.rename(folder / path.name)
     os.replace(aside / "stage.json", folder / "stage.json")
@@ -442,18 +245,10 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in found if path.with_suffix(".json").is_file()]
 
 
-def _remove(path: Path) -> None:
-    """A file or a whole folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _refuse_files(folder: Path) -> None:
     """Raise UsageError if a folder without a record holds anything: it would be cleared one day as the stage's own."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    others = sorted(name for name in names if name != LOCK and not _TEMPORARY.fullmatch(name))
+    others = sorted(name for name in names if name != LOCK and not TEMPORARY.fullmatch(name))
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise UsageError(f"{folder}: holds {others[0]}{more} already, which no run of ours wrote; give another folder "
@@ -491,23 +286,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last; nothing where the file system cannot flush folders, as some that are shared cannot."""
-    try:
-        _flush(folder)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
 
 
 def _short(value: Any) -> str:

@@ -33,9 +33,9 @@ from downstream.given_files import check_lasting
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays, arpa_hash_of, pack, packed_from
 from downstream.user_cache import cache_folder
+from upstream.disk import content_hash, file_hash
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
-from upstream.stage import content_hash, file_hash
 
 _MOST_VALUES = 1 << 24  # frames of a group times columns: 134 MB of each array of probabilities, of which there are two
 _SMALLEST = -300.0  # nats: exp of half as much again is still a number

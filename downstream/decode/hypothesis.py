@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from downstream.given_files import check_readable
+from upstream.disk import disk_errors, writing
 from upstream.errors import FormatError
-from upstream.stage import disk_errors, writing
 
 _OPTIONAL = ("nbest", "confidences", "unfinished")  # left out of files where there are none
 

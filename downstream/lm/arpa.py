@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from downstream.lm.arpa_lines import UNKNOWNS, Lines, arpa_lines, end, header, section, too_few, without_unknown
 from downstream.lm.kneser_ney import NGramModel
+from upstream.disk import writing
 from upstream.errors import FormatError
-from upstream.stage import writing
 
 _ROWS = 200_000  # lines formatted at a time
 

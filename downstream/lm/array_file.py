@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from downstream.given_files import check_lasting
+from upstream.disk import disk_errors, writing
 from upstream.errors import FormatError
-from upstream.stage import disk_errors, writing
 
 _MAGIC = b"hubertkit arrays"
 _VERSION = 1

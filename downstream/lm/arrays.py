@@ -28,8 +28,8 @@ from downstream.lm.loading import load_arpa
 from downstream.lm.perfect_hash import build, slots_for, slots_of
 from downstream.lm.reading import BOS, EOS, UNK
 from downstream.lm.tree import Tree, tree_of
+from upstream.disk import file_hash
 from upstream.errors import FormatError, HubertkitError
-from upstream.stage import file_hash
 
 _VERSION = 4  # of the arrays' meaning
 

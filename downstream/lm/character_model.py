@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from upstream.disk import check_json, disk_errors, read_json, write_json, writing
 from upstream.errors import FormatError, InputError
 from upstream.keyed import keyed, keyed_torch
-from upstream.stage import check_json, disk_errors, read_json, write_json, writing
 
 FORMAT_VERSION = 1
 _END = 0  # the newline that parts texts; 1 is the unknown character

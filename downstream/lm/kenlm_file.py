@@ -22,8 +22,8 @@ from downstream.given_files import check_lasting
 from downstream.lm.arpa_lines import arpa_lines, header
 from downstream.lm.loading import load_arpa
 from downstream.user_cache import cache_folder
+from upstream.disk import writing
 from upstream.errors import FormatError, HubertkitError
-from upstream.stage import writing
 
 _BINARY = b"mmap lm http://kheafield.com/code"  # what KenLM's own binary files begin with
 _SHOWN = 300  # characters of what KenLM says

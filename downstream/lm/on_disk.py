@@ -42,7 +42,7 @@ from downstream.lm.packing import first_words, pack, unpack, width_of
 from downstream.lm.reading import BOS, UNK, Text, read_text_to_file
 from downstream.lm.sorting import Sorter
 from downstream.lm.suffix_pass import Level, levels_of
-from upstream.stage import disk_errors
+from upstream.disk import disk_errors
 
 _LEAST = 24_000_000  # bytes to work in, whatever is asked for
 _RESERVE = 40_000_000  # bytes for what is not counted: Arrow's pool, buffers of files

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from downstream.given_files import check_readable
 from downstream.text.vocabulary import SEPARATOR, Vocabulary
+from upstream.disk import writing
 from upstream.errors import FormatError, InputError
-from upstream.stage import writing
 
 Spelling = tuple[str, ...]
 

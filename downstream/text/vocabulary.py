@@ -13,8 +13,8 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
+from upstream.disk import read_json, write_json
 from upstream.errors import FormatError, InputError
-from upstream.stage import read_json, write_json
 
 SEPARATOR = "|"  # between words
 BLANK = "<pad>"  # the CTC blank, under the name that transformers gives it

@@ -65,7 +65,7 @@ def test_k_means_is_measured_there_too(tmp_path):
 from pathlib import Path
 from benchmarks import kmeans
 from benchmarks.plain import about
-from upstream.stage import write_json
+from upstream.disk import write_json
 from upstream.model.config import EncoderConfig
 small = EncoderConfig(frontend="fbank", width=16, layers=2, heads=2, ffn=16, positional_kernel=4, positional_groups=2)
 plan = kmeans.Plan(points=2000, clusters=8, label_frames=500, label_dim=16, label_clusters=8, repeats=2, layer=1,

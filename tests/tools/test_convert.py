@@ -11,10 +11,10 @@ import torch
 
 from downstream.text.vocabulary import Vocabulary
 from tools.main import run
+from upstream.disk import read_json
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
 from upstream.model.formats.pickles import read_torch_file
 from upstream.model.loading import read_checkpoint
-from upstream.stage import read_json
 from upstream.teacher.quantiser import Quantiser
 from upstream.teacher.teacher import Teacher
 

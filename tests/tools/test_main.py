@@ -256,7 +256,7 @@ def test_a_stream_of_few_letters_stops_nothing(recordings, tmp_path):
 
 
 def test_a_run_in_use_is_refused(capsys, recordings, tmp_path):
-    from upstream.stage import locked
+    from upstream.locks import locked
 
     with locked(tmp_path / "run"):
         code, _, err = call(capsys, "pretrain", "hubert-tiny", f"data={recordings}", "--out", tmp_path / "run")

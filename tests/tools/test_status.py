@@ -8,8 +8,9 @@ import pytest
 import soundfile
 
 from tools.main import run
+from upstream.locks import busy, locked
 from upstream.run_stages import note_stages
-from upstream.stage import busy, locked, run_stage
+from upstream.stage import run_stage
 
 
 def make(folder, losses):

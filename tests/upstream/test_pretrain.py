@@ -7,13 +7,13 @@ import pytest
 import soundfile
 
 from upstream.audio import Manifest, Utterance, import_folder
+from upstream.disk import read_json
 from upstream.errors import RecipeError, UsageError
 from upstream.keyed import keyed
 from upstream.model import load_encoder
 from upstream.pretrain import corpus_stage, hold_out, pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.recipe import load_recipe
-from upstream.stage import read_json
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
+from upstream.disk import content_hash
 from upstream.errors import RecipeError
 from upstream.pretrain_recipe import SHIPPED, ObjectiveRecipe, PretrainRecipe, rounds_of, weights_of
 from upstream.recipe import load_recipe
-from upstream.stage import content_hash
 
 
 def rounds(name, *words):

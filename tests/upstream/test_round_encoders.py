@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from upstream.disk import read_json
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource
@@ -17,7 +18,6 @@ from upstream.model.loading import read_checkpoint
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
-from upstream.stage import read_json
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 

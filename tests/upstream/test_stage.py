@@ -11,20 +11,10 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from upstream.disk import TEMPORARY, content_hash, disk_errors, disk_reason, write_json, writing
 from upstream.errors import BusyError, FormatError, HubertkitError, RankLost, UsageError
-from upstream.stage import (
-    _TEMPORARY,
-    LOCK,
-    changes,
-    content_hash,
-    disk_errors,
-    disk_reason,
-    locked,
-    read_stage,
-    run_stage,
-    write_json,
-    writing,
-)
+from upstream.locks import LOCK, locked
+from upstream.stage import changes, read_stage, run_stage
 
 
 def stage(folder, calls, settings=None, inputs=None, version=1):
@@ -378,7 +368,7 @@ def test_changes_are_counted_beyond_four():
 
 
 def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):
-    code = ("import time; from upstream.stage import locked\n"
+    code = ("import time; from upstream.locks import locked\n"
             f"with locked({str(tmp_path)!r}):\n print(1, flush=True); time.sleep(60)")
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert other.stdout is not None
@@ -398,7 +388,7 @@ def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch, 
     def flock(*given):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("upstream.stage.fcntl.flock", flock)
+    monkeypatch.setattr("upstream.locks.fcntl.flock", flock)
     with pytest.raises(HubertkitError, match=says) as caught, locked(tmp_path / "run"):
         pass
     assert type(caught.value) is kind
@@ -506,8 +496,8 @@ def test_containers_that_share_a_folder_and_the_number_of_a_process_write_files_
 def test_what_writing_was_interrupted_at_is_known_by_its_name(tmp_path):
     with writing(tmp_path / "a.b") as one:
         one.write_text("one")
-        assert _TEMPORARY.fullmatch(one.name)
-    assert _TEMPORARY.fullmatch(".a.b.17.tmp")
+        assert TEMPORARY.fullmatch(one.name)
+    assert TEMPORARY.fullmatch(".a.b.17.tmp")
 
 
 @pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])

@@ -16,10 +16,10 @@ from upstream.audio.corpora.probing import Entry, probe
 from upstream.audio.file_names import fitting
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.audio.reading import read
+from upstream.disk import disk_errors
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.progress import progress
-from upstream.stage import disk_errors
 
 
 def cut_audio(manifest: Manifest, folder: Path, suffix: str = ".flac") -> Manifest:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from upstream.disk import disk_errors, writing
 from upstream.errors import FormatError, UsageError
-from upstream.stage import disk_errors, writing
 
 FORMAT = "hubertkit manifest"
 VERSION = 1

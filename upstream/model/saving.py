@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upstream.disk import check_json, write_json
 from upstream.errors import FormatError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
@@ -36,7 +37,6 @@ from upstream.model.formats.checkpoint import (
     take,
 )
 from upstream.model.formats.tensors import as_saved, read_tensors, write_tensors
-from upstream.stage import check_json, write_json
 
 FORMAT_VERSION = 1
 WRITTEN_HERE = ("format", "encoder", "transformers_loads_it", "transformers_lacks", "hash", "has_head", "versions")

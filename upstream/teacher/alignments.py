@@ -18,10 +18,10 @@ import numpy as np
 
 from upstream.audio.corpora.walking import walk
 from upstream.audio.file_names import fitting
+from upstream.disk import content_hash
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID, FrameGrid, seconds
 from upstream.progress import say
-from upstream.stage import content_hash
 from upstream.teacher.ctm import COMMENT, CtmPart, ctm_parts, holds_words
 
 SILENCE = "SIL"

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from upstream.disk import disk_errors, write_json, writing
 from upstream.frames import CONV_GRID
-from upstream.stage import disk_errors, write_json, writing
 from upstream.teacher.units import Units
 
 FORMAT = "hubertkit discrete units"

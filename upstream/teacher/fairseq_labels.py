@@ -11,9 +11,9 @@ import numpy as np
 from upstream.audio.corpora.exports import claim
 from upstream.audio.corpora.lines import lines_of
 from upstream.audio.manifest import Manifest
+from upstream.disk import disk_errors, file_hash, writing
 from upstream.errors import InputError, UsageError
 from upstream.frames import CONV_GRID, KALDI_GRID, frame_counts
-from upstream.stage import disk_errors, file_hash, writing
 from upstream.teacher.gate import check_coverage
 from upstream.teacher.units import Units, UnitsWriter
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from upstream.disk import file_hash
 from upstream.errors import FormatError, InputError, UsageError
-from upstream.stage import file_hash
 from upstream.teacher.kmeans import MOST_CLUSTERS
 from upstream.teacher.quantiser import Quantiser
 from upstream.teacher.teacher import Teacher

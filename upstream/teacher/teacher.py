@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from upstream import ranks
+from upstream.disk import check_json, disk_errors, read_json, write_json, writing
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
 from upstream.places import places
-from upstream.stage import check_json, disk_errors, read_json, write_json, writing
 from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
 from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia

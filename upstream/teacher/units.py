@@ -18,11 +18,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from upstream.disk import check_json, disk_errors, write_json
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID
 from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header
 from upstream.offsets import are_offsets
-from upstream.stage import check_json, disk_errors, write_json
 
 FORMAT = "hubertkit units"
 VERSION = 1

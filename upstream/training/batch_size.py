@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from upstream import ranks
+from upstream.disk import read_json, write_json
 from upstream.errors import HubertkitError, UsageError
 from upstream.progress import say
-from upstream.stage import read_json, write_json
 from upstream.training.fitting import free, is_out_of_memory, pass_through, rows_of, with_rows
 from upstream.training.free_memory import free_bytes
 from upstream.training.recipe import AUTO, TrainingRecipe

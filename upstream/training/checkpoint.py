@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from upstream import ranks
+from upstream.disk import content_hash, file_hash, read_json, write_json, writing
 from upstream.errors import FormatError, UsageError
 from upstream.progress import say
-from upstream.stage import changes, content_hash, file_hash, read_json, write_json, writing
+from upstream.stage import changes
 from upstream.training.sharding import like, whole
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from upstream import ranks
+from upstream.disk import read_json, write_json, writing
 from upstream.errors import UsageError
 from upstream.progress import say
-from upstream.stage import read_json, write_json, writing
 from upstream.training.health import bits
 
 WORTH_SAYING = 0.01  # share of the time spent waiting for batches, in a progress line

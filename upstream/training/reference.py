@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from upstream.stage import read_json
+from upstream.disk import read_json
 
 FOLDER = Path(__file__).with_name("curves")
 # Audio of an update: GPUs times seconds a GPU (HuBERT paper, section IV-C; fairseq examples/hubert/config/pretrain).

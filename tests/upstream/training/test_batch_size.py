@@ -12,8 +12,8 @@ from pretend_gpu import CUDA, pretended_gpu
 from torch import nn
 
 from upstream import ranks
+from upstream.disk import read_json
 from upstream.errors import HubertkitError, UsageError
-from upstream.stage import read_json
 from upstream.training import batch_size
 from upstream.training.batch_size import FILE, LiveBytes, fitted, followed, largest, sizes
 from upstream.training.fitting import is_out_of_memory, with_rows

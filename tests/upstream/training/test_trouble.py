@@ -13,8 +13,8 @@ from test_loop import CPU, RECIPE, Killed, Toy, metrics, run, same
 from torch import nn
 
 from upstream.device import chosen_device
+from upstream.disk import disk_errors, read_json
 from upstream.errors import FormatError, HubertkitError, UsageError
-from upstream.stage import disk_errors, read_json
 from upstream.training import checkpoint
 from upstream.training.checkpoint import Keep
 from upstream.training.loop import Loss

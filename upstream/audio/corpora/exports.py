@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from upstream.disk import disk_errors, writing
 from upstream.errors import InputError
-from upstream.stage import disk_errors, writing
 
 MARK = ".hubertkit-export"  # names of files, one a line
 

@@ -16,8 +16,8 @@ from upstream.audio.corpora.exports import claim, refuse_others, remove
 from upstream.audio.corpora.lines import ids_of, lines_of
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
+from upstream.disk import disk_errors, writing
 from upstream.errors import InputError
-from upstream.stage import disk_errors, writing
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 

@@ -15,8 +15,8 @@ from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.corpora.probing import Skip
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
+from upstream.disk import disk_errors
 from upstream.errors import InputError, UsageError
-from upstream.stage import disk_errors
 
 Part = Literal["10min", "1h", "10h"]
 FOLDS = 6

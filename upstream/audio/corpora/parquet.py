@@ -28,9 +28,9 @@ from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
 from upstream.audio.manifest_file import file_bytes, look
+from upstream.disk import disk_errors, writing
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
-from upstream.stage import disk_errors, writing
 
 ROWS_AT_ONCE = 32  # whose audio is in memory
 MAGIC = {b"fLaC": ".flac", b"RIFF": ".wav", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff": ".mp3"}

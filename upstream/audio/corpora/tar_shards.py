@@ -22,8 +22,8 @@ from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip
 from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
+from upstream.disk import disk_errors, writing
 from upstream.errors import InputError, UsageError
-from upstream.stage import disk_errors, writing
 
 TEXT_NAMES = ("text", "sentence", "transcription", "transcript")  # what corpora call it, the first that is there
 SPEAKER_NAMES = ("speaker", "speaker_id", "client_id")

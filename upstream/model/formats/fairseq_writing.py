@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from upstream.disk import writing
 from upstream.errors import FormatError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.model.config import EncoderConfig
@@ -22,7 +23,6 @@ from upstream.model.formats.checkpoint import Checkpoint, CtcHead, Prediction
 from upstream.model.formats.fairseq import BODY, FILLER_BIAS, QUANTISER, SPECIALS, their_name
 from upstream.model.formats.fairseq_config import as_groups, ctc_overrides, model_group
 from upstream.model.formats.pickles import Dictionary
-from upstream.stage import writing
 
 _MODELS = {"hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec": "data2vec_audio"}
 _CTC = {"hubert": "hubert_ctc", "wav2vec2": "wav2vec_ctc"}

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from upstream.disk import read_json
 from upstream.errors import FormatError, UsageError
 from upstream.frames import CONV_GRID, SAMPLE_RATE
 from upstream.model.formats.checkpoint import (
@@ -34,7 +35,6 @@ from upstream.model.formats.checkpoint import (
 )
 from upstream.model.formats.pickles import read_torch_file
 from upstream.model.formats.tensors import read_tensors
-from upstream.stage import read_json
 
 PREFIXES = {"hubert": "hubert.", "wav2vec2": "wav2vec2.", "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio."}
 FAMILIES = {"hubert": "hubert", "wav2vec2": "wav2vec2", "wavlm": "wavlm", "data2vec-audio": "data2vec"}

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from upstream.disk import writing
 from upstream.errors import FormatError, UsageError
-from upstream.stage import writing
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upstream.disk import read_json, write_json, writing
 from upstream.errors import FormatError, UsageError
 from upstream.frames import CONV_GRID
 from upstream.model.config import EncoderConfig
@@ -31,7 +32,6 @@ from upstream.model.formats.checkpoint import (
     take,
 )
 from upstream.model.formats.published import settings_from_shapes
-from upstream.stage import read_json, write_json, writing
 
 _ARGUMENTS = {"extractor_conv_bias": "conv_bias", "encoder_embed_dim": "width",
               "encoder_projection_dropout": "input_dropout", "encoder_pos_conv_kernel": "positional_kernel",

@@ -1,0 +1,86 @@
+"""Folders that one process works in at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from upstream import ranks
+from upstream.disk import disk_errors
+from upstream.errors import BusyError, HubertkitError
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run folder; a second process is refused. The kernel drops the lock of a dead process.
+
+    A folder that was made for this and in which nothing has come to be, because of a mistake, is removed again (its
+    parents stay).
+    """
+    run = Path(run)
+    descriptor, is_new = ranks.alone(lambda: _lock(run))
+    try:
+        yield
+    finally:
+        if ranks.first():
+            if is_new:
+                _remove_unused(run)
+            os.close(descriptor)
+
+
+def busy(run: Path) -> bool:
+    """Whether a process works in a run folder now."""
+    try:
+        with open(Path(run) / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock: nobody ever worked here
+        return False
+    return False
+
+
+def _remove_unused(run: Path) -> None:
+    with contextlib.suppress(OSError):
+        if os.listdir(run) == [LOCK]:
+            (run / LOCK).unlink()
+            run.rmdir()
+
+
+def _lock(run: Path) -> tuple[int, bool]:
+    """An open file that holds the folder, and whether the folder was made for it."""
+    with disk_errors(run):
+        is_new = not run.exists()
+        run.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _hold(descriptor, run)
+        if not os.path.samestat(os.stat(run / LOCK), os.fstat(descriptor)):  # who held it has just removed it
+            raise BlockingIOError
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, is_new
+
+
+def _hold(descriptor: int, run: Path) -> None:
+    """Lock an open file, or raise BlockingIOError where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno == errno.EACCES:  # as some systems say that it is held
+            raise BlockingIOError from error
+        raise HubertkitError(f"{run}: its file system has no locks ({error.strerror}), and two processes could spoil "
+                             "each other's work there; give a folder on another (of Lustre: one that is mounted with "
+                             "-o flock)") from error
