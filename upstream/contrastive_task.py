@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class ContrastiveTask:
         probe: called with the encoder at each validation; its numbers are logged with it.
         mixing, noise: what is laid over training utterances.
         audio: what reads the recordings; a cache of its own if not given.
+        speeds: a training crop is played at one of them.
     """
 
     better = "loss"
@@ -65,12 +66,13 @@ class ContrastiveTask:
     def __init__(self, model: ContrastivePrediction, manifest: Manifest, train: np.ndarray, valid: np.ndarray,
                  recipe: TrainingRecipe, mask: SpanMask, *, negatives: int, gumbel: GumbelSchedule, seed: int,
                  device: torch.device, probe: Probe | None = None, mixing: Mixing | None = None,
-                 noise: AudioCache | None = None, audio: AudioCache | None = None) -> None:
+                 noise: AudioCache | None = None, audio: AudioCache | None = None,
+                 speeds: Sequence[float] = (1.0,)) -> None:
         self.model = model
         self._negatives, self._gumbel = negatives, gumbel
         self._device, self._precision, self._probe = device, recipe.precision, probe
         self._crops = CropReader(manifest, train, valid, model.encoder.config, recipe, mask, seed, mixing, noise,
-                                 audio)
+                                 audio, speeds)
         self._valid_batches = [self._batch(crops) for crops in self._crops.validation()]
 
     def groups(self) -> list[ParameterGroup]:

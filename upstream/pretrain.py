@@ -370,7 +370,7 @@ def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | 
         model = model.to(device)
         return PretrainTask(model, corpus.manifest, units, corpus.train, corpus.valid, round_.training, round_.mask,
                             seed=recipe.seed, device=device, probe=probe, mixing=round_.mixing, noise=noise,
-                            audio=audio)
+                            audio=audio, speeds=round_.speeds)
     contrastive = round_.objective.contrastive
     model_without_units = contrastive_prediction(round_).initialise(recipe.seed)
     measure_global_norm(model_without_units.encoder, audio.wave, corpus.train, recipe.seed)
@@ -378,7 +378,8 @@ def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | 
     model_without_units = model_without_units.to(device)
     return ContrastiveTask(model_without_units, corpus.manifest, corpus.train, corpus.valid, round_.training,
                            round_.mask, negatives=contrastive.negatives, gumbel=contrastive.gumbel, seed=recipe.seed,
-                           device=device, probe=probe, mixing=round_.mixing, noise=noise, audio=audio)
+                           device=device, probe=probe, mixing=round_.mixing, noise=noise, audio=audio,
+                           speeds=round_.speeds)
 
 
 def masked_prediction(round_: Round, classes: tuple[int, ...]) -> MaskedPrediction:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from upstream.audio.batches import CropPlan, MicroBatch, crop_frames
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing, mix
+from upstream.audio.speed import played
 from upstream.frames import SAMPLE_RATE, frame_counts
 from upstream.keyed import keyed, keyed_int
 from upstream.model import prepared
@@ -34,6 +36,9 @@ class Crops:
         ids: utterance of each row.
         indices: (B,) int64, its place in the manifest.
         starts: (B,) int64, first frame of the crop.
+        firsts: (B,) int64, the first sample of the recording that it is made of.
+        speeds: (B,) float64, how fast it is played: sample n of the crop is what the recording has at
+            `firsts + n * speeds`.
         seconds: of audio.
         held_out: whether this is for validation, whose draws are others.
         copy: of the same crops in this update, from 0.
@@ -46,6 +51,8 @@ class Crops:
     ids: list[str]
     indices: np.ndarray
     starts: np.ndarray
+    firsts: np.ndarray
+    speeds: np.ndarray
     seconds: float
     held_out: bool
     copy: int = 0
@@ -59,16 +66,20 @@ class CropReader:
         config: of the encoder: its frames, and how it wants waveforms.
         mixing: what is laid over training crops; never over those of a validation.
         noise: recordings that `mixing` takes noise from.
+        speeds: a training crop is played at one of them, or as it is where it is too short for any; those of a
+            validation are as they are.
         audio: what reads the manifest's recordings; a cache of its own if not given.
     """
 
     def __init__(self, manifest: Manifest, train: np.ndarray, valid: np.ndarray, config: EncoderConfig,
                  recipe: TrainingRecipe, mask: SpanMask, seed: int, mixing: Mixing | None = None,
-                 noise: AudioCache | None = None, audio: AudioCache | None = None) -> None:
+                 noise: AudioCache | None = None, audio: AudioCache | None = None,
+                 speeds: Sequence[float] = (1.0,)) -> None:
         self.ids = manifest.ids
         self._manifest, self._audio = manifest, audio or AudioCache(manifest)
         self._train, self._valid, self._config, self._recipe = train, valid, config, recipe
         self._mask, self._seed, self._mixing, self._noise = mask, seed, mixing or Mixing(), noise
+        self._speeds = tuple(speeds)
         self._plan = self._crops(train, recipe.micro_batch_seconds, recipe.accumulate, seed)
         if self._plan.left_out:
             least = max(recipe.least_seconds, config.grid.samples(mask.least_frames) / SAMPLE_RATE)
@@ -120,6 +131,16 @@ class CropReader:
         """Frames of the shortest crop: as the recipe asks, and more than a mask could hide from end to end."""
         return max(crop_frames(self._config.grid, self._recipe.least_seconds), self._mask.least_frames)
 
+    def _played(self, index: int, first: int, samples: int, rng: np.random.Generator) -> tuple[int, float]:
+        """Where a crop of so many samples begins and how fast it is played: at a speed for which the recording is long
+        enough, from where there is enough of it."""
+        length = int(self._manifest.lengths[index])
+        fitting = [speed for speed in self._speeds if math.ceil(samples * speed) <= length]
+        if not fitting:
+            return first, 1.0
+        speed = fitting[rng.integers(len(fitting))]
+        return min(first, length - math.ceil(samples * speed)), speed
+
     def _crop(self, index: int, first: int, samples: int) -> np.ndarray:
         if self._config.normalize:  # over the whole recording
             return prepared(self._audio.wave(index), self._config)[first:first + samples]
@@ -128,18 +149,25 @@ class CropReader:
     def _read(self, micro: MicroBatch, subset: np.ndarray, held_out: bool) -> Crops:
         grid, frames, indices = self._config.grid, int(micro.frames[0]), subset[micro.rows]
         waveforms = np.zeros((len(indices), grid.samples(frames)), np.float32)
+        ids = [self.ids[int(i)] for i in indices]
+        firsts = np.array([grid.crop_start(int(start)) for start in micro.starts], np.int64)
+        speeds = np.ones(len(indices))
+        if self._speeds != (1.0,) and not held_out:
+            rngs = self._generators("speed", micro.update, ids, micro.starts, held_out, micro.copy)
+            for place, rng in enumerate(rngs):
+                firsts[place], speeds[place] = self._played(int(indices[place]), firsts[place], waveforms.shape[1], rng)
 
         def fill(place: int) -> None:
-            first = grid.crop_start(int(micro.starts[place]))
-            crop = self._crop(int(indices[place]), first, waveforms.shape[1])
+            speed = float(speeds[place])
+            read = self._crop(int(indices[place]), int(firsts[place]), math.ceil(waveforms.shape[1] * speed))
+            crop = played(read, speed)[:waveforms.shape[1]]
             waveforms[place, :len(crop)] = crop
 
         side_by_side(fill, range(len(indices)))
-        ids = [self.ids[int(i)] for i in indices]
         if self._mixing.share and not held_out:
             waveforms = mix(waveforms, ids, micro.starts, micro.update, self._mixing, self._seed, self._noise,
                             micro.copy)
         rngs = self._generators("mask", micro.update, ids, micro.starts, held_out, micro.copy)
         mask = batch_masks(rngs, [frames] * len(indices), self._mask)
-        return Crops(micro.update, micro.number, waveforms, mask, ids, indices, micro.starts,
+        return Crops(micro.update, micro.number, waveforms, mask, ids, indices, micro.starts, firsts, speeds,
                      len(indices) * frames / grid.rate, held_out, micro.copy)

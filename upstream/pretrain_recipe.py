@@ -11,6 +11,7 @@ from typing import Any, Literal
 from upstream.audio.batches import crop_frames
 from upstream.audio.caching import CacheRecipe
 from upstream.audio.mixing import Mixing
+from upstream.audio.speed import FASTEST, SLOWEST
 from upstream.errors import RecipeError
 from upstream.features.mfcc import MFCC_DIM
 from upstream.frames import SAMPLE_RATE
@@ -214,6 +215,7 @@ class PretrainRecipe:
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     mask: SpanMask = field(default_factory=SpanMask)
     mixing: Mixing = field(default_factory=Mixing)
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # a crop is heard at one of them, drawn every time
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     cache: CacheRecipe = field(default_factory=CacheRecipe)
     probe: ProbeRecipe = field(default_factory=ProbeRecipe)
@@ -223,6 +225,8 @@ class PretrainRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.valid_share < 1:
             raise ValueError(f"valid_share={self.valid_share}, must lie in [0, 1)")
+        if not self.speeds or not all(SLOWEST <= speed <= FASTEST for speed in self.speeds):
+            raise ValueError(f"speeds={self.speeds}: give at least one, each from {SLOWEST:g} to {FASTEST:g}")
         if not self.rounds:
             raise ValueError("rounds: at least one is needed")
         first = self.rounds[0]
@@ -256,6 +260,7 @@ class Round:
     mask: SpanMask
     mixing: Mixing
     training: TrainingRecipe
+    speeds: tuple[float, ...] = (1.0,)
 
     @property
     def has_teacher(self) -> bool:
@@ -294,7 +299,7 @@ def rounds_of(recipe: PretrainRecipe, outside: Mapping[str, EncoderConfig] | Non
                            refine(recipe.objective, r.objective, f"{where}, objective"),
                            refine(recipe.mask, r.mask, f"{where}, mask"),
                            refine(recipe.mixing, r.mixing, f"{where}, mixing"),
-                           refine(recipe.training, r.training, f"{where}, training")))
+                           refine(recipe.training, r.training, f"{where}, training"), tuple(recipe.speeds)))
         _check_training(found[-1], r.init is None or outside is not None)
         if not found[-1].has_teacher:
             _check_without_teacher(found[-1])
@@ -370,7 +375,9 @@ def weights_of(round_: Round) -> dict[str, Any]:
         encoder["fbank_norm"] = "global, measured"  # once it was a name for none
     if encoder["frontend"] == "light":
         encoder["frontend"] = LIGHT_MASK
-    settings = {"encoder": encoder, "objective": objective, "mask": as_settings(round_.mask)}
+    settings: dict[str, Any] = {"encoder": encoder, "objective": objective, "mask": as_settings(round_.mask)}
+    if round_.speeds != (1.0,):
+        settings["speeds"] = list(round_.speeds)
     if round_.mixing.share:
         settings["mixing"] = {"share": round_.mixing.share, "noise_share": round_.mixing.noise_share}
     return settings

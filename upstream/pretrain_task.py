@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
 from upstream.device import sent
 from upstream.errors import InputError
+from upstream.frames import SAMPLE_RATE
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction, PredictionLoss, perplexity
 from upstream.model.masking import SpanMask
@@ -61,6 +62,7 @@ class PretrainTask:
         probe: called with the encoder at each validation; its numbers are logged with it.
         mixing, noise: what is laid over training utterances; labels stay those of the utterance underneath.
         audio: what reads the recordings; a cache of its own if not given.
+        speeds: a training crop is played at one of them; labels are those of what was said at each time.
     """
 
     better = "loss"
@@ -68,12 +70,12 @@ class PretrainTask:
     def __init__(self, model: MaskedPrediction, manifest: Manifest, units: Units, train: np.ndarray, valid: np.ndarray,
                  recipe: TrainingRecipe, mask: SpanMask, *, seed: int, device: torch.device,
                  probe: Probe | None = None, mixing: Mixing | None = None, noise: AudioCache | None = None,
-                 audio: AudioCache | None = None) -> None:
+                 audio: AudioCache | None = None, speeds: Sequence[float] = (1.0,)) -> None:
         self.model = model
         self._units, self._streams = units, len(units.classes)
         self._device, self._precision, self._probe = device, recipe.precision, probe
         self._crops = CropReader(manifest, train, valid, model.encoder.config, recipe, mask, seed, mixing, noise,
-                                 audio)
+                                 audio, speeds)
         self._valid_batches = [self._batch(crops) for crops in self._crops.validation()]
 
     def groups(self) -> list[ParameterGroup]:
@@ -121,20 +123,23 @@ class PretrainTask:
     def _batch(self, crops: Crops) -> PretrainBatch:
         rows, frames = crops.mask.shape
         labels = np.empty((rows, frames, self._streams), np.int64)
-        for row, utterance, start in zip(labels, crops.ids, crops.starts):
+        for row, utterance, first, speed in zip(labels, crops.ids, crops.firsts.tolist(), crops.speeds.tolist()):
             for stream in range(self._streams):
-                row[:, stream] = self._labels(utterance, stream, int(start), frames)
+                row[:, stream] = self._labels(utterance, stream, first, speed, frames)
         masked = int(crops.mask.sum())
         weight = self.model.weight(masked, crops.mask.size - masked)
         return PretrainBatch(crops.update, crops.number, sent(torch.from_numpy(crops.waveforms), self._device),
                              torch.from_numpy(crops.mask), torch.from_numpy(labels), float(weight), crops.seconds,
                              crops.ids)
 
-    def _labels(self, utterance: str, stream: int, start: int, frames: int) -> np.ndarray:
+    def _labels(self, utterance: str, stream: int, first: int, speed: float, frames: int) -> np.ndarray:
+        """(frames,) labels of a crop that begins at a sample of the recording and is played at a speed."""
         # Units have 50 labels a second; an encoder of 25 frames takes every second one, as fairseq does (label_rate).
-        step = round(self._units.rate / self.model.encoder.config.grid.rate)
-        found = self._units.labels(utterance, stream)[step * start:step * (start + frames):step]
-        if len(found) != frames:
-            raise InputError(f"{utterance}: {len(found)} labels from frame {start}, {frames} expected; "
-                             "make the units again")
-        return found
+        step, hop = round(self._units.rate / self.model.encoder.config.grid.rate), SAMPLE_RATE / self._units.rate
+        labels = self._units.labels(utterance, stream)
+        places = ((first + (step * np.arange(frames) + 0.5) * hop * speed) // hop).astype(np.int64)
+        if speed != 1:  # the middle of the last label may lie behind the recording's last one, by less than a label
+            places = np.minimum(places, max(len(labels) - 1, places[-1] - 1))
+        if places[-1] >= len(labels):
+            raise InputError(f"{utterance}: {len(labels)} labels, {places[-1] + 1} expected; make the units again")
+        return labels[places]

@@ -181,3 +181,11 @@ def test_every_option_of_an_objective_belongs_to_one_kind_or_to_both():
     both = {"kind", "final_dim", "temperature", "feature_penalty"}
     hubert = {"head", "predict_at", "masked_weight", "unmasked_weight", "tied_projections"}
     assert {f.name for f in dataclasses.fields(ObjectiveRecipe)} == both | hubert | {"contrastive"}
+
+
+def test_speeds_are_part_of_what_the_weights_depend_on_where_there_are_any():
+    plain, at_speeds = rounds("hubert-tiny")[0], rounds("hubert-tiny", "speeds=[0.9,1,1.1]")[0]
+    assert "speeds" not in weights_of(plain)
+    assert weights_of(at_speeds)["speeds"] == [0.9, 1.0, 1.1]
+    with pytest.raises(RecipeError, match="speeds="):
+        rounds("hubert-tiny", "speeds=[0.1]")

@@ -244,3 +244,35 @@ def test_recordings_that_a_mask_could_hide_from_end_to_end_are_left_out(tmp_path
         assert {u for c in crops for u in c.ids} == {"b", "c"}
         assert not any(c.mask.all(-1).any() for c in crops)
         assert f"1 of 3 recordings are under {max(least, 0.275):g} s and left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("grid", [{}, {"stride_ms": 40}, {"frontend": "conv"}])
+def test_labels_move_with_what_is_said_at_other_speeds(corpus, grid):
+    """The recordings rise by one each hop, and so do their labels: in the middle of a frame both are the same."""
+    config = dataclasses.replace(CONFIG, **grid)
+    manifest, units = corpus
+    model = MaskedPrediction(Encoder(config), (CLASSES,), head="linear").initialise(0)
+    found = PretrainTask(model, manifest, units, np.arange(6), np.arange(4, 6), RECIPE, SpanMask(0.5, 5), seed=0,
+                         device=torch.device("cpu"), speeds=(0.8, 1.0, 1.25))
+    heard = set()
+    for micro, crops, _ in zip(found.updates(1), found._crops.updates(1), range(12)):
+        for batch, crop in zip(micro, crops):
+            heard |= set(crop.speeds)
+            frames, hop = batch.labels.shape[1], config.grid.hop
+            assert batch.waveforms.shape[1] == config.grid.samples(frames)
+            middles = batch.waveforms[:, 160:: hop][:, :frames] * 2**15  # of the label's 20 ms
+            assert (batch.labels[:, 2:-2, 0] - middles[:, 2:-2]).abs().max() < 1.1  # a resampler rings at steps
+            slope = (batch.labels[:, -1, 0] - batch.labels[:, 0, 0]) / (frames - 1) / (hop / 320)
+            np.testing.assert_allclose(slope, crop.speeds, atol=1.1 / (frames - 1))
+    assert heard == {0.8, 1.0, 1.25}
+
+
+def test_a_crop_is_played_no_faster_than_its_recording_is_long(corpus):
+    manifest, _ = corpus
+    recipe = dataclasses.replace(RECIPE, crop_seconds=5, micro_batch_seconds=8)  # whole recordings
+    reader = CropReader(manifest, np.arange(6), np.arange(6), CONFIG, recipe, SpanMask(0.5, 5), seed=0, speeds=(2.0,))
+    crops = next(reader.updates(1))[0]
+    assert set(crops.speeds) == {1.0}
+    slow = CropReader(manifest, np.arange(6), np.arange(6), CONFIG, recipe, SpanMask(0.5, 5), seed=0, speeds=(0.5,))
+    assert set(next(slow.updates(1))[0].speeds) == {0.5}
+    assert all(set(c.speeds) == {1.0} for c in slow.validation())
