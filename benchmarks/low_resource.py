@@ -96,7 +96,7 @@ def _report(recipe: LowResourceRecipe, splits: Splits, rows: list[dict[str, Any]
     if cells == len(recipe.cells):
         write_results(path, results)
         partial.unlink(missing_ok=True)
-    elif not _is_whole(path, recipe):
+    elif not _is_whole(path):
         write_results(path, results)
     elif read_json(path).get("recipe") != json.loads(json.dumps(as_settings(recipe))):
         write_results(partial, results)  # of a recipe that has changed: what is whole stays until this is
@@ -109,9 +109,12 @@ def stage_seconds(folder: Path) -> float:
     return round(sum(r["seconds"] for r in records if r is not None and r["state"] == "done"), 1)
 
 
-def _is_whole(path: Path, recipe: LowResourceRecipe) -> bool:
-    """Whether a result with as many cells is there already."""
-    return path.is_file() and len({row.get("cell") for row in read_json(path).get("rows", [])}) >= len(recipe.cells)
+def _is_whole(path: Path) -> bool:
+    """Whether a result with all cells of its own recipe is there already."""
+    if not path.is_file():
+        return False
+    found = read_json(path)
+    return len({row.get("cell") for row in found.get("rows", [])}) >= len(found.get("recipe", {}).get("cells", [])) > 0
 
 
 def cell_name(labelled: str, round_number: int) -> str:

@@ -106,7 +106,8 @@ def _pieces(word: SpokenWord) -> list[SpokenWord]:
     """A word cut where it is over a limit: into pieces of about equal lengths, their times in proportion to them, and
     never before a mark that belongs to the character before it (a vowel sign, an accent)."""
     text, seconds = word.word, word.end_s - word.start_s
-    if len(text) <= CUE_CHARACTERS and (seconds <= CUE_SECONDS or text.isascii()):  # a slow word is one all the same
+    spaced = text.isascii() or any(c.lower() != c.upper() for c in text)  # scripts that have cases have spaces
+    if len(text) <= CUE_CHARACTERS and (seconds <= CUE_SECONDS or spaced):  # a slow word is one all the same
         return [word]
     most = max(1, min(CUE_CHARACTERS, int(len(text) * CUE_SECONDS / max(seconds, CUE_SECONDS))))
     size = math.ceil(len(text) / math.ceil(len(text) / most))

@@ -140,7 +140,7 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
     training = weights_settings(without_pretraining(recipe.training))
     if recipe.training.keep_best:  # whose weights these are follows from when was looked, and at what
         settings["validation_seconds"] = recipe.validation_seconds
-        training |= {"keep_best": True, "validate_every": recipe.training.validate_every}
+        training |= {"keep_best": RecogniserTask.better, "validate_every": recipe.training.validate_every}
     return {**settings, "training": training}
 
 

@@ -24,7 +24,8 @@ import typer
 from tools.child import module_command
 from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted, RankLost, UsageError
-from upstream.progress import say, tell
+from upstream.progress import say
+from upstream.telling import tell
 
 AUTO = "auto"
 HOST = "127.0.0.1"

@@ -25,7 +25,8 @@ from upstream import ranks
 from upstream.control_groups import available_cores
 from upstream.disk import disk_reason
 from upstream.errors import HubertkitError, Interrupted, RankLost
-from upstream.progress import printable, tell
+from upstream.progress import printable
+from upstream.telling import tell
 
 INTERRUPTED = 130
 # Which module of `tools` holds a command, in the order of `--help`.

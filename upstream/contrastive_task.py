@@ -58,7 +58,7 @@ class ContrastiveTask:
         probe: called with the encoder at each validation; its numbers are logged with it.
         mixing, noise: what is laid over training utterances.
         audio: what reads the recordings; a cache of its own if not given.
-        speeds: a training crop is played at one of them.
+        speeds: crops of training are played at one of them.
     """
 
     better = "loss"

@@ -37,8 +37,7 @@ class Crops:
         indices: (B,) int64, its place in the manifest.
         starts: (B,) int64, first frame of the crop.
         firsts: (B,) int64, the first sample of the recording that it is made of.
-        speeds: (B,) float64, how fast it is played: sample n of the crop is what the recording has at
-            `firsts + n * speeds`.
+        speed: how fast it is played: sample n of the crop is what the recording has at `firsts + n * speed`.
         seconds: of audio.
         held_out: whether this is for validation, whose draws are others.
         copy: of the same crops in this update, from 0.
@@ -52,7 +51,7 @@ class Crops:
     indices: np.ndarray
     starts: np.ndarray
     firsts: np.ndarray
-    speeds: np.ndarray
+    speed: float
     seconds: float
     held_out: bool
     copy: int = 0
@@ -66,8 +65,7 @@ class CropReader:
         config: of the encoder: its frames, and how it wants waveforms.
         mixing: what is laid over training crops; never over those of a validation.
         noise: recordings that `mixing` takes noise from.
-        speeds: a training crop is played at one of them, or as it is where it is too short for any; those of a
-            validation are as they are.
+        speeds: the crops of a micro-batch are played at one of them; those of a validation are as they are.
         audio: what reads the manifest's recordings; a cache of its own if not given.
     """
 
@@ -96,7 +94,7 @@ class CropReader:
         least = grid.samples(self._least)
         if not (self._manifest.lengths[self._valid] >= least).any():
             say("warning: no held-out recording is long enough to validate on; raise valid_share or lower "
-                "training.least_seconds")
+                "training.least_seconds or mask.span")
             return
         together = max(self._recipe.crop_seconds, min(self._recipe.micro_batch_seconds, VALIDATION_BATCH_SECONDS))
         plan = self._crops(self._valid, together, 1, keyed_int(self._seed, "validation"))
@@ -131,15 +129,20 @@ class CropReader:
         """Frames of the shortest crop: as the recipe asks, and more than a mask could hide from end to end."""
         return max(crop_frames(self._config.grid, self._recipe.least_seconds), self._mask.least_frames)
 
-    def _played(self, index: int, first: int, samples: int, rng: np.random.Generator) -> tuple[int, float]:
-        """Where a crop of so many samples begins and how fast it is played: at a speed for which the recording is long
-        enough, from where there is enough of it."""
-        length = int(self._manifest.lengths[index])
-        fitting = [speed for speed in self._speeds if math.ceil(samples * speed) <= length]
-        if not fitting:
-            return first, 1.0
-        speed = fitting[rng.integers(len(fitting))]
-        return min(first, length - math.ceil(samples * speed)), speed
+    def _played(self, micro: MicroBatch, indices: np.ndarray) -> tuple[int, float]:
+        """Frames of each crop of a micro-batch, and the speed at which all of them are played.
+
+        The faster, the fewer frames a recording has: where it is hardly longer than its crop, so are the others of its
+        micro-batch, and all are cut. With a speed for each crop only slow ones would fit.
+        """
+        frames = int(micro.frames[0])
+        if self._speeds == (1.0,):
+            return frames, 1.0
+        shortest = int(self._manifest.lengths[indices].min())
+        lengths = {speed: min(frames, self._config.grid.frames(int(shortest / speed))) for speed in self._speeds}
+        fitting = [speed for speed in self._speeds if lengths[speed] >= self._least] or [1.0]
+        speed = fitting[keyed(self._seed, "speed", micro.update, micro.number).integers(len(fitting))]
+        return lengths.get(speed, frames), speed
 
     def _crop(self, index: int, first: int, samples: int) -> np.ndarray:
         if self._config.normalize:  # over the whole recording
@@ -147,27 +150,24 @@ class CropReader:
         return self._audio.part(index, first, samples)
 
     def _read(self, micro: MicroBatch, subset: np.ndarray, held_out: bool) -> Crops:
-        grid, frames, indices = self._config.grid, int(micro.frames[0]), subset[micro.rows]
+        grid, indices = self._config.grid, subset[micro.rows]
+        frames, speed = (int(micro.frames[0]), 1.0) if held_out else self._played(micro, indices)
         waveforms = np.zeros((len(indices), grid.samples(frames)), np.float32)
-        ids = [self.ids[int(i)] for i in indices]
         firsts = np.array([grid.crop_start(int(start)) for start in micro.starts], np.int64)
-        speeds = np.ones(len(indices))
-        if self._speeds != (1.0,) and not held_out:
-            rngs = self._generators("speed", micro.update, ids, micro.starts, held_out, micro.copy)
-            for place, rng in enumerate(rngs):
-                firsts[place], speeds[place] = self._played(int(indices[place]), firsts[place], waveforms.shape[1], rng)
+        needed = math.ceil(waveforms.shape[1] * speed)  # samples of a recording
+        if speed != 1:
+            firsts = np.minimum(firsts, np.maximum(0, self._manifest.lengths[indices] - needed))
 
         def fill(place: int) -> None:
-            speed = float(speeds[place])
-            read = self._crop(int(indices[place]), int(firsts[place]), math.ceil(waveforms.shape[1] * speed))
-            crop = played(read, speed)[:waveforms.shape[1]]
+            crop = played(self._crop(int(indices[place]), int(firsts[place]), needed), speed)[:waveforms.shape[1]]
             waveforms[place, :len(crop)] = crop
 
         side_by_side(fill, range(len(indices)))
+        ids = [self.ids[int(i)] for i in indices]
         if self._mixing.share and not held_out:
             waveforms = mix(waveforms, ids, micro.starts, micro.update, self._mixing, self._seed, self._noise,
                             micro.copy)
         rngs = self._generators("mask", micro.update, ids, micro.starts, held_out, micro.copy)
         mask = batch_masks(rngs, [frames] * len(indices), self._mask)
-        return Crops(micro.update, micro.number, waveforms, mask, ids, indices, micro.starts, firsts, speeds,
+        return Crops(micro.update, micro.number, waveforms, mask, ids, indices, micro.starts, firsts, speed,
                      len(indices) * frames / grid.rate, held_out, micro.copy)

@@ -215,7 +215,7 @@ class PretrainRecipe:
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     mask: SpanMask = field(default_factory=SpanMask)
     mixing: Mixing = field(default_factory=Mixing)
-    speeds: list[float] = field(default_factory=lambda: [1.0])  # a crop is heard at one of them, drawn every time
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # a micro-batch is heard at one of them, drawn anew
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     cache: CacheRecipe = field(default_factory=CacheRecipe)
     probe: ProbeRecipe = field(default_factory=ProbeRecipe)
@@ -374,7 +374,7 @@ def weights_of(round_: Round) -> dict[str, Any]:
     if encoder["fbank_norm"] == "global":
         encoder["fbank_norm"] = "global, measured"  # once it was a name for none
     if encoder["frontend"] == "light":
-        encoder["frontend"] = LIGHT_MASK
+        encoder["frontend"] = LIGHT_MASK if round_.has_teacher else f"{LIGHT_MASK}, targets whole"
     settings: dict[str, Any] = {"encoder": encoder, "objective": objective, "mask": as_settings(round_.mask)}
     if round_.speeds != (1.0,):
         settings["speeds"] = list(round_.speeds)

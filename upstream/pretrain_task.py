@@ -62,7 +62,7 @@ class PretrainTask:
         probe: called with the encoder at each validation; its numbers are logged with it.
         mixing, noise: what is laid over training utterances; labels stay those of the utterance underneath.
         audio: what reads the recordings; a cache of its own if not given.
-        speeds: a training crop is played at one of them; labels are those of what was said at each time.
+        speeds: crops of training are played at one of them; labels are those of what was said at each time.
     """
 
     better = "loss"
@@ -123,9 +123,9 @@ class PretrainTask:
     def _batch(self, crops: Crops) -> PretrainBatch:
         rows, frames = crops.mask.shape
         labels = np.empty((rows, frames, self._streams), np.int64)
-        for row, utterance, first, speed in zip(labels, crops.ids, crops.firsts.tolist(), crops.speeds.tolist()):
+        for row, utterance, first in zip(labels, crops.ids, crops.firsts.tolist()):
             for stream in range(self._streams):
-                row[:, stream] = self._labels(utterance, stream, first, speed, frames)
+                row[:, stream] = self._labels(utterance, stream, first, crops.speed, frames)
         masked = int(crops.mask.sum())
         weight = self.model.weight(masked, crops.mask.size - masked)
         return PretrainBatch(crops.update, crops.number, sent(torch.from_numpy(crops.waveforms), self._device),

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from upstream import ranks
+from upstream.telling import tell
 
 Report = Callable[..., None]
 SECONDS_BETWEEN_LINES = 15.0
@@ -26,14 +27,6 @@ def say(line: str) -> None:
     """One line to the user on standard error; of several ranks only the first speaks."""
     if ranks.first():
         tell(printable(line))
-
-
-def tell(line: str) -> None:
-    """Write a line to standard error. Where nobody reads on (`2>&1 | tee log`, and Ctrl-C ended tee), the disk of a log
-    is full, or there is no such stream, the work goes on without it."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-            print(line, file=sys.stderr, flush=True)
 
 
 def printable(line: str) -> str:

@@ -14,11 +14,12 @@ import os
 import secrets
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+from upstream.telling import tell
 
 PROBE_AFTER_SECONDS, PROBE_EVERY_SECONDS, PROBES = 15, 5, 6  # 45 seconds without an answer: gone
 LAST_WORDS_SECONDS = 10.0  # for a rank to notice by itself and say it in its own way
@@ -57,8 +58,8 @@ class RankWatch:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         if not self._left.wait(LAST_WORDS_SECONDS):
-            print("hubertkit: another process of this job has died or its machine does not answer, so this one ends "
-                  "too; run the command again, it goes on from the last checkpoint", file=sys.stderr, flush=True)
+            tell("hubertkit: another process of this job has died or its machine does not answer, so this one ends "
+                 "too; run the command again, it goes on from the last checkpoint")
             os._exit(1)
 
 
@@ -93,7 +94,7 @@ def watch(rank: int, count: int, host: str, tell: Tell) -> RankWatch | None:
 
 
 def _unwatched(reason: str) -> None:
-    print(f"hubertkit: {reason}; should its machine go dark, nobody will notice", file=sys.stderr, flush=True)
+    tell(f"hubertkit: {reason}; should its machine go dark, nobody will notice")
 
 
 def _listening(count: int) -> socket.socket:

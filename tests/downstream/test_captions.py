@@ -82,7 +82,8 @@ def test_a_long_word_is_cut_in_proportion_to_its_time():
     assert found == [[SpokenWord("\u4e00\u4e8c", 1.0, 5.0, 0.5)], [SpokenWord("\u4e09\u56db", 5.0, 9.0, 0.5)]]
 
 
-def test_a_slow_word_stays_whole():
+@pytest.mark.parametrize("word", ["OH", "déjà", "привет", "it’s", "1984"])
+def test_a_slow_word_stays_whole(word):
     """Found in review: OH, said over six seconds, was cut to O and H."""
-    slow = SpokenWord("OH", 0.5, 7.1, 1.0)
+    slow = SpokenWord(word, 0.5, 7.1, 1.0)
     assert list(cues([slow])) == [[slow]]

@@ -647,7 +647,7 @@ def test_keeping_the_best_counts_in_the_key_with_what_chooses_it_and_needs_dev(c
     plain = recipe(corpus)
     found = dataclasses.replace(plain, training=dataclasses.replace(TRAINING, keep_best=True))
     assert "keep_best" not in stage_settings(plain)["training"]
-    assert stage_settings(found)["training"]["keep_best"] is True
+    assert stage_settings(found)["training"]["keep_best"] == "cer"
     seldom = dataclasses.replace(found, training=dataclasses.replace(found.training, validate_every=2))
     for other in (seldom, dataclasses.replace(found, validation_seconds=1.0)):
         assert stage_settings(other) != stage_settings(found)

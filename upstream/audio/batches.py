@@ -73,7 +73,7 @@ class CropPlan:
                              "raise training.micro_batch_seconds or lower training.crop_seconds")
         if not (self.lengths >= self.least_frames).any():
             raise InputError(f"no utterance has the {self.least_frames} frames that training needs at least; "
-                             "lower training.least_seconds or bring longer recordings")
+                             "lower training.least_seconds or mask.span, or bring longer recordings")
 
     @property
     def left_out(self) -> int:
