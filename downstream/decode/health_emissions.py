@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,6 +17,7 @@ from downstream.decode.likelihood import text_logprobs
 from downstream.emissions import Emissions
 from downstream.heads.ctc import least_frames
 from downstream.score.rates import NO_SPACES, Unit, score, without_spaces
+from downstream.text.vocabulary import composed
 from upstream.errors import InputError
 
 # Hanzi, kana and the syllables of Hangul, each a syllable or so.
@@ -227,7 +227,7 @@ def _silent(sample: Sample, paths: Sequence[str]) -> Check:
 
 
 def _frame_rate(sample: Sample) -> Check:
-    text = unicodedata.normalize("NFC", "".join(sample.texts))
+    text = composed("".join(sample.texts))
     signs = len(_SIGN.findall(text)) > 0.5 * sum(c.isalpha() for c in text)
     rate = sum(map(len, sample.texts)) / sample.seconds
     return graded("frame rate", rate, *(SIGNS_A_SECOND if signs else CHARACTERS_A_SECOND),

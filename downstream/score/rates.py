@@ -7,13 +7,13 @@ Scripts without spaces between words have no word error rate: their characters a
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from downstream.text.vocabulary import composed
 from upstream.errors import InputError
 
 Unit = Literal["word", "character"]  # that errors are counted in; of characters, white space is none
@@ -113,7 +113,7 @@ def compared_words(text: str, unit: Unit = "word") -> list[str]:
 
     As many as `text.split()` gives, or its characters.
     """
-    return units_of(unicodedata.normalize("NFC", text), unit)
+    return units_of(composed(text), unit)
 
 
 def units_of(text: str, unit: Unit) -> list[str]:
