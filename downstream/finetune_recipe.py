@@ -86,6 +86,6 @@ class FinetuneRecipe:
         That of the waveform is the costly part and general, and fairseq leaves it as it was pretrained; two small
         convolutions on filterbanks are neither.
         """
-        if self.encoder == SCRATCH or self.train_frontend is None:
-            return self.encoder == SCRATCH or config.frontend == "light"
-        return self.train_frontend
+        if self.encoder == SCRATCH:
+            return True
+        return config.frontend == "light" if self.train_frontend is None else self.train_frontend
