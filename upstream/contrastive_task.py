@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from upstream.audio.caching import AudioCache
-from upstream.audio.manifest import Manifest
-from upstream.audio.mixing import Mixing
 from upstream.device import sent
 from upstream.model.contrastive import ContrastiveLoss, ContrastivePrediction, draw_negatives
-from upstream.model.masking import SpanMask
 from upstream.model.quantiser import GumbelSchedule
 from upstream.pretrain_crops import CropReader, Crops
 from upstream.pretrain_task import Probe
-from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe
+from upstream.training.loop import EVERY, Loss, Pool
 from upstream.training.optimiser import ParameterGroup
-from upstream.training.precision import autocast
+from upstream.training.precision import Precision, autocast
 
 
 @dataclass(frozen=True)
@@ -52,27 +47,19 @@ class ContrastiveTask:
 
     Args:
         model: encoder with its quantiser.
-        manifest: all utterances; `train` and `valid` are indices into it (disjoint speakers).
+        crops: what training and validation hear.
         negatives: of each masked frame.
         gumbel: temperature of the quantiser's noise, which depends on the update and on nothing else.
         probe: called with the encoder at each validation; its numbers are logged with it.
-        mixing, noise: what is laid over training utterances.
-        audio: what reads the recordings; a cache of its own if not given.
-        speeds: crops of training are played at one of them.
     """
 
     better = "loss"
 
-    def __init__(self, model: ContrastivePrediction, manifest: Manifest, train: np.ndarray, valid: np.ndarray,
-                 recipe: TrainingRecipe, mask: SpanMask, *, negatives: int, gumbel: GumbelSchedule, seed: int,
-                 device: torch.device, probe: Probe | None = None, mixing: Mixing | None = None,
-                 noise: AudioCache | None = None, audio: AudioCache | None = None,
-                 speeds: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, model: ContrastivePrediction, crops: CropReader, *, negatives: int, gumbel: GumbelSchedule,
+                 device: torch.device, precision: Precision, probe: Probe | None = None) -> None:
         self.model = model
-        self._negatives, self._gumbel = negatives, gumbel
-        self._device, self._precision, self._probe = device, recipe.precision, probe
-        self._crops = CropReader(manifest, train, valid, model.encoder.config, recipe, mask, seed, mixing, noise,
-                                 audio, speeds)
+        self._crops, self._negatives, self._gumbel = crops, negatives, gumbel
+        self._device, self._precision, self._probe = device, precision, probe
         self._valid_batches = [self._batch(crops) for crops in self._crops.validation()]
 
     def groups(self) -> list[ParameterGroup]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,7 @@ from upstream.model.encoder import Encoder
 from upstream.model.global_norm import measure_global_norm
 from upstream.model.masked_prediction import MaskedPrediction
 from upstream.model.saving import encoder_hash, save_encoder
+from upstream.pretrain_crops import CropReader
 from upstream.pretrain_recipe import PretrainRecipe, Round, outside_encoders, rounds_of, weights_of
 from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
@@ -63,6 +64,8 @@ from upstream.training.health import entropy_of, examine
 from upstream.training.loop import Examine, train, weights_settings
 from upstream.training.monitor import check_wandb
 from upstream.training.reference import beside_the_paper, reference_for
+
+Model = TypeVar("Model", MaskedPrediction, ContrastivePrediction)
 
 
 @dataclass(frozen=True)
@@ -362,24 +365,23 @@ def _task(recipe: PretrainRecipe, round_: Round, corpus: Corpus, units: Units | 
           init: EncoderFile | None, device: torch.device) -> PretrainTask | ContrastiveTask:
     """What a round trains. Every round starts from scratch, as in the paper, unless it has an `init`: then the encoder
     has that one's weights, and only what belongs to the objective is fresh."""
-    probe, audio = _probe(recipe, round_, corpus.manifest), recipe.cache.open(corpus.manifest)
-    if units is not None:
-        model = masked_prediction(round_, units.classes).initialise(recipe.seed)
+    audio = recipe.cache.open(corpus.manifest)
+
+    def ready(model: Model) -> Model:
+        model.initialise(recipe.seed)
         measure_global_norm(model.encoder, audio.wave, corpus.train, recipe.seed)
         start_from(model.encoder, init)
-        model = model.to(device)
-        return PretrainTask(model, corpus.manifest, units, corpus.train, corpus.valid, round_.training, round_.mask,
-                            seed=recipe.seed, device=device, probe=probe, mixing=round_.mixing, noise=noise,
-                            audio=audio, speeds=round_.speeds)
-    contrastive = round_.objective.contrastive
-    model_without_units = contrastive_prediction(round_).initialise(recipe.seed)
-    measure_global_norm(model_without_units.encoder, audio.wave, corpus.train, recipe.seed)
-    start_from(model_without_units.encoder, init)
-    model_without_units = model_without_units.to(device)
-    return ContrastiveTask(model_without_units, corpus.manifest, corpus.train, corpus.valid, round_.training,
-                           round_.mask, negatives=contrastive.negatives, gumbel=contrastive.gumbel, seed=recipe.seed,
-                           device=device, probe=probe, mixing=round_.mixing, noise=noise, audio=audio,
-                           speeds=round_.speeds)
+        return model.to(device)
+
+    crops = CropReader(corpus.manifest, corpus.train, corpus.valid, round_.encoder, round_.training, round_.mask,
+                       recipe.seed, round_.mixing, noise, audio, round_.speeds)
+    shared: dict[str, Any] = {"device": device, "precision": round_.training.precision,
+                              "probe": _probe(recipe, round_, corpus.manifest)}
+    if units is not None:
+        return PretrainTask(ready(masked_prediction(round_, units.classes)), crops, units, **shared)
+    special = round_.objective.contrastive
+    return ContrastiveTask(ready(contrastive_prediction(round_)), crops, negatives=special.negatives,
+                           gumbel=special.gumbel, **shared)
 
 
 def masked_prediction(round_: Round, classes: tuple[int, ...]) -> MaskedPrediction:

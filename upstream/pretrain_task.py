@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upstream.audio.caching import AudioCache
-from upstream.audio.manifest import Manifest
-from upstream.audio.mixing import Mixing
 from upstream.device import sent
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 from upstream.model.encoder import Encoder
 from upstream.model.masked_prediction import MaskedPrediction, PredictionLoss, perplexity
-from upstream.model.masking import SpanMask
 from upstream.pretrain_crops import CropReader, Crops
 from upstream.teacher.units import Units
-from upstream.training.loop import EVERY, Loss, Pool, TrainingRecipe
+from upstream.training.loop import EVERY, Loss, Pool
 from upstream.training.optimiser import ParameterGroup
-from upstream.training.precision import autocast
+from upstream.training.precision import Precision, autocast
 
 Probe = Callable[[Encoder], dict[str, float]]
 
@@ -57,25 +53,19 @@ class PretrainTask:
 
     Args:
         model: encoder with its prediction heads.
-        manifest: all utterances; `train` and `valid` are indices into it (disjoint speakers).
-        units: labels of every utterance, checked by the gate.
+        crops: what training and validation hear.
+        units: labels of every utterance, checked by the gate; those of a crop are of what is underneath when noise is
+            laid over it, and of what was said at each time when it is played at another speed.
         probe: called with the encoder at each validation; its numbers are logged with it.
-        mixing, noise: what is laid over training utterances; labels stay those of the utterance underneath.
-        audio: what reads the recordings; a cache of its own if not given.
-        speeds: crops of training are played at one of them; labels are those of what was said at each time.
     """
 
     better = "loss"
 
-    def __init__(self, model: MaskedPrediction, manifest: Manifest, units: Units, train: np.ndarray, valid: np.ndarray,
-                 recipe: TrainingRecipe, mask: SpanMask, *, seed: int, device: torch.device,
-                 probe: Probe | None = None, mixing: Mixing | None = None, noise: AudioCache | None = None,
-                 audio: AudioCache | None = None, speeds: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, model: MaskedPrediction, crops: CropReader, units: Units, *, device: torch.device,
+                 precision: Precision, probe: Probe | None = None) -> None:
         self.model = model
-        self._units, self._streams = units, len(units.classes)
-        self._device, self._precision, self._probe = device, recipe.precision, probe
-        self._crops = CropReader(manifest, train, valid, model.encoder.config, recipe, mask, seed, mixing, noise,
-                                 audio, speeds)
+        self._crops, self._units, self._streams = crops, units, len(units.classes)
+        self._device, self._precision, self._probe = device, precision, probe
         self._valid_batches = [self._batch(crops) for crops in self._crops.validation()]
 
     def groups(self) -> list[ParameterGroup]:

@@ -9,8 +9,8 @@ import time
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from small_rounds import TINY, write_recordings
 
 from tools import launch
 from tools.launch import _check, largest_share, launched
@@ -20,21 +20,13 @@ from upstream.errors import RankLost, UsageError
 
 pytestmark = pytest.mark.processes
 
-SMALL = ["hubert-tiny", "encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64",
-         "encoder.positional_groups=2", "encoder.layerdrop=0.2", "encoder.dropout=0.1", "training.crop_seconds=1",
-         "training.micro_batch_seconds=2", "training.batch_seconds=4", "training.least_seconds=0.5",
-         "training.precision=float32", "training.log_every=1", "rounds.0.teacher.clusters=8",
-         "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1", "valid_share=0.2"]
+SMALL = ["hubert-tiny", *TINY, "encoder.layerdrop=0.2", "encoder.dropout=0.1", "training.micro_batch_seconds=2",
+         "training.precision=float32", "training.log_every=1"]
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recordings")
-    for i in range(8):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 8)
 
 
 def start(recordings, out, ranks, *words):

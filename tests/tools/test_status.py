@@ -3,9 +3,8 @@
 import contextlib
 import json
 
-import numpy as np
 import pytest
-import soundfile
+from small_rounds import write_recordings
 
 from tools.main import run
 from upstream.locks import busy, locked
@@ -149,10 +148,7 @@ def test_a_list_of_stages_that_is_none_is_named(tmp_path, capsys, content):
 
 
 def test_a_dry_run_says_what_is_stale_and_a_part_is_done(tmp_path, capsys):
-    for i in range(4):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(tmp_path / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
+    write_recordings(tmp_path, 4)
     command = ["pretrain", "hubert-tiny", f"data={tmp_path}", "rounds.0.teacher.clusters=4", "--out",
                str(tmp_path / "run"), "--ranks", "1"]
     assert run([*command, "--until", "round1/units"]) == 0

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from small_rounds import write_recordings
 
 from upstream.audio import import_folder
 from upstream.contrastive_task import ContrastiveTask
 from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask
 from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.quantiser import GumbelSchedule
+from upstream.pretrain_crops import CropReader
 from upstream.pretrain_task import PretrainTask
 from upstream.teacher.units import Units, UnitsWriter
 from upstream.training.loop import Pool, TrainingRecipe, _accumulate
@@ -24,19 +25,18 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("audio")
-    for i in range(6):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
-    return import_folder(folder)
+    return import_folder(write_recordings(tmp_path_factory.mktemp("audio"), 6))
+
+
+def crops(manifest, seed=0, config=CONFIG):
+    return CropReader(manifest, np.arange(4), np.arange(4, 6), config, RECIPE, SpanMask(0.5, 5), seed)
 
 
 def task(manifest, seed=0, gumbel=GumbelSchedule(), config=CONFIG):  # noqa: B008 - frozen
     model = ContrastivePrediction(Encoder(config), groups=2, entries=8, code_dim=16, final_dim=16,
                                   feature_penalty=0).initialise(0)
-    return ContrastiveTask(model, manifest, np.arange(4), np.arange(4, 6), RECIPE, SpanMask(0.5, 5), negatives=20,
-                           gumbel=gumbel, seed=seed, device=CPU)
+    return ContrastiveTask(model, crops(manifest, seed, config), negatives=20, gumbel=gumbel, device=CPU,
+                           precision=RECIPE.precision)
 
 
 def test_it_hears_what_masked_prediction_hears(manifest, tmp_path):
@@ -44,8 +44,8 @@ def test_it_hears_what_masked_prediction_hears(manifest, tmp_path):
         for utterance in manifest:
             writer.add(utterance.id, np.zeros(CONFIG.grid.frames(utterance.length), np.uint16))
     model = MaskedPrediction(Encoder(CONFIG), (3,)).initialise(0)
-    hubert = PretrainTask(model, manifest, Units.load(tmp_path / "units"), np.arange(4), np.arange(4, 6), RECIPE,
-                          SpanMask(0.5, 5), seed=0, device=CPU)
+    hubert = PretrainTask(model, crops(manifest), Units.load(tmp_path / "units"), device=CPU,
+                          precision=RECIPE.precision)
     for _, ours, theirs in zip(range(4), task(manifest).updates(1), hubert.updates(1)):
         for a, b in zip(ours, theirs, strict=True):
             assert torch.equal(a.waveforms, b.waveforms)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from small_rounds import ENCODER, TRAINING, write_recordings
 
 from upstream import trial
 from upstream.audio.corpora.folder import import_folder
@@ -21,9 +21,7 @@ from upstream.stage import read_stage
 from upstream.training.loop import train
 from upstream.trial import audio_seconds_per_second
 
-TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
-        "training.crop_seconds=1", "training.micro_batch_seconds=4", "training.batch_seconds=4", "valid_share=0.2",
-        "training.least_seconds=0.5", "training.updates=2", "training.log_every=1", "training.precision=float32"]
+TINY = [*ENCODER, *TRAINING, "training.updates=2", "training.log_every=1", "training.precision=float32"]
 ROUNDS = ["{teacher: {clusters: 5, sample_frames: 2000}}",
           "{teacher: {features: layer, layer: 1, clusters: 6, sample_frames: 2000}}"]
 NAMES = ["corpus", "round1/teacher", "round1/units", "round1/encoder", "round2/teacher", "round2/units",
@@ -41,12 +39,7 @@ def quiet(line):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recordings")
-    for i in range(6):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 6)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """Pretraining and teachers on a pretended GPU: what they compute is what the CPU computes, and no step waits for it."""
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from pretend_gpu import CUDA, pretended_gpu, waits_of_passes
+from small_rounds import ENCODER, TEACHERS, TRAINING, write_recordings
 
 from upstream.audio import import_folder
 from upstream.audio.caching import AudioCache
@@ -17,21 +16,13 @@ from upstream.recipe import load_recipe
 from upstream.teacher.sweep import sweep
 from upstream.teacher.teacher import Teacher
 
-TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=2",
-        "encoder.positional_groups=2", "training.crop_seconds=1", "training.micro_batch_seconds=2",
-        "training.batch_seconds=4", "training.least_seconds=0.5", "valid_share=0.2"]
-ROUNDS = ["rounds.0.teacher.clusters=8", "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1"]
+TINY = [*ENCODER, *TRAINING, "training.micro_batch_seconds=2", "training.updates=2"]
 CONV = ["encoder.frontend=conv", "encoder.conv_dim=16", "encoder.conv_norm=group"]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recordings")
-    for i in range(8):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(500 + 20 * i)))
-        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(len(tone)), 16_000)
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 8, longer=800)
 
 
 def trained(corpus, out, *words):
@@ -40,9 +31,9 @@ def trained(corpus, out, *words):
 
 
 @pytest.mark.parametrize("words", [
-    pytest.param(("hubert-tiny", *ROUNDS), marks=pytest.mark.slow), ("hubert-tiny", *ROUNDS, *CONV),
-    ("hubert-tiny-light", *ROUNDS), ("wav2vec2-tiny",),
-    ("hubert-tiny", *ROUNDS, "encoder.family=wavlm", "encoder.relative_buckets=8", *CONV),
+    pytest.param(("hubert-tiny", *TEACHERS), marks=pytest.mark.slow), ("hubert-tiny", *TEACHERS, *CONV),
+    ("hubert-tiny-light", *TEACHERS), ("wav2vec2-tiny",),
+    ("hubert-tiny", *TEACHERS, "encoder.family=wavlm", "encoder.relative_buckets=8", *CONV),
 ], ids=lambda words: "-".join(words[:1] + words[5:6]))
 def test_pretraining_on_a_gpu_does_not_wait_and_learns_what_the_cpu_learns(words, corpus, tmp_path):
     with pretended_gpu(), waits_of_passes() as waited:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+from small_rounds import TINY, write_recordings
 
 from upstream.audio import Manifest, Utterance, import_folder
 from upstream.disk import read_json
@@ -17,24 +18,14 @@ from upstream.recipe import load_recipe
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 
-TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=3",
-        "encoder.positional_groups=2", "training.crop_seconds=1", "training.micro_batch_seconds=4",
-        "training.batch_seconds=4", "training.least_seconds=0.5", "rounds.0.teacher.clusters=8",
-        "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1", "valid_share=0.2"]
-
 
 def recipe(data, *words):
-    return load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={data}", *words], SHIPPED)
+    return load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, "training.updates=3", f"data={data}", *words], SHIPPED)
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recordings")
-    for i in range(8):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 8)
 
 
 def lines_of(run):

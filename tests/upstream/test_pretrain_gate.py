@@ -1,18 +1,15 @@
 """The gate in a pretraining: it stops the run before the training, says how to pass, and passes when told to."""
 
-import numpy as np
 import pytest
-import soundfile
+from small_rounds import ENCODER, TRAINING, write_recordings
 
 from upstream.errors import InputError, RecipeError
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.recipe import load_recipe
 
-TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=1",
-        "encoder.positional_groups=2", "training.crop_seconds=1", "training.micro_batch_seconds=4",
-        "training.batch_seconds=4", "training.least_seconds=0.5", "rounds.0.teacher.clusters=4",
-        "rounds.1.teacher.layer=1", "valid_share=0"]
+TINY = [*ENCODER, *TRAINING, "training.updates=1", "rounds.0.teacher.clusters=4", "rounds.1.teacher.layer=1",
+        "valid_share=0"]
 
 
 def recipe(data, *words):
@@ -20,12 +17,7 @@ def recipe(data, *words):
 
 
 def test_a_failed_gate_stops_before_training_and_can_be_overruled(tmp_path):
-    data = tmp_path / "recordings"
-    data.mkdir()
-    for i in range(3):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(data / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
+    data = write_recordings(tmp_path / "recordings", 3)
     strict = recipe(data, "gate.most_share=0.05")
     with pytest.raises(InputError, match=r"at most 5% are .*gate check `share`, and gate\.overrule=\[share\]"):
         pretrain(strict, tmp_path / "run", lambda line: None, until_round=1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_rounds import ENCODER, TEACHERS, TRAINING, write_recordings
 
 from upstream.errors import Interrupted, UsageError
 from upstream.model import Encoder, load_encoder, read_tensors
@@ -19,27 +20,20 @@ from upstream.teacher.units import Units
 from upstream.training import loop
 from upstream.training.monitor import read_metrics
 
-TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
-        "training.crop_seconds=1", "training.micro_batch_seconds=4", "training.batch_seconds=8", "valid_share=0.2",
-        "training.least_seconds=0.5", "training.updates=6", "training.log_every=1", "training.precision=float32"]
+TINY = [*ENCODER, *TRAINING, "training.batch_seconds=8", "training.updates=6", "training.log_every=1",
+        "training.precision=float32"]
 WAV2VEC = ["encoder.conv_dim=16", "objective.final_dim=16", "objective.contrastive.entries=8",
            "objective.contrastive.code_dim=16", "objective.contrastive.negatives=10"]
-HUBERT = ["rounds.0.teacher.clusters=8", "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1"]
 
 
 def recipe(name, data, *words):
-    own = WAV2VEC if name.startswith("wav2vec2") else HUBERT
+    own = WAV2VEC if name.startswith("wav2vec2") else TEACHERS
     return load_recipe(PretrainRecipe, name, [*TINY, *own, f"data={data}", *words], SHIPPED)
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recordings")
-    for i in range(10):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 10)
 
 
 def quiet(line):

@@ -21,6 +21,7 @@ CONFIG = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pr
 RECIPE = TrainingRecipe(updates=4, batch_seconds=8, micro_batch_seconds=4, crop_seconds=1, least_seconds=0.5,
                         precision="float32")
 CLASSES = 1000
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def corpus(tmp_path):
 def task(corpus, config=CONFIG, recipe=RECIPE, seed=0, mixing=None, **objective):
     manifest, units = corpus
     model = MaskedPrediction(Encoder(config), (CLASSES,), head="linear", **objective).initialise(0)
-    return PretrainTask(model, manifest, units, np.arange(4), np.arange(4, 6), recipe, SpanMask(0.5, 5), seed=seed,
-                        device=torch.device("cpu"), mixing=mixing)
+    crops = CropReader(manifest, np.arange(4), np.arange(4, 6), config, recipe, SpanMask(0.5, 5), seed, mixing)
+    return PretrainTask(model, crops, units, device=CPU, precision=recipe.precision)
 
 
 @pytest.mark.parametrize("frontend", ["fbank", "conv"])
@@ -181,8 +182,9 @@ def test_a_validation_tells_what_chance_would_lose_and_how_many_classes_are_pred
             writer.add(utterance.id, (frames % 4 == 3).astype(np.uint16))
     model = MaskedPrediction(Encoder(CONFIG), (4,), head="linear").initialise(0)
     torch.nn.init.zeros_(model.tables[0].weight), torch.nn.init.zeros_(model.tables[0].bias)
-    found = PretrainTask(model, manifest, Units.load(tmp_path / "quarters"), np.arange(4), np.arange(4, 6), RECIPE,
-                         SpanMask(0.5, 4), seed=0, device=torch.device("cpu")).validate()
+    crops = CropReader(manifest, np.arange(4), np.arange(4, 6), CONFIG, RECIPE, SpanMask(0.5, 4), seed=0)
+    quarters = Units.load(tmp_path / "quarters")
+    found = PretrainTask(model, crops, quarters, device=CPU, precision=RECIPE.precision).validate()
     assert found["code_perplexity"] == pytest.approx(1)
     assert found["loss"] == pytest.approx(np.log(4))
     assert found["label_entropy"] == pytest.approx(0.562335, abs=0.05)  # masks do not cover the four quite alike
@@ -225,7 +227,7 @@ def test_an_update_has_the_gradient_of_the_mean_over_its_hidden_frames_in_any_or
     expected = torch.autograd.grad(mean, list(found.model.parameters()), allow_unused=True)
     for order in (batches, batches[::-1]):
         found.model.zero_grad()
-        assert _accumulate(found, order, "float32", 0, torch.device("cpu"), Pool())
+        assert _accumulate(found, order, "float32", 0, CPU, Pool())
         for parameter, gradient in zip(found.model.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
 
@@ -252,10 +254,11 @@ def test_labels_move_with_what_is_said_at_other_speeds(corpus, grid):
     config = dataclasses.replace(CONFIG, **grid)
     manifest, units = corpus
     model = MaskedPrediction(Encoder(config), (CLASSES,), head="linear").initialise(0)
-    found = PretrainTask(model, manifest, units, np.arange(6), np.arange(4, 6), RECIPE, SpanMask(0.5, 5), seed=0,
-                         device=torch.device("cpu"), speeds=(0.8, 1.0, 1.25))
+    reader = CropReader(manifest, np.arange(6), np.arange(4, 6), config, RECIPE, SpanMask(0.5, 5), seed=0,
+                        speeds=(0.8, 1.0, 1.25))
+    found = PretrainTask(model, reader, units, device=CPU, precision=RECIPE.precision)
     heard = set()
-    for micro, crops, _ in zip(found.updates(1), found._crops.updates(1), range(12)):
+    for micro, crops, _ in zip(found.updates(1), reader.updates(1), range(12)):
         for batch, crop in zip(micro, crops):
             heard.add(crop.speed)
             frames, hop = batch.labels.shape[1], config.grid.hop

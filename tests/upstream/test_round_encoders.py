@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from small_rounds import TINY, TRAINING, write_recordings
 
 from upstream.disk import read_json
 from upstream.errors import InputError, RecipeError, UsageError
@@ -21,22 +21,13 @@ from upstream.recipe import load_recipe
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 
-SHORT = ["training.updates=2", "training.crop_seconds=1", "training.micro_batch_seconds=4", "training.batch_seconds=4",
-         "training.least_seconds=0.5", "valid_share=0.2"]
-TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "encoder.positional_groups=2",
-        "rounds.0.teacher.clusters=8", "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1", *SHORT]
 SHAPE = EncoderConfig(conv_dim=16, width=24, layers=3, heads=2, ffn=32, positional_kernel=8, positional_groups=2,
                       dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layerdrop=0.0)
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recordings")
-    for i in range(8):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 8)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +47,7 @@ def published(tmp_path_factory):
 
 def adapt(recordings, out, init, *words, say=lambda line: None):
     recipe = load_recipe(PretrainRecipe, "hubert-adapt", [
-        *SHORT, f"data={recordings}", f"rounds.0.init={init}", "rounds.0.teacher.layer=2",
+        *TRAINING, "training.updates=2", f"data={recordings}", f"rounds.0.init={init}", "rounds.0.teacher.layer=2",
         "rounds.0.teacher.clusters=8", *words], SHIPPED)
     return pretrain(recipe, out, say)
 

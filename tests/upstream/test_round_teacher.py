@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_rounds import TINY, write_recordings
 
 from upstream.audio import AudioCache, import_folder
 from upstream.audio.caching import CacheRecipe
@@ -22,20 +23,10 @@ from upstream.teacher.matching import named_source
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, UnitsWriter
 
-TINY = ["encoder.width=32", "encoder.layers=2", "encoder.heads=2", "encoder.ffn=64", "training.updates=2",
-        "encoder.positional_groups=2", "training.crop_seconds=1", "training.micro_batch_seconds=4",
-        "training.batch_seconds=4", "training.least_seconds=0.5", "rounds.0.teacher.clusters=8",
-        "rounds.1.teacher.clusters=8", "rounds.1.teacher.layer=1", "valid_share=0.2"]
-
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recordings")
-    for i in range(8):
-        rng = np.random.default_rng(i)
-        tone = np.sin(np.cumsum(rng.uniform(0.02, 0.4, 40).repeat(600)))
-        soundfile.write(folder / f"u{i}.wav", 0.2 * tone + 0.02 * rng.standard_normal(24_000), 16_000)
-    return folder
+    return write_recordings(tmp_path_factory.mktemp("recordings"), 8)
 
 
 def rounds(recordings, out, *words):
