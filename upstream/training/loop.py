@@ -127,7 +127,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     if ranks.first():
         cut_back(folder / SKIPPED, start)
     monitor = Monitor(folder, start, recipe.wandb)
-    arithmetic = Arithmetic(device, recipe.precision, compiled, state.get("operations", 0.0))
+    arithmetic = Arithmetic(device, recipe.precision, compiled, state.get("arithmetic"))
     if ranks.first() and (hint := advice(device, recipe.precision)):
         say(f"{what}: {hint}")
     speed = Speed()
@@ -136,7 +136,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     def save(update: int, is_best: bool) -> None:
         pool.join()
         extra = {"skipped": skipped, "validation": validation, "best": best, "pool": pool.sums, "scale": scale.state,
-                 "operations": arithmetic.each}
+                 "arithmetic": arithmetic.state}
         tensors = training_state(task.model, optimiser)
         if ranks.first():
             save_checkpoint(folder / "checkpoints", update, tensors, extra,
@@ -265,11 +265,12 @@ def _accumulate(task: Task[Any], batches: list[Any], precision: str, seed: int, 
 def _gradient(task: Task[Any], batch: Any, precision: str, device: torch.device, weight: float,
               arithmetic: Arithmetic | None) -> Loss | None:
     """Add `weight` times a micro-batch's gradient to `.grad`; gives its loss, or None where memory ran out."""
-    counting = contextlib.nullcontext() if arithmetic is None else arithmetic.counting(batch.seconds)
+    counting = contextlib.nullcontext() if arithmetic is None else arithmetic.counting(batch.seconds, task.model)
     try:
-        with autocast(device, precision), counting:
-            loss = task.loss(batch)
-        (loss.total * weight).backward()
+        with counting:
+            with autocast(device, precision):
+                loss = task.loss(batch)
+            (loss.total * weight).backward()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from upstream import ranks
@@ -20,31 +21,46 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float3
 
 
 class Arithmetic:
-    """Counts the operations of one forward pass, and relates them to the rate that this device was measured at: at the
-    start and, since other programs may have had the machine then, once in a while; the best one counts.
+    """Counts the operations of one forward and backward pass, and relates them to the rate that this device was
+    measured at: at the start and, since other programs may have had the machine then, once in a while; the best one
+    counts.
 
-    A backward pass makes two products for each one of the forward pass, so an update counts three times the forward
-    pass, as in `benchmarks.speed`; recomputed activations are no work. Element-wise operations count nothing.
+    A backward pass makes two products for each one of the forward pass where everything learns, and none where a frozen
+    encoder has no part in it. It counts twice the forward pass at most, as in `benchmarks.speed`: activations computed
+    again are no work. Element-wise operations count nothing.
     """
 
-    def __init__(self, device: torch.device, precision: str, compiled: bool = False, each: float = 0.0) -> None:
-        """`each`: what another's `each` was. Where blocks are compiled the pass that is counted is not, and has other
-        bits: a run that goes on must not count again."""
+    def __init__(self, device: torch.device, precision: str, compiled: bool = False,
+                 state: Mapping[str, Any] | None = None) -> None:
+        """`state`: what another's was. Where blocks are compiled the pass that is counted is not, and has other bits: a
+        run that goes on must not count again."""
         self._device, self._precision, self._compiled = device, precision, compiled
         self._peak, self._measured = matmul_rate(device, precision), time.monotonic()
-        self.each = each  # operations of an update for a second of audio; 0 until counted
+        self.each, self._learning = 0.0, 0  # operations for a second of audio; parameters that learnt when counted
+        if state:
+            self.each, self._learning = float(state["each"]), int(state["learning"])
+
+    @property
+    def state(self) -> dict[str, float]:
+        """What a run that goes on needs."""
+        return {"each": self.each, "learning": self._learning}
 
     @contextlib.contextmanager
-    def counting(self, audio_seconds: float) -> Iterator[None]:
-        """Around a forward pass over so much audio: the first one is counted, others pass as they are."""
+    def counting(self, audio_seconds: float, model: nn.Module) -> Iterator[None]:
+        """Around a forward and backward pass over so much audio: the first one is counted, and the one after other
+        parameters begin to learn; others pass as they are."""
         if self.each or not audio_seconds > 0:
             yield
-            return
-        # Compiled code is not counted, and what is met for the first time under a counter is never compiled.
-        plain = torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
-        with plain, _Counter() as counter:
-            yield
-        self.each = 3 * counter.operations / audio_seconds
+        else:
+            # Compiled code is not counted, and what is met for the first time under a counter is never compiled.
+            plain = torch.compiler.set_stance("force_eager") if self._compiled else contextlib.nullcontext()
+            with plain, _Counter() as counter:
+                yield
+            self.each, self._learning = counter.total / audio_seconds, 0
+        learning = sum(p.requires_grad for p in model.parameters())  # only now: what freezes does so in the pass
+        if self._learning not in (0, learning):
+            self.each = 0.0
+        self._learning = learning
 
     def share(self, audio_seconds_per_second: float) -> dict[str, float]:
         """`share_of_peak` at a speed of all ranks together; empty where nothing was counted. Every rank must ask."""
@@ -90,24 +106,44 @@ def _wait(device: torch.device) -> None:
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the operations of matrix products and convolutions, by torch's own formulae."""
+    """Adds up the operations of matrix products and convolutions, by torch's own formulae, of both passes apart."""
 
     def __init__(self) -> None:
         from torch.utils.flop_counter import flop_registry  # which takes as long to import as a short command
 
         super().__init__()
-        self.operations, self._formulae = 0, flop_registry
+        self._formulae = flop_registry
+        self._forward = self._backward = 0
+
+    @property
+    def total(self) -> int:
+        """Of both passes; the backward one has no more than two products for each one of the forward pass."""
+        return self._forward + min(self._backward, 2 * self._forward)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = self._formulae.get(func._overloadpacket)
-        if formula is not None:
-            self.operations += formula(*args, **(kwargs or {}), out_val=out)
-        elif str(func._overloadpacket) == "mkldnn._linear_pointwise":  # (..., I) by (O, I)
-            self.operations += 2 * out.numel() * args[0].shape[-1]
-        elif func._overloadpacket is torch.ops.aten.addmm_:  # (N, O) += (N, I) by (I, O); not in the registry either
-            self.operations += 2 * args[1].numel() * args[2].shape[-1]
-        elif func._overloadpacket is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:  # not in the registry
-            batch, heads, frames, dim = args[0].shape
-            self.operations += 4 * batch * heads * frames * args[1].shape[2] * dim
+        operations = self._operations(func._overloadpacket, args, kwargs or {}, out)
+        if torch._C._current_graph_task_id() == -1:
+            self._forward += operations
+        else:  # autograd is at work
+            self._backward += operations
         return out
+
+    def _operations(self, packet: Any, args: Any, kwargs: Any, out: Any) -> int:
+        aten = torch.ops.aten
+        if (formula := self._formulae.get(packet)) is not None:
+            return int(formula(*args, **kwargs, out_val=out))
+        if str(packet) == "mkldnn._linear_pointwise":  # (..., I) by (O, I)
+            return int(2 * out.numel() * args[0].shape[-1])
+        if packet is aten.addmm_:  # (N, O) += (N, I) by (I, O); not in the registry either
+            return int(2 * args[1].numel() * args[2].shape[-1])
+        if packet is aten._scaled_dot_product_flash_attention_for_cpu:  # nor this, two products, and its four backward
+            return _attention(2, *args[:2])
+        if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
+            return _attention(4, *args[1:3])
+        return 0
+
+
+def _attention(products: int, query: torch.Tensor, key: torch.Tensor) -> int:
+    batch, heads, frames, dim = query.shape
+    return products * 2 * batch * heads * frames * key.shape[2] * dim

@@ -6,10 +6,13 @@ import types
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from upstream.errors import UsageError
+from upstream.model import Encoder, EncoderConfig
 from upstream.training.monitor import Monitor, describe, progress_values, read_metrics
 from upstream.training.peak import Arithmetic, matmul_rate
+from upstream.training.precision import autocast
 
 CPU = torch.device("cpu")
 
@@ -75,11 +78,12 @@ def test_the_share_of_the_peak_is_three_forward_passes_over_the_measured_rate(mo
     monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1_228_800.0)
     arithmetic, layer, x = Arithmetic(CPU, "float32"), nn.Linear(16, 32), torch.randn(8, 16)
     assert arithmetic.share(10) == {}
-    with arithmetic.counting(2.0):
-        counted = layer(x)
+    with arithmetic.counting(2.0, layer):
+        counted = layer(x.requires_grad_())
+        counted.sum().backward()
     assert torch.equal(counted, layer(x)), "counting changes nothing"
-    with arithmetic.counting(2.0):
-        layer(torch.randn(99, 16))  # only the first one counts
+    with arithmetic.counting(2.0, layer):
+        layer(torch.randn(99, 16)).sum().backward()  # only the first one counts
     assert arithmetic.share(10) == {"share_of_peak": 0.1}
 
 
@@ -90,9 +94,9 @@ def test_attention_is_counted_as_two_products(monkeypatch, dropout):
 
     monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1.0)
     arithmetic = Arithmetic(CPU, "float32")
-    q, k, v = (torch.randn(1, 2, 15, 4) for _ in range(3))
-    with arithmetic.counting(1.0):
-        attend(q, k, v, None, dropout)
+    q, k, v = (torch.randn(1, 2, 15, 4, requires_grad=True) for _ in range(3))
+    with arithmetic.counting(1.0, nn.Identity()):
+        attend(q, k, v, None, dropout).sum().backward()
     assert arithmetic.share(1)["share_of_peak"] == 3 * 2 * (2 * 2 * 15 * 15 * 4)
 
 
@@ -107,9 +111,47 @@ def test_every_product_of_a_convolution_is_counted(monkeypatch, precision):
 
     monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1.0)
     arithmetic, kind = Arithmetic(CPU, precision), torch.bfloat16 if precision == "bf16" else torch.float32
-    with arithmetic.counting(1.0):
-        convolve(torch.randn(12, 3, dtype=kind), torch.randn(2, 3, 3), 2)
+    waves, weight = torch.randn(12, 3, dtype=kind, requires_grad=True), torch.randn(2, 3, 3, requires_grad=True)
+    with arithmetic.counting(1.0, nn.Identity()):
+        convolve(waves, weight, 2).sum().backward()
     assert arithmetic.share(1)["share_of_peak"] == 3 * (2 * 6 * 6 * 2 + 2 * 5 * 3 * 2)
+
+
+@pytest.mark.parametrize(("frontend", "precision"), [("conv", "float32"), ("conv", "bf16"), ("fbank", "float32")])
+def test_a_frozen_encoder_counts_no_backward_pass(monkeypatch, frontend, precision):
+    """It counted three forward passes, too, so that 40 % of the peak were shown as 120 %."""
+    monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1.0)
+    config = EncoderConfig(frontend=frontend, conv_dim=16, width=32, layers=2, heads=2, ffn=64, layerdrop=0)
+    encoder, head, wave = Encoder(config).initialise(0), nn.Linear(32, 5), torch.randn(1, 8000)
+    model, arithmetic = nn.ModuleList([encoder, head]), Arithmetic(CPU, precision)
+
+    def operations():
+        with arithmetic.counting(1.0, model):
+            with autocast(CPU, precision):
+                loss = head(encoder(wave).last).float().square().mean()
+            loss.backward()
+        return arithmetic.each
+
+    whole = operations()
+    encoder.requires_grad_(False)
+    assert operations() == 0  # found in this pass, counted in the next
+    assert operations() == pytest.approx(whole / 3, rel=0.15)  # filterbanks have no backward pass either
+    held = Arithmetic(CPU, precision, state=arithmetic.state)
+    assert held.each == arithmetic.each
+    encoder.requires_grad_(True)
+    assert (operations(), operations()) == (0, whole)
+
+
+def test_activations_computed_again_are_no_work(monkeypatch):
+    monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1.0)
+    counted = []
+    for again in (False, True):
+        arithmetic, layer = Arithmetic(CPU, "float32"), nn.Linear(16, 16)
+        with arithmetic.counting(1.0, layer):
+            x = torch.randn(8, 16, requires_grad=True)
+            (checkpoint(layer, x, use_reentrant=False) if again else layer(x)).sum().backward()
+        counted.append(arithmetic.each)
+    assert counted == [3 * 2 * 8 * 16 * 16] * 2
 
 
 def test_a_matrix_product_has_a_rate():
