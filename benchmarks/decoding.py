@@ -27,7 +27,7 @@ from downstream.decode.tune import Search, tune
 from downstream.lm.arrays import pack
 from downstream.score.intervals import bootstrap_interval
 from downstream.score.rates import Score, score
-from downstream.score.significance import paired_bootstrap
+from downstream.score.significance import paired_difference
 from upstream.control_groups import available_cores
 from upstream.disk import content_hash, file_hash
 from upstream.errors import UsageError
@@ -185,7 +185,7 @@ class _Comparison:
         if not beams or family.name == REFERENCE:
             return {"against": None, "difference": None, "difference_interval": None}
         other = next((b for b in beams if b >= beam), beams[-1])
-        found = paired_bootstrap(errors, self._errors[REFERENCE, other], words)
+        found = paired_difference(errors, self._errors[REFERENCE, other], words)
         return {"against": f"{REFERENCE}, beam {other}", "difference": round(found.points, 3),
                 "difference_interval": [round(found.interval.low, 3), round(found.interval.high, 3)]}
 
@@ -258,7 +258,7 @@ class _Comparison:
     def _worse_by(self, name: str, beam: int, other: str, other_beam: int) -> float:
         """Points of WER that the first is worse by at most, at the upper end of the paired 95 % interval."""
         words = np.asarray([len(text.split()) for text in self._sets.test.texts.values()])
-        return paired_bootstrap(self._errors[name, beam], self._errors[other, other_beam], words).interval.high
+        return paired_difference(self._errors[name, beam], self._errors[other, other_beam], words).interval.high
 
 
 def _seconds(row: Mapping[str, Any]) -> float:

@@ -123,7 +123,7 @@ def cell_name(labelled: str, round_number: int) -> str:
 
 
 def compare_cells(rows: list[dict[str, Any]], cells: Path, test: Manifest, seed: int) -> list[dict[str, Any]]:
-    """Pretrained cells against scratch with the same labels and decoder: paired bootstrap on the same utterances."""
+    """Pretrained cells against scratch with the same labels and decoder, on the same utterances; also by speaker."""
     found, truth = [], references(test)
     for row in rows:
         scratch = [r for r in rows if r["encoder"] == SCRATCH
@@ -135,7 +135,8 @@ def compare_cells(rows: list[dict[str, Any]], cells: Path, test: Manifest, seed:
         texts = [{h.id: h.text for h in read_hypotheses(path)} for path in paths]
         for rate in PAIRED:
             found.append({"labelled": row["labelled"], "decoder": row["decoder"], "encoder": row["encoder"],
-                          "against": SCRATCH, "rate": rate, **compare(truth, texts[0], texts[1], rate, seed)})
+                          "against": SCRATCH, "rate": rate,
+                          **compare(truth, texts[0], texts[1], rate, seed, test.speakers)})
     return found
 
 

@@ -17,6 +17,7 @@ from downstream.decode.tune import Search
 from downstream.decode.tune import tune as run_tuning
 from downstream.decode.tune_plot import plot_tuning
 from downstream.emissions import Emissions
+from downstream.score.intervals import range_of
 from downstream.score.references import MANIFESTS, read_references
 from downstream.score.shared import shared_audio
 from tools.decoder_options import (
@@ -34,6 +35,7 @@ from tools.decoder_options import (
     noted_model,
 )
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder
+from tools.few import tell_few
 from tools.outputs import check_file
 from upstream.audio.manifest import Manifest
 from upstream.disk import write_json
@@ -134,12 +136,13 @@ def tune(
     plot_tuning(found, picture)
     for name in found.on_edge:
         say(f"{name}={getattr(found, name):g} lies on the edge of what was tried; the best may lie beyond")
+    tell_few(found.utterances)
     rate = "CER" if characters else "WER"
     for point in found.beams:
         print(f"beam {point.beam}: {rate} {point.wer:.2f}, {point.audio_seconds_per_second:.0f} seconds of audio a "
               f"second with {point.processes} processes")
     print(f"{out}: {found.decoder}, beam {found.beam}, lm_weight {found.lm_weight:g}, word_score {found.word_score:g}, "
-          f"{rate} {found.wer:.2f} ({found.wer_interval[0]:.2f} to {found.wer_interval[1]:.2f}) on "
+          f"{rate} {found.wer:.2f} ({range_of(found.wer_interval)}) on "
           f"{found.utterances} of {found.utterances_given} utterances ({found.seconds:.0f} s)")
 
 

@@ -21,10 +21,12 @@ from downstream.decode.hypothesis import Hypothesis, read_hypotheses
 from downstream.decode.objective import Objective, without_language_model
 from downstream.decode.pool import decode_all
 from downstream.emissions import Emissions
+from downstream.score.intervals import range_of
 from downstream.score.references import read_references
 from downstream.text.vocabulary import spelled_as
 from tools.decode import Workers
 from tools.decoder_options import Beam, Device, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore, choice_of
+from tools.few import tell_few
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 
@@ -99,8 +101,10 @@ def as_plain(result: Decomposition) -> dict[str, Any]:
 
 
 def _plain_step(step: Step) -> dict[str, Any]:
-    return {"name": step.name, "errors": step.errors, "wer": step.wer,
-            "wer_interval": [step.interval.low, step.interval.high]}
+    change = None if step.change is None else {"points": step.change.points, "interval": step.change.interval.ends,
+                                               "p_value": step.change.p_value}
+    return {"name": step.name, "errors": step.errors, "wer": step.wer, "wer_interval": step.interval.ends,
+            "change": change}
 
 
 def _with_reference(stored: Emissions, truth: dict[str, str]) -> dict[str, str]:
@@ -147,14 +151,13 @@ def _taken_apart(stored: Emissions, truth: dict[str, str], found: dict[str, list
 
 def _show(result: Decomposition) -> None:
     console = Console()
-    ladder = Table("decoding", "WER %", "95%", "errors", "less than the step before")
-    before = None
+    ladder = Table("decoding", "WER %", "95%", "errors", "against the step before", "95%")
     for step in result.ladder:
-        gain = "" if before is None else f"{before.wer - step.wer:+.2f}"
-        ladder.add_row(step.name, f"{step.wer:.2f}", f"{step.interval.low:.2f} to {step.interval.high:.2f}",
-                       str(step.errors), gain)
-        before = step
+        change = ("", "") if step.change is None else (
+            f"{step.change.points:+.2f}", range_of(step.change.interval.ends, "+"))
+        ladder.add_row(step.name, f"{step.wer:.2f}", range_of(step.interval.ends), str(step.errors), *change)
     console.print(ladder)
+    tell_few(result.ladder[0].interval.clusters)
     total = max(1, result.ladder[-2].errors)
     parts = Table("blame", "utterances", "errors", "share", "")
     for name, part in result.blamed.items():

@@ -15,9 +15,11 @@ from downstream.decode.rescoring import TextModel, Weights, candidates_of, score
 from downstream.decode.rescoring import rescore as reranked
 from downstream.lm.character_model import CharacterModel
 from downstream.lm.rescoring import CausalModel
+from downstream.score.intervals import range_of
 from downstream.score.references import read_references
 from downstream.score.shared import refuse_shared
 from tools.decoder_options import noted_model, same_model
+from tools.few import tell_few
 from tools.outputs import check_file
 from upstream.device import best_device
 from upstream.disk import write_json
@@ -68,13 +70,14 @@ def rescore_tune(
     if missing is not None:
         raise InputError(f"{missing}: no reference; tuning needs the text of every utterance")
     tuning = tune_weights(found, _scored(found, _model(model, lower)), [truth[h.id] for h in found])
-    weights, ends = tuning.weights, tuning.interval
+    weights = tuning.weights
     write_json(out, {**asdict(weights), **{k: v for k, v in asdict(tuning).items() if k != "weights"},
                      "model": noted_model(model, out), "lower": lower, "ids": [h.id for h in found]})
     for name in tuning.on_edge:
         say(f"{name}={getattr(weights, name):g} lies on the edge of what was tried; the best may lie beyond")
+    tell_few(tuning.utterances)
     print(f"{out}: lm_weight {weights.lm_weight:g}, word_score {weights.word_score:g}, ngram_weight "
-          f"{weights.ngram_weight:g}, WER {tuning.wer:.2f} ({ends.low:.2f} to {ends.high:.2f}) on "
+          f"{weights.ngram_weight:g}, WER {tuning.wer:.2f} ({range_of(tuning.interval.ends)}) on "
           f"{tuning.utterances} utterances; {tuning.wer_before:.2f} before, {tuning.wer_oracle:.2f} at best")
 
 

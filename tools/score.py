@@ -15,14 +15,13 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from downstream.decode.hypothesis import read_hypotheses
-from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
+from downstream.score.intervals import bootstrap_interval, range_of
 from downstream.score.rates import NO_SPACES, Score, Unit, without_spaces
 from downstream.score.rates import score as rate
 from downstream.score.references import References, read_references
-from downstream.score.significance import paired_bootstrap
+from downstream.score.significance import paired_difference
+from tools.few import tell_few
 from upstream.progress import say
-
-FEW_SPEAKERS = 10  # fewer make the bootstrap's intervals too narrow
 
 
 class By(str, enum.Enum):
@@ -51,7 +50,7 @@ def score(
     """Word and character error rates with 95% intervals, and the difference between two decodings."""
     truth = read_references(references)
     unit: Unit = "character" if characters else "word"
-    _tell_few(_groups(truth, by))
+    tell_few(len(set(_groups(truth, by) or truth.texts)), by.value)
     first = _score(hypotheses, truth, unit)
     result: dict[str, Any] = {"unit": unit, "hypotheses": str(hypotheses), **summary(first, truth, by, seed)}
     if against is not None:
@@ -71,7 +70,7 @@ def summary(found: Score, truth: References, by: By, seed: int) -> dict[str, Any
     wer = bootstrap_interval(counts.errors, counts.words, seed=seed, groups=groups)
     cer = bootstrap_interval(counts.character_errors, counts.characters, seed=seed, groups=groups)
     return {
-        "wer": found.wer, "wer_interval": _ends(wer, truth), "cer": found.cer, "cer_interval": _ends(cer, truth),
+        "wer": found.wer, "wer_interval": wer.ends, "cer": found.cer, "cer_interval": cer.ends,
         "words": found.words, "errors": found.errors, "substitutions": found.substitutions,
         "deletions": found.deletions, "insertions": found.insertions, "characters": found.characters,
         "character_errors": found.character_errors, "sentences": len(counts.ids),
@@ -81,10 +80,10 @@ def summary(found: Score, truth: References, by: By, seed: int) -> dict[str, Any
 def difference(first: Score, second: Score, truth: References, by: By, seed: int) -> dict[str, Any]:
     """First minus second in percentage points, with intervals and p-values, as JSON values."""
     one, two, groups = first.per_utterance, second.per_utterance, _groups(truth, by)
-    wer = paired_bootstrap(one.errors, two.errors, one.words, seed=seed, groups=groups)
-    cer = paired_bootstrap(one.character_errors, two.character_errors, one.characters, seed=seed, groups=groups)
-    return {"wer": wer.points, "wer_interval": _ends(wer.interval, truth), "wer_p_value": wer.p_value,
-            "cer": cer.points, "cer_interval": _ends(cer.interval, truth), "cer_p_value": cer.p_value}
+    wer = paired_difference(one.errors, two.errors, one.words, seed=seed, groups=groups)
+    cer = paired_difference(one.character_errors, two.character_errors, one.characters, seed=seed, groups=groups)
+    return {"wer": wer.points, "wer_interval": wer.interval.ends, "wer_p_value": wer.p_value,
+            "cer": cer.points, "cer_interval": cer.interval.ends, "cer_p_value": cer.p_value}
 
 
 def _score(path: Path, truth: References, unit: Unit) -> Score:
@@ -97,18 +96,6 @@ def _score(path: Path, truth: References, unit: Unit) -> Score:
 
 def _groups(truth: References, by: By) -> list[str] | None:
     return truth.groups() if by is By.speaker else None
-
-
-def _tell_few(speakers: list[str] | None) -> None:
-    found = len(set(speakers or ()))
-    if 1 < found < FEW_SPEAKERS:
-        say(f"{found} speakers are few to draw from: the intervals are too narrow, and p can be no less than "
-            f"{2.0 ** (1 - found):.2g}")
-
-
-def _ends(interval: ConfidenceInterval, truth: References) -> list[float] | None:
-    """As JSON values; None of a single utterance, which says nothing of how others would vary."""
-    return [interval.low, interval.high] if len(truth.texts) > 1 else None
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -131,12 +118,9 @@ def _show(result: dict[str, Any]) -> None:
     if "difference" in result:
         row = result["difference"]
         values = ", ".join(f"{row[f'{name}_p_value']:.4f} for {name.upper()}" for name in rates)
-        console.print(f"p = {values} (two-sided paired bootstrap by {result['interval_by']})", highlight=False)
+        console.print(f"p = {values} (two-sided randomisation test by {result['interval_by']})", highlight=False)
 
 
 def _cells(row: dict[str, Any], rates: Sequence[str], sign: str = "") -> list[str]:
-    return [f"{row[name]:{sign}.2f}\n{_range(row[f'{name}_interval'], sign)}" for name in rates]
+    return [f"{row[name]:{sign}.2f}\n{range_of(row[f'{name}_interval'], sign, ', ')}" for name in rates]
 
-
-def _range(ends: list[float] | None, sign: str = "") -> str:
-    return "-" if ends is None else f"{ends[0]:{sign}.2f}, {ends[1]:{sign}.2f}"

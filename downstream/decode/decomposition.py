@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal, get_args
 
 import numpy as np
@@ -32,6 +33,7 @@ import numpy as np
 from downstream.decode.objective import Weighed
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
 from downstream.score.rates import compared_words, word_errors
+from downstream.score.significance import Difference, paired_difference
 from upstream.errors import InputError
 
 Blame = Literal["vocabulary", "search", "acoustic", "language", "both"]
@@ -42,12 +44,17 @@ _SAME = 1e-6  # nats; a smaller difference is rounding
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the ladder: word errors, their rate in percent, and its 95% interval over utterances."""
+    """A step of the ladder: word errors, their rate in percent, and its 95% interval over utterances.
+
+    Attributes:
+        change: from the step before, on the same utterances; None of the first.
+    """
 
     name: str
     errors: int
     wer: float
     interval: ConfidenceInterval
+    change: Difference | None
 
 
 @dataclass(frozen=True)
@@ -138,8 +145,8 @@ def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, st
     found = list(steps.values())[-1]
     errors = {name: [word_errors(references[id], texts[id]) for id in ids] for name, texts in steps.items()}
     errors["oracle"] = [oracle_errors(references[id], (found[id], *nbest[id])) for id in ids]
-    known = frozenset(vocabulary)
-    return Decomposition(int(words.sum()), tuple(_step(name, counts, words) for name, counts in errors.items()),
+    known, counts = frozenset(vocabulary), [np.asarray(each, dtype=np.int64) for each in errors.values()]
+    return Decomposition(int(words.sum()), tuple(map(_step, errors, counts, [None, *counts], repeat(words))),
                          _blamed(ids, references, errors[list(steps)[-1]], weighed, known if closed else None),
                          *_by_vocabulary(references, found, known))
 
@@ -149,10 +156,10 @@ def oracle_errors(reference: str, texts: Iterable[str]) -> int:
     return min(word_errors(reference, text) for text in texts)
 
 
-def _step(name: str, errors: Sequence[int], words: np.ndarray) -> Step:
-    counts = np.asarray(errors, dtype=np.int64)
-    return Step(name, int(counts.sum()), 100 * float(counts.sum()) / float(words.sum()),
-                bootstrap_interval(counts, words))
+def _step(name: str, errors: np.ndarray, before: np.ndarray | None, words: np.ndarray) -> Step:
+    change = None if before is None else paired_difference(errors, before, words)
+    return Step(name, int(errors.sum()), 100 * float(errors.sum()) / float(words.sum()),
+                bootstrap_interval(errors, words), change)
 
 
 def _blamed(ids: Sequence[str], references: Mapping[str, str], errors: Sequence[int],

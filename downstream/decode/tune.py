@@ -92,7 +92,8 @@ class Tuning:
         beam: hypotheses kept; the best of those asked for.
         wer: of decoding with them, in percent, on the utterances tuned on; for n-best lists, but where `beams` were
             tried.
-        wer_interval: 95 % of it, by resampling utterances. A rate on what was tuned on is too good all the same.
+        wer_interval: 95 % of it, by resampling utterances; None of one. A rate on what was tuned on is too good all the
+            same.
         on_edge: which of the two weights lie on the edge of what was tried; the best may lie beyond.
         surface: every pair decoded, and the last round's rescored ones.
         beams: those tried with the weights found; empty where only one was asked for.
@@ -108,7 +109,7 @@ class Tuning:
     word_score: float
     beam: int
     wer: float
-    wer_interval: tuple[float, float]
+    wer_interval: tuple[float, float] | None
     on_edge: tuple[str, ...]
     surface: tuple[Point, ...]
     beams: tuple[BeamPoint, ...]
@@ -167,10 +168,10 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
     if beams:
         tried, wrong = _try_beams(tuned, sorted(set(beams)), lists, decode)
         tuned = replace(tuned, beam=min(tried, key=lambda point: (point.wer, point.beam)).beam)
-    interval = bootstrap_interval(wrong, lists.words)
-    return Tuning(name_of(tuned).value, tuned.lm_weight, tuned.word_score, tuned.beam, lists.rate(wrong),
-                  (interval.low, interval.high), _edges(top, search), (*decoded, *rescored), tuple(tried), len(ids),
-                  round(decode.seconds, 2), len(emissions), coverage, emissions.hash, emissions.manifest_hash, unit)
+    ends = bootstrap_interval(wrong, lists.words).ends
+    return Tuning(name_of(tuned).value, tuned.lm_weight, tuned.word_score, tuned.beam, lists.rate(wrong), ends,
+                  _edges(top, search), (*decoded, *rescored), tuple(tried), len(ids), round(decode.seconds, 2),
+                  len(emissions), coverage, emissions.hash, emissions.manifest_hash, unit)
 
 
 class _Decoding:

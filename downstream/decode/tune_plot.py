@@ -9,6 +9,7 @@ import numpy as np
 
 from downstream.decode.nbest_lists import Point
 from downstream.decode.tune import Tuning
+from downstream.score.intervals import range_of
 from upstream.picture import picture
 
 _CELLS = 200  # of the picture along each axis
@@ -49,9 +50,8 @@ def _heat_map(figure: Any, axes: Any, found: Tuning) -> None:
                  edgecolors="white", s=60, linewidths=1.5, label="decoded", clip_on=False, zorder=3)
     axes.scatter([found.lm_weight], [found.word_score], marker="*", color="red", edgecolors="white", s=180,
                  label="chosen", clip_on=False, zorder=4)
-    low_end, high_end = found.wer_interval
     edge = f"; on the edge: {', '.join(found.on_edge)}" if found.on_edge else ""
-    axes.set_title(f"{found.decoder}: {_rate(found)} {found.wer:.2f} ({low_end:.2f} to {high_end:.2f}) at lm_weight "
+    axes.set_title(f"{found.decoder}: {_rate(found)} {found.wer:.2f} ({range_of(found.wer_interval)}) at lm_weight "
                    f"{found.lm_weight:g}, word_score {found.word_score:g}{edge}", fontsize=10)
     axes.set_xlabel("lm_weight (natural logarithms)")
     axes.set_ylabel("word_score (nats)")

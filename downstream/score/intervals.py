@@ -20,18 +20,33 @@ _CHUNK = 1 << 20  # drawn indices held at once: 8 MB
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """An interval in percent (points) and the share of intervals so made that hold the true value."""
+    """An interval in percent (points).
+
+    Attributes:
+        level: the share of intervals so made that hold the true value.
+        clusters: utterances or groups that were drawn from. Of few the interval is too narrow (of ten utterances some
+            88 % hold the true value instead of 95), and of a single one both ends are its rate.
+    """
 
     low: float
     high: float
     level: float
+    clusters: int
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Low and high; None of a single cluster, which says nothing of how others would vary."""
+        return (self.low, self.high) if self.clusters > 1 else None
+
+
+def range_of(ends: Sequence[float] | None, sign: str = "", between: str = " to ") -> str:
+    """`12.34 to 15.00`, or `-` where there is none; `sign` as in format specifications."""
+    return "-" if ends is None else between.join(f"{end:{sign}.2f}" for end in ends)
 
 
 def bootstrap_interval(errors: np.ndarray, words: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES,
                        level: float = 0.95, groups: Sequence[Hashable] | None = None) -> ConfidenceInterval:
     """Interval of `100 * errors.sum() / words.sum()`.
-
-    A single utterance is all that can be drawn: both ends are its rate, which says nothing of other utterances.
 
     Args:
         errors: (N,) errors of each utterance.
@@ -46,15 +61,15 @@ def bootstrap_interval(errors: np.ndarray, words: np.ndarray, *, seed: int = 0, 
     """
     totals = cluster_totals(errors, words, groups)
     rates = resampled_rates(totals[:, :1], totals[:, 1], seed, resamples)[:, 0]
-    return percentile_interval(rates, level)
+    return percentile_interval(rates, level, len(totals))
 
 
-def percentile_interval(values: np.ndarray, level: float) -> ConfidenceInterval:
-    """The interval that leaves out an equal share of `values` at both ends."""
+def percentile_interval(values: np.ndarray, level: float, clusters: int) -> ConfidenceInterval:
+    """The interval that leaves out an equal share of `values`, drawn from so many clusters, at both ends."""
     if not 0 < level < 1:
         raise InputError(f"level {level} of an interval must lie between 0 and 1, for instance 0.95")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return ConfidenceInterval(float(low), float(high), level)
+    return ConfidenceInterval(float(low), float(high), level, clusters)
 
 
 def resampled_rates(errors: np.ndarray, words: np.ndarray, seed: int, resamples: int,

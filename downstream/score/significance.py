@@ -1,4 +1,10 @@
-"""Whether two systems differ: paired bootstrap of the difference of their error rates (Bisani & Ney 2004)."""
+"""Whether two systems differ: the difference of their error rates, how well it is known, and whether chance makes it.
+
+The interval is of the paired bootstrap (Bisani & Ney 2004). The p-value is of the randomisation test (Noreen 1989):
+were the systems equal, each utterance's errors might as well have been the other's, and the p-value is how often such
+swaps make a difference at least as large. So utterances with the same errors by both make nothing surer, and with few
+speakers equal systems are called different no more often than promised, which a bootstrap's tail does not keep to.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,9 @@ from downstream.score.intervals import (
     resampled_rates,
 )
 from upstream.errors import InputError
+from upstream.keyed import keyed
+
+_CHUNK = 1 << 20  # signs held at once: 8 MB
 
 
 @dataclass(frozen=True)
@@ -32,21 +41,16 @@ class Difference:
     p_value: float
 
 
-def paired_bootstrap(errors: np.ndarray, other_errors: np.ndarray, words: np.ndarray, *, seed: int = 0,
-                     resamples: int = RESAMPLES, level: float = 0.95,
-                     groups: Sequence[Hashable] | None = None) -> Difference:
+def paired_difference(errors: np.ndarray, other_errors: np.ndarray, words: np.ndarray, *, seed: int = 0,
+                      resamples: int = RESAMPLES, level: float = 0.95,
+                      groups: Sequence[Hashable] | None = None) -> Difference:
     """Compare two systems on the same utterances; both are drawn together, so what is hard for both cancels out.
-
-    The p-value is twice the smaller share of draws on one side of zero, zeros counted on both sides and one draw added
-    to each, so it is never 0 and at most 1; it is 1 for two systems with the same errors everywhere. Of n utterances or
-    groups it is at least 2 ** (1 - n), as of a sign test: chance alone lets all n agree that often, which draws from
-    few of them never show.
 
     Args:
         errors: (N,) errors of the first system in each utterance.
         other_errors: (N,) errors of the second, in the same order of utterances.
         words: (N,) reference words.
-        seed, resamples, level, groups: as in `intervals.bootstrap_interval`.
+        seed, resamples, level, groups: as in `intervals.bootstrap_interval`; `resamples` also of the p-value's swaps.
 
     Raises:
         InputError: arrays that do not fit each other, no words, or a single group.
@@ -55,9 +59,30 @@ def paired_bootstrap(errors: np.ndarray, other_errors: np.ndarray, words: np.nda
         raise InputError(f"{len(errors)} and {len(other_errors)} utterances; a paired test needs the same for both")
     totals = cluster_totals(np.column_stack([errors, other_errors]), words, groups)
     rates = resampled_rates(totals[:, :2], totals[:, 2], seed, resamples)
-    differences = rates[:, 0] - rates[:, 1]
     first, second, whole = totals.sum(axis=0)
-    side = min((differences <= 0).sum(), (differences >= 0).sum())
-    p_value = max(2 * (side + 1) / (len(differences) + 1), 2.0 ** (1 - len(totals)))
-    return Difference(points=float(100 * (first - second) / whole), interval=percentile_interval(differences, level),
-                      p_value=float(min(1.0, p_value)))
+    return Difference(points=float(100 * (first - second) / whole),
+                      interval=percentile_interval(rates[:, 0] - rates[:, 1], level, len(totals)),
+                      p_value=randomisation_p_value(totals[:, 0] - totals[:, 1], seed, resamples))
+
+
+def randomisation_p_value(differences: np.ndarray, seed: int = 0, swaps: int = RESAMPLES) -> float:
+    """How often random signs put the sum of `differences` as far from 0 as it is: in (0, 1], and 1 if all are 0.
+
+    Exact, over all signs, where they are no more than `swaps`; otherwise over so many draws, with one added to those
+    that reach it and to all, so that it is never 0.
+
+    Args:
+        differences: (N,) errors of one system minus those of the other, of utterances or groups; whole numbers.
+    """
+    untied = differences[differences != 0].astype(np.float64)
+    reached, exact = abs(untied.sum()), len(untied) < 63 and 2 ** len(untied) <= swaps
+    total = 2 ** len(untied) if exact else swaps
+    rng, rows, found = keyed(seed, "randomisation", len(untied), swaps), max(1, _CHUNK // max(1, len(untied))), 0
+    for start in range(0, total, rows):
+        count = min(rows, total - start)
+        if exact:
+            swapped = np.arange(start, start + count)[:, None] >> np.arange(len(untied)) & 1
+        else:
+            swapped = rng.integers(2, size=(count, len(untied)), dtype=np.int8)
+        found += int((np.abs(untied.sum() - 2 * (swapped @ untied)) >= reached).sum())
+    return found / total if exact else (found + 1) / (total + 1)

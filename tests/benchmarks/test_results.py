@@ -118,6 +118,7 @@ def test_comparisons_pair_pretrained_with_scratch_on_the_same_utterances(tmp_pat
     class Test:
         ids = ("u1", "u2")
         texts = ("A B", "C D")
+        speakers = ("ann", "bob")
 
     texts = {"1h-scratch": {"u1": "X Y", "u2": "C X"}, "1h-round2": {"u1": "A B", "u2": "C X"}}
     rows = []
@@ -131,6 +132,7 @@ def test_comparisons_pair_pretrained_with_scratch_on_the_same_utterances(tmp_pat
     assert [c["rate"] for c in found] == ["wer", "cer"]
     assert found[0]["difference"] == -50.0  # 1 of 4 words wrong against 3 of 4
     assert found[0]["interval"][0] <= -50.0 <= found[0]["interval"][1]
+    assert found[0]["by_speaker"]["p_value"] == 1  # of two, on one of which both err alike
 
 
 def test_every_column_of_the_table_is_in_a_row():

@@ -102,7 +102,7 @@ def test_tuned_beam_search_beats_greedy_decoding(app, data, tmp_path):
     assert found["difference"]["wer_p_value"] < 0.01
     table = run(app, "score", beam, "--references", data / "dev.arrow", "--against", greedy, "--by", "speaker")
     assert f"{found['wer']:.2f}" in table
-    assert "paired bootstrap by speaker" in table
+    assert "randomisation test by speaker" in table
 
 
 def test_references_without_spaces_are_scored_and_tuned_by_characters(app, data, tmp_path, capsys):
@@ -313,6 +313,27 @@ def test_a_single_utterance_has_a_rate_and_no_interval(app, tmp_path):
     table = run(app, "score", hyps, "--references", refs)
     assert "no intervals; wrong: sentences with an error" in table
     assert "one[lm].jsonl" in table  # brackets are no colours
+
+
+def test_few_utterances_are_told_as_few_speakers_are(tmp_path, capsys):
+    hyps, refs = tmp_path / "h.jsonl", tmp_path / "refs.txt"
+    hyps.write_text("".join(f'{{"id": "{i}", "text": "THE CAT"}}\n' for i in range(3)))
+    refs.write_text("".join(f"{i} THE CAT\n" for i in range(3)))
+    assert main.run(["score", str(hyps), "--references", str(refs), "--json"]) == 0
+    assert capsys.readouterr().err.startswith("3 utterances are few to draw from")
+
+
+def test_a_single_utterance_has_no_interval_in_a_tuning(tmp_path, capsys):
+    with EmissionsWriter(tmp_path / "dev", ("<pad>", "|", "A", "B"), 0, 50.0) as writer:
+        writer.add("a", np.log(np.array([[0.1, 0.1, 0.7, 0.1], [0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]])))
+    (tmp_path / "refs.txt").write_text("a A B\n")
+    (tmp_path / "text.txt").write_text("A B\nB A\nA A\n" * 4)
+    assert main.run(["lm", "build", str(tmp_path / "text.txt"), "--order", "2", "--discount-fallback", "--out",
+                     str(tmp_path / "lm.arpa")]) == 0
+    assert main.run(["tune", str(tmp_path / "dev"), "--references", str(tmp_path / "refs.txt"), "--lm",
+                     str(tmp_path / "lm.arpa"), "--out", str(tmp_path / "tuned.json")]) == 0
+    assert "WER 0.00 (-) on 1 of 1 utterances" in capsys.readouterr().out
+    assert json.loads((tmp_path / "tuned.json").read_text())["wer_interval"] is None
 
 
 def test_a_frame_without_any_possible_symbol_can_be_written(app, tmp_path):

@@ -73,6 +73,10 @@ def test_errors_are_taken_apart(data, capsys):
     assert counts[3] <= counts[2]
     assert sum(part["errors"] for part in found["blamed"].values()) == counts[2] > 0
     assert (found["words"], found["unknown"]["words"]) == (90, 0)
+    changes = [step["change"] for step in found["ladder"]]
+    assert changes[0] is None
+    assert changes[2]["points"] == pytest.approx(100 * (counts[2] - counts[1]) / 90)
+    assert changes[2]["interval"][0] <= changes[2]["points"] <= changes[2]["interval"][1]
     assert errors(data, *searched) == 0
     assert "a wider beam" in capsys.readouterr().out
 

@@ -75,7 +75,7 @@ class SpeakerInformation:
     Attributes:
         by_chance: the same with speakers dealt out to utterances at random, the mean of ten deals: small counts, and
             what the utterances say, look like information too.
-        excess: normalised - by_chance.
+        excess: (normalised - by_chance) / (1 - by_chance), as kappa: 1 gives the speaker away, however few utterances.
         speakers, frames: compared.
     """
 
@@ -219,7 +219,8 @@ def speaker_information(labels: Callable[[str], np.ndarray], ids: Sequence[str],
         ids, speakers: of each utterance; those whose speaker is unknown are left out.
 
     Returns:
-        None where there are fewer than two speakers to tell apart.
+        None where there are fewer than two speakers to tell apart, or where no two utterances share one: dealt out at
+        random, speakers then have other names and nothing else has changed.
     """
     known = [(i, s) for i, s in zip(ids, speakers) if s is not None]
     names, owner = np.unique(np.array([s for _, s in known], dtype=str), return_inverse=True)
@@ -229,8 +230,9 @@ def speaker_information(labels: Callable[[str], np.ndarray], ids: Sequence[str],
         histogram = np.bincount(labels(utterance_id), minlength=classes)
         for table, deal in zip(tables, deals):
             table[deal[place]] += histogram
-    if len(names) < 2 or not tables[0].sum(1).astype(bool).sum() > 1:
+    if len(names) < 2 or len(names) == len(known) or not tables[0].sum(1).astype(bool).sum() > 1:
         return None
     found, *chance = (figures(table).pnmi for table in tables)  # I / H of the rows, here speakers
-    return SpeakerInformation(found, float(np.mean(chance)), found - float(np.mean(chance)), len(names),
-                              int(tables[0].sum()))
+    by_chance = float(np.mean(chance))
+    excess = (found - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
+    return SpeakerInformation(found, by_chance, excess, len(names), int(tables[0].sum()))

@@ -53,6 +53,9 @@ def test_an_example_by_hand():
     found = decompose(references, steps, nbest, weighed, {"A", "B", "C"})
     assert [(s.name, s.errors) for s in found.ladder] == [("greedy", 5), ("+ lm", 3), ("oracle", 1)]
     assert [s.wer for s in found.ladder] == [pytest.approx(100 * n / 6) for n in (5, 3, 1)]
+    # Errors 3 1 1, 1 2 0, 0 1 0 of a, b, c: steps of -2 +1 -1 and -1 -1 0. Of 8 and 4 swaps 6 and 2 reach their sums.
+    assert [step.change and (step.change.points, step.change.p_value) for step in found.ladder] == [
+        None, (pytest.approx(-100 * 2 / 6), 0.75), (pytest.approx(-100 * 2 / 6), 0.5)]
     none = Part(0, 0)
     assert found.blamed == {"vocabulary": none, "search": Part(1, 1), "acoustic": none, "language": none,
                             "both": Part(1, 2)}

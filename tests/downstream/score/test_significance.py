@@ -1,45 +1,46 @@
-"""The paired bootstrap: worked examples, symmetry, its false alarms, and systems that sclite's tests tell apart."""
+"""Two systems: worked examples, symmetry, false alarms, and systems that sclite's tests tell apart."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 from test_rates import read_trn
 
 from downstream.score.compare import compare
 from downstream.score.rates import score
-from downstream.score.significance import paired_bootstrap
+from downstream.score.significance import paired_difference, randomisation_p_value
 from upstream.errors import InputError, UsageError
 
 
 def test_two_utterances_by_hand():
     """Differences of utterances -2 and 0 in 4 words each: draws -50, -25, -25, 0 points with 1/4 each.
 
-    A quarter of the draws is at or above zero, all are at or below: p = 2 * 1/4.
+    Swapped or not, the one utterance that differs differs by 2: p = 1.
     """
-    difference = paired_bootstrap(np.array([0, 1]), np.array([2, 1]), np.array([4, 4]))
+    difference = paired_difference(np.array([0, 1]), np.array([2, 1]), np.array([4, 4]))
     assert difference.points == -25.0
     assert (difference.interval.low, difference.interval.high) == (-50.0, 0.0)
-    assert difference.p_value == pytest.approx(0.5, abs=0.03)
+    assert difference.p_value == 1
 
 
 def test_the_same_errors_everywhere_are_no_difference():
     errors, words = np.array([1, 0, 3]), np.array([5, 5, 5])
-    difference = paired_bootstrap(errors, errors, words)
+    difference = paired_difference(errors, errors, words)
     assert (difference.points, difference.interval.low, difference.interval.high, difference.p_value) == (0, 0, 0, 1)
 
 
 def test_a_system_that_is_better_everywhere_is_better_for_sure():
-    difference = paired_bootstrap(np.zeros(50), np.ones(50), np.full(50, 10), resamples=1000)
+    difference = paired_difference(np.zeros(50), np.ones(50), np.full(50, 10), resamples=1000)
     assert (difference.points, difference.interval.high) == (-10, -10)
-    assert difference.p_value == pytest.approx(2 / 1001)  # the least that 1000 draws can say
+    assert difference.p_value == pytest.approx(1 / 1001)  # the least that 1000 draws can say
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(1, 8)), min_size=1, max_size=20))
 def test_the_other_way_round_is_the_negative(counts):
     first, second, words = np.array(counts).T
-    there, back = (paired_bootstrap(*pair, words, resamples=400) for pair in ((first, second), (second, first)))
+    there, back = (paired_difference(*pair, words, resamples=400) for pair in ((first, second), (second, first)))
     assert there.points == -back.points
     assert there.p_value == back.p_value
     assert there.interval.low == pytest.approx(-back.interval.high)
@@ -50,7 +51,7 @@ def test_equal_systems_are_called_different_as_rarely_as_promised():
     """300 pairs of systems with the same true rate: p < 0.05 in about 15, and not in more than 30."""
     rng = np.random.default_rng(3)
     words = rng.integers(5, 20, size=80)
-    alarms = sum(paired_bootstrap(rng.binomial(words, 0.3), rng.binomial(words, 0.3), words, seed=i,
+    alarms = sum(paired_difference(rng.binomial(words, 0.3), rng.binomial(words, 0.3), words, seed=i,
                                   resamples=400).p_value < 0.05 for i in range(300))
     assert 3 <= alarms <= 30
 
@@ -63,28 +64,67 @@ def test_systems_of_the_reference_set_are_told_apart():
     pairs = (("sysa", "sysb", 291 - 368), ("sysa", "sysc", 291 - 867), ("sysb", "sysc", 368 - 867))
     for first, second, points in pairs:
         one, two = counts[first], counts[second]
-        difference = paired_bootstrap(one.errors, two.errors, one.words)
+        difference = paired_difference(one.errors, two.errors, one.words)
         assert difference.points == pytest.approx(100 * points / 2841)
         assert difference.p_value < 0.01
         assert difference.interval.high < 0
-        by_speaker = paired_bootstrap(one.errors, two.errors, one.words, groups=speakers)
+        by_speaker = paired_difference(one.errors, two.errors, one.words, groups=speakers)
         assert by_speaker.points == pytest.approx(difference.points)
         assert by_speaker.interval != difference.interval
 
 
 def test_other_utterances_are_refused():
     with pytest.raises(InputError, match="3 and 2 utterances"):
-        paired_bootstrap(np.zeros(3), np.zeros(2), np.ones(3))
+        paired_difference(np.zeros(3), np.zeros(2), np.ones(3))
+
+
+def test_swaps_by_hand():
+    """3, 1, -1: |sum| of the 8 signs is 5, 3, 3, 1, 1, 3, 3, 5, of which six are 3 at least. 0 plays no part."""
+    assert randomisation_p_value(np.array([3, 0, 1, -1])) == 0.75
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=9))
+def test_swaps_are_those_of_scipy(differences):
+    found = np.array(differences, np.float64)
+    wanted = permutation_test((found,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert randomisation_p_value(found) == pytest.approx(min(1, wanted))
+
+
+def test_drawn_swaps_come_near_to_all_of_them():
+    differences = np.random.default_rng(0).integers(-3, 6, size=16)
+    exact = randomisation_p_value(differences, swaps=2**16)
+    assert 0.005 < exact < 0.5
+    assert randomisation_p_value(differences, swaps=20_000) == pytest.approx(exact, abs=0.01)
+
+
+def test_utterances_on_which_both_agree_make_nothing_surer():
+    """Four of 247 differ, all the same way: 2 / 16, where a bootstrap's tail said .04."""
+    errors = np.zeros(247)
+    errors[:4] = 1
+    assert paired_difference(np.zeros(247), errors, np.full(247, 20)).p_value == 0.125
+
+
+def test_six_speakers_are_called_different_as_rarely_as_promised():
+    """Equal systems that speakers suit unequally: p < .05 in about 3 % of 300, where a bootstrap's tail said 13 %."""
+    rng = np.random.default_rng(5)
+    speakers, words = np.repeat(np.arange(6), 20), np.full(120, 15)
+    alarms = 0
+    for i in range(300):
+        suits = rng.normal(0, 0.06, 6)[speakers]
+        one, two = rng.binomial(words, np.clip(0.3 + suits, 0, 1)), rng.binomial(words, 0.3)
+        alarms += paired_difference(one, two, words, seed=i, resamples=400, groups=speakers).p_value < 0.05
+    assert alarms <= 20
 
 
 def test_few_groups_that_all_agree_are_as_sure_as_a_sign_test():
     """Four speakers, each with fewer errors by the first system: of 16 ways to toss, two agree so. 2 / 16 = .125."""
     speakers = np.repeat(list("abcd"), 10)
-    difference = paired_bootstrap(np.zeros(40), np.ones(40), np.full(40, 10), groups=speakers.tolist())
+    difference = paired_difference(np.zeros(40), np.ones(40), np.full(40, 10), groups=speakers.tolist())
     assert difference.p_value == 0.125
-    assert paired_bootstrap(np.zeros(1), np.ones(1), np.full(1, 10)).p_value == 1
+    assert paired_difference(np.zeros(1), np.ones(1), np.full(1, 10)).p_value == 1
     with pytest.raises(InputError, match="of one group"):
-        paired_bootstrap(np.zeros(40), np.ones(40), np.full(40, 10), groups=["a"] * 40)
+        paired_difference(np.zeros(40), np.ones(40), np.full(40, 10), groups=["a"] * 40)
 
 
 def test_characters_are_compared_by_characters():
@@ -93,6 +133,17 @@ def test_characters_are_compared_by_characters():
     found = compare(references, {**references, "a": "ABCDE FGHIJKLMX", "b": "ABCDX"}, references, "cer", 0)
     assert found["difference"] == 10.0
     assert compare(references, {**references, "b": "ABCDX"}, references, "wer", 0)["difference"] == 33.333
+
+
+def test_systems_are_compared_by_speaker_where_all_are_known():
+    """Three utterances of two speakers, all with one word less: of 4 swaps of speakers 2 reach it, of 8 swaps of
+    utterances 2."""
+    references = {"a": "A B", "b": "A B", "c": "A B"}
+    worse = dict.fromkeys(references, "A")
+    found = compare(references, worse, references, "wer", 0, ["ann", "ann", "bob"])
+    assert (found["p_value"], found["by_speaker"]) == (0.25, {"p_value": 0.5, "interval": [50, 50]})
+    assert "by_speaker" not in compare(references, worse, references, "wer", 0, ["ann", "ann", None])
+    assert "by_speaker" not in compare(references, worse, references, "wer", 0, ["ann"] * 3)
 
 
 def test_a_rate_that_is_none_is_refused():
