@@ -10,6 +10,7 @@ from downstream.recogniser import recogniser_of
 from downstream.text.vocabulary import Vocabulary
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.model.formats import Checkpoint
+from upstream.model.formats.huggingface import with_blank_named
 from upstream.model.loading import read_checkpoint
 
 
@@ -43,7 +44,7 @@ def import_recogniser(source: str | Path, pretrained: Path | None = None, vocabu
 
 
 def with_vocabulary(found: Checkpoint, path: Path | None) -> Checkpoint:
-    """A checkpoint whose CTC head has the symbols of a `vocab.json`.
+    """A checkpoint whose CTC head has the symbols of a `vocab.json`; its blank stays the row that it was.
 
     Raises:
         UsageError: there is no CTC head.
@@ -57,4 +58,4 @@ def with_vocabulary(found: Checkpoint, path: Path | None) -> Checkpoint:
     if len(vocabulary.symbols) != len(found.ctc.weight):
         raise FormatError(f"{path}: {len(vocabulary.symbols)} symbols; the head of {found.source} has "
                           f"{len(found.ctc.weight)} rows")
-    return replace(found, ctc=replace(found.ctc, symbols=vocabulary.symbols, blank=vocabulary.blank))
+    return replace(found, ctc=replace(found.ctc, symbols=with_blank_named(vocabulary.symbols, found.ctc.blank)))

@@ -58,7 +58,7 @@ def convert(
         say(f"note: {note}")
     for loss in write_as(found, target, to.value):
         say(f"not in {to.value}: {loss}")
-    _carry_teacher(Path(source) / TEACHER, target, to)
+    _carry_teacher(Path(found.source) / TEACHER, target, to)
     parameters = sum(tensor.numel() for tensor in found.tensors.values())
     print(f"{target}: {to.value}, an encoder of {parameters:,} parameters{_heads(found)}")
 

@@ -11,7 +11,7 @@ from tools.outputs import check_file
 from upstream.audio.corpora.common_voice import export_common_voice
 from upstream.audio.corpora.exports import refuse_others
 from upstream.audio.corpora.fairseq import export_fairseq, list_names, refuse_other_labels
-from upstream.audio.corpora.kaldi import FILES, export_kaldi
+from upstream.audio.corpora.kaldi import FILES, export_kaldi, kaldi_ids
 from upstream.audio.corpora.libri_light import export_libri_light
 from upstream.audio.corpora.nemo import export_nemo
 from upstream.audio.corpora.parquet import export_parquet
@@ -21,7 +21,7 @@ from upstream.audio.file_names import fitting
 from upstream.audio.manifest import Manifest
 from upstream.errors import UsageError
 from upstream.progress import say
-from upstream.teacher.fairseq_labels import export_labels, label_names
+from upstream.teacher.fairseq_labels import check_dictionaries, export_labels, label_names
 from upstream.teacher.gate import check_coverage
 from upstream.teacher.units import Units
 
@@ -30,7 +30,8 @@ app = typer.Typer(no_args_is_help=True)
 ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", show_default=False)]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.", show_default=False)]
 CutAudio = Annotated[bool, typer.Option("--cut-audio", help=(
-    "Write each utterance to DIR/audio as a file of its own (16 kHz, one channel, 16 bits)."))]
+    "Write each utterance as a file of its own (16 kHz, one channel, 16 bits) to DIR/audio or, of a list with a name, "
+    "DIR/audio/NAME."))]
 
 
 @app.command("fairseq")
@@ -46,10 +47,11 @@ def fairseq(manifest: ManifestFile, out: Folder,
     names = label_names(labels, name) if labels is not None else []
     if labels is not None:
         check_coverage(labels, loaded)
+        check_dictionaries(labels, out, name)
     refuse_others(out, [*list_names(name), *names])  # before hours of cutting
     refuse_other_labels(out, name, len(loaded), names)
     if cut:
-        loaded = cut_audio(loaded, out / "audio")
+        loaded = cut_audio(loaded, out / "audio" / name)
     else:
         refuse_parts(loaded)
     written = export_labels(labels, loaded, out, name) if labels is not None else []
@@ -66,6 +68,8 @@ def kaldi(manifest: ManifestFile, out: Folder, cut: CutAudio = False) -> None:
     if cut:
         loaded = cut_audio(loaded, out / "audio", ".wav")
     written = export_kaldi(loaded, out)
+    if kaldi_ids(loaded) != loaded.ids:
+        say("note: ids begin with the speaker, SPEAKER-ID, for Kaldi sorts utterances and speakers alike")
     others = sum(u.audio.suffix.lower() != ".wav" for u in loaded)
     if others:
         say(f"note: {others:,} utterances are not in .wav files, the only ones that Kaldi's own programs read; "
@@ -83,7 +87,7 @@ def nemo(manifest: ManifestFile, out: Folder,
     loaded = Manifest.load(manifest)
     refuse_others(out, [f"{name}.jsonl"])
     if cut:
-        loaded = cut_audio(loaded, out / "audio")
+        loaded = cut_audio(loaded, out / "audio" / name)
     _print([export_nemo(loaded, out / f"{name}.jsonl")], loaded)
 
 

@@ -44,7 +44,10 @@ def writing(path: Path) -> Iterator[Path]:
     # In containers that share a folder many a process has number 1.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; safetensors makes files that their owner alone may read
         yield temporary
+        temporary.chmod(mode)
         _flush(temporary)
         os.replace(temporary, path)
         _flush_folder(path.parent)

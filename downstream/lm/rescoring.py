@@ -32,7 +32,8 @@ class CausalModel:
             raise UsageError("neural rescoring needs transformers: pip install 'hubertkit[hf]'") from error
         try:  # safetensors only: a pickle from elsewhere never runs
             self._tokeniser: Any = AutoTokenizer.from_pretrained(str(folder))
-            model: Any = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True)
+            # Whatever it is stored in: in half precision scores depend on what else is in the batch.
+            model: Any = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise FormatError(f"{folder}: no causal language model with a tokeniser ({reason})") from error

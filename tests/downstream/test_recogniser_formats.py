@@ -239,3 +239,22 @@ def test_dictionaries_that_make_no_vocabulary_are_refused(tmp_path, symbols, mes
                tmp_path / "x.pt")
     with pytest.raises(FormatError, match=rf"x\.pt: .*{message}"):
         import_recogniser(tmp_path / "x.pt")
+
+
+def test_a_given_vocabulary_does_not_move_the_blank(tmp_path):
+    """A `vocab.json` in the order of fairseq's dictionary, whose row 0 is the blank and is called <s>."""
+    names = ("<s>", "<pad>", "</s>", "<unk>", "|", *"ABCDEFGH")
+    (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    _, vocabulary = import_recogniser(BASE, STARTED_FROM[BASE], tmp_path / "vocab.json")
+    assert (vocabulary.symbols[:3], vocabulary.blank) == (("<pad>", "<s>", "</s>"), 0)
+
+
+def test_a_hyphen_stays_a_letter_whatever_the_blank_is_called(tmp_path):
+    """`-` was taken for another blank and had the blank's old name, so that hyphens vanished from all texts."""
+    save_recogniser(_recogniser(Vocabulary(("<pad>", "|", "-", "A"), 0)), Vocabulary(("<pad>", "|", "-", "A"), 0),
+                    tmp_path, {})
+    (tmp_path / "hubertkit.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps({"<blk>": 0, "|": 1, "-": 2, "A": 3}))
+    _, vocabulary = import_recogniser(tmp_path)
+    assert vocabulary.symbols == ("<pad>", "|", "-", "A")
+    assert vocabulary.decode([3, 2, 3]) == "A-A"

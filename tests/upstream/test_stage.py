@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from upstream.disk import TEMPORARY, content_hash, disk_errors, disk_reason, write_json, writing
-from upstream.errors import BusyError, FormatError, HubertkitError, RankLost, UsageError
+from upstream.errors import BusyError, FormatError, HubertkitError, InputError, RankLost, UsageError
 from upstream.locks import LOCK, locked
+from upstream.model.formats.tensors import read_tensors, write_tensors
 from upstream.stage import changes, read_stage, run_stage
 
 
@@ -514,3 +516,24 @@ def test_a_file_system_that_cannot_flush_folders_is_no_fault(tmp_path, monkeypat
     with contextlib.nullcontext() if passes else pytest.raises(OSError, match="no"), writing(tmp_path / "a") as one:
         one.write_text("one")
     assert (tmp_path / "a").read_text() == "one"
+
+
+def test_weights_have_the_permissions_of_every_other_file(tmp_path):
+    """safetensors makes files that their owner alone may read."""
+    write_json(tmp_path / "a.json", {})
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_weights_that_may_not_be_read_are_one_line(tmp_path, monkeypatch):
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # who runs the tests may read everything
+    with pytest.raises(InputError, match=r"a\.safetensors: no permission to read it"):
+        read_tensors(tmp_path / "a.safetensors")

@@ -97,19 +97,23 @@ def read_checkpoint(source: str | Path, pretrained: Path | None = None, special_
 def _read(source: str | Path, pretrained: Path | None) -> Checkpoint:
     path, name = Path(source), str(source)
     if path.is_dir():
-        if (path / "hubertkit.json").is_file():
-            return read_checkpoint_folder(path)
-        if huggingface.looks_like(path):
-            return huggingface.read(path)
-        raise UsageError(f"{path} holds no encoder: hubertkit.json is missing, and there is no config.json of a "
-                         f"Hugging Face model. Known are {KNOWN}")
+        return _read_folder(path)
     if path.is_file():
         return _read_file(path, pretrained)
     if torchaudio.is_bundle(name):
         return torchaudio.read_bundle(name)
     if _HUB_ID.fullmatch(name):
-        return huggingface.read(huggingface.download(name))
+        return _read_folder(huggingface.download(name))
     raise UsageError(f"{name}: no such file or folder. Known are {KNOWN}")
+
+
+def _read_folder(path: Path) -> Checkpoint:
+    if (path / "hubertkit.json").is_file():
+        return read_checkpoint_folder(path)
+    if huggingface.looks_like(path):
+        return huggingface.read(path)
+    raise UsageError(f"{path} holds no encoder: hubertkit.json is missing, and there is no config.json of a "
+                     f"Hugging Face model. Known are {KNOWN}")
 
 
 def _read_file(path: Path, pretrained: Path | None) -> Checkpoint:

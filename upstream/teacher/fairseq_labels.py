@@ -26,9 +26,11 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
     Several streams are `NAME.km0`, `dict.km0.txt`, ...: the label sets `[km0, km1]` of fairseq's `task.labels`.
 
     Raises:
-        InputError: units that do not fit the manifest, naming the first utterance; labels that no export wrote.
+        InputError: units that do not fit the manifest, naming the first utterance; labels that no export wrote; a
+            dictionary of another number of classes that other lists of the folder need.
     """
     check_coverage(units, manifest)
+    check_dictionaries(units, folder, name)
     claim(folder, label_names(units, name))
     written = []
     for stream, (kind, classes) in enumerate(zip(_kinds(units), units.classes)):
@@ -36,6 +38,18 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
         written += [_write(folder / f"dict.{kind}.txt", (f"{c} 1" for c in range(classes))),
                     _write(folder / f"{name}.{kind}", lines)]
     return written
+
+
+def check_dictionaries(units: Units, folder: Path, name: str) -> None:
+    """Raise InputError where the dictionary in a folder has another number of classes, and labels of other lists are
+    numbers of it."""
+    for kind, classes in zip(_kinds(units), units.classes):
+        path = folder / f"dict.{kind}.txt"
+        others = sorted(other.name for other in folder.glob(f"*.{kind}") if other.name != f"{name}.{kind}")
+        there = sum(1 for _ in lines_of(path)) if others and path.is_file() else classes
+        if there != classes:
+            raise InputError(f"{path}: {there} classes, of which {others[0]} has its labels, and these units have "
+                             f"{classes}; label both with one teacher, or give another folder")
 
 
 def label_names(units: Units, name: str) -> list[str]:

@@ -61,6 +61,17 @@ def test_padding_does_not_change_a_score(model, batch_tokens):
     assert model.scores(TEXTS, batch_tokens) == pytest.approx(alone, abs=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_stored_in_half_precision_scores_in_float32(folder, tmp_path, dtype):
+    """It computed in what it was stored in, so that a score depended on what else was in the batch."""
+    from transformers import AutoTokenizer, GPT2LMHeadModel
+
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    GPT2LMHeadModel.from_pretrained(folder).to(dtype).save_pretrained(tmp_path)
+    found = CausalModel(tmp_path)
+    assert found.scores(TEXTS) == pytest.approx([found.scores([text])[0] for text in TEXTS], abs=1e-4)
+
+
 def test_a_text_beyond_the_positions_and_a_folder_without_a_model_are_refused(model, tmp_path):
     with pytest.raises(InputError, match="16 positions"):
         model.scores(["A " * 15])

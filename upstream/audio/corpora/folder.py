@@ -106,12 +106,12 @@ def _listed(src: Path, table: Path) -> Iterator[Entry]:
                 texts = texts or entry.text is not None
                 yield entry
             if not texts:
-                _say_untold(table, reader.fieldnames)
+                say_untold(table, reader.fieldnames)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: not a readable UTF-8 table ({error})") from error
 
 
-def _say_untold(table: Path, columns: Sequence[str]) -> None:
+def say_untold(table: Path, columns: Sequence[str]) -> None:
     """Say that a table gave no text, unless it has no column that could be meant to."""
     others = [name for name in columns if name not in (*PATH_COLUMNS, *SPEAKER_NAMES, "id")]
     if others:

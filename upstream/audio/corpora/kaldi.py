@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from upstream.audio.corpora.exports import claim, refuse_others, remove
@@ -51,15 +53,15 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
     """Write `wav.scp`, `utt2spk`, `spk2utt` and, where needed, `segments` and `text`, sorted as Kaldi wants it.
 
     An utterance of an unknown speaker is a speaker of its own, as in Kaldi. There are segments where an utterance is
-    not the whole of its file.
+    not the whole of its file. Ids are as `kaldi_ids` gives them.
 
     Raises:
         InputError: a path or a speaker that Kaldi's files cannot hold, audio inside a tar or a Parquet file, a file
             that cannot be read, or one of these that is there and that no export wrote.
     """
-    rows = sorted(manifest, key=lambda u: u.id.encode())
-    for u in rows:
+    for u in manifest:
         _refuse(u)
+    rows = sorted((replace(u, id=id) for u, id in zip(manifest, kaldi_ids(manifest))), key=lambda u: u.id.encode())
     paths = sorted({u.audio for u in rows})
     if len(paths) == len(rows) and all(map(_is_whole, rows, probe(Entry(u.id, u.audio) for u in rows))):
         scp, segments = [f"{u.id} {u.audio}" for u in rows], []
@@ -85,6 +87,15 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
     written = [write_lines(folder / name, lines) for name, lines in files.items()]
     remove(folder, set(FILES) - files.keys())  # of an earlier export: they would be read as part of this one
     return written
+
+
+def kaldi_ids(manifest: Manifest) -> list[str]:
+    """The ids of a data folder: the manifest's where these, sorted, have their speakers sorted, too, as Kaldi's
+    validate_data_dir.sh wants it; otherwise SPEAKER-ID of all whose speaker is known."""
+    owners = sorted((id.encode(), (speaker or id).encode()) for id, speaker in zip(manifest.ids, manifest.speakers))
+    if all(one[1] <= other[1] for one, other in pairwise(owners)):
+        return manifest.ids
+    return [id if speaker is None else f"{speaker}-{id}" for id, speaker in zip(manifest.ids, manifest.speakers)]
 
 
 def _path(src: Path, name: str, value: str, root: Path | None) -> Path:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from upstream.audio.corpora.exports import MARK, claim, refuse_others, remove
+from upstream.audio.corpora.folder import say_untold
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
 from upstream.audio.corpora.walking import files_below
@@ -64,8 +65,10 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
     refuse_others(extracted, [tar.name for tar in tars.values()])
     try:
         rows = [row for path in files for row in _rows(path, column, tars[path], made, bad)]
-        ids = _ids(rows)
-        manifest = manifest_of([_entry(row, name) for row, name in zip(rows, ids)], bad, src)
+        entries = [_entry(row, name) for row, name in zip(rows, _ids(rows))]
+        if entries and not any(entry.text for entry in entries):
+            say_untold(files[0], _string_columns(files[0]))
+        manifest = manifest_of(entries, bad, src)
     except BaseException:
         for path in made:
             if not _put_back(path):
@@ -143,6 +146,11 @@ def _rows(path: Path, column: str | None, tar: Path, made: list[Path], bad: BadF
             raise  # of the disk; what pyarrow finds wrong in a file has no number
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read as Parquet ({reason})") from error
+
+
+def _string_columns(path: Path) -> list[str]:
+    kinds = (pa.string(), pa.large_string())
+    return [field.name for field in pq.read_schema(path) if field.type in kinds]
 
 
 class _Store:

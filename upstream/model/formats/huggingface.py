@@ -40,8 +40,10 @@ PREFIXES = {"hubert": "hubert.", "wav2vec2": "wav2vec2.", "wavlm": "wavlm.", "da
 FAMILIES = {"hubert": "hubert", "wav2vec2": "wav2vec2", "wavlm": "wavlm", "data2vec-audio": "data2vec"}
 QUANTISER = ("quantizer.codevectors", "quantizer.weight_proj.weight", "quantizer.weight_proj.bias",
              "project_q.weight", "project_q.bias", "project_hid.weight", "project_hid.bias")
+_ENCODER = ("masked_spec_embed", "feature_extractor.", "feature_projection.", "encoder.")  # its tensors' names
 _BLANKS = ("<pad>", "[PAD]", "<blank>", "-")
-_HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin"]
+_HUB_FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "teacher/*.npy"]
+_NOT_OF_THE_MODEL = ["checkpoint-*", "adapter*"]
 
 
 def looks_like(folder: Path) -> bool:
@@ -61,7 +63,8 @@ def download(name: str) -> Path:
         raise UsageError(f"{name}: no such file or folder here; to fetch it from the Hugging Face hub, install "
                          "huggingface_hub (pip install 'hubertkit[hf]')") from error
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES,
+                                                      ignore_patterns=_NOT_OF_THE_MODEL))
     except Exception as error:  # no network, no such model, no permission: each has a class of its own
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{name}: no such file or folder here, and the Hugging Face hub did not give it "
@@ -81,6 +84,8 @@ def read(folder: Path) -> Checkpoint:
     tensors, where = _weights(folder)
     found, heads = split_head(old_weight_norm(tensors), PREFIXES[kind])
     prefix = PREFIXES[kind] if heads else ""
+    if not heads:  # the encoder by itself, or with more beside it, as ContentVec's `final_proj`
+        heads = {key: found.pop(key) for key in list(found) if not key.startswith(_ENCODER)}
     settings = _settings(described, folder)
     notes = without_zero_biases(settings, found, "")
     check_conv_norm(settings["conv_norm"], "feature_extractor.conv_layers.1.layer_norm.weight" in found, where)
@@ -278,10 +283,17 @@ def read_vocabulary(folder: Path, rows: int) -> tuple[tuple[str, ...] | None, in
                           "the head")
     if symbols is None:
         return None, blank
-    if symbols[blank] not in _BLANKS:
-        swapped = {**dict.fromkeys(named[:1], symbols[blank]), blank: _BLANKS[0]}
-        symbols = tuple(swapped.get(i, symbol) for i, symbol in enumerate(symbols))
-    return symbols, blank
+    return with_blank_named(symbols, blank), blank
+
+
+def with_blank_named(symbols: tuple[str, ...], blank: int) -> tuple[str, ...]:
+    """The same symbols with a blank that is called as blanks are; a row that was called so takes the blank's old name,
+    but for `-`, which is a letter where it is no blank."""
+    if symbols[blank] in _BLANKS:
+        return symbols
+    others = [i for i, symbol in enumerate(symbols) if symbol in _BLANKS and len(symbol) > 1]
+    swapped = {**dict.fromkeys(others[:1], symbols[blank]), blank: _BLANKS[0]}
+    return tuple(swapped.get(i, symbol) for i, symbol in enumerate(symbols))
 
 
 def _symbols(folder: Path, rows: int) -> tuple[str, ...] | None:

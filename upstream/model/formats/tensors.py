@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from upstream.disk import writing
-from upstream.errors import FormatError, UsageError
+from upstream.errors import FormatError, InputError, UsageError
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -19,9 +20,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UsageError: no such file.
         FormatError: a broken file.
+        InputError: one that may not be read.
     """
     if not Path(path).is_file():
         raise UsageError(f"{path}: no such file")
+    if not os.access(path, os.R_OK):  # safetensors says that there is none
+        raise InputError(f"{path}: no permission to read it; its owner can give it (chmod a+r)")
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from upstream.errors import FormatError, UsageError
-from upstream.model import Encoder, load_encoder, save_encoder
+from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
 from upstream.model.converting import write_as
 from upstream.model.formats import huggingface
 from upstream.model.loading import read_checkpoint
@@ -314,7 +314,7 @@ def test_a_model_of_the_hub_is_fetched_by_its_id(saved, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     asked = []
 
-    def snapshot(name: str, allow_patterns: list[str]) -> str:
+    def snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append(name)
         return str(saved)
 
@@ -326,7 +326,7 @@ def test_a_model_of_the_hub_is_fetched_by_its_id(saved, monkeypatch):
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
 
-    def snapshot(name: str, allow_patterns: list[str]) -> str:
+    def snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         raise OSError("no\nnetwork")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
@@ -340,3 +340,25 @@ def test_without_huggingface_hub_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UsageError, match="pip install"):
         huggingface.download("someone/some-hubert")
+
+
+def test_a_folder_of_ours_on_the_hub_is_read_by_its_own_description(tmp_path, monkeypatch):
+    """It was read as a stranger's: our own front ends were refused, and heads and settings were lost."""
+    hub = pytest.importorskip("huggingface_hub")
+    encoder = Encoder(EncoderConfig(frontend="light", conv_dim=16, width=16, layers=1, heads=2, ffn=16,
+                                    feature_grad_mult=0.1)).initialise(0)
+    save_encoder(encoder, tmp_path, {})
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, **patterns: str(tmp_path))
+    assert same_model(read_checkpoint("me/mine"), read_checkpoint(tmp_path))
+    assert load_encoder("me/mine").config.feature_grad_mult == 0.1
+
+
+def test_a_head_beside_an_encoder_without_a_prefix_is_left_out_and_said(saved):
+    """ContentVec of the hub: `final_proj` stands beside the tensors of a HubertModel."""
+    tensors = load_file(saved / "model.safetensors")
+    save_file({**tensors, "final_proj.weight": torch.ones(4, 24)}, saved / "model.safetensors")
+    found = read_checkpoint(saved)
+    assert found.notes[-1] == "model.safetensors: left out what belongs to other heads: final_proj.weight"
+    save_file({**tensors, "encoder.strange": torch.ones(4)}, saved / "model.safetensors")
+    with pytest.raises(FormatError, match=r"no place for: encoder\.strange"):
+        load_encoder(saved)
