@@ -85,7 +85,12 @@ def entropy_of(histograms: Iterable[Sequence[int]]) -> float:
 
 
 def verdict(train: Sequence[Record], valid: Sequence[Record], found: Sequence[Finding]) -> str:
-    """What to say of a log in which nothing is broken and nothing to be warned of; empty where something is."""
+    """What to say of a log in which nothing is broken and nothing to be warned of; empty where something is.
+
+    Healthy is what has learnt to hear: a validation loss below what its label histogram alone gives. Without one or the
+    other nobody can say (labels are learnt by heart as well; wav2vec 2.0 has none, and guesses well once all codes are
+    one).
+    """
     losses = [r for r in train if "loss" in r]
     if not losses or any(finding.level != "note" for finding in found):
         return ""
@@ -93,11 +98,13 @@ def verdict(train: Sequence[Record], valid: Sequence[Record], found: Sequence[Fi
     if not _settled(losses):
         why = ("the rate was still rising" if _rising(losses) else f"a loss says little in the first {SETTLED}")
         return f"too early to say after {newest['update']} updates: {why}"
-    if entropy and checks and checks[-1] > (1 - STUCK_WITHIN) * entropy:
+    so_far = f"after {newest['update']} updates, loss {newest['loss']:.2f} nats ({bits(newest['loss']):.2f} bits)"
+    if not checks or not entropy:
+        return f"nothing stands out {so_far}; there {'are no labels' if checks else 'is no validation'} to say more by"
+    if checks[-1] > (1 - STUCK_WITHIN) * entropy:
         return (f"too early to say after {newest['update']} updates: the validation loss, {checks[-1]:.2f} nats, is "
                 f"not yet below what its label histogram alone gives ({entropy:.2f})")
-    return (f"looks healthy after {newest['update']} updates, loss {newest['loss']:.2f} nats "
-            f"({bits(newest['loss']):.2f} bits)")
+    return f"looks healthy {so_far}"
 
 
 def _not_finite(train: Sequence[Record], skipped: Sequence[int]) -> Iterator[Finding]:

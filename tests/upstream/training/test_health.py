@@ -192,6 +192,15 @@ def test_a_healthy_run_is_called_healthy_and_a_young_one_young():
     assert verdict([], [], []) == ""
 
 
+def test_nothing_is_called_healthy_without_labels_or_a_validation():
+    """wav2vec 2.0 logs no entropy: at 4.6 nats it guesses one of 101 frames. It was said to look healthy."""
+    said = "nothing stands out after 600 updates, loss 4.60 nats (6.64 bits); there "
+    guessing = log([4.62, 4.61, 4.6, 4.6, 4.6, 4.6])
+    assert verdict(guessing, log([4.62, 4.6], 300), []) == f"{said}are no labels to say more by"
+    assert verdict(guessing, [], []) == f"{said}is no validation to say more by"
+    assert verdict(guessing[:2], [], []).startswith("too early to say after 200 updates")
+
+
 def test_an_unmasked_accuracy_that_wavers_is_no_fall():
     """A tenth of the best so far may be lost."""
     for last, findings in ((0.47, []), (0.44, ["warning"])):
