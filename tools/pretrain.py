@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,10 +131,11 @@ def _show(stages: list[Outlook], last: str | None) -> None:
     Console(emoji=False).print(table)
     known = [stage.seconds for stage in ahead if stage.seconds is not None]
     sizes = [stage.bytes for stage in ahead if stage.bytes is not None]
-    unknown = len(ahead) - len(known)
+    unknown, unmeasured = len(ahead) - len(known), len(ahead) - len(sizes)
     print(f"{len(ahead)} stages to do" + (f": {_time(sum(known))}" if known else "")
           + (f"; of {unknown} nothing says how long" if unknown else "")
-          + (f"; {sum(sizes) / 1e6:.0f} MB of disk at most" if sizes else "")
+          + (f"; {math.ceil(sum(sizes) / 1e6)} MB of disk at most" if sizes else "")
+          + (f", but of {unmeasured} nothing says how much" if sizes and unmeasured else "")
           if ahead else "nothing to do")
 
 

@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, State, following
-from upstream.frames import CONV_GRID, frame_counts
 from upstream.model.config import EncoderConfig
-from upstream.model.encoder import Encoder
 from upstream.pretrain import check_sources, pretrain
-from upstream.pretrain_recipe import PretrainRecipe, Round, encoders_read_by, outside_encoders, rounds_of
+from upstream.pretrain_recipe import (
+    PretrainRecipe,
+    Round,
+    dimensions_read,
+    encoders_read_by,
+    outside_encoders,
+    rounds_of,
+)
 from upstream.round_encoders import read_outside
 from upstream.run_stages import stage_names, stages_before, stages_read
 from upstream.stage import read_stage
-from upstream.teacher.units import Units
+from upstream.stage_bytes import most_bytes
 from upstream.training.monitor import read_metrics
 
-FLOAT = 4  # bytes
 TEACHER_KINDS = ("teacher", "units")  # stages, in the order of a teacher trial's answer
-ADAM = 3  # times the weights: they and both moments
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Outlook:
         state: `depends` where a stage that it is made of is to be done first: what that gives decides.
         why: it is stale, or depends.
         seconds: it took, or will take at the rates measured in this run so far, or in a trial; None if nobody knows.
-        bytes: it has, or will have at most; None if nobody knows.
+        bytes: it has, or will have at most at any time; None if nobody knows.
         anew: it is done or unfinished, and will be begun anew, as was asked.
     """
 
@@ -52,6 +54,7 @@ class Outlook:
 Trial = Callable[[Round], float | None]  # audio seconds a second that a round trains at, as far as that can be tried
 # Seconds of a round's teacher and of its units: of the round, the encoders that it reads, and (N,) samples.
 TeacherTrial = Callable[[Round, list[EncoderConfig], np.ndarray], tuple[float, float] | None]
+Size = Callable[[str, Round | None], int | None]  # bytes of a stage, by its name and round
 
 
 def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: None,
@@ -72,7 +75,12 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     rounds = rounds_of(recipe, outside)
     check_sources(recipe, rounds, outside)
     names = stage_names(recipe, rounds)
-    lengths = _lengths(recipe, out)
+    manifest = _manifest(recipe, out)
+    lengths = None if manifest is None else Manifest.load(manifest).lengths
+
+    def size(name: str, round_: Round | None) -> int | None:
+        dim = None if round_ is None else dimensions_read(round_, rounds, outside)
+        return most_bytes(name.rpartition("/")[2], round_, manifest, lengths, dim)
 
     @cache
     def teacher_tried(number: int) -> tuple[float, float] | None:
@@ -97,12 +105,12 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
         if waits is not None and read_stage(out / name) is not None:
             state, why = "depends", f"on {waits}"
         anew = step is not None and step.anew and state != "depends"
-        ahead = _ahead(rounds, out, name, "to do" if anew and state == "unfinished" else state, why, lengths, trials)
+        ahead = _ahead(rounds, out, name, "to do" if anew and state == "unfinished" else state, why, size, trials)
         found.append(replace(ahead, state=state, anew=anew))
     return found
 
 
-def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, lengths: np.ndarray | None,
+def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, size: Size,
            trials: tuple[Trial, Callable[[int], tuple[float, float] | None]]) -> Outlook:
     record = read_stage(out / name)
     if state == "done" and record is not None:
@@ -110,14 +118,12 @@ def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, leng
     number, _, kind = name.partition("/")
     round_ = rounds[int(number.removeprefix("round")) - 1] if kind else None
     if kind == "encoder" and round_ is not None:
-        return Outlook(name, state, why,
-                       _training_seconds(round_, out, name if state == "unfinished" else None, trials[0]),
-                       _encoder_bytes(round_))
-    size = _units_bytes(round_, lengths) if kind == "units" and round_ is not None else None
+        seconds = _training_seconds(round_, out, name if state == "unfinished" else None, trials[0])
+        return Outlook(name, state, why, seconds, size(name, round_))
     seconds = _like(out, kind, round_)
     if seconds is None and round_ is not None and kind in TEACHER_KINDS and (tried := trials[1](round_.number)):
         seconds = tried[TEACHER_KINDS.index(kind)]
-    return Outlook(name, state, why, seconds, size)
+    return Outlook(name, state, why, seconds, size(name, round_))
 
 
 def _once(trial: Trial) -> Trial:
@@ -148,28 +154,9 @@ def _training_seconds(round_: Round, out: Path, unfinished: str | None, trial: T
     return (recipe.updates - done) * recipe.batch_seconds / float(np.median(speeds))
 
 
-def _encoder_bytes(round_: Round) -> int:
-    with torch.device("meta"):
-        weights = sum(p.numel() for p in Encoder(round_.encoder).parameters()) * FLOAT
-    recipe = round_.training
-    for_ever = recipe.updates // recipe.keep_every if recipe.keep_every else 0
-    kept = recipe.keep_checkpoints + for_ever + recipe.keep_best
-    return weights * (1 + ADAM * min(kept, recipe.updates))
-
-
-def _lengths(recipe: PretrainRecipe, out: Path) -> np.ndarray | None:
-    """(N,) samples of the recordings, where there is a manifest."""
-    sources = [p for p in (out / "corpus" / "manifest.arrow", Path(recipe.data)) if p.is_file()]
-    return Manifest.load(sources[0]).lengths if sources else None
-
-
-def _units_bytes(round_: Round, lengths: np.ndarray | None) -> int | None:
-    """Two bytes a frame and stream."""
-    if lengths is None:
-        return None
-    given = round_.teacher.units
-    streams = len(round_.teacher.numbers if given is None else Units.load(Path(given)).classes)
-    return 2 * int(frame_counts(lengths, CONV_GRID).sum()) * streams
+def _manifest(recipe: PretrainRecipe, out: Path) -> Path | None:
+    """That of the recordings, where there is one: what is given now comes before what the run has heard so far."""
+    return next((p for p in (Path(recipe.data), out / "corpus" / "manifest.arrow") if p.is_file()), None)
 
 
 def _like(out: Path, kind: str, round_: Round | None) -> float | None:
