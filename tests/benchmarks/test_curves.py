@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import setuptools
 
-from benchmarks.curves import CURVES, MEASURED, ONE_BY_ONE, SENTENCES, train
+from benchmarks.curves import CURVES, MEASURED, ONE_BY_ONE, SENTENCES, _recipe, train
 from benchmarks.results import read_results
+from upstream.pretrain_recipe import rounds_of
 from upstream.training.monitor import read_metrics
 from upstream.training.reference import FOLDER, reference_for
 
@@ -59,6 +60,15 @@ def test_a_curve_says_how_it_was_made_and_falls_from_chance(name):
     assert rows[0]["loss"] == pytest.approx(4.605, abs=0.35)  # ln 100
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.2
     assert content["valid"][-1]["loss"] < rows[0]["loss"]
+
+
+def test_the_curve_of_base_is_of_the_warm_up_that_the_page_names():
+    """The recipe had the released yaml's when the curve was made. Its rates of today would make another one."""
+    chosen = _recipe("hubert-base", Path("speech.arrow"), CURVES["hubert-base"].updates)
+    warmup = rounds_of(chosen)[0].training.optimiser.warmup_updates
+    page = (ROOT / "docs/training.md").read_text()
+    assert f"| `hubert-base` (6 s an update, warm-up {warmup:,} as published)" in page
+    assert chosen.valid_share == 0.05  # what was held out was not trained on
 
 
 def test_there_is_a_curve_of_every_recipe_that_has_one():
