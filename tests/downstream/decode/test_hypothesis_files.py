@@ -1,5 +1,10 @@
 """Hypotheses come back from JSONL as they went in; a broken file is refused by its line."""
 
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +26,18 @@ def test_hypotheses_come_back_as_they_went_in(tmp_path_factory, many):
     path = tmp_path_factory.mktemp("h") / "hyps.jsonl"
     write_hypotheses(path, many)
     assert read_hypotheses(path) == many
+
+
+def test_the_page_names_the_fields_of_a_hypothesis(tmp_path):
+    """It named the decoder, its weights and word scores as well, which no file of hypotheses has."""
+    page = (Path(__file__).parents[3] / "docs/architecture.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| hypotheses |"))
+    write_hypotheses(tmp_path / "h.jsonl", [Hypothesis("a", "X", -1.0, -1.0, 0.0, (Word("X", 0.0, 0.1),), (
+        Candidate("X", -1.0, -1.0, 0.0, 1),), (0.5,), True)])
+    written = json.loads((tmp_path / "h.jsonl").read_text())
+    named = set(re.findall(r"`(\w+)`", row))
+    assert named == set(written) | set(written["nbest"][0])
+    assert set(written) == {field.name for field in fields(Hypothesis)}
 
 
 @pytest.mark.parametrize(("content", "words"), [
