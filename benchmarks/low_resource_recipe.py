@@ -38,7 +38,7 @@ class DecodingRecipe:
 
     beam: int = 50
     tokens_per_frame: int | None = None  # symbols tried in a frame; few make search on weak emissions bearable
-    tune_seconds: float = 300.0  # audio of dev that the search decodes each time, at most
+    tune_seconds: float = 300.0  # audio of dev that the search decodes each time, about
     tune_decodes: int = 10  # pairs of weights that the search decodes with, at most
     resamples: int = 10_000  # of the bootstrap
 

@@ -31,6 +31,7 @@ from upstream.audio.speed import length_at, played
 from upstream.device import chosen_device, sent
 from upstream.disk import content_hash
 from upstream.errors import InputError, UsageError
+from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed, keyed_torch
 from upstream.model import prepared
 from upstream.model.config import EncoderConfig
@@ -39,6 +40,7 @@ from upstream.model.global_norm import measure_global_norm
 from upstream.model.loading import load_encoder
 from upstream.model.masking import LIGHT_MASK, SpanMask, span_mask
 from upstream.model.saving import encoder_hash
+from upstream.places import spread
 from upstream.progress import say
 from upstream.recipe import as_settings, refine
 from upstream.stage import run_stage
@@ -86,6 +88,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     if dev is not None:
         warn_of_dev(manifest, dev, vocabulary, say)
     inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe)}
+    if recipe.training.keep_best and dev is not None and (heard := _up_to(dev, recipe.validation_seconds)) is not dev:
+        inputs["validated"] = heard.hash  # of dev, and once it was others
 
     def work(folder: Path) -> dict[str, Any]:
         device = chosen_device(recipe.device)
@@ -342,11 +346,17 @@ class RecogniserTask:
 
 
 def _up_to(manifest: Manifest, seconds: float) -> Manifest:
-    """Evenly spread utterances of at most `seconds` of audio."""
+    """At most `seconds` of audio, in utterances of all lengths that fit into them; the shortest, if none does."""
     if manifest.seconds <= seconds:
         return manifest
-    step = manifest.seconds / seconds
-    return manifest.select(sorted({int(i) for i in np.arange(0, len(manifest), step)}))
+    lengths, most = np.asarray(manifest.lengths), seconds * SAMPLE_RATE
+    fitting = np.flatnonzero(lengths <= most)
+    if not len(fitting):
+        return manifest.select([int(lengths.argmin())])
+    count = max(1, min(len(fitting), int(len(fitting) * most / max(1, lengths[fitting].sum()))))
+    while lengths[chosen := fitting[spread(lengths[fitting], count)]].sum() > most:
+        count -= 1  # they are about as long as asked, and one alone fits
+    return manifest.select(chosen)
 
 
 def _least_channels(mask: SpecMaskRecipe) -> int:

@@ -59,7 +59,7 @@ class FinetuneRecipe:
     speeds: list[float] = field(default_factory=lambda: [1.0])  # an utterance is heard at one of them, drawn every time
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     cache: CacheRecipe = field(default_factory=CacheRecipe)
-    validation_seconds: float = 600.0  # audio of dev in a validation, at most
+    validation_seconds: float = 600.0  # audio of dev in a validation, at most (unless all utterances are longer)
 
     def __post_init__(self) -> None:
         if self.freeze_updates < 0 or min(self.head_scale, self.encoder_scale) < 0:

@@ -1,4 +1,4 @@
-"""Which utterances of a manifest are meant: places, or a mask over all of them."""
+"""Which utterances of a manifest are meant: places, a mask over all of them, or some of all lengths."""
 
 from __future__ import annotations
 
@@ -36,3 +36,9 @@ def places(indices: Iterable[int] | np.ndarray, count: int, *, once: bool = Fals
     if once and len(np.unique(found)) < len(found):
         raise InputError("an utterance is named twice among the indices; name each once")
     return found
+
+
+def spread(lengths: np.ndarray, count: int) -> np.ndarray:
+    """(count,) int64 rising places of so many utterances, evenly spread over their lengths (N,), N >= count >= 1."""
+    ranks = ((np.arange(count) + 0.5) * len(lengths) / count).astype(int)
+    return np.sort(np.argsort(lengths, kind="stable")[ranks])

@@ -175,7 +175,7 @@ class ProbeRecipe:
     alignments: str | None = None  # folder of TextGrid or CTM files, named for the utterances
     layers: tuple[int, ...] = ()  # () is: the middle one and the last
     clusters: int = 100
-    seconds: float = 1200.0  # of audio, at most
+    seconds: float = 1200.0  # of audio, about: the last utterance may end beyond them
 
     def __post_init__(self) -> None:
         if self.clusters < 2 or not self.seconds > 0:

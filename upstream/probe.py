@@ -73,8 +73,9 @@ def cluster_pnmi(frames: np.ndarray, phones: np.ndarray, clusters: int, seed: in
 
 
 def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], clusters: int, seed: int,
-                most_seconds: float, cache: CacheRecipe) -> LayerProbe:
-    """A probe on the utterances of a manifest that have an alignment, at most `most_seconds` of audio, kept in `cache`.
+                seconds: float, cache: CacheRecipe) -> LayerProbe:
+    """A probe on utterances of a manifest that have an alignment, kept in `cache`: all, or drawn until they are
+    `seconds` of audio or a little more.
 
     Raises InputError where no utterance has one, or all together fewer frames than clusters.
     """
@@ -87,7 +88,7 @@ def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], c
     chosen, total = [], 0.0
     lengths = {i: n / 16_000 for i, n in zip(manifest.ids, manifest.lengths)}
     for i in order:
-        if total >= most_seconds:
+        if total >= seconds:
             break
         chosen.append(aligned[i])
         total += lengths[aligned[i]]

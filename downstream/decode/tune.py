@@ -34,6 +34,7 @@ from downstream.score.shared import refuse_shared
 from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import spelled_as
 from upstream.errors import InputError, UsageError
+from upstream.places import spread
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Search:
         fine: steps of the second grid, which reaches one coarse step to each side of the first one's best.
         starts: pairs decoded before any rescoring.
         decodes: real decodes at most, the starts among them.
-        seconds: of speech to tune on; more is thinned out evenly along utterance lengths, to bound the time.
+        seconds: of speech to tune on, about; more is thinned out evenly along utterance lengths, to bound the time.
         nbest: candidates of an utterance kept from each decode.
     """
 
@@ -234,8 +235,7 @@ def evenly(emissions: Emissions, seconds: float) -> list[str]:
     if total <= seconds:
         return list(emissions.ids)
     count = max(1, int(len(lengths) * seconds / total))
-    chosen = np.argsort(lengths, kind="stable")[((np.arange(count) + 0.5) * len(lengths) / count).astype(int)]
-    return [emissions.ids[i] for i in sorted(chosen)]
+    return [emissions.ids[i] for i in spread(lengths, count)]
 
 
 def _edges(best: Point, search: Search) -> tuple[str, ...]:

@@ -26,9 +26,11 @@ from downstream.recogniser import compute_emissions, emit, heard_pause, load_rec
 from downstream.text.vocabulary import Vocabulary
 from downstream.transcribe import Settings, Transcriber, transcribe
 from upstream.audio import AudioCache, Manifest
+from upstream.audio.manifest import Utterance
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
 from upstream.recipe import load_recipe
+from upstream.stage import read_stage
 from upstream.training.loop import TrainingRecipe
 from upstream.training.optimiser import OptimiserRecipe
 
@@ -549,7 +551,33 @@ def test_a_front_end_that_stays_frozen_has_no_part_in_the_norm_of_gradients(corp
 def test_a_short_validation_is_spread_over_all_of_dev(corpus):
     train = Manifest.load(corpus / "train.arrow")
     assert _up_to(train, train.seconds) is train
-    assert _up_to(train, train.seconds / 3).ids == train.ids[::3]
+    chosen = _up_to(train, train.seconds / 3)
+    assert len(chosen) > 1
+    assert chosen.ids == [id for id in train.ids if id in chosen.ids]
+
+
+@pytest.mark.parametrize(("seconds", "most", "chosen"), [
+    ([200, 200], 300, [200]),  # was 400
+    ([19, 1] * 10, 100, [1, 19] * 5),  # by hand: ten of twenty; was ten of 19
+    ([400, 1, 1, 500], 300, [1, 1]), ([20, 30], 10, [20]), ([9, 1, 1, 1], 11, None)])
+def test_a_validation_hears_no_more_of_dev_than_asked(seconds, most, chosen):
+    """Unless every utterance is longer. Every so many of them were taken, however long."""
+    dev = Manifest.of((Utterance(f"u{i}", "u.wav", 0, n * 16_000, 16_000, 1, None, "A")
+                       for i, n in enumerate(seconds)), "dev")
+    heard = _up_to(dev, most)
+    assert heard.seconds <= max(most, min(seconds))
+    if chosen is not None:
+        assert sorted(u.samples / 16_000 for u in heard) == sorted(chosen)
+
+
+def test_what_was_chosen_by_another_part_of_dev_is_stale(corpus, tmp_path):
+    """With keep_best the weights follow from it. All of dev is what it was."""
+    found = dataclasses.replace(recipe(corpus), training=dataclasses.replace(TRAINING, keep_best=True))
+    dev = Manifest.load(corpus / "dev.arrow")
+    for name, seconds in (("part", dev.seconds / 2), ("all", dev.seconds)):
+        finetune(dataclasses.replace(found, validation_seconds=seconds), tmp_path / name, lambda line: None)
+    inputs = {name: read_stage(tmp_path / name)["inputs"] for name in ("part", "all")}
+    assert inputs["part"].keys() - inputs["all"].keys() == {"validated"}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from upstream.errors import InputError
-from upstream.places import places
+from upstream.places import places, spread
 
 
 @pytest.mark.parametrize(("given", "found"), [
@@ -28,3 +28,11 @@ def test_a_range_of_millions_is_no_list(monkeypatch):
     """Found in review: labels of 14 million utterances began with 650 MB of Python's numbers."""
     monkeypatch.setattr("upstream.places.list", None, raising=False)
     assert places(range(2, 10, 3), 10).tolist() == [2, 5, 8]
+
+
+def test_some_of_all_lengths_are_spread_over_them():
+    """By hand: of six sorted lengths the second, fourth and sixth; of one the middle; all of all."""
+    lengths = np.array([60, 10, 50, 20, 40, 30])
+    assert lengths[spread(lengths, 3)].tolist() == [60, 20, 40]
+    assert lengths[spread(lengths, 1)].tolist() == [40]
+    assert spread(lengths, 6).tolist() == [0, 1, 2, 3, 4, 5]
