@@ -19,6 +19,20 @@ def test_results_fit_the_schema_and_name_their_command(path):
     assert f"`{path.name}`" in (RESULTS / "README.md").read_text() or path.stem.startswith("demo-seed")
 
 
+def test_the_page_says_which_results_no_command_writes():
+    sources = "".join(p.read_text() for p in (RESULTS.parents[1] / "benchmarks").glob("*.py"))
+    written = set(re.findall(r'"benchmark": "([\w-]+)"', sources))
+    by_hand = {p.name for p in RESULTS.glob("*.json") if read_results(p)["benchmark"] not in written}
+    beginning = (RESULTS / "README.md").read_text().partition("\n| file |")[0]
+    assert set(re.findall(r"`([\w-]+\.json)`", beginning)) == by_hand
+
+
+def test_every_file_that_is_no_results_file_is_on_the_page():
+    page = (RESULTS / "README.md").read_text()
+    others = [p for p in RESULTS.rglob("*") if p.is_file() and p.suffix != ".json" and p.name != "README.md"]
+    assert [str(p) for p in others if f"`{p.relative_to(RESULTS)}`" not in page] == []
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_demo_shows_what_it_is_for(seed):
     """Both rounds beat scratch, paired on the same utterances (one of six so narrowly that it may be chance), and the
