@@ -20,7 +20,8 @@ def pass_gate(
     valid: Annotated[Path | None, typer.Option(metavar="DIR", help="Units to validate on, if in a folder of their "
                                                                    "own: must be of the same teacher.")] = None,
     most_share: Annotated[float, typer.Option(help="Of the frames that one class may have.")] = GateRules.most_share,
-    overrule: Annotated[str, typer.Option(help="Checks to pass over: unused,share,teacher.")] = "",
+    overrule: Annotated[str, typer.Option(help="Checks to pass over: unused,share, and with --valid "
+                                                      "teacher.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Counts match frames, every class occurs, none has nearly everything, one teacher, the right rate."""

@@ -36,7 +36,7 @@ COMMANDS = {"demo": "demo", "pretrain": "pretrain", "status": "pretrain", "finet
             "align": "align", "units": "units", "convert": "convert"}
 GROUPS = {"corpus": "Manifests: import, export, check, show, segment, split.",
           "teacher": "Teachers: fit, import, check, how good they are, which layer.",
-          "lm": "N-gram language models: build, prune, interpolate, pack, inspect, score.",
+          "lm": "Language models: build, prune, interpolate, pack, info, score of n-grams; train one of characters.",
           "bench": "Benchmarks that write results.json."}
 # What is done is on disk, and the same command takes it up: their --out says so. All others begin again.
 GOING_ON = ("demo", "pretrain", "finetune", "bench low-resource", "bench curves", "bench teachers", "bench lm",

@@ -42,9 +42,12 @@ def rescore(
     model: Model = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="Hypotheses to write, one JSON object a line.")] = ...,  # type: ignore[assignment]
     tuned: Annotated[Path | None, typer.Option(help="Take the weights from what `rescore-tune` wrote.")] = None,
-    lm_weight: Annotated[float | None, typer.Option(help="Of the neural model's natural logarithm.")] = None,
-    word_score: Annotated[float | None, typer.Option(help="Added for each word, in nats.")] = None,
-    ngram_weight: Annotated[float | None, typer.Option(help="Of the n-gram score in the lists.")] = None,
+    lm_weight: Annotated[float | None, typer.Option(help="Of the neural model's natural logarithm; to be "
+                                                             "given unless --tuned is.")] = None,
+    word_score: Annotated[float | None, typer.Option(help="Added for each word, in nats; 0 beside an --lm-weight "
+                                                              "alone.")] = None,
+    ngram_weight: Annotated[float | None, typer.Option(help="Of the n-gram score in the lists; 0 beside an "
+                                                                "--lm-weight alone: it then counts nothing.")] = None,
     lower: Lower = False,
 ) -> None:
     """Rank n-best lists again by a neural language model."""

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -227,6 +228,13 @@ def test_what_goes_on_is_what_says_so_in_its_help():
                 yield " ".join((*before, name))
 
     assert set(commands(main.build_command())) == set(main.GOING_ON)
+
+
+@pytest.mark.parametrize("group", ["corpus", "lm"])
+def test_what_is_said_of_a_group_names_its_commands(group):
+    """`lm train` was not among them."""
+    said = re.findall(r"[\w-]+", main.GROUPS[group])
+    assert [name for name in main.build_command(group).commands[group].commands if name not in said] == []
 
 
 def test_each_command_is_found_in_the_module_that_is_imported_for_it():

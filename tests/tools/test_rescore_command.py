@@ -8,11 +8,20 @@ import pytest
 import torch
 
 from downstream.decode.hypothesis import read_hypotheses, write_hypotheses
+from downstream.decode.rescoring import Weights
 from downstream.emissions import EmissionsWriter
-from tools.main import run
+from tools.main import build_command, run
 
 sys.path.append(str(Path(__file__).parents[1] / "downstream" / "decode"))
 from posteriors import FOLDER, read_slice
+
+
+def test_the_help_says_which_weights_are_nothing_unless_they_are_given():
+    """With --lm-weight alone the n-gram score counted nothing, of which nobody was told."""
+    says = {p.name: p.help for p in build_command("rescore").commands["rescore"].params}
+    for name in ("word_score", "ngram_weight"):
+        assert getattr(Weights(0.3), name) == 0
+        assert "; 0 beside an --lm-weight alone" in says[name]
 
 
 @pytest.fixture(scope="module")
