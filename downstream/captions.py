@@ -86,8 +86,8 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {
 def cues(words: Sequence[SpokenWord]) -> Iterator[list[SpokenWord]]:
     """Words in groups that fit on a screen: at most 84 characters, 6 s, no pause of more than a second in them.
 
-    A word that is over these limits itself, such as a phrase of a script without spaces, is cut into pieces, each of
-    which ends a cue but the last.
+    A word of too many characters is cut into pieces, each of which ends a cue but the last. So is one of more than 6 s
+    in a script without upper and lower case, where it may be a phrase without spaces; elsewhere it stays whole.
     """
     cue: list[SpokenWord] = []
     for whole in words:

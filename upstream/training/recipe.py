@@ -24,7 +24,7 @@ class TrainingRecipe:
     precision: Precision = "bf16"  # of matmuls; losses and norms stay in float32. fp16: for GPUs without bf16
     shard: bool = False  # spread weights, gradients and optimiser over ranks (FSDP2), for models too large for one
     checkpoint_activations: bool = False  # compute blocks again in the backward pass: less memory, a third more work
-    compile: Any = AUTO  # true, false or auto: compile the Transformer's blocks; auto: on a GPU
+    compile: Any = AUTO  # true, false or auto: compile the Transformer's blocks; auto: on a GPU, without the two above
     log_every: int = 50
     validate_every: int = 1000
     save_every: int = 1000
