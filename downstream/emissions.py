@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from upstream.disk import check_json, disk_errors, write_json
 from upstream.errors import FormatError, InputError, UsageError
-from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header
+from upstream.headers import HASH, META, WRITING, Field, is_rate, is_whole, read_header, refuse_other_files
 from upstream.offsets import are_offsets
 
+KIND = "emissions"
 FORMAT_VERSION = 1
 _DATA_FILES = ("logprobs.npy", "offsets.npy", "ids.arrow")
 _TOLERANCE = 0.01  # of the logarithm of a row's sum; float16 rounding stays below 0.001
@@ -57,13 +58,13 @@ class EmissionsWriter:
         self.folder = Path(folder)
         check_json(dict(meta or {}), self.folder / "emissions.json")
         self._header: dict[str, Any] = {
-            "format": "hubertkit emissions", "version": FORMAT_VERSION, "symbols": list(symbols),
+            "format": f"hubertkit {KIND}", "version": FORMAT_VERSION, "symbols": list(symbols),
             "blank": int(blank), "frame_rate": float(frame_rate), "dtype": dtype, "meta": dict(meta or {})}
         self._dtype = np.dtype(dtype)
         self._ids: dict[str, None] = {}  # a set that keeps its order
         self._offsets = [0]
         self._digest = hashlib.sha256()
-        self._unfinished = self.folder / ".writing"
+        self._unfinished = self.folder / WRITING
         with disk_errors(self.folder):
             shutil.rmtree(self._unfinished, ignore_errors=True)  # left by a process that was killed
             self._unfinished.mkdir(parents=True)
@@ -230,6 +231,11 @@ class Emissions:
         return int(self._offsets[index]), int(self._offsets[index + 1])
 
 
+def refuse_others(folder: Path) -> None:
+    """Raise UsageError where emissions would be written over files of somebody else: see `refuse_other_files`."""
+    refuse_other_files(folder / "emissions.json", KIND, lambda header: _DATA_FILES, _DATA_FILES)
+
+
 def no_logprobs(rows: np.ndarray, of: str = "") -> str | None:
     """What in (T, V) rows is the logarithm of no probability, and where; None where there is nothing such.
 
@@ -276,7 +282,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: {what}; emissions are made by `hubertkit emit`")
     if not path.is_file():
         raise FormatError(f"{folder}: no emissions.json: no emissions folder, or its writing was interrupted")
-    header = read_header(path, "emissions", FORMAT_VERSION, _FIELDS, "compute them again")
+    header = read_header(path, KIND, FORMAT_VERSION, _FIELDS, "compute them again")
     if not 0 <= header["blank"] < len(header["symbols"]):
         raise FormatError(f"{path}: blank is {header['blank']}; expected the number of one of {len(header['symbols'])} "
                           "symbols")

@@ -29,6 +29,7 @@ from upstream.locks import locked
 from upstream.progress import say
 from upstream.teacher.fairseq_labels import import_labels
 from upstream.teacher.phone_units import import_phones
+from upstream.teacher.units import refuse_others
 
 LISTED = 20  # problems that are printed one by one
 SHOWN = 40  # characters of a transcript
@@ -135,6 +136,7 @@ def km(labels: Annotated[list[Path], typer.Argument(metavar="LABELS...", help="O
            "dict.km.txt, for each stream; the one beside the labels if not given."))] = None) -> None:
     """fairseq's labels (a line of numbers for each line of the .tsv) as units."""
     check_folder(out, [*labels, manifest], own="units.json")
+    refuse_others(out, len(labels))
     with locked(out):
         units = import_labels(labels, Manifest.load(manifest), out, rate, dictionary)
     print(f"{out}: units of {len(units):,} utterances, {', '.join(map(str, units.classes))} classes")
@@ -148,6 +150,7 @@ def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Of Te
            ) -> None:
     """Phone alignments as units: the best labels there are, for rounds.0.teacher.units=DIR."""
     check_folder(out, [alignments, manifest], own="units.json")
+    refuse_others(out, 1)
     if not alignments.exists():
         raise UsageError(f"{alignments}: no such folder, nor a CTM file")
     with locked(out):

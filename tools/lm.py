@@ -22,7 +22,7 @@ from rich.table import Table
 from downstream.given_files import check_readable
 from downstream.lm.arpa import ngram_counts, write_arpa
 from downstream.lm.arrays import pack as pack_arpa
-from downstream.lm.character_model import CharacterShape, CharacterTraining, train_characters
+from downstream.lm.character_model import CharacterShape, CharacterTraining, refuse_others, train_characters
 from downstream.lm.interpolation import Pair
 from downstream.lm.kenlm_file import memory_of
 from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
@@ -261,8 +261,7 @@ def _check_out(out: Path, inputs: Sequence[Path | None]) -> None:
 def _check_model_out(out: Path, inputs: Sequence[Path]) -> None:
     """Raise UsageError, before an hour's work, unless the folder of a model can be written."""
     check_folder(out, inputs, own="characters.json")
-    if (out / "model.safetensors").is_file() and not (out / "characters.json").is_file():
-        raise UsageError(f"{out}: holds another model; give this one a folder of its own")
+    refuse_others(out)
 
 
 def _thresholds(prune: str) -> tuple[int, ...]:

@@ -26,9 +26,13 @@ def check_folder(out: Path, inputs: Iterable[Path | None] = (), *, own: str | No
 
     Args:
         inputs: what the command reads; None for what was not given.
-        own: the file by which its own results are known; a folder of these may be written over.
+        own: the file by which its own results are known; a folder of these may be written over, where nothing lies
+            that the command reads.
     """
+    inputs = list(inputs)
     _refuse_inputs(out, inputs)
+    if own is not None:
+        _refuse_inputs_in(out, inputs)
     check_place(out)
     if (out / _STAGE).is_file():
         raise UsageError(f"{out}: belongs to a run, which would no longer hold what it says it does; give a folder of "
@@ -76,3 +80,11 @@ def check_place(folder: Path) -> None:
 def _refuse_inputs(out: Path, inputs: Iterable[Path | None]) -> None:
     if out.exists() and any(given is not None and given.exists() and out.samefile(given) for given in inputs):
         raise UsageError(f"{out}: what the command reads, which would be overwritten; give another --out")
+
+
+def _refuse_inputs_in(out: Path, inputs: Iterable[Path | None]) -> None:
+    for given in inputs:
+        if given is not None and given.is_file() and out.is_dir() and any(
+                parent.samefile(out) for parent in (given.absolute().parent, given.resolve().parent)):
+            raise UsageError(f"{given}: what the command reads lies in the folder that would be filled; give a folder "
+                             "of its own with --out")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from downstream.emissions import Emissions
+from downstream.emissions import Emissions, refuse_others
 from downstream.finetune import finetune as run_finetuning
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from downstream.finetune_start import check_start
@@ -52,15 +52,16 @@ def emit(
 ) -> None:
     """Compute a recogniser's log-probabilities once, for `decode` and `tune`."""
     check_folder(out, [recogniser, manifest], own="emissions.json")
+    refuse_others(out)
     recordings = Manifest.load(manifest)
-    _refuse_others(out, recordings)
+    _refuse_other_recordings(out, recordings)
     with locked(out):
         compute_emissions(recogniser, recordings, out)
     found = Emissions.load(out)
     print(f"{out}: {len(found.ids)} utterances, hash {found.hash[:12]}")
 
 
-def _refuse_others(out: Path, recordings: Manifest) -> None:
+def _refuse_other_recordings(out: Path, recordings: Manifest) -> None:
     """Raise UsageError if a folder holds emissions of other recordings, which these would replace."""
     try:
         held = read_json(out / "emissions.json")

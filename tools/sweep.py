@@ -14,7 +14,7 @@ from tools.outputs import check_folder
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
-from upstream.disk import disk_errors, write_json
+from upstream.disk import disk_errors, read_json, write_json
 from upstream.errors import UsageError
 from upstream.features.streaming import check_hours, draw_hours
 from upstream.model import load_encoder
@@ -23,6 +23,7 @@ from upstream.teacher.alignments import find_alignments
 from upstream.teacher.proxies import Change
 from upstream.teacher.sweep import FIT_FRAMES, Sweep, sweep
 from upstream.teacher.sweep_plot import plot_sweep
+from upstream.teacher.teacher import refuse_others
 
 
 def sweep_layers(
@@ -46,6 +47,8 @@ def sweep_layers(
     inputs = [encoder, manifest]
     check_folder(out, inputs)
     check_folder(out / "teacher", inputs, own="teacher.json")
+    refuse_others(out / "teacher", 1)
+    _refuse_other_sweeps(out)
     check_hours(hours)
     if alignments is None:
         Change("noise", snr)  # says what is wrong with it before the encoder is loaded
@@ -74,6 +77,17 @@ def sweep_layers(
         print(json.dumps(result, indent=1, allow_nan=False))
     else:
         _print(found, out)
+
+
+def _refuse_other_sweeps(out: Path) -> None:
+    """Raise UsageError where sweep.json or sweep.png is there already, and not of an earlier sweep."""
+    found = read_json(out / "sweep.json") if (out / "sweep.json").is_file() else {}
+    if isinstance(found, dict) and {"measure", "pick", "rows"} <= found.keys():
+        return
+    for name in ("sweep.json", "sweep.png"):
+        if (out / name).exists():
+            raise UsageError(f"{out / name}: is there already and of no sweep of ours, so it is left as it is; give a "
+                             "folder of its own with --out, or move it away")
 
 
 def whole_numbers(option: str, words: str) -> list[int]:

@@ -32,7 +32,7 @@ from upstream.teacher.matching import named_source
 from upstream.teacher.proxies import Change, label_stability, runs, speaker_information
 from upstream.teacher.quality import Quality, quality
 from upstream.teacher.quantiser import kind_of
-from upstream.teacher.teacher import SAMPLE_FRAMES, Teacher
+from upstream.teacher.teacher import SAMPLE_FRAMES, Teacher, refuse_others
 from upstream.teacher.units import Units
 
 Features = Annotated[str | None, typer.Option(help="Without an encoder: mfcc, the default, or fbank.")]
@@ -125,9 +125,10 @@ def fit_teacher(
 ) -> None:
     """Fit a teacher of any kind on recordings."""
     check_folder(out, [manifest, *(encoder or [])], own="teacher.json")
+    numbers = whole_numbers("--clusters", clusters)
+    refuse_others(out, len(numbers), bool(pca or whiten or kind == "random"))
     source = _source(encoder or [], layer or [], features, stacked)
     recordings = Manifest.load(manifest)
-    numbers = whole_numbers("--clusters", clusters)
     with progress("reading frames", len(recordings)) as report:
         made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers, seed=seed,
                            read=AudioCache(recordings).wave, sample_frames=frames, kind=kind_of(kind), pca=pca,
@@ -148,6 +149,7 @@ def import_teacher(
 ) -> None:
     """Make a teacher of centroids that somebody published. Nothing in the file is run."""
     check_folder(out, [centroids, *(encoder or [])], own="teacher.json")
+    refuse_others(out, 1)
     made = import_centroids(centroids, _source(encoder or [], layer or [], features).describe())
     made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")

@@ -27,7 +27,7 @@ from upstream.progress import progress
 from upstream.teacher.discrete import describe, write_arrow, write_jsonl, write_km
 from upstream.teacher.matching import matching_source
 from upstream.teacher.teacher import Teacher
-from upstream.teacher.units import Units
+from upstream.teacher.units import Units, refuse_others
 
 
 class Form(str, enum.Enum):
@@ -68,6 +68,8 @@ def units(
     else:
         check_file(out, inputs)
     known = load_teacher(teacher)
+    if form is Form.store:
+        refuse_others(out, len(known.classes))
     source = source_of(known, encoder or [], layer)
     manifest = recordings(audio)
     if form is Form.store:

@@ -25,9 +25,12 @@ from torch import Tensor, nn
 
 from upstream.disk import check_json, disk_errors, read_json, write_json, writing
 from upstream.errors import FormatError, InputError
+from upstream.headers import refuse_other_files, unfinished
 from upstream.keyed import keyed, keyed_torch
 
+KIND = "character model"
 FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
 _END = 0  # the newline that parts texts; 1 is the unknown character
 _FIRST = 2  # of the characters proper
 
@@ -125,13 +128,12 @@ class CharacterModel(nn.Module):
         an `about` that JSON cannot hold."""
         folder = Path(folder)
         header: dict[str, Any] = {
-            "format": "hubertkit character model", "version": FORMAT_VERSION, "characters": list(self.characters),
+            "format": f"hubertkit {KIND}", "version": FORMAT_VERSION, "characters": list(self.characters),
             "shape": asdict(self.shape), "about": dict(about or {})}
         check_json(header["about"], folder / "characters.json")
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(folder), unfinished(folder):
             (folder / "characters.json").unlink(missing_ok=True)
-            with writing(folder / "model.safetensors") as temporary:
+            with writing(folder / WEIGHTS) as temporary:
                 save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, temporary)
             write_json(folder / "characters.json", header)
 
@@ -146,11 +148,16 @@ class CharacterModel(nn.Module):
             raise FormatError(f"{path}: not a character model of version {FORMAT_VERSION}; train it again")
         try:
             model = CharacterModel(header["characters"], CharacterShape(**header["shape"]))
-            model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+            model.load_state_dict(load_file(Path(folder) / WEIGHTS))
         except (OSError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise FormatError(f"{folder}: weights that do not fit characters.json "
                               f"({' '.join(str(error).split())[:200]}); train it again") from error
         return model.to(device).eval()
+
+
+def refuse_others(folder: Path) -> None:
+    """Raise UsageError where a model would be written over files of somebody else: see `refuse_other_files`."""
+    refuse_other_files(folder / "characters.json", KIND, lambda header: [WEIGHTS], [WEIGHTS])
 
 
 def train_characters(sentences: Sequence[str], shape: CharacterShape | None = None,

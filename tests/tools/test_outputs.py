@@ -1,17 +1,31 @@
 """`--out` never takes the place of what a command reads, of what another command made, or of a part of a run."""
 
+import errno
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from downstream.emissions import EmissionsWriter
+from downstream.emissions import refuse_others as refuse_other_emissions
+from downstream.lm.character_model import CharacterModel, CharacterShape
+from downstream.lm.character_model import refuse_others as refuse_other_models
 from tools.main import run
 from tools.outputs import check_file, check_folder
-from upstream.errors import UsageError
+from upstream.errors import HubertkitError, UsageError
+from upstream.teacher.quantiser import Quantiser
+from upstream.teacher.teacher import Teacher
+from upstream.teacher.teacher import refuse_others as refuse_other_teachers
+from upstream.teacher.units import UnitsWriter
+from upstream.teacher.units import refuse_others as refuse_other_units
 
 EMIT, UNITS = "emit asr m.arrow --out", "units m.arrow --teacher teacher --out"
 FIT, IMPORT = "teacher fit m.arrow --clusters 3 --out", "teacher import c.npy --out"
 SWEEP, ALIGN = "teacher sweep encoder m.arrow --out", "align asr m.arrow --out"
 TRAIN, TUNE = "lm train t.txt --out", "tune emissions --references ref.txt --lm lm.arpa --final m.arrow --out"
+KM, PHONES = "corpus import km t.txt --manifest m.arrow --out", "corpus import phones round1 --manifest m.arrow --out"
 RESCORE = "rescore h.jsonl --model characters --lm-weight 1 --out"
 RESCORE_TUNE = "rescore-tune h.jsonl --references ref.txt --model characters --out"
 FOLDERS = {"emissions": "emissions.json", "units": "units.json", "teacher": "teacher.json", "asr": "hubertkit.json",
@@ -99,6 +113,66 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(place, capsys,
 
 def test_a_picture_is_no_folder(place, capsys):
     refused(place, capsys, "teacher quality units --alignments round1 --plot round1", "round1: a folder")
+
+
+@pytest.mark.parametrize(("command", "name"), [
+    (EMIT, "ids.arrow"), (EMIT, "emissions.json"), (FIT, "centroids.npy"), (f"{FIT} mine --pca 3", "pca.npy"),
+    (f"{FIT} mine --kind random", "pca.npy"), (f"{FIT} mine --clusters 3,4", "centroids1.npy"),
+    (IMPORT, "centroids.npy"), (IMPORT, "teacher.json"), (KM, "stream0.npy"), (KM, "units.json"),
+    (KM.replace("t.txt", "t.txt ref.txt"), "stream1.npy"), (PHONES, "offsets.npy"), (TRAIN, "model.safetensors"),
+    (TRAIN, "characters.json"), (SWEEP, "sweep.json"), (SWEEP, "sweep.png"), (SWEEP, "teacher/centroids.npy")])
+def test_files_of_somebody_else_are_not_written_over(place, capsys, command, name):
+    """In a folder of one's own arrays `teacher import`, `units` and the like took the place of those of their names."""
+    (place / "mine" / "teacher").mkdir(parents=True)
+    (place / "mine" / name).write_text('["mine"]')
+    refused(place, capsys, command if " mine" in command else f"{command} mine", f"{name}: is there already")
+
+
+@pytest.mark.parametrize("command", [
+    "emit asr mine/m.arrow --out mine", "teacher fit mine/m.arrow --clusters 3 --out mine",
+    "units mine/m.arrow --teacher teacher --out mine", "corpus import km mine/t.txt --manifest m.arrow --out mine",
+    "teacher import mine/c_500.npy --out ../{here}/mine"])
+def test_what_is_read_lies_elsewhere_than_what_is_made(place, capsys, command):
+    (place / "mine").mkdir()
+    for name in ("m.arrow", "t.txt", "c_500.npy"):
+        (place / "mine" / name).write_text(name)
+    refused(place, capsys, command.format(here=place.name), "lies in the folder that would be filled")
+
+
+def test_what_stands_beside_results_of_ours_is_not_written_over(place):
+    UnitsWriter(place / "units", (3,)).close()
+    np.save(place / "units" / "stream1.npy", np.zeros(3))
+    refuse_other_units(place / "units", 1)
+    with pytest.raises(UsageError, match=r"stream1\.npy: is there already"):
+        refuse_other_units(place / "units", 2)
+
+
+@pytest.mark.parametrize("header", ["{", '{"format": "hubertkit units", "version": 0}'])
+def test_damaged_results_of_ours_may_be_made_again(place, header):
+    UnitsWriter(place / "units", (3, 4)).close()
+    (place / "units" / "units.json").write_text(header)
+    refuse_other_units(place / "units", 2)
+
+
+def test_a_command_that_was_cut_short_may_be_given_again(place, monkeypatch):
+    """The arrays are in their places, and the header that says so is not yet."""
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("upstream.teacher.units.write_json", full)
+    monkeypatch.setattr("upstream.teacher.teacher.write_json", full)
+    monkeypatch.setattr("downstream.emissions.write_json", full)
+    monkeypatch.setattr("downstream.lm.character_model.write_json", full)
+    teacher = Teacher(Quantiser((torch.zeros(3, 2),)), {"dim": 2}, None, {})
+    for write, refuse in (
+            (lambda folder: UnitsWriter(folder, (3,)).close(), lambda folder: refuse_other_units(folder, 1)),
+            (teacher.save, lambda folder: refuse_other_teachers(folder, 1)),
+            (lambda folder: EmissionsWriter(folder, ["-", "A"], 0, 50.0).close(), refuse_other_emissions),
+            (CharacterModel("AB", CharacterShape(4)).save, refuse_other_models)):
+        with pytest.raises(HubertkitError, match="full"):
+            write(place / "new")
+        refuse(place / "new")
+        shutil.rmtree(place / "new")
 
 
 def test_results_of_the_same_kind_and_new_places_are_allowed(place):

@@ -147,6 +147,37 @@ def test_published_centroids_are_imported_and_used(data, tmp_path):
         call("import", tmp_path / "c.npy", "--out", tmp_path / "t", app=teacher_app)
 
 
+def test_centroids_are_not_removed_by_their_own_import(data, tmp_path):
+    """`teacher import km/centroids_500.npy --out km` gave rc 0, and they were gone with everything of such a name."""
+    (tmp_path / "km").mkdir()
+    np.save(tmp_path / "km" / "centroids_500.npy", Teacher.load(data / "layer").centroids.numpy())
+    for name in ("centroids_best.npy", "pca.npy", "notes.txt"):
+        (tmp_path / "km" / name).write_text("mine")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "km" / "centroids_500.npy")
+    before = {path: path.read_bytes() for path in (tmp_path / "km").iterdir()}
+    words = ("--encoder", data / "encoder0", "--layer", 1, "--out", tmp_path / "km")
+    for centroids in (tmp_path / "km" / "centroids_500.npy", tmp_path / "link.npy"):
+        with pytest.raises(UsageError, match="lies in the folder that would be filled"):
+            call("import", centroids, *words, app=teacher_app)
+        assert {path: path.read_bytes() for path in (tmp_path / "km").iterdir()} == before
+    np.save(tmp_path / "c.npy", Teacher.load(data / "layer").centroids.numpy())
+    for _ in range(2):  # from elsewhere it goes beside them, twice if need be
+        call("import", tmp_path / "c.npy", *words, app=teacher_app)
+        assert {path: path.read_bytes() for path in before} == before
+
+
+def test_units_do_not_take_the_place_of_files_of_somebody_else(data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "stream1.npy").write_text("mine")
+    command = (data / "manifest.arrow", "--teacher", data / "mfcc", "--out", tmp_path / "mine")
+    with pytest.raises(UsageError, match=r"stream1\.npy: is there already and no part of units of ours"):
+        call(*command)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["stream1.npy"]
+    (tmp_path / "mine" / "stream1.npy").unlink()
+    for _ in range(2):
+        call(*command)
+
+
 def test_proxies_need_no_alignments(data, tmp_path):
     call(data / "manifest.arrow", "--teacher", data / "layer", "--encoder", data / "encoder0", "--out",
          tmp_path / "store")

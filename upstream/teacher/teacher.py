@@ -25,6 +25,7 @@ from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
+from upstream.headers import parts_held, refuse_other_files, unfinished
 from upstream.places import places
 from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
@@ -32,8 +33,10 @@ from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quan
 from upstream.teacher.sampling import Progress, Recordings, draw_sample, refuse_broken, sample_size
 from upstream.teacher.units import Units, UnitsWriter, join
 
-FORMAT = "hubertkit teacher"
+KIND = "teacher"
+FORMAT = f"hubertkit {KIND}"
 VERSION = 1
+PROJECTION = "pca.npy"
 SAMPLE_FRAMES = 1_000_000
 ONE_PROCESS = 8 << 30  # bytes of a sample that one of several processes may hold: twice the default's for LARGE
 
@@ -162,19 +165,20 @@ class Teacher:
         books, projection = self.quantiser.codebooks, self.quantiser.projection
         arrays = {name: book.numpy() for name, book in zip(_codebook_files(len(books)), books)}
         if projection is not None:
-            arrays["pca.npy"] = projection.as_array()
+            arrays[PROJECTION] = projection.as_array()
         described: dict[str, Any] = {"format": FORMAT, "version": VERSION, "features": self.features,
                                      "inertia": self.inertia, "fitted": self.fitted, "hash": self.hash}
         if self.kind != "single" or projection is not None:
             described |= {"kind": self.kind, "codebooks": len(books), "pca": projection is not None}
         check_json(described, folder / "teacher.json")
-        with disk_errors(folder):
+        with disk_errors(folder), unfinished(folder):
+            held = parts_held(folder / "teacher.json", KIND, _parts) or []
             for name, array in arrays.items():
                 with writing(folder / name) as temporary, temporary.open("wb") as file:
                     np.save(file, array)
             write_json(folder / "teacher.json", described)
-            for left in {folder / "pca.npy", *folder.glob("centroids*.npy")} - {folder / name for name in arrays}:
-                left.unlink(missing_ok=True)  # of a teacher that the folder held before
+            for left in {*held} - {*arrays, "teacher.json"}:
+                (folder / left).unlink(missing_ok=True)  # of a teacher that the folder held before
 
     @staticmethod
     def load(folder: Path) -> Teacher:
@@ -186,7 +190,7 @@ class Teacher:
         try:
             names = _codebook_files(int(described.get("codebooks", 1)))
             books = [np.load(folder / name, allow_pickle=False) for name in names]
-            projection = Projection.from_array(np.load(folder / "pca.npy", allow_pickle=False)) \
+            projection = Projection.from_array(np.load(folder / PROJECTION, allow_pickle=False)) \
                 if described.get("pca") else None
             quantiser = Quantiser(tuple(map(torch.from_numpy, books)), described.get("kind", "single"), projection)
             check_clusters(quantiser.classes, quantiser.kind)
@@ -246,6 +250,12 @@ class Teacher:
             raise InputError(f"the teacher was fitted on other features: {says}; give it those, or fit a new one")
 
 
+def refuse_others(folder: Path, codebooks: int, projection: bool = False) -> None:
+    """Raise UsageError where a teacher of so many codebooks, with or without a linear map before them, would be written
+    over files of somebody else: see `refuse_other_files`."""
+    refuse_other_files(folder / "teacher.json", KIND, _parts, _files(codebooks, projection))
+
+
 def _numbers(clusters: int | Sequence[int]) -> tuple[int, ...]:
     """Of each stream, as Python's own integers, which JSON can hold."""
     return (int(clusters),) if isinstance(clusters, int | np.integer) else tuple(map(int, clusters))
@@ -254,6 +264,14 @@ def _numbers(clusters: int | Sequence[int]) -> tuple[int, ...]:
 def _brief(value: Any) -> str:
     """A value as a message gives it: hashes (several are joined by a plus) by their beginnings."""
     return re.sub(r"\b[0-9a-f]{64}\b", lambda found: found[0][:12], str(value))
+
+
+def _parts(described: dict[str, Any]) -> list[str]:
+    return _files(int(described.get("codebooks", 1)), bool(described.get("pca")))
+
+
+def _files(codebooks: int, projection: bool) -> list[str]:
+    return [*_codebook_files(codebooks), *[PROJECTION] * projection]
 
 
 def _codebook_files(count: int) -> list[str]:

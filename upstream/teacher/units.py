@@ -21,10 +21,11 @@ import pyarrow as pa
 from upstream.disk import check_json, disk_errors, write_json
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID
-from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header
+from upstream.headers import HASH, META, WRITING, Field, is_rate, is_whole, parts_held, read_header, refuse_other_files
 from upstream.offsets import are_offsets
 
-FORMAT = "hubertkit units"
+KIND = "units"
+FORMAT = f"hubertkit {KIND}"
 VERSION = 1
 _MOST_CLASSES = 1 << 16  # labels are uint16
 _FIELDS: dict[str, Field] = {
@@ -65,7 +66,7 @@ class UnitsWriter:
         self._ids: dict[str, None] = {}  # a set that keeps its order
         self._offsets = [0]
         self._digests = [hashlib.sha256() for _ in classes]
-        self._unfinished = self.folder / ".writing"
+        self._unfinished = self.folder / WRITING
         with disk_errors(self.folder):
             shutil.rmtree(self._unfinished, ignore_errors=True)  # left by a process that was killed
             self._unfinished.mkdir(parents=True)
@@ -109,8 +110,9 @@ class UnitsWriter:
                 np.save(file, offsets)
                 _finish(file)
             _write_ids(self._unfinished / "ids.arrow", list(self._ids))
-            for old in (self.folder / "units.json", *self.folder.glob("stream*.npy")):
-                old.unlink(missing_ok=True)
+            held = parts_held(self.folder / "units.json", KIND, _parts) or []
+            for old in (*held, "units.json"):  # the header last: it names what is still to be removed
+                (self.folder / old).unlink(missing_ok=True)
             for path in sorted(self._unfinished.iterdir()):
                 os.replace(path, self.folder / path.name)
             write_json(self.folder / "units.json", header)
@@ -225,6 +227,12 @@ class Units:
         return found
 
 
+def refuse_others(folder: Path, streams: int) -> None:
+    """Raise UsageError where units of so many streams would be written over files of somebody else: see
+    `refuse_other_files`."""
+    refuse_other_files(folder / "units.json", KIND, _parts, _files(streams))
+
+
 def select(units: Units, ids: Sequence[str], folder: Path) -> Units:
     """Write the units of some utterances, in this order, to another folder. Raises InputError for one without units."""
     with UnitsWriter(folder, units.classes, units.meta, units.rate) as writer:
@@ -256,7 +264,15 @@ def _read_header(folder: Path) -> dict[str, Any]:
     path = folder / "units.json"
     if not path.is_file():
         raise FormatError(f"{folder}: no units.json: no folder of units, or their making was interrupted")
-    return read_header(path, "units", VERSION, _FIELDS, "make them again")
+    return read_header(path, KIND, VERSION, _FIELDS, "make them again")
+
+
+def _parts(header: dict[str, Any]) -> list[str]:
+    return _files(len(header["classes"]))
+
+
+def _files(streams: int) -> list[str]:
+    return ["ids.arrow", "offsets.npy", *_stream_files(streams)]
 
 
 def _stream_files(streams: int) -> list[str]:

@@ -186,6 +186,25 @@ def test_a_teacher_comes_back_from_its_folder(recordings, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["centroids.npy", "stage.json", "teacher.json"]
 
 
+def test_a_teacher_leaves_other_arrays_of_its_folder_alone(recordings, tmp_path):
+    """Every `centroids*.npy` and `pca.npy` was taken for a part of a teacher that the folder had held, and removed."""
+    mine = {"centroids_500.npy": b"mine", "centroids1.npy": b"mine too", "pca.npy": b"and mine"}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    _, teacher = fitted(recordings)
+    for _ in range(2):  # into a folder without a teacher, and over one
+        teacher.save(tmp_path)
+        assert {name: (tmp_path / name).read_bytes() for name in mine} == mine
+
+
+def test_of_a_teacher_that_is_replaced_nothing_is_left(recordings, tmp_path):
+    for options in ({"clusters": (4, 5), "pca": 3}, {"clusters": 6}):
+        _, teacher = fitted(recordings, **options)
+        teacher.save(tmp_path)
+        assert Teacher.load(tmp_path).hash == teacher.hash
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["centroids.npy", "teacher.json"]
+
+
 def test_a_broken_teacher_is_refused(recordings, tmp_path):
     with pytest.raises(FormatError, match=r"teacher\.json: no such file"):
         Teacher.load(tmp_path)

@@ -92,6 +92,19 @@ def test_units_are_replaced_as_a_whole(tmp_path):
     assert not (tmp_path / "stream1.npy").exists()
 
 
+def test_units_touch_no_other_file_of_the_folder(tmp_path):
+    """Every `stream*.npy` was taken for a stream of units that the folder had held, and removed."""
+    mine = {"streams.npy": b"mine", "stream1.npy": b"mine too", "notes.txt": b"and mine"}
+    for name, content in mine.items():
+        (tmp_path / name).write_bytes(content)
+    for _ in range(2):  # into a folder without units, and over units
+        write(tmp_path, {"a": [[1, 2]]})
+        assert {name: (tmp_path / name).read_bytes() for name in mine} == mine
+    (tmp_path / "units.json").write_text("[]")
+    write(tmp_path, {"a": [[1, 2]]})
+    assert (tmp_path / "stream1.npy").read_bytes() == b"mine too"
+
+
 def test_what_a_killed_writer_left_is_no_units_and_does_no_harm(tmp_path):
     UnitsWriter(tmp_path, (100,)).add("b", [5])  # never closed
     with pytest.raises(FormatError, match=r"no units\.json"):
