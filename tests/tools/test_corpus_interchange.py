@@ -9,6 +9,8 @@ import soundfile
 
 from tools.main import run
 from upstream.audio import Manifest, import_folder
+from upstream.audio.corpora.parquet import export_parquet
+from upstream.errors import InputError
 from upstream.frames import CONV_GRID
 from upstream.teacher.units import Units, UnitsWriter
 
@@ -303,6 +305,38 @@ def test_imported_units_do_not_go_into_what_another_command_made(capsys, manifes
     (tmp_path / "there" / kind).write_text("{}")
     assert call(capsys, "import", *command.format(tmp_path).split(), tmp_path / "there")[0] == 2
     assert [p.name for p in (tmp_path / "there").iterdir()] == [kind]
+
+
+def test_a_parquet_file_that_no_export_wrote_is_left(capsys, manifest, tmp_path):
+    """`export parquet --out mine.parquet` took the place of any file of that name."""
+    mine = tmp_path / "out" / "mine.parquet"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    words = ("export", "parquet", manifest, "--out", mine)
+    code, _, error = call(capsys, *words)
+    assert (code, "mine.parquet: is there already, and no export noted" in error) == (1, True)
+    with pytest.raises(InputError, match="no export noted"):
+        export_parquet(Manifest.load(manifest), mine)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    for _ in range(2):  # its own may be replaced
+        assert call(capsys, *words)[0] == 0
+    assert call(capsys, "import", "parquet", mine, "--out", tmp_path / "back.arrow")[0] == 0
+
+
+@pytest.mark.parametrize(("words", "folder"), [
+    (["common-voice"], "clips"), (["fairseq", "--cut-audio"], "audio/train"), (["kaldi", "--cut-audio"], "audio"),
+    (["nemo", "--cut-audio"], "audio/manifest"), (["libri-light"], "")])
+def test_folders_of_audio_are_written_once(capsys, tmp_path, words, folder):
+    """As docs/corpora.md says, which once promised that a second export replaces them."""
+    (tmp_path / "a").mkdir()
+    for i in range(2):
+        soundfile.write(tmp_path / f"a/1-2-{i}.wav", np.zeros(16_000), 16_000)
+        (tmp_path / f"a/1-2-{i}.txt").write_text("WORDS")
+    import_folder(tmp_path / "a").save(tmp_path / "m.arrow")
+    for code, says in ((0, ""), (2, f"{tmp_path / 'out' / folder}: is there already; give another folder")):
+        found, _, error = call(capsys, "export", words[0], tmp_path / "m.arrow", "--out", tmp_path / "out", *words[1:])
+        assert (found, says in error) == (code, True)
 
 
 def test_a_tar_of_ones_own_beside_a_manifest_stays(capsys, manifest, tmp_path):

@@ -86,24 +86,27 @@ def export_parquet(manifest: Manifest, path: Path) -> Path:
     """Write a Parquet file with the audio inside (FLAC: 16 kHz, one channel, 16 bits), as `datasets` reads it.
 
     Columns: `id`, `audio` of `{bytes, path}`, `text`, `speaker`. Nothing is compressed again, so that an import reads
-    the audio where it lies. Raises InputError for an utterance that cannot be read; nothing is left then.
+    the audio where it lies. Raises InputError for an utterance that cannot be read, or where the file is there and no
+    export wrote it; nothing is left then.
     """
+    refuse_others(path.parent, [path.name])
     audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     text = {"dtype": "string", "_type": "Value"}
     features = {"id": text, "audio": {"sampling_rate": SAMPLE_RATE, "_type": "Audio"}, "text": text, "speaker": text}
     schema = pa.schema([("id", pa.string()), ("audio", audio), ("text", pa.string()), ("speaker", pa.string())],
                        metadata={"huggingface": json.dumps({"info": {"features": features}})})
-    with disk_errors(path), writing(path) as temporary, \
-            pq.ParquetWriter(temporary, schema, compression="none", use_dictionary=False) as file:
-        rows: list[dict[str, Any]] = []
-        for u in reported(manifest):
-            rows.append({"id": u.id, "audio": {"bytes": flac(u), "path": f"{u.id.replace('/', '-')}.flac"},
-                         "text": u.text, "speaker": u.speaker})
-            if len(rows) == ROWS_AT_ONCE:
+    with disk_errors(path), writing(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="none", use_dictionary=False) as file:
+            rows: list[dict[str, Any]] = []
+            for u in reported(manifest):
+                rows.append({"id": u.id, "audio": {"bytes": flac(u), "path": f"{u.id.replace('/', '-')}.flac"},
+                             "text": u.text, "speaker": u.speaker})
+                if len(rows) == ROWS_AT_ONCE:
+                    file.write_table(pa.Table.from_pylist(rows, schema))
+                    rows.clear()
+            if rows:
                 file.write_table(pa.Table.from_pylist(rows, schema))
-                rows.clear()
-        if rows:
-            file.write_table(pa.Table.from_pylist(rows, schema))
+        claim(path.parent, [path.name])  # now, before it takes its name
     return path
 
 
