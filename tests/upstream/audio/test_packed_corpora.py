@@ -89,6 +89,26 @@ class TestTar:
         with pytest.raises(UsageError, match="no such tar"):
             import_tar(tmp_path / "none.tar")
 
+    @pytest.mark.parametrize("name", ["1.tar.gz", "1.tgz", "deep/1.tar.zst", "1.tar.bz2", "1.txz"])
+    def test_a_compressed_shard_in_a_folder_is_refused(self, tmp_path, name):
+        """Beside others it was left out without a word."""
+        tar_of(tmp_path / "s" / "0.tar", {"a.flac": content(800)})
+        (tmp_path / "s" / "list.txt.gz").write_bytes(b"no shard")
+        (tmp_path / "s" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "s" / name).write_bytes(b"compressed")
+        for source in (tmp_path / "s", tmp_path / "s" / name):
+            with pytest.raises(InputError, match=rf"{name}: a compressed tar cannot be read in place; unpack it"):
+                import_tar(source)
+        skipped = []
+        assert import_tar(tmp_path / "s", skipped.append).ids == ["a"]
+        assert [problem.path for problem in skipped] == [tmp_path / "s" / name]
+        unpacked = tar_of((tmp_path / "s" / name).with_name("1.tar"), {"b.flac": content(900)})
+        assert sorted(import_tar(tmp_path / "s").ids) == ["a", "b"]
+        for tar in (unpacked, tmp_path / "s" / "0.tar"):
+            tar.unlink()
+        with pytest.raises(InputError, match="a compressed tar cannot be read in place"):
+            import_tar(tmp_path / "s")
+
 
 class TestParquet:
     def written(self, path, rows=6, repeated=False, **options):

@@ -1,6 +1,7 @@
 """Tar shards as WebDataset writes them: members of one name belong together (`KEY.flac`, `KEY.txt`, `KEY.json`).
 
-Audio is read where it lies; nothing is unpacked. A compressed tar has no places to read from, and is refused.
+Audio is read where it lies; nothing is unpacked. A compressed tar has no places to read from, and is refused, unless
+it lies in a folder beside what was unpacked of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from upstream.errors import InputError, UsageError
 TEXT_NAMES = ("text", "sentence", "transcription", "transcript")  # what corpora call it, the first that is there
 SPEAKER_NAMES = ("speaker", "speaker_id", "client_id")
 _READ = AUDIO_SUFFIXES | {".txt", ".json"}
-COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+SHORT_NAMES = (".tgz", ".tbz2", ".txz", ".tzst")  # of `.tar.gz` and so on
+UNREADABLE = "a compressed tar cannot be read in place"
+UNPACK = "unpack it to a .tar first"
 
 
 def import_tar(src: Path, skip: Skip | None = None) -> Manifest:
@@ -41,14 +45,15 @@ def import_tar(src: Path, skip: Skip | None = None) -> Manifest:
 
     Args:
         src: `.tar`, or a folder with `.tar` files at any depth.
-        skip: called with each member that cannot be used, which is left out then; without it the first is an error.
+        skip: called with each member or compressed tar of a folder that cannot be used, which is left out then; without
+            it the first is an error.
 
     Raises:
         UsageError: nothing there.
         InputError: a tar that is compressed, cut short or none, two recordings of one key, a text that is not UTF-8.
     """
     src, bad = Path(src), BadFiles(skip)
-    shards = sorted(files_below(src, ".tar", bad.folder)) if src.is_dir() else [src]
+    shards = _shards_below(src, bad) if src.is_dir() else [src]
     if not shards or not src.exists():
         raise UsageError(f"{src}: no such tar, or no folder with any; a tar of audio ends in .tar")
     found = [(shard, entry) for shard in shards for entry in _members(shard, bad)]
@@ -98,6 +103,21 @@ def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_byte
     return shards
 
 
+def _shards_below(folder: Path, bad: BadFiles) -> list[Path]:
+    """The tars of a folder in the order of their names; compressed ones, and folders that cannot be read, go to `bad`.
+    Raises InputError where there are any of these, and none may be left out."""
+    names = (".tar", *(f".tar{ending}" for ending in COMPRESSED), *SHORT_NAMES)
+    found = sorted(files_below(folder, names, bad.folder))
+    bad.refuse()
+    shards = [path for path in found if path.suffix == ".tar"]
+    unpacked = set(shards)
+    for path in found:
+        if path.suffix != ".tar" and not {path.with_suffix(""), path.with_suffix(".tar")} & unpacked:
+            bad.add(path.stem, path, UNREADABLE)
+    bad.refuse(f"{UNPACK}, or leave such tars out with --skip-bad")
+    return shards
+
+
 def _append(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
@@ -114,8 +134,8 @@ class _Sample:
 
 
 def _members(shard: Path, bad: BadFiles) -> Iterator[Entry]:
-    if shard.suffix.lower() in COMPRESSED:
-        raise InputError(f"{shard}: a compressed tar cannot be read in place; unpack it to a .tar first")
+    if shard.suffix.lower() in COMPRESSED + SHORT_NAMES:
+        raise InputError(f"{shard}: {UNREADABLE}; {UNPACK}")
     samples: dict[str, _Sample] = {}
     try:
         with tarfile.open(shard, "r:") as tar:

@@ -35,8 +35,8 @@ def walk(top: Path, unreadable: Unreadable) -> Iterator[tuple[Path, list[str]]]:
                 pending.append((folder / entry.name, above | {real}))
 
 
-def files_below(top: Path, suffix: str, unreadable: Unreadable) -> Iterator[Path]:
-    """Files whose names end so, at any depth; `unreadable` as for `walk`."""
+def files_below(top: Path, suffix: str | tuple[str, ...], unreadable: Unreadable) -> Iterator[Path]:
+    """Files whose names end so, or in one of these ways, at any depth; `unreadable` as for `walk`."""
     yield from (folder / name for folder, names in walk(top, unreadable) for name in names if name.endswith(suffix))
 
 
