@@ -23,6 +23,7 @@ from upstream.training.monitor import read_metrics
 
 ONE_BY_ONE = 50  # updates; of later ones the file holds the means of every `TOGETHER`
 TOGETHER = 10
+MANIFEST = "recordings.arrow"  # of the run
 SENTENCES = 300  # that are spoken, by voices in turn: a quarter of an hour
 MEASURED = ("loss", "masked_accuracy", "gradient_norm")
 
@@ -81,7 +82,7 @@ def train(name: str, speech: Manifest, folder: Path, updates: int, *more: str) -
     Args:
         more: `key=value` words that come last.
     """
-    manifest = folder / "recordings.arrow"
+    manifest = folder / MANIFEST
     folder.mkdir(parents=True, exist_ok=True)
     speech.save(manifest)
     pretrain(_recipe(name, manifest, updates, *more), folder, until_round=1)

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.decoding_plot import plot_decoding
 from benchmarks.decoding_systems import FAMILIES, REFERENCE, Family, Job, Models, lacking, measured, on_device
 from benchmarks.posteriors import Sets
-from benchmarks.results import write_results
+from benchmarks.results import refuse_other_results, write_results
 from downstream.decode.choice import Name
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import read_hypotheses
@@ -31,11 +31,13 @@ from downstream.score.significance import paired_difference
 from upstream.control_groups import available_cores
 from upstream.disk import content_hash, file_hash
 from upstream.errors import UsageError
-from upstream.locks import locked
+from upstream.locks import LOCK, locked
 from upstream.progress import progress, say
 from upstream.stage import run_stage, versions
 
 LEAST_DIFFERENCE = 0.2  # points of WER: what our own search may be worse by at most, at the goals' speeds
+BENCHMARK = "decoding"
+ARRAYS, PLOT = "lm.ngrams", "frontier.png"  # beside results.json
 VERSION = 2  # of both stages: raised when decoders, tuning or measurement would find other texts, weights or speeds
 GOALS = {100: 2.0, 500: 3.0}  # beam of the peer -> how many times as fast our own search should be
 
@@ -76,12 +78,13 @@ def run(plan: Plan, sets: Sets, lm: Path, out: Path, command: str, say: Callable
         lm: ARPA file, may be gzipped; all decoders use it.
 
     Raises:
-        UsageError: no such language model, or not as ARPA.
+        UsageError: no such language model, or not as ARPA; files of somebody else in `out`.
         InputError: a language model that does not fit the recogniser or the references.
     """
     check_file(lm)
+    check_out(out)
     with locked(out):
-        models = Models(lm, out / "lm.ngrams")
+        models = Models(lm, out / ARRAYS)
         with progress("packing the language model", 1) as report:
             pack(lm, models.arrays, report)
         comparison = _Comparison(plan, sets, models, out, command, say)
@@ -96,8 +99,18 @@ def run(plan: Plan, sets: Sets, lm: Path, out: Path, command: str, say: Callable
             families = {f.name: f for f in plan.families}
             for row in frontier([r for r in comparison.rows if r["decoder"] in families]):
                 comparison.point(families[row["decoder"]], row["beam"] or 0, cores)
-        plot_decoding(comparison.rows, out / "frontier.png")
+        plot_decoding(comparison.rows, out / PLOT)
         return comparison.write()
+
+
+def check_out(out: Path) -> None:
+    """Raise UsageError where a comparison would write over what somebody else left in a folder."""
+    refuse_other_results(out / "results.json", BENCHMARK)
+    begun = any((out / name).exists() for name in ("results.json", LOCK))  # what is there is its own then
+    for name in () if begun else (ARRAYS, PLOT):
+        if (out / name).exists():
+            raise UsageError(f"{out / name}: is there already and of no comparison of ours, so it is left as it is; "
+                             "give another --out, or move it away")
 
 
 def check_file(lm: Path) -> None:
@@ -137,7 +150,7 @@ class _Comparison:
         self._tuned: dict[str, dict[str, Any]] = {}
         self._errors: dict[tuple[str, int], np.ndarray] = {}  # (N,) of each family and beam, by one thread
         self._seconds = sum(sets.test.emissions.seconds(id) for id in sets.test.emissions.ids)
-        self._head = {"benchmark": "decoding", "command": command}
+        self._head = {"benchmark": BENCHMARK, "command": command}
         self._lm_hash = file_hash(models.arpa)
 
     def point(self, family: Family, beam: int, threads: int) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.results import write_results
+from benchmarks.results import refuse_other_results, write_results
 from upstream.disk import read_json, write_json
+from upstream.errors import UsageError
 from upstream.keyed import keyed, keyed_torch
 from upstream.locks import locked
 from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask
@@ -41,6 +42,7 @@ FRONT_ENDS: dict[str, dict[str, Any]] = {
 SIZES = {"base": EncoderConfig(), "tiny": EncoderConfig(
     conv_dim=256, width=256, layers=6, heads=4, ffn=1024, pre_norm=True, positional_kernel=31, dropout=0,
     attention_dropout=0, input_dropout=0, layerdrop=0)}
+BENCHMARK = "front-ends"
 CLASSES = 100
 REPEATS = 5
 
@@ -67,15 +69,24 @@ def run(plan: Plan, data: Path, aligned: Path, alignments: Path, out: Path, comm
     `audio_seconds_per_second` and `pnmi` of each layer, `best`.
 
     Raises:
-        UsageError, InputError: the recordings cannot be used.
+        UsageError, InputError: the recordings cannot be used, or files of somebody else are in `out`.
     """
+    refuse_other_results(out / "results.json", BENCHMARK)
+    _refuse_other_costs(out / "cost.json")
     with locked(out):
         costs = _once(out / "cost.json", asdict(plan) | {"front_ends": FRONT_ENDS}, lambda: _costs(plan, say))
-        results: dict[str, Any] = {"benchmark": "front-ends", "command": command, "rows": costs}
+        results: dict[str, Any] = {"benchmark": BENCHMARK, "command": command, "rows": costs}
         for name in plan.trained or FRONT_ENDS:
             results["rows"].append(_learnt(plan, name, data, aligned, alignments, out / name, say))
             write_results(out / "results.json", results)  # what there is, after every training
     return results
+
+
+def _refuse_other_costs(path: Path) -> None:
+    found = read_json(path) if path.is_file() else {"plan": {}, "rows": []}
+    if not isinstance(found, dict) or not {"plan", "rows"} <= found.keys():
+        raise UsageError(f"{path}: is there already and no costs of front ends, so it is left as it is; give another "
+                         "--out, or move it away")
 
 
 def _once(path: Path, plan: dict[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.evaluation import LanguageModel, decode_stage, emissions_stage, references
 from benchmarks.low_resource_recipe import LanguageModelRecipe, LowResourceRecipe, parse_cell
-from benchmarks.results import write_results
+from benchmarks.results import refuse_other_results, write_results
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.finetune import finetune
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
@@ -37,10 +37,12 @@ from upstream.progress import progress, say
 from upstream.recipe import as_settings, refine
 from upstream.round_encoders import read_outside
 from upstream.round_teacher import blamed_on
+from upstream.run_stages import refuse_other_stages
 from upstream.stage import read_stage, run_stage
 from upstream.training.monitor import check_wandb
 
 Say = Callable[[str], None]
+BENCHMARK = "low-resource"
 PAIRED = ("wer", "cer")
 
 
@@ -63,11 +65,12 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         command: how it was called, for the results.
 
     Raises:
-        UsageError: something that the recipe names is not in `data`.
+        UsageError: something that the recipe names is not in `data`, or results of another benchmark are in `out`.
         BusyError: another process works in `out`.
     """
     if not data.is_dir():
         raise UsageError(f"--data {data}: no such folder")
+    check_out(out)
     with locked(out):
         splits = _splits_stage(recipe, data, out / "splits", say)
         _check_trainings(recipe, data, splits)
@@ -85,11 +88,18 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
     return results
 
 
+def check_out(out: Path) -> None:
+    """Raise UsageError where a comparison would write over what somebody else left in a folder."""
+    for name in ("results.json", "results.partial.json"):
+        refuse_other_results(out / name, BENCHMARK)
+    refuse_other_stages(out / "pretrain")
+
+
 def _report(recipe: LowResourceRecipe, splits: Splits, rows: list[dict[str, Any]], rounds: list[RoundResult],
             cells: int, out: Path, command: str) -> dict[str, Any]:
     """Write what the first `cells` cells gave: beside a whole result, if there is one of another recipe, until all
     have given theirs."""
-    results = {"benchmark": "low-resource", "command": command, "recipe": as_settings(recipe),
+    results = {"benchmark": BENCHMARK, "command": command, "recipe": as_settings(recipe),
                "seconds": stage_seconds(out), "rows": rows, "rounds": [_round_row(r) for r in rounds],
                "comparisons": compare_cells(rows, out / "cells", splits.manifests[recipe.test], recipe.seed)}
     path, partial = out / "results.json", out / "results.partial.json"

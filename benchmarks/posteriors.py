@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from downstream.emissions import Emissions, EmissionsWriter
+from downstream.emissions import Emissions, EmissionsWriter, refuse_others
 from downstream.score.references import MANIFESTS, read_references
 from upstream.disk import disk_errors, file_hash, read_json, writing
 from upstream.errors import FormatError, InputError, UsageError
+from upstream.headers import WRITING
 
 SPLITS = ("dev", "test")
+SOURCE = "simulated posteriors"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def import_posteriors(folder: Path, out: Path) -> None:
     """Write `out/dev` and `out/test` (emissions) and `out/dev.txt` and `out/test.txt` (references).
 
     Raises:
-        UsageError: a file is not there.
+        UsageError: a file is not there, or `out` holds other emissions or references.
         FormatError: naming the file that is not of this form.
         InputError: rows that are no log-probabilities, or an id that comes twice.
     """
@@ -75,7 +77,29 @@ def import_posteriors(folder: Path, out: Path) -> None:
             raise UsageError(f"{folder / name}: no such file; a folder of posteriors holds dev and test (.npz and "
                              ".json) and symbols.json")
     for split in SPLITS:
+        _refuse_others(out, split)
+    for split in SPLITS:
         _import(folder, split, out)
+
+
+def _refuse_others(out: Path, split: str) -> None:
+    """Raise UsageError where emissions of a recogniser, or files of somebody else, would be written over."""
+    refuse_others(out / split)
+    header, references = out / split / "emissions.json", out / f"{split}.txt"
+    if header.is_file():
+        if not _is_simulated(header):
+            raise UsageError(f"{out / split}: holds emissions of a recogniser, which would be overwritten; give "
+                             "another --out")
+    elif references.exists() and not (out / split / WRITING).is_dir():
+        raise UsageError(f"{references}: is there already and of no posteriors of ours, so it is left as it is; give "
+                         "another --out, or move it away")
+
+
+def _is_simulated(header: Path) -> bool:
+    try:
+        return bool(read_json(header)["meta"].get("source") == SOURCE)
+    except (FormatError, KeyError, TypeError, AttributeError):  # damaged: nothing is lost
+        return True
 
 
 def _import(folder: Path, split: str, out: Path) -> None:
@@ -93,7 +117,7 @@ def _import(folder: Path, split: str, out: Path) -> None:
                              "rows")
     except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise FormatError(f"{where}: not a file of posteriors ({type(error).__name__}: {error})") from error
-    meta = {"source": "simulated posteriors", "manifest_hash": file_hash(path)}
+    meta = {"source": SOURCE, "manifest_hash": file_hash(path)}
     with EmissionsWriter(out / split, symbols, blank, rate, meta) as writer:
         for (id, _), part in zip(texts, np.split(rows, np.cumsum(lengths)[:-1])):
             writer.add(id, part)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upstream.disk import read_json, write_json
-from upstream.errors import FormatError
+from upstream.errors import FormatError, UsageError
 from upstream.stage import versions
 
 SCHEMA = Path(__file__).with_name("results_schema.json")
@@ -28,6 +28,26 @@ def read_results(path: Path) -> dict[str, Any]:
     content = read_json(path)
     check(content, path)
     return content
+
+
+def refuse_other_results(path: Path, benchmark: str) -> None:
+    """Raise UsageError where a file that is no result of this benchmark would be written over; to be asked before the
+    work.
+
+    Args:
+        benchmark: its name, as its results say it.
+    """
+    if not path.is_file():
+        return
+    try:
+        found = read_json(path)
+    except FormatError:
+        found = None
+    known = isinstance(found, dict) and {"benchmark", "rows"} <= found.keys()
+    if not known or found["benchmark"] != benchmark:
+        what = f"of the benchmark {found['benchmark']}" if known else "no results of a benchmark of ours"
+        raise UsageError(f"{path}: is there already and {what}, so it is left as it is; give another --out, or move it "
+                         "away")
 
 
 def check(content: dict[str, Any], path: Path) -> None:

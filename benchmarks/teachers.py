@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import write_results
+from benchmarks.results import refuse_other_results, write_results
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
@@ -35,6 +35,7 @@ from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 from upstream.training.monitor import read_metrics
 
+BENCHMARK = "teachers"
 JOINT = "joint"
 
 
@@ -82,8 +83,10 @@ def run(recordings: Recordings, rounds: Path | None, clusters: Sequence[int], ou
         clusters: of each layer.
 
     Raises:
-        UsageError: no recording of `aligned` has an alignment, or a run without an encoder.
+        UsageError: no recording of `aligned` has an alignment, a run without an encoder, or results of another
+            benchmark in `out`.
     """
+    refuse_other_results(out / "results.json", BENCHMARK)
     if not any(i in recordings.alignments for i in recordings.aligned.ids):
         raise UsageError("no recording of --aligned has an alignment in --alignments: the names of the files are those "
                          "of the utterances")
@@ -92,7 +95,7 @@ def run(recordings: Recordings, rounds: Path | None, clusters: Sequence[int], ou
     with locked(out):
         for candidate in (*PLAIN, *_layers(encoders, clusters)):
             rows += _judge(candidate, encoders.get(candidate.round), recordings, out / candidate.name, say)
-        results = {"benchmark": "teachers", "command": command, "rows": rows,
+        results = {"benchmark": BENCHMARK, "command": command, "rows": rows,
                    "curves": [] if rounds is None else _curves(encoders),
                    "fitted_on": {"manifest": recordings.data.hash, "hours": recordings.fit_hours,
                                  "sample_frames": recordings.sample_frames, "seed": recordings.seed},

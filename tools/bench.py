@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +13,12 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.curves import CURVES, SENTENCES
+from benchmarks.curves import CURVES, MANIFEST, SENTENCES
 from benchmarks.curves import record as record_curve
 from benchmarks.decoding import QUICK as QUICK_DECODING
 from benchmarks.decoding import Plan as DecodingPlan
 from benchmarks.decoding import check_file as check_model
+from benchmarks.decoding import check_out as check_decoding_folder
 from benchmarks.decoding import run as run_decoding
 from benchmarks.decoding import shown as shown_decoding
 from benchmarks.feeding import run as run_feeding
@@ -31,7 +33,7 @@ from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_bat
 from benchmarks.posteriors import Sets, import_posteriors
 from benchmarks.ranks import Plan as RanksPlan
 from benchmarks.ranks import run as run_ranks
-from benchmarks.results import read_results, table, write_results
+from benchmarks.results import read_results, refuse_other_results, table, write_results
 from benchmarks.scale import HOURS, UTTERANCES
 from benchmarks.scale import run as run_scale
 from benchmarks.seams import run as run_seams
@@ -44,7 +46,7 @@ from downstream.transcribe import Settings
 from tools.decoder_options import Tuned, choice_of
 from tools.demo import NOISE_DB
 from tools.launch import AUTO, RanksOption, launched
-from tools.outputs import check_file
+from tools.outputs import check_file, check_manifest_file
 from tools.sweep import whole_numbers
 from tools.synthesise import VOICES_TRAIN, sentences, synthesise
 from upstream.audio.corpora.folder import import_folder
@@ -99,7 +101,7 @@ def speed(
     quick: Annotated[bool, typer.Option(help="A tiny model, to see that it runs; the figures say nothing.")] = False,
 ) -> None:
     """An update of pretraining beside torchaudio's and transformers', against the rate of a large matrix product."""
-    check_file(out)
+    _check_file(out, "speed")
     chosen = device or best_device().type
     if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"--device {chosen}: must be cpu or cuda, and a GPU must be there for cuda")
@@ -116,7 +118,7 @@ def feeding(
     minutes: Annotated[float, typer.Option(help="Of audio to read.")] = 30.0,
 ) -> None:
     """Decoding, caching and cropping: audio seconds a second, from FLAC, WAV, Opus, memory and disk."""
-    check_file(out, [recordings])
+    _check_file(out, "feeding", [recordings])
     if not minutes > 0:
         raise UsageError(f"--minutes {minutes}: must be above 0")
     heard = import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
@@ -139,7 +141,7 @@ def seams(
                                                       "0: they are heard in windows only.")] = None,
 ) -> None:
     """Utterances transcribed one by one, and joined to long recordings: what the seams cost."""
-    check_file(out, [recogniser, test, lm, tuned])
+    _check_file(out, "seams", [recogniser, test, lm, tuned])
     choice = choice_of(lm=lm, tuned=tuned)
     settings = {"greedy": Settings(pause_seconds=parted)}
     if lm is not None:
@@ -162,11 +164,12 @@ def curves(
                                                          "speech.")] = None,
 ) -> None:
     """Loss and masked accuracy of a pretraining on synthesised speech, update by update: a reference for others."""
-    check_file(out, [recordings])
+    _check_file(out, "curves", [recordings])
     if name not in CURVES:
         raise UsageError(f"{name}: no such curve; those there are: {', '.join(CURVES)}")
     if updates < 0:
         raise UsageError(f"--updates {updates}: at least 0")
+    check_manifest_file(run / MANIFEST, [recordings])
     command = shlex.join(["hubertkit", *sys.argv[1:]])
     if recordings is None:
         speech = synthesise(run / "speech", sentences(SENTENCES, 0), VOICES_TRAIN, 0, NOISE_DB)
@@ -183,7 +186,7 @@ def scale(
     utterances: Annotated[int, typer.Option(help="Of the synthetic manifest; 15.4 s each.")] = UTTERANCES,
 ) -> None:
     """Open a manifest of 14 million utterances (60,000 h) and plan an epoch: seconds and peak memory."""
-    check_file(out)
+    _check_file(out, "scale")
     if utterances < 1:
         raise UsageError(f"--utterances {utterances}: at least 1")
     command = shlex.join(["hubertkit", *sys.argv[1:]])
@@ -223,7 +226,7 @@ def kmeans(
     device: Annotated[str, typer.Option(help="Where ours runs: cpu or cuda.")] = "cpu",
 ) -> None:
     """k-means and labelling beside scikit-learn, as fairseq sets it, and faiss alone."""
-    check_file(out)
+    _check_file(out, "kmeans")
     chosen = chosen_device(device) if device in ("cpu", "cuda") else None
     if chosen is None:
         raise UsageError(f"--device {device}: cpu or cuda")
@@ -243,7 +246,7 @@ def ranks_together(
     repeats: Annotated[int, typer.Option(help="Turns of all trainings.")] = RanksPlan.repeats,
 ) -> None:
     """Two ranks of one thread beside one, and beside two trainings apart: audio seconds a second of `hubert-tiny`."""
-    check_file(out)
+    _check_file(out, "ranks")
     if repeats < 1 or updates < 2 * RanksPlan.log_every:
         raise UsageError(f"--updates {updates} --repeats {repeats}: at least {2 * RanksPlan.log_every} and 1")
     plan = RanksPlan(updates=updates, repeats=repeats)
@@ -259,7 +262,7 @@ def lm(
         "lm.json"),
 ) -> None:
     """Estimating n-gram models of a text, in memory and within 2 GiB: seconds and peak memory."""
-    check_file(out, [text])
+    _check_file(out, "lm", [text])
     with disk_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         results = run_lm(text, out, shlex.join(["hubertkit", *sys.argv[1:]]), say)
@@ -316,6 +319,7 @@ def decoding(
     if device is not None:
         check_device(device)
     check_model(lm)
+    check_decoding_folder(out)
     if posteriors is not None:
         import_posteriors(posteriors, emissions := out / "emissions")
     assert emissions is not None  # one of the two is given
@@ -329,3 +333,9 @@ def decoding(
             fast = "never as good" if goal["times_as_fast"] is None else f"{goal['times_as_fast']:g} times as fast"
             print(f"{goal['decoder']} against {goal['against']}: {fast} (goal {goal['goal']:g})")
     print(out / "results.json", out / "frontier.png", sep="\n")
+
+
+def _check_file(out: Path, benchmark: str, inputs: Iterable[Path | None] = ()) -> None:
+    """Raise UsageError unless the results of a benchmark may be written to a file."""
+    check_file(out, inputs)
+    refuse_other_results(out, benchmark)

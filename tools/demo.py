@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.low_resource import run
+from benchmarks.low_resource import check_out, run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches, most_ranks
 from benchmarks.results import table
 from tools.launch import AUTO, RanksOption, launched
@@ -70,6 +70,7 @@ def demo(
     size = QUICK if quick else FULL
     recipe = load_recipe(LowResourceRecipe, size.recipe, overrides or [], SHIPPED)
     recipe = recipe if seed is None else replace(recipe, seed=seed)
+    check_out(out)  # before speech is made
     with launched(ranks, micro_batches(recipe), recipe.device, most_ranks(recipe)):
         speech_stage(size, recipe.seed, out / "speech")
         results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))

@@ -23,7 +23,7 @@ from tools.espeak import Request, Speech, speak
 from tools.sentences import sentences
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.disk import disk_errors
-from upstream.errors import InputError, UsageError
+from upstream.errors import HubertkitError, InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed, keyed_int
 from upstream.progress import progress
@@ -31,6 +31,7 @@ from upstream.progress import progress
 __all__ = ["SILENCE", "VOICES_TEST", "VOICES_TRAIN", "Voice", "phone_of", "sentences", "synthesise"]
 
 SILENCE = "sil"
+SOURCE = "espeak-ng"
 PAUSE_SECONDS = (0.1, 0.5)  # of background noise before and after the speech
 TAIL_SECONDS = 0.05  # kept of the engine's own pause after the last phone, which dies away in it
 SPEECH_DBFS = (-30.0, -20.0)  # RMS level of the speech
@@ -91,7 +92,7 @@ def synthesise(out: Path, texts: Sequence[str], voices: Sequence[Voice], seed: i
         The manifest as saved. Ids are `VOICE-00000`, speakers the voices' names.
 
     Raises:
-        UsageError: no sentences, no voices, or two voices of one name.
+        UsageError: no sentences, no voices, or two voices of one name; files of somebody else in `out`.
         InputError: a sentence with other characters, or a voice that the engine does not have.
         HubertkitError: espeak-ng is not installed.
     """
@@ -101,6 +102,7 @@ def synthesise(out: Path, texts: Sequence[str], voices: Sequence[Voice], seed: i
     normal = [_transcript(text) for text in texts]
     plan = [(f"{voices[i % len(voices)].name}-{i:05d}", voices[i % len(voices)], text) for i, text in enumerate(normal)]
     out, partial = Path(out), Path(out, ".partial")
+    _refuse_others(out, partial)
     with disk_errors(out):
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "audio").mkdir(parents=True)
@@ -110,11 +112,25 @@ def synthesise(out: Path, texts: Sequence[str], voices: Sequence[Voice], seed: i
         for part in ("audio", "alignments"):
             shutil.rmtree(out / part, ignore_errors=True)
             os.replace(partial / part, out / part)
-        partial.rmdir()
     manifest = Manifest.of((Utterance(name, out / "audio" / f"{name}.flac", 0, count, SAMPLE_RATE, 1, voice.name, text)
-                            for (name, voice, text), count in zip(plan, samples)), f"espeak-ng, seed {seed}")
+                            for (name, voice, text), count in zip(plan, samples)), f"{SOURCE}, seed {seed}")
     manifest.save(out / "manifest.arrow")
+    with disk_errors(out):
+        partial.rmdir()  # now: as long as it is there, the rest is known to be ours
     return manifest
+
+
+def _refuse_others(out: Path, partial: Path) -> None:
+    """Raise UsageError where a folder holds recordings or other files, of the names of a corpus, that are no corpus of
+    ours nor left of one that was not finished."""
+    try:
+        ours = (out / "manifest.arrow").is_file() and Manifest.load(out / "manifest.arrow").source.startswith(SOURCE)
+    except HubertkitError:
+        ours = False
+    for name in () if ours or partial.is_dir() else ("audio", "alignments", "manifest.arrow"):
+        if (out / name).exists():
+            raise UsageError(f"{out / name}: is there already and of no synthesised speech, so it is left as it is; "
+                             "give another folder, or move it away")
 
 
 def phone_of(name: str) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upstream import ranks
-from upstream.course import current
+from upstream.course import WISH, current
 from upstream.disk import read_json, write_json
-from upstream.errors import FormatError
+from upstream.errors import FormatError, UsageError
 from upstream.pretrain_recipe import PretrainRecipe, Round
 from upstream.stage import read_stage
 
@@ -79,6 +79,19 @@ def note_stages(out: Path, names: list[str], reads: dict[str, list[str]]) -> Non
     course = current()
     if ranks.first() and not (course and course.look):
         write_json(out / STAGES, {"format": 1, "stages": names, "reads": reads})
+
+
+def refuse_other_stages(out: Path) -> None:
+    """Raise UsageError where a folder that a run is to work in holds a `stages.json` or an `anew.json` that no run
+    wrote: it writes both, and removes the second."""
+    for name, key, kind in ((STAGES, "stages", list), (WISH, "wish", str)):
+        try:
+            found = read_json(out / name) if (out / name).is_file() else {"format": 1, key: kind()}
+        except FormatError:
+            found = None
+        if not isinstance(found, dict) or found.get("format") != 1 or not isinstance(found.get(key), kind):
+            raise UsageError(f"{out / name}: is there already and no run of ours wrote it, so it is left as it is; "
+                             "give another folder to write to, or move it away")
 
 
 def noted_stages(out: Path) -> NotedStages:

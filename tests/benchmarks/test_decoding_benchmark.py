@@ -272,6 +272,27 @@ def test_wrong_use_is_one_line(posteriors, emissions, tmp_path, capsys):
         assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", ["lm.ngrams", "frontier.png", "emissions/dev.txt", "emissions/test/ids.arrow"])
+def test_files_of_somebody_else_are_not_replaced(posteriors, tmp_path, capsys, name):
+    """A model packed into the same folder was replaced by that of the comparison."""
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert command(["bench", "decoding", "--posteriors", str(posteriors), "--lm", str(LM), "--out",
+                    str(tmp_path / "out"), "--quick"]) == 2
+    assert f"{name}: is there already" in capsys.readouterr().err
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [mine]
+
+
+def test_emissions_of_a_recogniser_are_not_replaced_by_simulated_ones(posteriors, emissions):
+    header = emissions / "test" / "emissions.json"
+    about = json.loads(header.read_text())
+    header.write_text(json.dumps({**about, "meta": {"recogniser_hash": "x"}}))
+    with pytest.raises(UsageError, match="test: holds emissions of a recogniser"):
+        import_posteriors(posteriors, emissions)
+    assert json.loads(header.read_text())["meta"] == {"recogniser_hash": "x"}
+
+
 def test_sets_that_do_not_fit_are_refused(posteriors, emissions, tmp_path):
     (emissions / "test.txt").write_text("260-123286-0004 ONE\n")
     with pytest.raises(InputError, match=r"no reference in .*test.txt \(4 of 5"):

@@ -63,6 +63,16 @@ def test_no_updates_are_refused(recordings, capsys):
                  str(recordings / "out"), "--updates", "0"]) == 2
 
 
+def test_costs_of_somebody_else_are_not_replaced(recordings, capsys):
+    (recordings / "out").mkdir()
+    (recordings / "out" / "cost.json").write_text("[]")
+    manifest, phones = str(recordings / "all.arrow"), str(recordings / "phones")
+    assert main(["bench", "front-ends", "--data", manifest, "--aligned", manifest, "--alignments", phones, "--out",
+                 str(recordings / "out")]) == 2
+    assert "cost.json: is there already and no costs of front ends" in capsys.readouterr().err
+    assert (recordings / "out" / "cost.json").read_text() == "[]"
+
+
 def test_only_those_asked_for_are_trained_and_nothing_is_timed(recordings, monkeypatch, capsys):
     manifest, phones = str(recordings / "all.arrow"), str(recordings / "phones")
     words = ["bench", "front-ends", "--data", manifest, "--aligned", manifest, "--alignments", phones, "--out",

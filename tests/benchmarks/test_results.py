@@ -10,12 +10,12 @@ from rich.console import Console
 
 from benchmarks.low_resource import _report, check_finetunings, compare_cells
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell
-from benchmarks.results import check, read_results, write_results
+from benchmarks.results import check, read_results, refuse_other_results, write_results
 from tools.bench import COLUMNS
 from tools.demo import show
 from tools.main import run
 from upstream.audio import import_folder
-from upstream.errors import FormatError, HubertkitError
+from upstream.errors import FormatError, HubertkitError, UsageError
 from upstream.pretrain_recipe import rounds_of
 from upstream.recipe import load_recipe
 
@@ -189,3 +189,46 @@ def test_each_cells_fine_tuning_is_looked_at_before_the_first(tmp_path, spoken, 
     assert run(["bench", "low-resource", "demo-quick", *words]) == 2
     assert "the encoder would never learn" in capsys.readouterr().err
     assert not (tmp_path / "out/cells").exists()
+
+
+THERE = {"another benchmark": json.dumps({"format": 1, "benchmark": "other", "rows": []}), "a list": "[]",
+         "no JSON": "mine", "no result": '{"benchmark": "low-resource"}'}
+
+
+@pytest.mark.parametrize("content", THERE.values(), ids=THERE)
+@pytest.mark.parametrize("name", ["results.json", "results.partial.json"])
+def test_another_benchmark_s_results_are_not_replaced(tmp_path, spoken, capsys, content, name):
+    """Those of days were replaced after the first cell, and a list ended in a traceback there."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(content)
+    words = ["--ranks", "1", "--out", str(tmp_path / "out")]
+    for command in (["bench", "low-resource", "demo-quick", "--data", str(spoken)], ["demo", "--quick"]):
+        assert run([*command, *words]) == 2
+        assert f"{name}: is there already and " in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert (tmp_path / "out" / name).read_text() == content
+
+
+@pytest.mark.parametrize("command", [
+    "speed", "feeding {0}/audio", "seams {0} {0}/manifest.arrow", "curves hubert-tiny", "scale", "kmeans", "ranks",
+    "lm {0}/splits/test.txt", "teachers {1}", "front-ends {1}", "decoding --emissions {0} --lm {0}/splits/test.txt"])
+def test_no_benchmark_replaces_results_that_are_not_its_own(tmp_path, spoken, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text(THERE["another benchmark"])
+    manifest = f"{spoken}/manifest.arrow"
+    given = f"--data {manifest} --aligned {manifest} --alignments {spoken}/train/alignments"
+    words = command.format(spoken, given).split()
+    out = tmp_path / "out" if words[0] in ("teachers", "front-ends", "decoding") else tmp_path / "out" / "results.json"
+    assert run(["bench", *words, "--out", str(out)]) == 2
+    assert "results.json: is there already and of the benchmark other" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+    assert (tmp_path / "out" / "results.json").read_text() == THERE["another benchmark"]
+
+
+def test_results_of_the_same_benchmark_may_be_replaced(tmp_path):
+    write_results(tmp_path / "results.json", result())
+    refuse_other_results(tmp_path / "results.json", "low-resource")
+    refuse_other_results(tmp_path / "none.json", "low-resource")
+    with pytest.raises(UsageError, match="of the benchmark low-resource"):
+        refuse_other_results(tmp_path / "results.json", "speed")

@@ -154,3 +154,15 @@ def test_a_missing_engine_is_one_sentence_with_the_command(monkeypatch, tmp_path
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(HubertkitError, match=r"pip install 'hubertkit\[demo\]'"):
         synthesise(tmp_path, ["hello there"], VOICES_TRAIN, seed=1)
+
+
+@pytest.mark.parametrize("name", ["audio", "alignments", "manifest.arrow"])
+def test_recordings_of_somebody_else_are_not_replaced(tmp_path, name):
+    """`bench curves --run .` removed speech/audio, whosever it was."""
+    place = tmp_path / name / "mine.wav" if name != "manifest.arrow" else tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("mine")
+    with pytest.raises(UsageError, match=f"{name}: is there already and of no synthesised speech"):
+        synthesise(tmp_path, ["hello there"], VOICES_TRAIN, seed=1)
+    assert place.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [name]

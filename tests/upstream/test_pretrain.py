@@ -58,6 +58,19 @@ def test_a_changed_value_redoes_exactly_what_depends_on_it(recordings, tmp_path)
     assert any("clusters 8 -> 6" in line for line in lines)
 
 
+@pytest.mark.parametrize(("name", "content"), [
+    ("stages.json", '{"stages": ["build", "deploy"]}'), ("stages.json", "[]"), ("stages.json", "mine"),
+    ("anew.json", '{"from": "mine"}')])
+def test_a_run_does_not_write_over_a_stages_file_of_somebody_else(recordings, tmp_path, name, content):
+    """A pipeline's own stages.json was gone with the first line of a run, and anew.json with its last."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(UsageError, match=f"{name}: is there already and no run of ours wrote it"):
+        pretrain(recipe(recordings), tmp_path / "run", lambda line: None)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+    assert (tmp_path / "run" / name).read_text() == content
+
+
 def test_every_round_starts_from_scratch(recordings, tmp_path):
     first, second = pretrain(recipe(recordings, "training.updates=1"), tmp_path, lambda line: None)
     # update 1 of a warm-up has rate 0: both rounds hold their first weights, which depend on the seed alone
