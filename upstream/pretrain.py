@@ -50,7 +50,7 @@ from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
-from upstream.round_encoders import EncoderFile, read_outside, start_from
+from upstream.round_encoders import EncoderFile, read_outside, refuse_own, start_from
 from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
 from upstream.run_stages import encoder_inputs, note_stages, rounds_read, stage_names, stages_read
 from upstream.stage import run_stage
@@ -95,9 +95,10 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
 
     Raises:
         BusyError: another process works in `out`.
-        UsageError: the recipe asks for a GPU, and there is none.
+        UsageError: the recipe asks for a GPU, and there is none; or for what the run makes itself, as from elsewhere.
         RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
     """
+    refuse_own(recipe, out)
     outside, configs = read_outside(outside_encoders(recipe))
     rounds = rounds_of(recipe, configs)
     check_sources(recipe, rounds, configs)
