@@ -247,6 +247,8 @@ def _pretrain_recipe(recipe: LowResourceRecipe, data: Path, splits: Splits) -> A
             raise UsageError(f"{alignments}: no such folder; the recipe's alignments lie below --data")
         manifest = str(splits.file(recipe.aligned)) if recipe.aligned else None
         probe = replace(probe, manifest=manifest, alignments=str(alignments))
+    elif probe.alignments is None:
+        probe = replace(probe, layers=())  # those that the file names are for its alignments
     return replace(recipe.pretrain, data=str(splits.file(recipe.unlabelled)), probe=probe, seed=recipe.seed)
 
 

@@ -35,7 +35,7 @@ from upstream.audio.mixing import Mixing
 from upstream.contrastive_task import ContrastiveTask
 from upstream.device import chosen_device
 from upstream.disk import content_hash, write_json
-from upstream.errors import UsageError
+from upstream.errors import RecipeError, UsageError
 from upstream.keyed import keyed
 from upstream.locks import locked
 from upstream.model.config import EncoderConfig
@@ -116,7 +116,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
 def check_sources(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[str, EncoderConfig]) -> None:
     """Raises UsageError or InputError where something that a recipe names is not there, or is something else:
     recordings, noise, teachers and units made elsewhere, alignments, a package; to be asked before hours of work that
-    need them at their end.
+    need them at their end. Raises RecipeError where something is asked of a probe that has no alignments.
 
     Args:
         outside: what the encoders from elsewhere are.
@@ -135,6 +135,10 @@ def check_sources(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[
         find_alignments(Path(recipe.probe.alignments))
         if recipe.probe.manifest is not None:
             Manifest.load(Path(recipe.probe.manifest))
+    elif recipe.probe.manifest is not None or recipe.probe.layers:
+        name = "layers" if recipe.probe.manifest is None else "manifest"
+        raise RecipeError(f"probe.{name}: nothing is probed without probe.alignments=DIR, the phones to compare with; "
+                          "give it as well, or leave the probe out")
 
 
 def data_source(recipe: PretrainRecipe) -> Path:
@@ -162,6 +166,8 @@ def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None
     result = run_stage(folder, "corpus", version=1, settings={"valid_share": recipe.valid_share, "seed": recipe.seed},
                        inputs={"manifest": manifest.hash}, work=work, say=say)
     valid = np.array(result["valid"], np.int64)
+    if recipe.valid_share and not len(valid):
+        say("warning: a single recording, of which nothing is held out: there is no validation")
     return Corpus(manifest, np.setdiff1d(np.arange(len(manifest)), valid), valid)
 
 

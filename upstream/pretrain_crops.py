@@ -89,7 +89,10 @@ class CropReader:
             yield [self._read(m, self._train, held_out=False) for m in micro[share]]
 
     def validation(self) -> Iterator[Crops]:
-        """The same crops and masks every time; none, with a warning, where no held-out recording is long enough."""
+        """The same crops and masks every time; none where nothing is held out, and none, with a warning, where no
+        held-out recording is long enough."""
+        if not len(self._valid):
+            return
         grid = self._config.grid
         least = grid.samples(self._least)
         if not (self._manifest.lengths[self._valid] >= least).any():

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from benchmarks.low_resource import _report, check_finetunings, compare_cells
+from benchmarks.low_resource import _pretrain_recipe, _report, check_finetunings, compare_cells
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell
 from benchmarks.results import check, read_results, write_results
 from tools.bench import COLUMNS
@@ -16,6 +16,7 @@ from tools.demo import show
 from tools.main import run
 from upstream.audio import import_folder
 from upstream.errors import FormatError, HubertkitError
+from upstream.pretrain import check_sources
 from upstream.pretrain_recipe import rounds_of
 from upstream.recipe import load_recipe
 
@@ -93,6 +94,16 @@ def spoken(tmp_path):
         (data / f"splits/{name}.txt").write_text(ids)
     (data / "train/alignments/u0.ctm").write_text("u0 1 0 0.5 AA\n")
     return data
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_a_comparison_without_alignments_has_no_probe(name, spoken):
+    """Its recipe may name layers for a probe, which a pretraining refuses where nothing is aligned."""
+    chosen = load_recipe(LowResourceRecipe, name, ["alignments=null"], SHIPPED)
+    splits = SimpleNamespace(file=lambda split: spoken / "manifest.arrow")
+    pretraining = _pretrain_recipe(chosen, spoken, splits)
+    assert pretraining.probe.layers == ()
+    check_sources(pretraining, rounds_of(pretraining), {})
 
 
 @pytest.mark.parametrize(("words", "says", "code"), [
