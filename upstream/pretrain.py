@@ -56,7 +56,7 @@ from upstream.run_stages import encoder_inputs, note_stages, rounds_read, stage_
 from upstream.stage import run_stage
 from upstream.teacher.alignments import alignments_hash, find_alignments
 from upstream.teacher.gate import check_coverage, check_units
-from upstream.teacher.quality import quality
+from upstream.teacher.quality import quality_of_streams
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, select
 from upstream.training.batch_size import fitted
@@ -244,7 +244,7 @@ def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, 
         teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", encoders.read, device, say)
         units = _units_stage(recipe, round_, corpus, folder, encoders.read, teacher["hash"], device, say)
     encoder = _encoder_stage(recipe, round_, corpus, folder, units["hash"], encoders.init, device, say)
-    quality = _quality_stage(recipe, corpus, folder, units["hash"], say)
+    quality = _quality_stage(recipe, corpus, folder, units, say)
     return RoundResult(folder / "units", folder / "encoder", teacher, units | quality, encoder)
 
 
@@ -301,22 +301,26 @@ def _given_units_stage(recipe: PretrainRecipe, source: Path, corpus: Corpus, fol
                      inputs={"manifest": corpus.manifest.hash, "given": given.hash})
 
 
-def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units_hash: str,
+def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units: dict[str, Any],
                    say: Callable[[str], None]) -> dict[str, Any]:
-    """Phone purity, cluster purity and PNMI of the units, where the training data itself is aligned."""
+    """Phone purity, cluster purity and PNMI of the units, where the training data itself is aligned: of several streams
+    those of each as `streams`, and of the first."""
     if recipe.probe.alignments is None or recipe.probe.manifest is not None:
         return {}
-    alignments = find_alignments(Path(recipe.probe.alignments))
+    alignments, streams = find_alignments(Path(recipe.probe.alignments)), len(units.get("classes", [0]))
 
     def work(target: Path) -> dict[str, Any]:
-        found = quality(Units.load(folder / "units"), alignments, corpus.manifest)
-        return {"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
+        figures = [{"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
+                   for found in quality_of_streams(Units.load(folder / "units"), alignments, corpus.manifest)]
+        return {**figures[0], **({"streams": figures} if streams > 1 else {})}
 
-    inputs = {"units": units_hash, "alignments": ranks.alone(lambda: alignments_hash(alignments))}
-    found = run_stage(folder / "quality", "quality", version=1, settings={}, inputs=inputs, work=work, say=say)
-    if "pnmi" in found:  # unless this only looks
-        say(f"  phone purity {found['phone_purity']:.3f}, cluster purity {found['cluster_purity']:.3f}, "
-            f"PNMI {found['pnmi']:.3f}")
+    inputs = {"units": units["hash"], "alignments": ranks.alone(lambda: alignments_hash(alignments))}
+    found = run_stage(folder / "quality", "quality", version=1, inputs=inputs, work=work, say=say,
+                      settings={"streams": streams} if streams > 1 else {})  # once only the first was judged
+    for number, part in enumerate(found.get("streams", [found] * ("pnmi" in found)), 1):  # none if this only looks
+        which = f"stream {number} of {streams}: " if streams > 1 else ""
+        say(f"  {which}phone purity {part['phone_purity']:.3f}, cluster purity {part['cluster_purity']:.3f}, "
+            f"PNMI {part['pnmi']:.3f}")
     return found
 
 

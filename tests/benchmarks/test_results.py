@@ -169,6 +169,11 @@ def test_a_demo_without_alignments_shows_its_scores_all_the_same(capsys):
     said = capsys.readouterr().out
     assert "50.0" in said
     assert "phone purity" not in said
+    figures = [{"phone_purity": p, "cluster_purity": 0.2, "pnmi": 0.3} for p in (0.41, 0.52)]
+    rounds[1]["units"] |= {**figures[0], "streams": figures}
+    show({"rows": [ROW], "rounds": rounds, "comparisons": []}, Console(width=200))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "round 2, stream" in line]
+    assert [("stream 1 of 2" in line, "0.410" in line) for line in lines] == [(True, True), (False, False)]
 
 
 def test_a_whole_result_stays_until_that_of_a_changed_recipe_is_whole(tmp_path, monkeypatch):
