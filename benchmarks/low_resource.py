@@ -35,7 +35,7 @@ from upstream.pretrain import RoundResult, check_sources, pretrain
 from upstream.pretrain_recipe import Round, outside_encoders, rounds_of
 from upstream.progress import progress, say
 from upstream.recipe import as_settings, refine
-from upstream.round_encoders import read_outside
+from upstream.round_encoders import read_outside, refuse_own
 from upstream.round_teacher import blamed_on
 from upstream.run_stages import refuse_other_stages
 from upstream.stage import read_stage, run_stage
@@ -44,6 +44,7 @@ from upstream.training.monitor import check_wandb
 Say = Callable[[str], None]
 BENCHMARK = "low-resource"
 PAIRED = ("wer", "cer")
+PRETRAINING = "pretrain"  # the folder of that run, in the comparison's
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
     check_out(out)
     with locked(out):
         splits = _splits_stage(recipe, data, out / "splits", say)
-        _check_trainings(recipe, data, splits)
+        _check_trainings(recipe, data, splits, out)
         lm = _lm_stage(recipe.lm, data, out / "lm", say)
         rows: list[dict[str, Any]] = []
         rounds: list[RoundResult] = []
@@ -81,7 +82,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
             labelled, round_number = parse_cell(cell, recipe)
             say(f"cell {number} of {len(recipe.cells)}: {cell}")
             if round_number > len(rounds):
-                rounds = pretrain(_pretrain_recipe(recipe, data, splits), out / "pretrain", say, round_number)
+                rounds = pretrain(_pretrain_recipe(recipe, data, splits), out / PRETRAINING, say, round_number)
             encoder = str(rounds[round_number - 1].encoder) if round_number else SCRATCH
             rows += _cell(recipe, splits, lm, labelled, encoder, round_number, out / "cells", say)
             results = ranks.alone(lambda: _report(recipe, splits, rows, rounds, number, out, command))  # noqa: B023
@@ -215,10 +216,11 @@ def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -
     return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
 
 
-def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits) -> None:
+def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits, out: Path) -> None:
     """What a later cell would find wrong with its trainings is said before the first: scratch may take hours."""
     pretraining, rounds = _pretrain_recipe(recipe, data, splits), list[Round]()
     if any(parse_cell(cell, recipe)[1] for cell in recipe.cells):
+        refuse_own(pretraining, out / PRETRAINING)
         _, outside = read_outside(outside_encoders(pretraining))
         rounds = rounds_of(pretraining, outside)
         check_sources(pretraining, rounds, outside)
@@ -255,6 +257,8 @@ def _pretrain_recipe(recipe: LowResourceRecipe, data: Path, splits: Splits) -> A
             raise UsageError(f"{alignments}: no such folder; the recipe's alignments lie below --data")
         manifest = str(splits.file(recipe.aligned)) if recipe.aligned else None
         probe = replace(probe, manifest=manifest, alignments=str(alignments))
+    elif probe.alignments is None:
+        probe = replace(probe, layers=())  # those that the file names are for its alignments
     return replace(recipe.pretrain, data=str(splits.file(recipe.unlabelled)), probe=probe, seed=recipe.seed)
 
 

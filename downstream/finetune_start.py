@@ -107,6 +107,12 @@ def _refuse_idle(recipe: FinetuneRecipe) -> None:
     if recipe.encoder != SCRATCH and not recipe.frozen and freeze >= updates:
         raise UsageError(f"freeze_updates={freeze} of training.updates={updates}: the encoder would never learn; lower "
                          "freeze_updates, or give frozen=true if the head alone is to learn")
+    held = "frozen=true" if recipe.frozen else "" if recipe.encoder_scale else "encoder_scale=0"
+    wanted = [(recipe.fresh_layers > 0, f"fresh_layers={recipe.fresh_layers}", "blocks would stay as they are drawn"),
+              (recipe.train_frontend is True, "train_frontend=true", "front end would never learn")]
+    for asked, words, outcome in wanted:
+        if recipe.encoder != SCRATCH and held and asked:
+            raise UsageError(f"{words} with {held}: the {outcome}; leave one of them out")
     if recipe.training.keep_best and recipe.dev is None:
         raise UsageError("training.keep_best=true: without dev nothing says which weights are the best; give "
                          "dev=MANIFEST")

@@ -100,7 +100,10 @@ def show(results: dict[str, Any], console: Console) -> None:
     judged = [r for r in results["rounds"] if TEACHERS.keys() <= r["units"].keys()]
     teachers = Table("teacher of", *TEACHERS.values(), title="units against the phones of the synthesiser")
     for r in judged:
-        teachers.add_row(f"round {r['round']}", *(f"{r['units'][name]:.3f}" for name in TEACHERS))
+        streams = r["units"].get("streams", [r["units"]])
+        for number, figures in enumerate(streams, 1):
+            which = f", stream {number} of {len(streams)}" * (len(streams) > 1)
+            teachers.add_row(f"round {r['round']}{which}", *(f"{figures[name]:.3f}" for name in TEACHERS))
     if judged:
         console.print(teachers)
     differences = Table("encoder", "decoder", "rate", "difference from scratch [95%]",

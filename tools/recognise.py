@@ -9,7 +9,7 @@ import typer
 
 from downstream.emissions import Emissions, refuse_others
 from downstream.finetune import finetune as run_finetuning
-from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
+from downstream.finetune_recipe import SCRATCH, SHIPPED, FinetuneRecipe
 from downstream.finetune_start import check_start
 from downstream.recogniser import compute_emissions
 from tools.launch import AUTO, RanksOption, launched
@@ -19,6 +19,7 @@ from upstream.device import chosen_device
 from upstream.disk import read_json
 from upstream.errors import FormatError, UsageError
 from upstream.locks import locked
+from upstream.progress import say
 from upstream.recipe import load_recipe
 
 
@@ -39,10 +40,22 @@ def finetune(
     """Train a recogniser on an encoder (encoder=DIR) or from scratch."""
     loaded = load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED)
     check_start(loaded, out)  # before the lock, which is a file in the folder
+    _warn_of_scratch(loaded)
     chosen_device(loaded.device)  # or say that there is none before ranks are started
     with launched(ranks, [loaded.training.accumulate], loaded.device), locked(out):
         result = run_finetuning(loaded, out)
     print(f"{out}: encoder={loaded.encoder} " + " ".join(f"{k}={v}" for k, v in result.items() if k != "hash"))
+
+
+def _warn_of_scratch(recipe: FinetuneRecipe) -> None:
+    """Say what of a recipe plays no part where the encoder starts from random weights: the word that names one may be
+    forgotten. (A comparison has cells from scratch beside others of the same recipe.)"""
+    said = [f"freeze_updates={recipe.freeze_updates}"] if recipe.freeze_updates else []
+    said += [f"fresh_layers={recipe.fresh_layers}"] if recipe.fresh_layers else []
+    said += [] if recipe.train_frontend is None else [f"train_frontend={str(recipe.train_frontend).lower()}"]
+    if recipe.encoder == SCRATCH and said:
+        say(f"warning: {', '.join(said)}: for a pretrained encoder, and this one starts from random weights, all of "
+            "which learn; was encoder=DIR forgotten?")
 
 
 def emit(

@@ -83,6 +83,8 @@ def show_quality(
         raise UsageError(f"--alignments {alignments}: no such folder, nor a CTM file")
     if not 0 <= stream < len(stored.classes):
         raise UsageError(f"--stream {stream}: {units} has streams 0 to {len(stored.classes) - 1}")
+    if len(stored.classes) > 1:
+        say(f"these are the figures of stream {stream}; --stream names another of 0 to {len(stored.classes) - 1}")
     result: dict[str, Any] = {}
     found = None
     if alignments is not None:

@@ -22,7 +22,7 @@ from upstream.pretrain_recipe import (
     outside_encoders,
     rounds_of,
 )
-from upstream.round_encoders import read_outside
+from upstream.round_encoders import read_outside, refuse_own
 from upstream.run_stages import stage_names, stages_before, stages_read
 from upstream.stage import read_stage
 from upstream.stage_bytes import most_bytes
@@ -71,6 +71,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     Raises what `pretrain` raises about a recipe or recordings that cannot be used, and UsageError where a stage before
     `first` is not done.
     """
+    refuse_own(recipe, out)
     outside = read_outside(outside_encoders(recipe))[1]
     rounds = rounds_of(recipe, outside)
     check_sources(recipe, rounds, outside)

@@ -35,7 +35,7 @@ from upstream.audio.mixing import Mixing
 from upstream.contrastive_task import ContrastiveTask
 from upstream.device import chosen_device
 from upstream.disk import content_hash, write_json
-from upstream.errors import UsageError
+from upstream.errors import RecipeError, UsageError
 from upstream.keyed import keyed
 from upstream.locks import locked
 from upstream.model.config import EncoderConfig
@@ -50,13 +50,13 @@ from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
-from upstream.round_encoders import EncoderFile, read_outside, start_from
+from upstream.round_encoders import EncoderFile, read_outside, refuse_own, start_from
 from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
 from upstream.run_stages import encoder_inputs, note_stages, refuse_other_stages, rounds_read, stage_names, stages_read
 from upstream.stage import run_stage
 from upstream.teacher.alignments import alignments_hash, find_alignments
 from upstream.teacher.gate import check_coverage, check_units
-from upstream.teacher.quality import quality
+from upstream.teacher.quality import quality_of_streams
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, select
 from upstream.training.batch_size import fitted
@@ -95,10 +95,12 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
 
     Raises:
         BusyError: another process works in `out`.
-        UsageError: the recipe asks for a GPU, and there is none; a file of somebody else in `out` has a name of ours.
+        UsageError: the recipe asks for a GPU, and there is none; or for what the run makes itself, as from elsewhere; a
+            file of somebody else in `out` has a name of ours.
         RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
     """
     refuse_other_stages(out)
+    refuse_own(recipe, out)
     outside, configs = read_outside(outside_encoders(recipe))
     rounds = rounds_of(recipe, configs)
     check_sources(recipe, rounds, configs)
@@ -116,7 +118,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
 def check_sources(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[str, EncoderConfig]) -> None:
     """Raises UsageError or InputError where something that a recipe names is not there, or is something else:
     recordings, noise, teachers and units made elsewhere, alignments, a package; to be asked before hours of work that
-    need them at their end.
+    need them at their end. Raises RecipeError where something is asked of a probe that has no alignments.
 
     Args:
         outside: what the encoders from elsewhere are.
@@ -135,6 +137,10 @@ def check_sources(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[
         find_alignments(Path(recipe.probe.alignments))
         if recipe.probe.manifest is not None:
             Manifest.load(Path(recipe.probe.manifest))
+    elif recipe.probe.manifest is not None or recipe.probe.layers:
+        name = "layers" if recipe.probe.manifest is None else "manifest"
+        raise RecipeError(f"probe.{name}: nothing is probed without probe.alignments=DIR, the phones to compare with; "
+                          "give it as well, or leave the probe out")
 
 
 def data_source(recipe: PretrainRecipe) -> Path:
@@ -162,6 +168,8 @@ def corpus_stage(recipe: PretrainRecipe, folder: Path, say: Callable[[str], None
     result = run_stage(folder, "corpus", version=1, settings={"valid_share": recipe.valid_share, "seed": recipe.seed},
                        inputs={"manifest": manifest.hash}, work=work, say=say)
     valid = np.array(result["valid"], np.int64)
+    if recipe.valid_share and not len(valid):
+        say("warning: a single recording, of which nothing is held out: there is no validation")
     return Corpus(manifest, np.setdiff1d(np.arange(len(manifest)), valid), valid)
 
 
@@ -238,7 +246,7 @@ def _round(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, 
         teacher = _teacher_stage(recipe, round_, corpus, folder / "teacher", encoders.read, device, say)
         units = _units_stage(recipe, round_, corpus, folder, encoders.read, teacher["hash"], device, say)
     encoder = _encoder_stage(recipe, round_, corpus, folder, units["hash"], encoders.init, device, say)
-    quality = _quality_stage(recipe, corpus, folder, units["hash"], say)
+    quality = _quality_stage(recipe, corpus, folder, units, say)
     return RoundResult(folder / "units", folder / "encoder", teacher, units | quality, encoder)
 
 
@@ -295,22 +303,26 @@ def _given_units_stage(recipe: PretrainRecipe, source: Path, corpus: Corpus, fol
                      inputs={"manifest": corpus.manifest.hash, "given": given.hash})
 
 
-def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units_hash: str,
+def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units: dict[str, Any],
                    say: Callable[[str], None]) -> dict[str, Any]:
-    """Phone purity, cluster purity and PNMI of the units, where the training data itself is aligned."""
+    """Phone purity, cluster purity and PNMI of the units, where the training data itself is aligned: of several streams
+    those of each as `streams`, and of the first."""
     if recipe.probe.alignments is None or recipe.probe.manifest is not None:
         return {}
-    alignments = find_alignments(Path(recipe.probe.alignments))
+    alignments, streams = find_alignments(Path(recipe.probe.alignments)), len(units.get("classes", [0]))
 
     def work(target: Path) -> dict[str, Any]:
-        found = quality(Units.load(folder / "units"), alignments, corpus.manifest)
-        return {"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
+        figures = [{"phone_purity": found.phone_purity, "cluster_purity": found.cluster_purity, "pnmi": found.pnmi}
+                   for found in quality_of_streams(Units.load(folder / "units"), alignments, corpus.manifest)]
+        return {**figures[0], **({"streams": figures} if streams > 1 else {})}
 
-    inputs = {"units": units_hash, "alignments": ranks.alone(lambda: alignments_hash(alignments))}
-    found = run_stage(folder / "quality", "quality", version=1, settings={}, inputs=inputs, work=work, say=say)
-    if "pnmi" in found:  # unless this only looks
-        say(f"  phone purity {found['phone_purity']:.3f}, cluster purity {found['cluster_purity']:.3f}, "
-            f"PNMI {found['pnmi']:.3f}")
+    inputs = {"units": units["hash"], "alignments": ranks.alone(lambda: alignments_hash(alignments))}
+    found = run_stage(folder / "quality", "quality", version=1, inputs=inputs, work=work, say=say,
+                      settings={"streams": streams} if streams > 1 else {})  # once only the first was judged
+    for number, part in enumerate(found.get("streams", [found] * ("pnmi" in found)), 1):  # none if this only looks
+        which = f"stream {number} of {streams}: " if streams > 1 else ""
+        say(f"  {which}phone purity {part['phone_purity']:.3f}, cluster purity {part['cluster_purity']:.3f}, "
+            f"PNMI {part['pnmi']:.3f}")
     return found
 
 

@@ -89,7 +89,10 @@ class CropReader:
             yield [self._read(m, self._train, held_out=False) for m in micro[share]]
 
     def validation(self) -> Iterator[Crops]:
-        """The same crops and masks every time; none, with a warning, where no held-out recording is long enough."""
+        """The same crops and masks every time; none where nothing is held out, and none, with a warning, where no
+        held-out recording is long enough."""
+        if not len(self._valid):
+            return
         grid = self._config.grid
         least = grid.samples(self._least)
         if not (self._manifest.lengths[self._valid] >= least).any():
@@ -119,10 +122,11 @@ class CropReader:
 
     def _crops(self, subset: np.ndarray, together: float, accumulate: int, seed: int) -> CropPlan:
         grid, recipe = self._config.grid, self._recipe
-        lengths = frame_counts(self._manifest.lengths[subset], grid)
-        # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one.
-        return CropPlan(lengths, crop_frames(grid, recipe.crop_seconds), self._least, int(together * grid.rate),
-                        accumulate, seed)
+        lengths, longest = frame_counts(self._manifest.lengths[subset], grid), crop_frames(grid, recipe.crop_seconds)
+        # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one. At 40 ms it may have a
+        # frame more than hops, the last not whole: as many crops go into a batch as their seconds say.
+        most = max(int(together * grid.rate), int(together / recipe.crop_seconds) * longest)
+        return CropPlan(lengths, longest, self._least, most, accumulate, seed)
 
     @property
     def _least(self) -> int:
@@ -140,7 +144,8 @@ class CropReader:
             return frames, 1.0
         shortest = int(self._manifest.lengths[indices].min())
         lengths = {speed: min(frames, self._config.grid.frames(int(shortest / speed))) for speed in self._speeds}
-        fitting = [speed for speed in self._speeds if lengths[speed] >= self._least] or [1.0]
+        least = min(self._least, frames)  # crops may be shorter than the shortest recording that is wanted
+        fitting = [speed for speed in self._speeds if lengths[speed] >= least] or [1.0]
         speed = fitting[keyed(self._seed, "speed", micro.update, micro.number).integers(len(fitting))]
         return lengths.get(speed, frames), speed
 

@@ -301,6 +301,9 @@ def rounds_of(recipe: PretrainRecipe, outside: Mapping[str, EncoderConfig] | Non
                            refine(recipe.mixing, r.mixing, f"{where}, mixing"),
                            refine(recipe.training, r.training, f"{where}, training"), tuple(recipe.speeds)))
         _check_training(found[-1], r.init is None or outside is not None)
+        if found[-1].training.keep_best and not recipe.valid_share:
+            raise RecipeError(f"{where}: training.keep_best=true: with valid_share=0 nothing says which weights are "
+                              "the best; raise valid_share, or leave keep_best out")
         if not found[-1].has_teacher:
             _check_without_teacher(found[-1])
         _check_layers(recipe, found, outside)

@@ -82,8 +82,9 @@ class PretrainTask:
     def validate(self) -> dict[str, Any]:
         """Loss in nats and accuracies on held-out speakers, on the same crops and masks every time.
 
-        `code_perplexity` is the number of classes that predictions use, averaged over streams; `label_entropy` what the
-        loss would be of one who knows how common each class is and hears nothing.
+        `loss` is that of masked frames, or of the others where those alone count. `code_perplexity` is the number of
+        classes that predictions use, averaged over streams; `label_entropy` what the loss would be of one who knows how
+        common each class is and hears nothing.
         """
         self.model.eval()
         pool, usages = Pool(), []
@@ -103,12 +104,22 @@ class PretrainTask:
         return values
 
     def _label_entropy(self) -> float:
-        masked = torch.cat([batch.labels[batch.mask] for batch in self._valid_batches])  # (N, streams)
-        return sum(math.log(perplexity(torch.bincount(labels))) for labels in masked.unbind(1))
+        """Of the frames whose loss is `loss`."""
+        judged = torch.cat([batch.labels[batch.mask if self.model.masked_weight else ~batch.mask]
+                            for batch in self._valid_batches])  # (N, streams)
+        return sum(math.log(perplexity(torch.bincount(labels))) for labels in judged.unbind(1))
 
     def _sums(self, out: PredictionLoss) -> dict[str, tuple[Tensor | float, Tensor | float]]:
-        return {"loss": (out.masked_loss * out.masked_count, out.masked_count),
-                "masked_accuracy": (out.masked_correct.sum(), self._streams * out.masked_count)}
+        masked = out.masked_loss * out.masked_count, out.masked_count
+        unmasked = out.unmasked_loss * out.unmasked_count, out.unmasked_count
+        sums: dict[str, tuple[Tensor | float, Tensor | float]] = {
+            "loss": masked if self.model.masked_weight else unmasked,
+            "masked_accuracy": (out.masked_correct.sum(), self._streams * out.masked_count)}
+        if self.model.unmasked_weight:
+            sums["unmasked_accuracy"] = out.unmasked_correct.sum(), self._streams * out.unmasked_count
+            if self.model.masked_weight:
+                sums["unmasked_loss"] = unmasked
+        return sums
 
     def _batch(self, crops: Crops) -> PretrainBatch:
         rows, frames = crops.mask.shape

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from benchmarks.low_resource import _report, check_finetunings, compare_cells
+from benchmarks.low_resource import _pretrain_recipe, _report, check_finetunings, compare_cells
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell
 from benchmarks.results import check, read_results, refuse_other_results, write_results
 from tools.bench import COLUMNS
@@ -16,6 +16,7 @@ from tools.demo import show
 from tools.main import run
 from upstream.audio import import_folder
 from upstream.errors import FormatError, HubertkitError, UsageError
+from upstream.pretrain import check_sources
 from upstream.pretrain_recipe import rounds_of
 from upstream.recipe import load_recipe
 
@@ -95,6 +96,16 @@ def spoken(tmp_path):
     return data
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_a_comparison_without_alignments_has_no_probe(name, spoken):
+    """Its recipe may name layers for a probe, which a pretraining refuses where nothing is aligned."""
+    chosen = load_recipe(LowResourceRecipe, name, ["alignments=null"], SHIPPED)
+    splits = SimpleNamespace(file=lambda split: spoken / "manifest.arrow")
+    pretraining = _pretrain_recipe(chosen, spoken, splits)
+    assert pretraining.probe.layers == ()
+    check_sources(pretraining, rounds_of(pretraining), {})
+
+
 @pytest.mark.parametrize(("words", "says", "code"), [
     (["alignments=nope"], "nope: no such folder; the recipe's alignments lie below --data", 2),
     (["alignments=lm-text"], "no alignments here", 1),
@@ -158,6 +169,11 @@ def test_a_demo_without_alignments_shows_its_scores_all_the_same(capsys):
     said = capsys.readouterr().out
     assert "50.0" in said
     assert "phone purity" not in said
+    figures = [{"phone_purity": p, "cluster_purity": 0.2, "pnmi": 0.3} for p in (0.41, 0.52)]
+    rounds[1]["units"] |= {**figures[0], "streams": figures}
+    show({"rows": [ROW], "rounds": rounds, "comparisons": []}, Console(width=200))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "round 2, stream" in line]
+    assert [("stream 1 of 2" in line, "0.410" in line) for line in lines] == [(True, True), (False, False)]
 
 
 def test_a_whole_result_stays_until_that_of_a_changed_recipe_is_whole(tmp_path, monkeypatch):

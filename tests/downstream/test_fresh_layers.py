@@ -7,6 +7,7 @@ import torch
 
 from downstream.finetune import freshen, stage_settings
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.finetune_start import check_start
 from upstream.errors import UsageError
 from upstream.model import Encoder, EncoderConfig
 
@@ -41,3 +42,17 @@ def test_a_recogniser_from_before_there_were_fresh_layers_is_not_stale():
     assert "fresh_layers" not in stage_settings(FinetuneRecipe(encoder="somewhere"))
     assert "fresh_layers" not in stage_settings(FinetuneRecipe(encoder=SCRATCH, fresh_layers=1))
     assert stage_settings(FinetuneRecipe(encoder="somewhere", fresh_layers=1))["fresh_layers"] == 1
+
+
+@pytest.mark.parametrize(("asked", "words"), [({"fresh_layers": 2}, "fresh_layers=2"),
+                                              ({"train_frontend": True}, "train_frontend=true")])
+@pytest.mark.parametrize(("held", "how"), [({"frozen": True}, "frozen=true"),
+                                           ({"encoder_scale": 0.0}, "encoder_scale=0")])
+def test_fresh_layers_that_would_never_learn_are_refused(tmp_path, asked, words, held, how):
+    """The finished recogniser had the random weights that its last blocks were drawn with."""
+    with pytest.raises(UsageError, match=f"^{words} with {how}: the .*; leave one of them out"):
+        check_start(FinetuneRecipe(data="m.arrow", encoder="somewhere", **asked, **held), tmp_path)
+    for recipe in (FinetuneRecipe(data="m.arrow", **asked, **held),
+                   FinetuneRecipe(data="m.arrow", encoder="somewhere", **asked)):
+        with pytest.raises(UsageError, match=r"m\.arrow: no such manifest"):
+            check_start(recipe, tmp_path)

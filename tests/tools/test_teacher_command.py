@@ -51,6 +51,16 @@ def test_json_holds_all_figures_and_nothing_else_is_on_stdout(data):
     assert found["utterances_without_alignment"] == 1
 
 
+def test_of_several_streams_it_is_said_which_one_is_judged(data):
+    with UnitsWriter(data / "two", (3, 3)) as writer:
+        writer.add("a", np.repeat([0, 1], 10), np.repeat([2], 20))
+    for stream, purity in ((0, "1.0000"), (1, "0.5000")):
+        result = call(data / "two", "--alignments", data / "alignments", "--stream", stream)
+        assert f"these are the figures of stream {stream}; --stream names another of 0 to 1" in result.stderr
+        assert purity in next(line for line in result.stdout.splitlines() if "phone purity" in line)
+    assert "stream" not in call(data / "units", "--alignments", data / "alignments").stderr
+
+
 def test_one_ctm_of_all_recordings_gives_the_figures_of_a_file_for_each(data):
     (data / "set.ctm").write_text("b 1 0 0.02 B\na 1 0 0.2 A1\na 1 0.2 0.2 sil\n")
     (data / "set").mkdir()

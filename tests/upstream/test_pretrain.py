@@ -1,5 +1,6 @@
 """The rounds: held-out speakers, stages, what a changed recipe redoes; and that a round's teacher is better."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from upstream.disk import read_json
 from upstream.errors import RecipeError, UsageError
 from upstream.keyed import keyed
 from upstream.model import load_encoder
+from upstream.outlook import outlook
 from upstream.pretrain import corpus_stage, hold_out, pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.recipe import load_recipe
@@ -174,6 +176,33 @@ def test_short_held_out_recordings_do_not_stop_the_run(tmp_path, capsys):
         pretrain(recipe(tmp_path, f"seed={seed}", "valid_share=0.05", "training.updates=1"), tmp_path / f"run{seed}",
                  lambda line: None)
     assert "under 0.5 s and left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["probe.manifest=m.arrow"], "probe.manifest: nothing is probed without probe.alignments"),
+    (["probe.layers=[1]"], "probe.layers: nothing is probed without probe.alignments"),
+    (["training.keep_best=true", "valid_share=0"], "round 1: training.keep_best=true: with valid_share=0 nothing says"),
+    (["rounds.1.training.keep_best=true", "valid_share=0"], "round 2: training.keep_best=true: with valid_share=0"),
+])
+def test_a_probe_without_alignments_and_a_best_without_validation_are_refused(recordings, tmp_path, words, says):
+    """Nothing came of them, and nothing was said."""
+    with pytest.raises(RecipeError, match=f"^{says}"):
+        pretrain(recipe(recordings, *words), tmp_path / "run", lambda line: None)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match=f"^{says}"):
+        outlook(recipe(recordings, *words), tmp_path / "run")
+
+
+def test_a_run_that_holds_nothing_out_by_wish_says_nothing_of_validations(recordings, tmp_path, capsys):
+    """It was told to raise valid_share, and every validation was a line without a number."""
+    pretrain(recipe(recordings, "valid_share=0"), tmp_path / "run", lambda line: None, until_round=1)
+    said = capsys.readouterr().err
+    assert "held" not in said
+    assert "  update 3:" not in said
+    (tmp_path / "one").mkdir()
+    shutil.copy(recordings / "u0.wav", tmp_path / "one")
+    lines = lines_of(lambda say: corpus_stage(recipe(tmp_path / "one"), tmp_path / "corpus", say))
+    assert lines[-1] == "warning: a single recording, of which nothing is held out: there is no validation"
 
 
 def test_no_data_and_data_that_is_not_there_are_told(tmp_path):

@@ -190,6 +190,25 @@ def test_a_validation_tells_what_chance_would_lose_and_how_many_classes_are_pred
     assert found["label_entropy"] == pytest.approx(0.562335, abs=0.05)  # masks do not cover the four quite alike
 
 
+def test_a_training_on_unmasked_frames_alone_is_judged_by_them(corpus):
+    """`masked_weight=0`, the paper's alpha: the loss of masked frames, which nothing trains, was logged and judged."""
+    found = task(corpus, masked_weight=0.0, unmasked_weight=1.0)
+    batch = next(found.updates(1))[0]
+    loss = found.loss(batch)
+    total, count = loss.sums["loss"]
+    assert float(total / count) == pytest.approx(float(loss.total.detach()))
+    assert count == int((~batch.mask).sum())
+    heard = torch.cat([b.labels[~b.mask] for b in found._valid_batches])[:, 0]
+    shares = torch.bincount(heard) / len(heard)
+    assert found.validate()["label_entropy"] == pytest.approx(float(torch.special.entr(shares).sum()))
+
+    both = task(corpus, unmasked_weight=1.0)
+    sums = {name: float(value / count) for name, (value, count) in both.loss(batch).sums.items()}
+    assert sums["unmasked_loss"] == pytest.approx(float(total / count)), "beside that of the masked ones"
+    assert sums.keys() == {"loss", "masked_accuracy", "unmasked_loss", "unmasked_accuracy"}
+    assert task(corpus).loss(batch).sums.keys() == {"loss", "masked_accuracy"}
+
+
 def test_the_loss_falls(corpus):
     found = task(corpus)
     optimiser = torch.optim.AdamW(found.model.parameters(), 3e-3)
@@ -295,3 +314,29 @@ def test_a_speed_is_that_of_the_micro_batch_whoever_reads_it(corpus):
     for one, other in zip(whole[3:], later):
         assert [c.speed for c in one[1::2]] == [c.speed for c in other]
         assert all((a.waveforms == b.waveforms).all() for a, b in zip(one[1::2], other))
+
+
+def test_speeds_are_heard_where_crops_are_shorter_than_the_shortest_recording(corpus):
+    """`least_seconds` above `crop_seconds` is legal, and no crop had as many frames at any speed but 1."""
+    manifest, _ = corpus
+    recipe = dataclasses.replace(RECIPE, least_seconds=1.1)
+    reader = CropReader(manifest, np.arange(6), np.arange(6), CONFIG, recipe, SpanMask(0.5, 5), seed=0,
+                        speeds=(0.8, 1.0, 1.25))
+    crops = [c for micro, _ in zip(reader.updates(1), range(30)) for c in micro]
+    assert {c.speed for c in crops} == {0.8, 1.0, 1.25}
+    assert {c.mask.shape[1] for c in crops} == {CONFIG.grid.frames(16_000)}
+
+
+@pytest.mark.parametrize("grid", [{}, {"stride_ms": 40}, {"frontend": "conv"}])
+@pytest.mark.parametrize("seconds", [1.02, 1.025, 1.03])
+def test_a_micro_batch_of_one_crop_holds_it_at_every_stride(corpus, grid, seconds):
+    """15.625 s are 391 frames of 40 ms and 390.6 hops: a run died of that after teacher and units."""
+    config = dataclasses.replace(CONFIG, **grid)
+    recipe = dataclasses.replace(RECIPE, crop_seconds=seconds, micro_batch_seconds=seconds, batch_seconds=2 * seconds)
+    reader = CropReader(corpus[0], np.arange(6), np.arange(6), config, recipe, SpanMask(0.5, 5), seed=0)
+    [one, other] = next(reader.updates(1))
+    assert len(one.ids) == len(other.ids) == 1
+    assert next(reader.validation()).seconds > 0
+    recipe = dataclasses.replace(recipe, micro_batch_seconds=2 * seconds)
+    reader = CropReader(corpus[0], np.arange(6), np.arange(6), config, recipe, SpanMask(0.5, 5), seed=0)
+    assert [len(crops.ids) for crops in next(reader.updates(1))] == [2], "and one of two crops two"

@@ -15,6 +15,7 @@ from upstream.model import Encoder, MaskedPrediction, load_encoder, save_encoder
 from upstream.model.config import EncoderConfig
 from upstream.model.converting import write_as
 from upstream.model.loading import read_checkpoint
+from upstream.outlook import outlook
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
@@ -132,6 +133,34 @@ def test_a_source_that_is_not_there_is_told_before_anything_runs(recordings, tmp
     with pytest.raises(UsageError, match="no such file or folder"):
         adapt(recordings, tmp_path / "run", tmp_path / "nowhere")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("rounds.1.init={run}/round1/encoder", "name the copy$"),
+    ("rounds.0.init={run}/round1/encoder", "name the copy$"),
+    ("rounds.1.teacher.encoder={run}/round1/encoder", r"or read round 1 by rounds.1.teacher.rounds=\[1\]$"),
+    ("rounds.1.teacher.encoder={run}/round2/encoder", "name the copy$"),
+    ("rounds.1.teacher={{units: '{run}/round2/units', features: mfcc, layer: null}}", "name the copy$"),
+    ("rounds.0.teacher.imported={run}/round1/teacher", "name the copy$"),
+])
+def test_an_encoder_of_the_run_itself_is_refused_as_one_from_elsewhere(recordings, tmp_path, monkeypatch, word, says):
+    """It was hashed before the rounds, and loaded after another had taken its place; and where a round started from its
+    own, that was put aside, and could not be read by any later call."""
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(run="./run")]
+    with pytest.raises(UsageError, match=f"^rounds.[01].*: this very run makes it, .*{says}"):
+        rounds(recordings, tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+    recipe = load_recipe(PretrainRecipe, "hubert-tiny", [*TINY, f"data={recordings}", *words], SHIPPED)
+    with pytest.raises(UsageError, match="this very run makes it"):
+        outlook(recipe, tmp_path / "run")
+
+
+def test_units_of_an_earlier_round_may_be_predicted_again(recordings, tmp_path):
+    rounds(recordings, tmp_path, "rounds=[{teacher: {clusters: 8}}]")
+    words = ["rounds=[{teacher: {clusters: 8}}, {teacher: {units: '" + str(tmp_path / "round1/units") + "'}}]"]
+    first, second = rounds(recordings, tmp_path, *words)
+    assert first.units_result["hash"] == second.units_result["hash"]
 
 
 @pytest.mark.parametrize(("words", "dim", "layer"), [

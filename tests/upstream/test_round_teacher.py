@@ -18,8 +18,11 @@ from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, Teach
 from upstream.recipe import load_recipe
 from upstream.round_teacher import make_teacher, teacher_key
 from upstream.run_stages import stage_names
+from upstream.stage import read_stage
+from upstream.teacher.alignments import find_alignments
 from upstream.teacher.importing import import_centroids
 from upstream.teacher.matching import named_source
+from upstream.teacher.quality import quality
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, UnitsWriter
 
@@ -162,6 +165,28 @@ def test_the_best_layer_is_judged_on_what_is_aligned_however_little_of_the_manif
     (tmp_path / "others/x.ctm").write_text("x 1 0 0.7 AA\n")
     with pytest.raises(InputError, match="none of its 1 alignments is of an utterance of the manifest"):
         made(tmp_path / "others")
+
+
+def test_every_stream_of_a_rounds_units_is_judged(recordings, tmp_path):
+    """The quality of a round was that of its first stream, and did not say so."""
+    alignments = tmp_path / "alignments"
+    alignments.mkdir()
+    for i in range(8):
+        (alignments / f"u{i}.ctm").write_text("".join(f"u{i} 1 {0.3 * k:.1f} 0.3 {'ABC'[k % 3]}\n" for k in range(5)))
+    words = [*TINY, f"data={recordings}", f"probe.alignments={alignments}", "probe.clusters=2",
+             "rounds.0.teacher.clusters=[4,12]", "rounds.0.teacher.kind=residual", "training.updates=1"]
+    lines = []
+    first, second = pretrain(load_recipe(PretrainRecipe, "hubert-tiny", words, SHIPPED), tmp_path / "run", lines.append)
+    judged = [quality(Units.load(first.units), find_alignments(alignments), stream=stream) for stream in (0, 1)]
+    assert [part["pnmi"] for part in first.units_result["streams"]] == [found.pnmi for found in judged]
+    assert first.units_result["pnmi"] == judged[0].pnmi != judged[1].pnmi
+    assert [line for line in lines if "PNMI" in line] == [
+        *(f"  stream {n} of 2: phone purity {q.phone_purity:.3f}, cluster purity {q.cluster_purity:.3f}, PNMI "
+          f"{q.pnmi:.3f}" for n, q in enumerate(judged, 1)),
+        "  phone purity {phone_purity:.3f}, cluster purity {cluster_purity:.3f}, PNMI {pnmi:.3f}".format(
+            **second.units_result)]
+    assert "streams" not in second.units_result
+    assert read_stage(tmp_path / "run/round2/quality")["settings"] == {}, "what was judged before is not stale"
 
 
 @pytest.mark.parametrize("word", ["pca=10", "whiten=true"])

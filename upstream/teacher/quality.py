@@ -9,7 +9,7 @@ Purities rise with the number of classes by themselves: compare at equal numbers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -116,20 +116,31 @@ def quality(units: Units, alignments: Mapping[str, AlignmentFile], manifest: Nam
     Raises:
         InputError: no utterance has both units and an alignment, or an alignment is longer than its recording.
     """
+    return quality_of_streams(units, alignments, manifest, [stream], progress)[0]
+
+
+def quality_of_streams(units: Units, alignments: Mapping[str, AlignmentFile], manifest: Named | None = None,
+                       streams: Sequence[int] | None = None,
+                       progress: Callable[[float, float], None] | None = None) -> list[Quality]:
+    """As `quality`, of several streams, or all, against the same phones: alignments are read once."""
     ids = units.ids if manifest is None else manifest.ids
     both = [i for i in ids if i in alignments and i in units]
     if not both:
         example = f" (units of {ids[0]}, alignment of {next(iter(alignments))})" if ids and alignments else ""
         raise InputError(f"{units.folder}: no utterance has both units and an alignment{example}; "
                          "files must be named for the utterances: ID.TextGrid or ID.ctm")
-    phones, labels = [], []
+    wanted = range(len(units.classes)) if streams is None else streams
+    phones: list[np.ndarray] = []
+    labels: list[list[np.ndarray]] = [[] for _ in wanted]
     for done, utterance_id in enumerate(both, 1):
-        labels.append(np.asarray(units.labels(utterance_id, stream)))
-        phones.append(phones_at_frames(alignments[utterance_id], len(labels[-1]), whole=True))
+        for of_stream, stream in zip(labels, wanted):
+            of_stream.append(np.asarray(units.labels(utterance_id, stream)))
+        phones.append(phones_at_frames(alignments[utterance_id], len(labels[0][-1]), whole=True))
         if progress is not None:
             progress(done, len(both))
-    found = quality_of_utterances(phones, labels, units.classes[stream], len(ids) - len(both), units.rate)
-    warn_of_words(found.phones)
+    found = [quality_of_utterances(phones, of_stream, units.classes[stream], len(ids) - len(both), units.rate)
+             for of_stream, stream in zip(labels, wanted)]
+    warn_of_words(found[0].phones)
     return found
 
 

@@ -152,8 +152,9 @@ def progress_values(train: Mapping[str, Any], valid: Mapping[str, Any]) -> dict[
 
 
 def announce(update: int, values: Mapping[str, Any]) -> None:
-    """A line of its own, for what should stay on the screen: validation."""
-    say(f"  update {update}: {describe(values)}")
+    """A line of its own, for what should stay on the screen: a validation, if it measured anything."""
+    if values:
+        say(f"  update {update}: {describe(values)}")
 
 
 def read_skipped(folder: Path) -> list[int]:
