@@ -39,7 +39,7 @@ def check(data, emissions, references, *arguments):
 def test_a_healthy_set_up_passes(data, capsys):
     assert check(data, "dev", "dev.txt", "--lm", LM, "--lexicon", str(data / "words.txt")) == 0
     said = capsys.readouterr()
-    assert said.out.endswith("17 checks: 0 failed, 0 warnings\n")
+    assert said.out.endswith("18 checks: 0 failed, 0 warnings\n")
     assert check(data, "dev", "dev.txt", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {c["level"] for c in found} == {"ok"}
