@@ -29,7 +29,7 @@ from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
 from downstream.lm.loading import load_arpa
 from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.pruning import prune_to_bytes, prune_to_loss, prune_to_ngrams
-from downstream.lm.reading import SPECIALS, unpacked
+from downstream.lm.reading import RESERVED, SPECIALS, unpacked
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
 from tools.outputs import check_file, check_folder
@@ -60,8 +60,8 @@ def build(
     interpolate_unigrams: Annotated[bool, typer.Option(help="Spread unigram mass over all words, or give it all to "
                                                             "<unk>.")] = True,
     vocab_pad: Annotated[int, typer.Option(min=0, help="Take the vocabulary to be at least so large.")] = 0,
-    skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Treat <s>, </s>, <unk> in the text as "
-                                                                      "spaces.")] = False,
+    skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Treat <s>, </s>, <unk>, <UNK> in the "
+                                                                      "text as spaces.")] = False,
     memory: Annotated[str | None, typer.Option(help="Take at most so much, e.g. 2G: n-grams are sorted in files. "
                                                     "Without it all is done in memory.")] = None,
     temporary: Annotated[Path | None, typer.Option(help="Folder for these files instead of that of --out.")] = None,
@@ -290,7 +290,7 @@ def _words(path: Path | None, normalise: bool) -> frozenset[str] | None:
     """The words of a file, normalised as the text is; the special ones, which every model holds, stay out."""
     if path is None:
         return None
-    given = {word for line in _lines(path) for word in line.split()} - {*SPECIALS}
+    given = {word for line in _lines(path) for word in line.split()} - {*RESERVED}
     found = frozenset(part for word in given for part in normalised(word).split()) if normalise else frozenset(given)
     if not found:
         raise InputError(f"{path}: no words for --vocab")
@@ -309,9 +309,9 @@ def _sentences(path: Path, normalise: bool) -> Iterator[str]:
     """Lines of a text.
 
     Raises:
-        InputError: `<s>` or `</s>` in the text, or `<unk>`, of which normalising would make a word.
+        InputError: `<s>` or `</s>` in the text, or `<unk>` or `<UNK>`, of which normalising would make a word.
     """
-    refused = {*SPECIALS} if normalise else {*SPECIALS[1:]}
+    refused = {*RESERVED} if normalise else {*SPECIALS[1:]}
     for number, line in enumerate(_lines(path), 1):
         special = next((word for word in line.split() if word in refused), None) if "<" in line else None
         if special is not None:

@@ -80,7 +80,7 @@ def read_model_words(path: Path, progress: Callable[[float, float], None] | None
 
     Args:
         progress: told the n-grams counted and how many the header announces.
-        say: told in a line where the model has no `<unk>`.
+        say: told in a line where the model has no `<unk>`, or two.
 
     Raises:
         UsageError: no such file.

@@ -128,6 +128,18 @@ def test_unk_in_capitals_is_the_unknown_word_as_in_kenlm(tmp_path):
     assert [score for score, _, _ in kenlm.full_scores("X A", eos=False)] == pytest.approx([-1.3, -0.5])
 
 
+def test_a_model_with_two_unknown_words_is_told_of(tmp_path):
+    """KenLM scores unknown words as the second of them, we as <unk>, and <UNK> as a word of its own."""
+    path = tmp_path / "lm.arpa"
+    path.write_text(ARPA.replace("ngram 1=4", "ngram 1=5").replace("\n\n\\2-grams", "\n-0.7\t<UNK>\n\n\\2-grams"))
+    for read in (load_arpa, ngram_counts):
+        said: list[str] = []
+        read(path, say=said.append)
+        [line] = said
+        assert line.startswith(f"{path}, lines 6 to 10: both <unk> and <UNK> among the 1-grams")
+    assert [round(score, 3) for score, _, _ in load_kenlm(path).full_scores("X", eos=False)] == [-1.0]
+
+
 def test_ngrams_with_unk_in_capitals_are_read(tmp_path):
     path = tmp_path / "lm.arpa"
     path.write_text(ARPA.replace("<unk>", "<UNK>").replace("ngram 2=1", "ngram 2=2").replace(
