@@ -234,7 +234,7 @@ def _load(path: Path) -> NgramArrays:
     digest = file_hash(path)
     arrays = _arrays_of(path, digest)
     with progress(f"packing {path.name}", 1) as report:
-        pack(path, arrays, report, digest=digest)
+        pack(path, arrays, report, say, digest)
     return _with_words(path, arrays)
 
 

@@ -175,12 +175,14 @@ def _section(lines: Lines, order: int, size: int) -> Iterator[str]:
 
 
 def _entry(lines: Lines, line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
-    """Words, and log10 probability and back-off; columns are parted by tabs, or by spaces in others' files."""
-    fields = line.replace("\t", " ").split(" ")
+    """Words, and log10 probability and back-off; columns are parted by tabs, or by any blanks in others' files."""
+    fields = line.replace("\t", " ").split(" ")  # `split()` would also part words at no-break spaces
+    if "" in fields:
+        fields = [field for field in fields if field]
     words = tuple(fields[1:order + 1])
     try:
         values = (float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0)
-    except ValueError:
+    except (ValueError, IndexError):
         words, values = (), (0.0, 0.0)
     if len(words) != order or len(fields) > order + 2:
         raise lines.fault(f"{line[:60]!r} is no {order}-gram")

@@ -89,8 +89,10 @@ class Lines:
 
 
 def header(lines: Lines) -> list[int]:
-    """n-grams of each order, as the header says."""
+    """n-grams of each order, as the header says. Before it may stand comments, lines that begin with `#`."""
     line = lines.filled()
+    while line.startswith("#"):
+        line = lines.filled()
     if line != "\\data\\":
         raise lines.fault(f"not an ARPA file: expected \\data\\, found {line[:40]!r}")
     sizes: list[int] = []
