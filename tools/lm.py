@@ -34,7 +34,7 @@ from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
 from tools.outputs import check_file, check_folder
 from upstream.device import best_device
-from upstream.errors import InputError, UsageError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.progress import progress, say
 from upstream.training.free_memory import free_bytes
 
@@ -212,10 +212,10 @@ def info(
     model: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Check that an ARPA file is whole, count its n-grams, and measure the memory that it takes to score with it."""
+    """Check that an ARPA file is whole, count its n-grams, and measure the memory that KenLM takes to score with it."""
     with progress("counting", 1) as report:
         counts = ngram_counts(model, report, say)
-    memory = memory_of(model) if len(counts) > 1 else None  # KenLM does not load models of order 1
+    memory, refused = _memory(model)
     if as_json:
         print(json.dumps({"ngrams": counts, "bytes": model.stat().st_size, "memory_per_process": memory}))
         return
@@ -226,6 +226,8 @@ def info(
     if memory is not None:
         print(f"KenLM takes {memory / 1e6:.1f} MB in every process that scores with it"
               + ("" if which("build_binary") else "; with its program build_binary on the PATH, processes share it"))
+    else:
+        print(f"{refused}; the batched decoder takes this model, beam and lexicon do not")
 
 
 @app.command()
@@ -250,6 +252,15 @@ def score(
         print(f"{sum(word.logprob for word in words):.4f}\t{sentence}")
     print(f"perplexity {found.with_unknown:.2f}, without unknown words {found.without_unknown:.2f} "
           f"({found.tokens} tokens, {found.unknown} unknown)")
+
+
+def _memory(model: Path) -> tuple[int | None, str]:
+    """Bytes that KenLM takes for a model, or None and why it refuses it. Raises as `load_arpa` where all refuse it."""
+    try:
+        return memory_of(model), ""
+    except FormatError as error:
+        load_arpa(model)
+        return None, str(error)
 
 
 def _check_out(out: Path, inputs: Sequence[Path | None]) -> None:

@@ -139,6 +139,17 @@ def test_info_counts_and_measures(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["memory_per_process"] is None
 
 
+def test_info_counts_what_kenlm_refuses_and_no_model_that_nobody_reads(tmp_path, capsys):
+    whole = gzip.decompress(Path(O3).read_bytes()).decode()
+    (tmp_path / "blanks.arpa").write_text(whole.replace("\n", " \n"))
+    assert run(["lm", "info", str(tmp_path / "blanks.arpa")]) == 0
+    assert "KenLM cannot read it" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "broken.arpa").write_text(whole.replace("\t</s>", "\t</S>", 1))
+    assert run(["lm", "info", str(tmp_path / "broken.arpa"), "--json"]) == 1
+    said = capsys.readouterr()
+    assert (said.out, "no </s> among the 1-grams" in said.err) == ("", True)
+
+
 def test_info_tells_of_a_model_without_unk(tmp_path, capsys):
     lines = [line for line in gzip.decompress(Path(O3).read_bytes()).decode().splitlines(True) if "<unk>" not in line]
     (tmp_path / "lm.arpa").write_text("".join(lines).replace("1=1675", "1=1674"))
