@@ -29,7 +29,8 @@ class Phrase(NamedTuple):
     Attributes:
         first: where they begin.
         rows: (T, V) natural-log probabilities.
-        apart: whether a long pause, or an end of the recording, is before and behind them; not of a whole recording.
+        apart: whether a long pause, or an end of the recording, is before and behind them; not of a whole recording
+            that went through the encoder at once.
     """
 
     first: int
@@ -71,10 +72,11 @@ def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause
              forget: Callable[[int], None] = lambda frame: None, most: float = math.inf) -> Iterator[Phrase]:
     """Pieces parted between words instead: each segment can be decoded by itself, and none changes afterwards.
 
-    Segments end in the middle of every long pause, so that a language model meets whole phrases; where there is none,
-    at the word separator of the longest shorter one in the later half of the frames at hand. Greedy decoding finds the
-    same words as in the whole (with its pauses parted). A script without spaces has no separators either: there, the
-    longest stretch of blanks in the later half must do once there are more frames than `most`.
+    Segments end in the middle of every long pause, so that a language model meets whole phrases, but take no more than
+    `pause` frames of it, so that they can be heard again however long it is; nor is its end waited for. Where there is
+    none, they end at the word separator of the longest shorter one in the later half of the frames at hand. Greedy
+    decoding finds the same words as in the whole (with its pauses parted). A script without spaces has no separators
+    either: there, the longest stretch of blanks in the later half must do once there are more frames than `most`.
 
     Args:
         pieces: (T, V) rows and whether they are the last, as `emission_pieces` gives them.
@@ -93,17 +95,18 @@ def segments(pieces: Iterable[tuple[np.ndarray, bool]], columns: Alphabet, pause
         if pause:
             pending = parted_at_pauses(pending, columns, pause)
         path = _path(pending, columns)
-        stops = [(stop, True) for stop in (_long_pauses(path, pause) if pause else [])]
+        letters = _letters(path)
+        whole = last and len(pending) == len(piece) and not first and not (np.diff(letters) > pause).any()
+        stops = [(stop, True) for stop in (_about_pauses(letters, len(path), pause) if pause and not whole else [])]
         if last:
             stops.append((len(path), True))
-        elif not any(character not in ("", " ") for character in path):  # nothing said: keep the end of the silence
+        elif not len(letters):  # nothing said: keep the end of the silence
             stops.append((max(0, len(path) - pause), True))
         elif not stops:
-            stops.append((_parting(path) or (_parting_of_a_word(path) if len(path) > most else 0), False))
+            stops.append((_parting(path) or (_parting_of_a_word(letters, len(path)) if len(path) > most else 0), False))
         begin = 0
         for stop, closed in stops:
-            if any(character not in ("", " ") for character in path[begin:stop]):
-                whole = first + begin == 0 and stop == len(path) and last
+            if ((letters >= begin) & (letters < stop)).any():
                 yield Phrase(first + begin, pending[begin:stop], opened and closed and not whole and pause > 0)
             if stop > begin:
                 begin, opened = stop, closed
@@ -119,7 +122,7 @@ def longest_pause(rows: np.ndarray, columns: Alphabet, rate: float) -> float:
         columns: what the V columns mean.
         rate: frames a second (Hz).
     """
-    letters = np.flatnonzero([character not in ("", " ") for character in _path(rows, columns)])
+    letters = _letters(_path(rows, columns))
     return float(np.diff(letters).max()) / rate if len(letters) > 1 else 0.0
 
 
@@ -160,12 +163,25 @@ def _path(rows: np.ndarray, columns: Alphabet) -> list[str]:
     return [columns.characters[c] for c in columns.usable(rows).argmax(axis=1)]
 
 
-def _long_pauses(path: list[str], least: int) -> list[int]:
-    """The frames after the middles of the pauses of at least so many frames between two letters."""
-    letters = np.flatnonzero([character not in ("", " ") for character in path])
+def _letters(path: list[str]) -> np.ndarray:
+    """The frames of a path that are letters."""
+    return np.flatnonzero([character not in ("", " ") for character in path])
+
+
+def _about_pauses(letters: np.ndarray, frames: int, pause: int) -> list[int]:
+    """Where to part at pauses of more than `pause` frames between two letters, and before the first and behind the last
+    of them: the frames at which what has letters ends, and those at which it begins."""
+    if not len(letters):
+        return []
+    begins = [int(letters[0]) - pause] if letters[0] > pause else []
     before, after = letters[:-1], letters[1:]
-    long = after - before > least
-    return ((before[long] + after[long]) // 2 + 1).tolist()
+    long = after - before > pause
+    before, after = before[long], after[long]
+    ends = np.minimum((before + after) // 2, before + pause) + 1
+    between = np.stack([ends, np.maximum(ends, after - pause)], axis=1)
+    # how long the last pause will be is not known yet: half of the least is surely in its first half
+    last = [int(letters[-1]) + pause // 2 + 1] if frames - 1 - letters[-1] > pause else []
+    return [*begins, *between.reshape(-1).tolist(), *last]
 
 
 def _parting(path: list[str]) -> int:
@@ -184,12 +200,11 @@ def _parting(path: list[str]) -> int:
     return max(late or pauses, default=(0, 0))[1]
 
 
-def _parting_of_a_word(path: list[str]) -> int:
+def _parting_of_a_word(letters: np.ndarray, frames: int) -> int:
     """The frame after the middle of the longest stretch between two letters in the later half of a path without
     separators, the last of equals; 0 where all frames are letters."""
-    letters = np.flatnonzero([character not in ("", " ") for character in path])
     lengths, middles = np.diff(letters), (letters[:-1] + letters[1:]) // 2 + 1
-    late = (lengths > 1) & (middles > len(path) // 2)
+    late = (lengths > 1) & (middles > frames // 2)
     return int(max(zip(lengths[late], middles[late]), default=(0, 0))[1])
 
 

@@ -24,6 +24,7 @@ from upstream.device import best_device
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.model import prepared
+from upstream.progress import say
 
 Failed = Callable[[Path, InputError], None]
 
@@ -70,6 +71,7 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
             failed(path, error)
             continue
         yield path, Transcript(str(path), words, len(wave) / SAMPLE_RATE)
+    transcriber.tell_unfinished()
 
 
 def recordings(paths: Iterable[Path]) -> list[Path]:
@@ -111,6 +113,7 @@ class Transcriber:
 
     Attributes:
         pause_seconds: at which recordings are parted; 0: they are not.
+        phrases, unfinished: how many were decoded so far, and how many of them end inside a word.
 
     Raises:
         UsageError, FormatError, InputError: as `load_recogniser` and the decoder's `prepare`.
@@ -129,6 +132,7 @@ class Transcriber:
         self._decoder = settings.decoder.make(vocabulary.symbols, vocabulary.blank)
         self._decoder.prepare()
         self._spelled = spellings_of(self._decoder)
+        self.phrases = self.unfinished = 0
 
     def check(self, name: object, samples: int) -> None:
         """Raise InputError for a recording too short for a frame."""
@@ -147,9 +151,16 @@ class Transcriber:
         for first, rows, _ in phrases(self._encode, blocks, self._grid, self._columns, self._blank,
                                       chosen.window_seconds, chosen.overlap_seconds, self.pause_seconds):
             usable = self._columns.usable(rows)
-            words = self._decoder.decode("", rows, rate).words
-            for word, sure in zip(words, confidences(usable, words, self._columns, rate, self._spelled)):
+            found = self._decoder.decode("", rows, rate)
+            self.phrases, self.unfinished = self.phrases + 1, self.unfinished + found.unfinished
+            for word, sure in zip(found.words, confidences(usable, found.words, self._columns, rate, self._spelled)):
                 yield SpokenWord(word.word, word.start_s + first / rate, word.end_s + first / rate, sure)
+
+    def tell_unfinished(self) -> None:
+        """Say how many phrases end inside a word, where any does: for the end of all recordings."""
+        if self.unfinished:
+            say(f"{self.unfinished} of {self.phrases} phrases end inside a word that the search did not finish; a "
+                "wider --beam, or a lexicon that fits, may help")
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         window = torch.from_numpy(prepared(wave, self._model.encoder.config))[None].to(self._device)

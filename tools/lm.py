@@ -29,12 +29,12 @@ from downstream.lm.kneser_ney import FALLBACK, Options, Statistics, estimate
 from downstream.lm.loading import load_arpa
 from downstream.lm.on_disk import estimate_to_file
 from downstream.lm.pruning import prune_to_bytes, prune_to_loss, prune_to_ngrams
-from downstream.lm.reading import SPECIALS, unpacked
+from downstream.lm.reading import RESERVED, SPECIALS, unpacked
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
 from tools.outputs import check_file, check_folder
 from upstream.device import best_device
-from upstream.errors import InputError, UsageError
+from upstream.errors import FormatError, InputError, UsageError
 from upstream.progress import progress, say
 from upstream.training.free_memory import free_bytes
 
@@ -60,8 +60,8 @@ def build(
     interpolate_unigrams: Annotated[bool, typer.Option(help="Spread unigram mass over all words, or give it all to "
                                                             "<unk>.")] = True,
     vocab_pad: Annotated[int, typer.Option(min=0, help="Take the vocabulary to be at least so large.")] = 0,
-    skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Treat <s>, </s>, <unk> in the text as "
-                                                                      "spaces.")] = False,
+    skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Treat <s>, </s>, <unk>, <UNK> in the "
+                                                                      "text as spaces.")] = False,
     memory: Annotated[str | None, typer.Option(help="Take at most so much, e.g. 2G: n-grams are sorted in files. "
                                                     "Without it all is done in memory.")] = None,
     temporary: Annotated[Path | None, typer.Option(help="Folder for these files instead of that of --out.")] = None,
@@ -212,10 +212,10 @@ def info(
     model: Annotated[Path, typer.Argument(help="ARPA file, may be gzipped.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Check that an ARPA file is whole, count its n-grams, and measure the memory that it takes to score with it."""
+    """Check that an ARPA file is whole, count its n-grams, and measure the memory that KenLM takes to score with it."""
     with progress("counting", 1) as report:
         counts = ngram_counts(model, report, say)
-    memory = memory_of(model) if len(counts) > 1 else None  # KenLM does not load models of order 1
+    memory, refused = _memory(model)
     if as_json:
         print(json.dumps({"ngrams": counts, "bytes": model.stat().st_size, "memory_per_process": memory}))
         return
@@ -226,6 +226,8 @@ def info(
     if memory is not None:
         print(f"KenLM takes {memory / 1e6:.1f} MB in every process that scores with it"
               + ("" if which("build_binary") else "; with its program build_binary on the PATH, processes share it"))
+    else:
+        print(f"{refused}; the batched decoder takes this model, beam and lexicon do not")
 
 
 @app.command()
@@ -250,6 +252,15 @@ def score(
         print(f"{sum(word.logprob for word in words):.4f}\t{sentence}")
     print(f"perplexity {found.with_unknown:.2f}, without unknown words {found.without_unknown:.2f} "
           f"({found.tokens} tokens, {found.unknown} unknown)")
+
+
+def _memory(model: Path) -> tuple[int | None, str]:
+    """Bytes that KenLM takes for a model, or None and why it refuses it. Raises as `load_arpa` where all refuse it."""
+    try:
+        return memory_of(model), ""
+    except FormatError as error:
+        load_arpa(model)
+        return None, str(error)
 
 
 def _check_out(out: Path, inputs: Sequence[Path | None]) -> None:
@@ -289,7 +300,7 @@ def _words(path: Path | None, normalise: bool) -> frozenset[str] | None:
     """The words of a file, normalised as the text is; the special ones, which every model holds, stay out."""
     if path is None:
         return None
-    given = {word for line in _lines(path) for word in line.split()} - {*SPECIALS}
+    given = {word for line in _lines(path) for word in line.split()} - {*RESERVED}
     found = frozenset(part for word in given for part in normalised(word).split()) if normalise else frozenset(given)
     if not found:
         raise InputError(f"{path}: no words for --vocab")
@@ -308,9 +319,9 @@ def _sentences(path: Path, normalise: bool) -> Iterator[str]:
     """Lines of a text.
 
     Raises:
-        InputError: `<s>` or `</s>` in the text, or `<unk>`, of which normalising would make a word.
+        InputError: `<s>` or `</s>` in the text, or `<unk>` or `<UNK>`, of which normalising would make a word.
     """
-    refused = {*SPECIALS} if normalise else {*SPECIALS[1:]}
+    refused = {*RESERVED} if normalise else {*SPECIALS[1:]}
     for number, line in enumerate(_lines(path), 1):
         special = next((word for word in line.split() if word in refused), None) if "<" in line else None
         if special is not None:

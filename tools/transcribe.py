@@ -165,6 +165,7 @@ def _stream(transcriber: Transcriber, files: list[Path], pcm: int | None, failed
             failed(path, error)
             continue
         print(flush=True)
+    transcriber.tell_unfinished()
 
 
 def _heard(transcriber: Transcriber, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -179,7 +180,9 @@ def _heard(transcriber: Transcriber, blocks: Iterable[np.ndarray]) -> Iterator[n
 def _from_stdin(transcriber: Transcriber, pcm: int | None) -> Transcript:
     wave = np.concatenate([*_pcm_blocks(pcm)]) if pcm else _stdin_wave()
     transcriber.check("stdin", len(wave))
-    return Transcript("stdin", tuple(transcriber.words([wave])), len(wave) / SAMPLE_RATE)
+    words = tuple(transcriber.words([wave]))
+    transcriber.tell_unfinished()
+    return Transcript("stdin", words, len(wave) / SAMPLE_RATE)
 
 
 def _stdin_wave() -> np.ndarray:

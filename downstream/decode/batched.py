@@ -160,6 +160,25 @@ class BatchedDecoder:
         return found
 
 
+def load_arrays(path: Path) -> NgramArrays:
+    """Arrays of a language model, packed or an ARPA file: made of that where they are not there yet.
+
+    Raises:
+        UsageError: no such file, or no place for the arrays.
+        FormatError: a file that is neither, or broken.
+        InputError: a model without words.
+    """
+    check_lasting(path, "no such file; language models are made by `hubertkit lm build`")
+    if holds_arrays(path):
+        _tell_outdated(path)
+        return _with_words(path, path)
+    digest = file_hash(path)
+    arrays = _arrays_of(path, digest)
+    with progress(f"packing {path.name}", 1) as report:
+        pack(path, arrays, report, say, digest)
+    return _with_words(path, arrays)
+
+
 def _groups(frames: Sequence[int], width: int, batch: int) -> Iterator[list[int]]:
     """Utterances by falling length, in groups of as many as are searched in step: their arrays must fit into memory."""
     group, held = list[int](), 0
@@ -182,7 +201,7 @@ def _graph(decoder: BatchedDecoder) -> tuple[Graph, Backend]:
     """What a decoder searches. The weights are part of it, since the look-ahead holds them."""
     columns = alphabet(decoder.symbols, decoder.blank)
     hotwords = dict(decoder.hotwords)
-    lm = None if decoder.lm is None else _load(Path(decoder.lm))
+    lm = None if decoder.lm is None else load_arrays(Path(decoder.lm))
     words = decoder.lexicon
     if lm is not None and words is None:
         words = tuple(lm.words.list[3:])
@@ -223,19 +242,6 @@ def _on_device(lm: NgramArrays, device: str) -> NgramArrays:
 @lru_cache(maxsize=4)
 def _trie(words: tuple[str, ...], columns: Alphabet, open_vocabulary: bool) -> LexiconTrie:
     return build(words, columns.characters, open_vocabulary)
-
-
-def _load(path: Path) -> NgramArrays:
-    """Arrays of a language model, made of an ARPA file where they are not there yet."""
-    check_lasting(path, "no such file; language models are made by `hubertkit lm build`")
-    if holds_arrays(path):
-        _tell_outdated(path)
-        return _with_words(path, path)
-    digest = file_hash(path)
-    arrays = _arrays_of(path, digest)
-    with progress(f"packing {path.name}", 1) as report:
-        pack(path, arrays, report, digest=digest)
-    return _with_words(path, arrays)
 
 
 def _with_words(path: Path, arrays: Path) -> NgramArrays:

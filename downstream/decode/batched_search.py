@@ -66,18 +66,23 @@ class Graph:
 
     def score(self, states: Array, words: Array, backend: Backend) -> tuple[Array, Array]:
         """Factors of the lexicon's words after states, weighted, and the states after them."""
+        nats, after = self.nats(states, words)
+        return backend.exp(nats), after
+
+    def nats(self, states: Array, words: Array) -> tuple[Array, Array]:
+        """As `score`, the logarithms of the factors, which are numbers where a factor is too small to be one."""
         bonus = self.bonus.take(words)
         if self.lm is None:
-            return backend.exp(bonus), states
+            return bonus, states
         logprobs, after = self.lm.score(states, self.lm_word.take(words))
-        return backend.exp(self.lm_weight * logprobs + bonus), after
+        return self.lm_weight * logprobs + bonus, after
 
-    def ends(self, states: Array, backend: Backend) -> Array:
-        """Factors of the end of the sentence after states."""
+    def end_nats(self, states: Array, backend: Backend) -> Array:
+        """Logarithms of the factors of the end of the sentence after states."""
         if self.lm is None:
-            return backend.exp(states * 0)
+            return states * 0
         logprobs, _ = self.lm.score(states, backend.full(len(states), self.end))
-        return backend.exp(self.lm_weight * logprobs)
+        return self.lm_weight * logprobs
 
 
 class Beam(NamedTuple):

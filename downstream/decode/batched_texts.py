@@ -100,24 +100,25 @@ def _ended(found: Found, graph: Graph, backend: Backend) -> tuple[np.ndarray, np
     beam = found.beam
     label = backend.numpy(graph.word)[beam.node]
     inside = np.flatnonzero(label >= 0)
-    total, states = beam.blank + beam.letter, beam.state.copy()
-    if len(inside):
-        factors, after = graph.score(backend.array(states[inside]), backend.array(label[inside]), backend)
-        total[inside] *= backend.numpy(factors)
-        states[inside] = backend.numpy(after)
-    total = total * backend.numpy(graph.ends(backend.array(states), backend))
     with np.errstate(divide="ignore"):
-        return np.log(total) + found.scale[beam.utterance], (label >= 0) | (beam.node == ROOT)
+        scores, states = np.log(beam.blank + beam.letter) + found.scale[beam.utterance], beam.state.copy()
+    if len(inside):
+        nats, after = graph.nats(backend.array(states[inside]), backend.array(label[inside]))
+        scores[inside] += backend.numpy(nats)
+        states[inside] = backend.numpy(after)
+    scores += backend.numpy(graph.end_nats(backend.array(states), backend))
+    return scores, (label >= 0) | (beam.node == ROOT)
 
 
 def _best(rows: np.ndarray, scores: np.ndarray, texts: np.ndarray, nbest: int) -> list[tuple[float, int]]:
     """Scores of different texts, the best first, and a row of each: that of the best hypothesis."""
     rows = rows[np.argsort(-scores[rows], kind="stable")]
+    if not np.isfinite(scores[rows[0]]):
+        return [(float(scores[rows[0]]), int(rows[0]))]
+    rows = rows[np.isfinite(scores[rows])]
     _, firsts, group = np.unique(texts[rows], return_index=True, return_inverse=True)
-    top = scores[rows[0]]
-    if not np.isfinite(top):
-        return [(float(top), int(rows[0]))]
-    sums = top + np.log(np.maximum(np.bincount(group, np.exp(scores[rows] - top)), 1e-300))
+    best = scores[rows[firsts]]  # of each text: the rows are in order
+    sums = best + np.log(np.bincount(group, np.exp(scores[rows] - best[group])))
     order = np.lexsort((firsts, -sums))[:nbest]
     return [(float(sums[i]), int(rows[firsts[i]])) for i in order]
 

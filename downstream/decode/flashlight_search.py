@@ -21,9 +21,10 @@ from downstream.lm.kenlm_file import is_binary, load_kenlm, quickest_file, refus
 from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import SEPARATOR
 from upstream.errors import FormatError, InputError, UsageError
+from upstream.progress import say
 
 UNKNOWN = "<unk>"
-_LABELS = 6  # words that flashlight's tree holds of one spelling (kTrieMaxLabel); it drops the others
+WORDS_OF_A_SPELLING = 6  # at most, in flashlight's tree (kTrieMaxLabel); it drops the others without a word
 _SHOWN = 5  # words named in an error
 
 Spellings = Mapping[str, tuple[tuple[int, ...], ...]]
@@ -108,6 +109,9 @@ def words_of_model(lm: Path, columns: Alphabet) -> tuple[str, ...]:
 def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> Words:
     """The tree and the model. Not cached: a tree of 200 000 words takes a second.
 
+    Of words of one spelling the tree holds the `WORDS_OF_A_SPELLING` that are likeliest at the beginning of a sentence;
+    how many others there are is said.
+
     Raises:
         UsageError: no such file.
         FormatError: a language model that KenLM cannot read.
@@ -125,10 +129,16 @@ def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> Word
         for spelling in spellings[word]:
             by_spelling.setdefault(spelling, []).append((-score, index))
     tree = Trie(len(columns.characters), columns.characters.index(" "))
+    left_out: list[int] = []
     for spelling, found in by_spelling.items():
-        for negative, index in sorted(found)[:_LABELS]:  # the likeliest ones
+        likeliest = sorted(found)
+        for negative, index in likeliest[:WORDS_OF_A_SPELLING]:
             tree.insert(list(spelling), index, -negative)
+        left_out += [index for _, index in likeliest[WORDS_OF_A_SPELLING:]]
     tree.smear(SmearingMode.MAX)
+    if left_out:
+        say(f"warning: {len(set(left_out))} words of the lexicon, {names[left_out[0]]!r} for instance, have a spelling "
+            "in common with six likelier ones and are not found by it: flashlight holds six words of one spelling")
     strange = frozenset() if lm is None else _strange(names, lm)
     return Words(names, strange, tree, model)
 

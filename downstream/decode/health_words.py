@@ -8,6 +8,7 @@ from pathlib import Path
 
 from downstream.decode.alphabet import SEPARATORS
 from downstream.decode.check import Check, graded
+from downstream.decode.flashlight_search import WORDS_OF_A_SPELLING
 from downstream.decode.word_model import LEAST_COVERAGE, spelt_share
 from downstream.lm.arpa import ngram_counts, read_unigrams
 from downstream.lm.array_file import holds_arrays
@@ -22,6 +23,7 @@ WORDS_SPELLED = (0.98, 1.0), (LEAST_COVERAGE, 1.0)
 UNKNOWN_WORDS = (0.0, 0.05), (0.0, 1 - LEAST_COVERAGE)
 LEXICON = (1.0, 1.0), (1.0, 1.0)  # decoders refuse a lexicon with a single spelling that does not fit
 LEXICON_IN_MODEL = (0.5, 1.0), (0.1, 1.0)
+LEXICON_HELD = (1.0, 1.0), (0.0, 1.0)  # decoders leave out the rest, and go on
 
 
 def references_spelled(texts: Collection[str], letters: frozenset[str], unit: Unit = "word") -> Check:
@@ -52,7 +54,8 @@ def examine_model(words: Collection[str], texts: Collection[str], letters: froze
 def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: Collection[str],
                     symbols: Sequence[str], lm_words: Collection[str] | None = None,
                     unit: Unit = "word") -> list[Check]:
-    """Of a lexicon: can its spellings be made of the symbols, do they end words, does it cover references and model?"""
+    """Of a lexicon: can its spellings be made of the symbols, do they end words, can a decoder hold all words of each,
+    does it cover references and model?"""
     known = frozenset(SEPARATOR if symbol in SEPARATORS else symbol for symbol in symbols)  # as files write it
     spellings = [spelling for each in lexicon.values() for spelling in each]
     odd = [spelling for spelling in spellings if not known.issuperset(spelling)]
@@ -63,6 +66,7 @@ def examine_lexicon(lexicon: Mapping[str, Collection[tuple[str, ...]]], texts: C
                _other_case(["".join(s) for s in spellings], known, "the lexicon") or "make the lexicon of this "
                "recogniser's symbols and take other words out; decoders refuse it as it is"),
         _ends(spellings),
+        _held(spellings),
         _unknown("lexicon coverage", lexicon, texts, unit, "the lexicon", "add the words: with a lexicon no other word "
                  "can be found")]
     if lm_words is not None:
@@ -76,7 +80,7 @@ def read_model_words(path: Path, progress: Callable[[float, float], None] | None
 
     Args:
         progress: told the n-grams counted and how many the header announces.
-        say: told in a line where the model has no `<unk>`.
+        say: told in a line where the model has no `<unk>`, or two.
 
     Raises:
         UsageError: no such file.
@@ -116,6 +120,19 @@ def _ends(spellings: Sequence[tuple[str, ...]]) -> Check:
     return graded("lexicon separator", ended / max(1, len(spellings)), *LEXICON,
                   f"{ended} of the {len(spellings)} spellings end with the word separator {SEPARATOR!r}",
                   f"end every spelling with {SEPARATOR!r}; decoders refuse the lexicon as it is")
+
+
+def _held(spellings: Sequence[tuple[str, ...]]) -> Check:
+    """Flashlight holds so many words of one spelling, and drops the others."""
+    counts = Counter(spellings)
+    longest = max(counts, key=lambda spelling: counts[spelling], default=())
+    left_out = sum(max(0, count - WORDS_OF_A_SPELLING) for count in counts.values())
+    example = f": {' '.join(longest)!r} is the spelling of {counts[longest]} words" if left_out else ""
+    return graded("lexicon homophones", 1 - left_out / max(1, len(spellings)), *LEXICON_HELD,
+                  f"{left_out} of the {len(spellings)} spellings belong to a seventh or later word of the same"
+                  + example,
+                  "the lexicon decoder finds the six likeliest words of a spelling: leave rare ones out, or spell "
+                  "them apart")
 
 
 def _common(lexicon: Collection[str], lm_words: Collection[str]) -> Check:

@@ -27,13 +27,14 @@ class Word(NamedTuple):
 class Candidate(NamedTuple):
     """One text of an n-best list; scores are natural logarithms.
 
-    `score = acoustic + lm_weight * (lm + unknown_penalty * unknown) + word_score * words`.
+    `score = acoustic + lm_weight * (lm + unknown_penalty * unknown) + word_score * words`, and after rescoring what
+    `decode.rescoring` makes of these and of another model.
     """
 
     text: str
     score: float
     acoustic: float  # of the text's alignments that the search kept, summed over them
-    lm: float  # of the text with sentence ends, unweighted; 0 without a language model
+    lm: float  # of the text with sentence ends by the decoder's model, unweighted; 0 without one
     unknown: int  # words that the language model does not hold
 
 
@@ -46,12 +47,13 @@ class Hypothesis:
         text: words joined by single spaces; "" where nothing was recognised.
         score: natural logarithm; what the decoder ranked by.
         acoustic: natural logarithm of the emissions' share of it.
-        lm: natural-log probability by the language model, unweighted; 0 without one.
+        lm: natural-log probability by the decoder's language model, unweighted; 0 without one.
         words: the words of the text with their times.
         nbest: the best candidates, the text itself first; empty where the decoder was not asked for them.
         confidences: of the words, in [0, 1]; empty where they were not asked for. See `decode.confidence`.
         unfinished: whether a search over a lexicon ended inside a word: the text lacks that piece, which its score
-            holds. Where no word was finished it is empty, or of flashlight's search that of greedy decoding.
+            holds. Where no word was finished it is empty, or of flashlight's search that of greedy decoding. What the
+            list holds lacks a piece then, too: a search gives such texts only where it has found no whole one.
     """
 
     id: str

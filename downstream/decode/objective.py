@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from downstream.decode.alphabet import Alphabet, alphabet
+from downstream.decode.batched import BatchedDecoder, load_arrays
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import WeightedDecoder
 from downstream.decode.lexicon import LexiconDecoder
@@ -76,7 +77,9 @@ class Objective:
         """
         if decoder.lm is None:
             raise UsageError("taking errors apart needs a language model: give one with --lm")
-        language, known = text_scores(Path(decoder.lm))
+        lm = Path(decoder.lm)
+        # the model as the decoder reads it: KenLM has not all orders
+        language, known = (array_scores(load_arrays(lm)) if isinstance(decoder, BatchedDecoder) else text_scores(lm))
         if isinstance(decoder, BeamDecoder):
             return Objective(language, decoder.lm_weight, decoder.word_score, LN10 * UNKNOWN_LOG10, vocabulary=known)
         lexicon = decoder.lexicon
@@ -110,8 +113,11 @@ def text_scores(path: Path) -> tuple[TextScore, frozenset[str]]:
     if not holds_arrays(path):
         model, vocabulary = load_word_model(path)
         return WordModel(model, vocabulary).text_score, vocabulary.words
-    arrays = NgramArrays.load(path)
+    return array_scores(NgramArrays.load(path))
 
+
+def array_scores(arrays: NgramArrays) -> tuple[TextScore, frozenset[str]]:
+    """The same of arrays."""
     def score(text: str) -> tuple[float, int]:
         ids = [arrays.words.index(word) for word in text.split()]
         state, total = np.asarray([arrays.begin]), 0.0

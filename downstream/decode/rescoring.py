@@ -8,6 +8,7 @@ all natural logarithms: P is the neural model's, `lm` what the n-gram model that
 the beam search's penalty of 10 ln 10 for each unknown word. So `Weights(0, word_score, lm_weight)` with the weights
 that made a list of the beam search's ranks it as it was. The other decoders know no such penalty: a list of theirs is
 ranked as it was where its words are all known to the n-gram model, as they are but with a lexicon of other words.
+What was rescored is a list as the first was, and may be rescored again: its candidates keep the n-gram's `lm`.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def score_nbest(hypotheses: Iterable[Hypothesis], model: TextModel) -> list[list
 def rescore(hypotheses: Sequence[Hypothesis], scores: Sequence[Sequence[float]], weights: Weights) -> list[Hypothesis]:
     """Hypotheses with their candidates in the new order, best first; ties keep the old order.
 
-    `lm` of a candidate becomes the neural model's, `score` the new one. Times and confidences of words are kept where
-    the best text stays; otherwise there are none.
+    `score` of a candidate becomes the new one; `acoustic` and the n-gram model's `lm`, of which it is made again by
+    other weights, stay. Times and confidences of words are kept where the best text stays; otherwise there are none.
+    `unfinished` stays: where a search has found no whole text, all texts of its list lack a piece.
     """
     return [_rescored(h, row, weights) for h, row in zip(hypotheses, scores, strict=True)]
 
@@ -202,7 +204,7 @@ def _rescored(hypothesis: Hypothesis, scores: Sequence[float], weights: Weights)
         ngram = candidate.lm + PENALTY * candidate.unknown
         total = (candidate.acoustic + weights.lm_weight * lm + weights.ngram_weight * ngram
                  + weights.word_score * len(candidate.text.split()))
-        found.append(candidate._replace(score=total, lm=lm))
+        found.append(candidate._replace(score=total))
     if not found:
         return hypothesis
     found.sort(key=lambda candidate: -candidate.score)

@@ -95,7 +95,8 @@ class Tuning:
             tried.
         wer_interval: 95 % of it, by resampling utterances; None of one. A rate on what was tuned on is too good all the
             same.
-        on_edge: which of the two weights lie on the edge of what was tried; the best may lie beyond.
+        on_edge: which of the two weights lie on the edge of what was tried; the best may lie beyond. No `lm_weight`
+            does not: none is below it.
         surface: every pair decoded, and the last round's rescored ones.
         beams: those tried with the weights found; empty where only one was asked for.
         utterances, seconds: tuned on.
@@ -239,8 +240,10 @@ def evenly(emissions: Emissions, seconds: float) -> list[str]:
 
 
 def _edges(best: Point, search: Search) -> tuple[str, ...]:
+    # no weight is no edge: below it there is nothing to look for
     return tuple(name for name, value, ends in (("lm_weight", best.lm_weight, search.lm_weights),
-                                                ("word_score", best.word_score, search.word_scores)) if value in ends)
+                                                ("word_score", best.word_score, search.word_scores))
+                 if value in ends and (value or name == "word_score"))
 
 
 def _refuse_the_final_set(emissions: Emissions, forbidden: str | None, ids: Collection[str]) -> None:

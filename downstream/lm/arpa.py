@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from downstream.lm.arpa_lines import UNKNOWNS, Lines, arpa_lines, end, header, section, too_few, without_unknown
+from downstream.lm.arpa_lines import UNKNOWNS, Lines, arpa_lines, end, header, odd_unknowns, section, too_few
 from downstream.lm.kneser_ney import NGramModel
 from upstream.disk import writing
 from upstream.errors import FormatError
@@ -91,21 +91,22 @@ def ngram_counts(path: Path, progress: Progress | None = None, say: Callable[[st
 
     Args:
         progress: told the n-grams counted and how many the header announces.
-        say: told in a line where the model has no `<unk>`.
+        say: told in a line where the model has no `<unk>`, or two.
 
     Raises:
         UsageError, FormatError: as `read_arpa`, but of the n-grams only the words of the unigrams are looked at.
     """
     with arpa_lines(path) as lines:
         sizes = header(lines)
-        unknown = False
+        unknowns: set[str] = set()
         for order, size in enumerate(sizes, 1):
             for found, line in enumerate(_section(lines, order, size)):
-                unknown = unknown or (order == 1 and _entry(lines, line, 1)[0][0] in UNKNOWNS)
+                if order == 1 and (word := _entry(lines, line, 1)[0][0]) in UNKNOWNS:
+                    unknowns.add(word)
                 if progress is not None and found % _ROWS == 0:
                     progress(sum(sizes[:order - 1]) + found, sum(sizes))
-            if order == 1 and not unknown and say is not None:
-                say(without_unknown(lines, size))
+            if order == 1 and say is not None and (odd := odd_unknowns(lines, size, unknowns)):
+                say(odd)
         end(lines)
     return sizes
 
@@ -174,12 +175,14 @@ def _section(lines: Lines, order: int, size: int) -> Iterator[str]:
 
 
 def _entry(lines: Lines, line: str, order: int) -> tuple[tuple[str, ...], tuple[float, float]]:
-    """Words, and log10 probability and back-off; columns are parted by tabs, or by spaces in others' files."""
-    fields = line.replace("\t", " ").split(" ")
+    """Words, and log10 probability and back-off; columns are parted by tabs, or by any blanks in others' files."""
+    fields = line.replace("\t", " ").split(" ")  # `split()` would also part words at no-break spaces
+    if "" in fields:
+        fields = [field for field in fields if field]
     words = tuple(fields[1:order + 1])
     try:
         values = (float(fields[0]), float(fields[order + 1]) if len(fields) == order + 2 else 0.0)
-    except ValueError:
+    except (ValueError, IndexError):
         words, values = (), (0.0, 0.0)
     if len(words) != order or len(fields) > order + 2:
         raise lines.fault(f"{line[:60]!r} is no {order}-gram")

@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from downstream.given_files import check_lasting
 from downstream.lm.array_file import holds_arrays
 from upstream.errors import FormatError
 
-UNKNOWNS = ("<unk>", "<UNK>")  # either is the unknown word to KenLM; a model with both keeps the second as a word
+UNKNOWNS = ("<unk>", "<UNK>")  # either is the unknown word to KenLM; of both we keep the second as a word, and say so
 MISSING_UNKNOWN = -100.0  # log10, of `<unk>` in a model without it: KenLM's own choice
 
 
@@ -89,8 +89,10 @@ class Lines:
 
 
 def header(lines: Lines) -> list[int]:
-    """n-grams of each order, as the header says."""
+    """n-grams of each order, as the header says. Before it may stand comments, lines that begin with `#`."""
     line = lines.filled()
+    while line.startswith("#"):
+        line = lines.filled()
     if line != "\\data\\":
         raise lines.fault(f"not an ARPA file: expected \\data\\, found {line[:40]!r}")
     sizes: list[int] = []
@@ -120,10 +122,17 @@ def too_few(lines: Lines, order: int, found: int, size: int, number: int | None 
     return lines.fault(f"{found} {order}-grams, the header says {size}; cut short?", number)
 
 
-def without_unknown(lines: Lines, unigrams: int) -> str:
-    """What is to be said of a model without `<unk>`, after its unigrams have been read."""
-    return (f"{lines.path}, lines {lines.number - unigrams + 1} to {lines.number}: no <unk> among the 1-grams; words "
-            f"that the model does not know have a log10 probability of {MISSING_UNKNOWN:g}")
+def odd_unknowns(lines: Lines, unigrams: int, found: Collection[str]) -> str | None:
+    """What is to be said of the names that a model has for the unknown word, after its unigrams have been read; None
+    where it has one of `UNKNOWNS`."""
+    where = f"{lines.path}, lines {lines.number - unigrams + 1} to {lines.number}"
+    if not found:
+        return (f"{where}: no <unk> among the 1-grams; words that the model does not know have a log10 probability of "
+                f"{MISSING_UNKNOWN:g}")
+    if len(found) > 1:
+        return (f"{where}: both <unk> and <UNK> among the 1-grams; KenLM takes them for one word, and its scores are "
+                "others than ours: build the model again from text without <UNK>")
+    return None
 
 
 def end(lines: Lines) -> None:

@@ -20,9 +20,9 @@ from downstream.lm.arpa_lines import (
     arpa_lines,
     end,
     header,
+    odd_unknowns,
     section,
     too_few,
-    without_unknown,
 )
 from downstream.lm.kneser_ney import Grams, NGramModel
 from downstream.lm.reading import SPECIALS
@@ -42,7 +42,8 @@ def load_arpa(path: Path, progress: Progress | None = None, say: Callable[[str],
     Args:
         path: plain or gzipped.
         progress: told the n-grams read and how many the header announces.
-        say: told in a line where the model has no `<unk>`; one of `MISSING_UNKNOWN` is added. `<UNK>` counts as one.
+        say: told in a line where the model has no `<unk>`, or two; one of `MISSING_UNKNOWN` is added. `<UNK>` counts as
+            one.
 
     Raises:
         UsageError: no such file.
@@ -190,11 +191,11 @@ def _unigrams(found: _Section, say: Callable[[str], None] | None) -> tuple[list[
         if special not in places:
             raise found.lines.fault(f"no {special} among the 1-grams; the model cannot score sentences")
     logprob, backoff = found.logprob, found.backoff
-    unknown = next((word for word in UNKNOWNS if word in places), None)
-    if unknown is None:
-        if say is not None:
-            say(without_unknown(found.lines, len(written)))
-        unknown = UNKNOWNS[0]
+    unknowns = [word for word in UNKNOWNS if word in places]
+    if say is not None and (odd := odd_unknowns(found.lines, len(written), unknowns)):
+        say(odd)
+    unknown = next(iter(unknowns), UNKNOWNS[0])
+    if not unknowns:
         places[unknown] = len(written)
         written.append(unknown)
         logprob, backoff = np.append(logprob, np.float32(MISSING_UNKNOWN)), np.append(backoff, np.float32(0))

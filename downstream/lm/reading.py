@@ -21,6 +21,8 @@ from upstream.errors import InputError
 
 UNK, BOS, EOS = 0, 1, 2
 SPECIALS = ("<unk>", "<s>", "</s>")
+RESERVED = (*SPECIALS, "<UNK>")  # what a text may not hold: lmplz takes <UNK>, but to KenLM it is then a second <unk>
+_RESERVED = frozenset(word.encode() for word in RESERVED)
 _SPACES = bytes.maketrans(b"\t\r\0", b"   ")
 _WORD = re.compile(r"[^ \t\n\v\f\r\0]+")
 _READ = 1 << 20  # bytes at a time
@@ -53,7 +55,7 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
     file is no part of its first word.
 
     Args:
-        skip_symbols: treat `<s>`, `</s>` and `<unk>` in the text as white space instead of refusing them.
+        skip_symbols: treat `<s>`, `</s>`, `<unk>` and `<UNK>` in the text as white space instead of refusing them.
         normalise: applied to every line without these, for instance `downstream.text.normalise.normalise`.
         progress: told the bytes read (compressed ones of gzipped files) and those there are; nothing of pipes.
 
@@ -199,7 +201,7 @@ def _decoded(content: bytes, paths: Sequence[Path]) -> str:
 
 
 def _without_specials(words: list[bytes], path: Path, number: int, skip: bool) -> list[bytes]:
-    bad = [w for w in words if w in (b"<s>", b"</s>", b"<unk>")]
+    bad = [w for w in words if w in _RESERVED]
     if bad and not skip:
         raise InputError(f"{path}, line {number}: {bad[0].decode()} is a special word of language models; take it "
                          "out of the text or give --skip-symbols")

@@ -97,6 +97,36 @@ def test_segments_end_in_the_middle_of_every_long_pause():
         (0, "-A|-B--|", True), (8, "---A---A-|A--|", True), (22, "--B--", True)]
 
 
+def test_of_a_very_long_pause_no_more_than_the_least_is_kept_on_either_side():
+    columns = alphabet(SYMBOLS, 0)
+    for gap in (8, 10, 11, 12, 13, 99):  # frames from one letter to the next; up to 11 each side has half of them
+        found = list(segments([(rows_of("A" + "-" * (gap - 1) + "A"), True)], columns, 5))
+        before, after = min(gap // 2, 5), min(gap - gap // 2 - 1, 5)
+        assert [path_of(s.rows).replace("|", "-") for s in found] == ["A" + "-" * before, "-" * after + "A"], gap
+        assert [(s.first, s.apart) for s in found] == [(0, True), (gap - after, True)]
+
+
+def test_words_before_an_endless_silence_come_when_the_pause_is_behind_them():
+    """A live transcription held them back until somebody spoke again, and kept all of the silence in memory."""
+    columns, forgotten, fed = alphabet(SYMBOLS, 0), list[int](), list[int]()
+
+    def pieces():
+        for number, path in enumerate(["A-B-A-B---", "-----", *["-" * 50] * 20]):
+            fed.append(number)
+            yield rows_of(path), False
+
+    came = [(fed[-1], s.first, path_of(s.rows), s.apart)
+            for s in segments(pieces(), columns, 5, forgotten.append)]
+    assert came == [(1, 0, "A-B-A-B--", True)]
+    assert forgotten[2:] == [15 + 50 * n - 5 for n in range(1, 21)]
+
+
+def test_a_silence_after_which_no_more_is_said_is_left_out():
+    columns = alphabet(SYMBOLS, 0)
+    found = list(segments([(rows_of("-" * 30 + "A"), False), (rows_of("-" * 30), True)], columns, 5))
+    assert [(s.first, path_of(s.rows), s.apart) for s in found] == [(25, "-----A--", True)]
+
+
 def test_a_recording_without_long_pauses_is_parted_at_a_separator_and_not_apart():
     columns = alphabet(SYMBOLS, 0)
     found = list(segments([(rows_of("A-B--|-A-B-"), False), (rows_of("A--A-B-A|A-B"), True)], columns, 5))
@@ -129,7 +159,7 @@ def loud(grid, calls):
 def test_what_lies_between_two_pauses_is_heard_as_a_recording_of_its_own(grid, block):
     """Neighbours changed what a recogniser made of an utterance: joined recordings had five times its errors."""
     levels = (0.6, 0.9, 0.7)
-    quiet = np.zeros(16_000, np.float32)
+    quiet = np.zeros(11_200, np.float32)
     wave = np.concatenate([part for level in levels for part in (np.full(12_000, level, np.float32), quiet)])
     calls = []
     blocks = [wave[i:i + block] for i in range(0, len(wave), block)]
@@ -139,7 +169,7 @@ def test_what_lies_between_two_pauses_is_heard_as_a_recording_of_its_own(grid, b
         own = wave[grid.crop_start(phrase.first):][:grid.samples(len(phrase.rows))]
         alone = parted_at_pauses(loud(grid, [])(own), alphabet(SYMBOLS, 0), 20)
         assert np.array_equal(phrase.rows, alone)
-    assert sum(len(p.rows) for p in found) == grid.frames(len(wave))
+    assert sum(len(p.rows) for p in found) >= grid.frames(len(wave) - len(quiet))  # behind the last, a pause will do
     heard_once = list(phrases(loud(grid, calls := []), blocks, grid, alphabet(SYMBOLS, 0), 0, 3.0, 0.5, 0))
     assert len({float(row.max()) for p in heard_once for row in p.rows}) > 1
     assert max(calls) <= grid.samples(round(3.0 * grid.rate)) + block
@@ -187,11 +217,11 @@ def test_silence_is_not_kept():
     forgotten = []
     columns = alphabet(SYMBOLS, 0)
     pieces = [(rows_of("-" * 50), False)] * 100 + [(rows_of("-" * 10 + "A-B" + "-" * 3), True)]
-    for pause in (20, 0):
+    for pause, kept in ((20, 20), (0, 10)):
         forgotten.clear()
         [found] = segments(pieces, columns, pause, forgotten.append)
         assert forgotten[:100] == [50 * n - pause for n in range(1, 101)]
-        assert (found.first, path_of(found.rows)) == (5000 - pause, "-" * (pause + 10) + "A-B---")
+        assert (found.first, path_of(found.rows)) == (5010 - kept, "-" * kept + "A-B---")
         assert found.apart == (pause > 0)
 
 
@@ -228,6 +258,20 @@ def test_a_recording_without_spaces_or_pauses_comes_out_as_it_is_said():
     assert len(found) == 3
     assert sum(len(p.rows) for p in found) == CONV_GRID.frames(len(wave))
     assert sum(len(w.word) for p in found for w in greedy(p.rows, SYMBOLS, 0, 50.0).words) == 60
+
+
+def test_a_part_beside_minutes_of_silence_is_heard_by_itself():
+    """It had half of the silence on either side: too long for a window, it was as the windows beside it had it."""
+    spoken, minute = np.full(16_000, 0.9, np.float32), np.zeros(60 * 16_000, np.float32)
+    for parts in ((spoken, minute, spoken, minute, spoken), (minute, spoken, minute), (spoken, minute)):
+        wave = np.concatenate(parts)
+        found = list(phrases(loud(CONV_GRID, []), [wave], CONV_GRID, alphabet(SYMBOLS, 0), 0, 10.0, 2.0, 0.4))
+        assert len(found) == sum(part is spoken for part in parts)
+        for phrase in found:
+            own = wave[CONV_GRID.crop_start(phrase.first):][:CONV_GRID.samples(len(phrase.rows))]
+            assert np.array_equal(phrase.rows, loud(CONV_GRID, [])(own))
+            assert phrase.apart
+            assert len(phrase.rows) <= 50 + 2 * 21
 
 
 def test_a_phrase_longer_than_a_window_is_not_heard_again():

@@ -39,7 +39,7 @@ def check(data, emissions, references, *arguments):
 def test_a_healthy_set_up_passes(data, capsys):
     assert check(data, "dev", "dev.txt", "--lm", LM, "--lexicon", str(data / "words.txt")) == 0
     said = capsys.readouterr()
-    assert said.out.endswith("17 checks: 0 failed, 0 warnings\n")
+    assert said.out.endswith("18 checks: 0 failed, 0 warnings\n")
     assert check(data, "dev", "dev.txt", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert {c["level"] for c in found} == {"ok"}
@@ -94,6 +94,28 @@ def test_closed_decoders_have_a_step_more_and_errors_of_the_vocabulary(data, cap
     assert found["blamed"]["vocabulary"]["utterances"] == wanted > 0
     assert found["unknown"]["words"] == found["unknown"]["errors"]
     assert sum(part["errors"] for part in found["blamed"].values()) == found["ladder"][3]["errors"]
+
+
+@pytest.mark.parametrize("order", [1, pytest.param(3, marks=pytest.mark.processes), 7])
+def test_errors_and_info_take_every_order_that_batched_takes(data, capsys, tmp_path, order):
+    """KenLM's Python package reads orders 2 to 6; of others `errors` and `lm info` said no more than that."""
+    arpa, text = str(tmp_path / "lm.arpa"), tmp_path / "text"
+    text.write_text("".join(line.partition("\t")[2] for line in (data / "dev.txt").open()))
+    assert run(["lm", "build", str(text), "--order", str(order), "--discount-fallback", "--out", arpa]) == 0
+    searched = ("errors", str(data / "dev"), "--references", str(data / "dev.txt"), "--decoder", "batched", "--workers",
+                "1", "--lm", arpa)
+    capsys.readouterr()
+    assert run([*searched, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [step["name"] for step in found["ladder"]] == ["greedy", "beam", "+ lexicon", "+ lm", "oracle"]
+    assert run(["lm", "info", arpa]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("in every process" in said) == (order == 3)
+    assert (f"a model of order {order}; KenLM reads models of order" in said) == (order != 3)
+    assert run(["lm", "info", arpa, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["ngrams"]) == order
+    assert (found["memory_per_process"] is None) == (order != 3)
 
 
 def test_hypotheses_of_another_decoder_are_taken_apart(data, capsys, tmp_path):

@@ -139,6 +139,17 @@ def test_info_counts_and_measures(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["memory_per_process"] is None
 
 
+def test_info_counts_what_kenlm_refuses_and_no_model_that_nobody_reads(tmp_path, capsys):
+    whole = gzip.decompress(Path(O3).read_bytes()).decode()
+    (tmp_path / "blanks.arpa").write_text(whole.replace("\n", " \n"))
+    assert run(["lm", "info", str(tmp_path / "blanks.arpa")]) == 0
+    assert "KenLM cannot read it" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "broken.arpa").write_text(whole.replace("\t</s>", "\t</S>", 1))
+    assert run(["lm", "info", str(tmp_path / "broken.arpa"), "--json"]) == 1
+    said = capsys.readouterr()
+    assert (said.out, "no </s> among the 1-grams" in said.err) == ("", True)
+
+
 def test_info_tells_of_a_model_without_unk(tmp_path, capsys):
     lines = [line for line in gzip.decompress(Path(O3).read_bytes()).decode().splitlines(True) if "<unk>" not in line]
     (tmp_path / "lm.arpa").write_text("".join(lines).replace("1=1675", "1=1674"))
@@ -286,8 +297,8 @@ def test_the_longest_ngram_is_a_sentence_with_its_ends(tmp_path, monkeypatch, ca
 
 
 def test_a_vocabulary_is_normalised_with_the_text(tmp_path):
-    (tmp_path / "text").write_text("the cat sat\nthe dog\n" * 3)
-    (tmp_path / "words").write_bytes(b"\xef\xbb\xbfthe\n<s>\n<unk>\ncat\n")
+    (tmp_path / "text").write_text("the cat sat\nthe dog unk\n" * 3)
+    (tmp_path / "words").write_bytes(b"\xef\xbb\xbfthe\n<s>\n<unk>\n<UNK>\ncat\n")
     text, words, out = (str(tmp_path / name) for name in ("text", "words", "lm.arpa"))
     assert run(["lm", "build", text, "--order", "2", "--normalise", "--vocab", words, "--discount-fallback", "--out",
                 out]) == 0
@@ -300,12 +311,13 @@ def test_a_vocabulary_is_normalised_with_the_text(tmp_path):
     ["interpolate", O3, O3, "--dev", "text", "--normalise", "--out", "x"]])
 def test_special_words_are_refused_before_the_text_is_normalised(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text").write_text("the cat\nthe <unk> cat\n")
-    assert run(["lm", *arguments]) == 1
-    said = capsys.readouterr()
-    assert "text, line 2: <unk> is a special word of language models; take it out" in said.err
-    assert (said.err.count("\n"), said.out) == (1, "")
-    assert not (tmp_path / "x").exists()
+    for special in ("<unk>", "<UNK>"):
+        (tmp_path / "text").write_text(f"the cat\nthe {special} cat\n")
+        assert run(["lm", *arguments]) == 1
+        said = capsys.readouterr()
+        assert f"text, line 2: {special} is a special word of language models; take it out" in said.err
+        assert (said.err.count("\n"), said.out) == (1, "")
+        assert not (tmp_path / "x").exists()
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path, capsys):

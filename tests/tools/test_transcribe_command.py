@@ -203,6 +203,22 @@ def test_any_decoder_transcribes_and_a_lexicon_holds(asr, corpus, tmp_path, caps
     assert (code, "take --decoder lexicon or batched" in err) == (2, True)
 
 
+@pytest.mark.parametrize("way", [(), ("--streaming",), ("-",)])
+def test_phrases_whose_last_word_was_not_found_are_told_of_once(asr, corpus, tmp_path, capsys, monkeypatch, way):
+    """`decode` told of them; here a piece was left out and nothing said so."""
+    (tmp_path / "words.txt").write_text("".join(f"{letter * 40}\n" for letter in "ABC"))
+    options = ("--decoder", "lexicon", "--lexicon", tmp_path / "words.txt", "--beam", "2", *way)
+    recordings = sorted(corpus.glob("*.wav"))[:2]
+    if way == ("-",):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(recordings[0].read_bytes())))
+        recordings = []
+    code, _, said = call(capsys, "transcribe", asr, *recordings, *options)
+    told = [line for line in said.splitlines() if "inside a word" in line]
+    phrases = max(1, len(recordings))
+    assert (code, told) == (0, [f"{phrases} of {phrases} phrases end inside a word that the search did not finish; a "
+                                "wider --beam, or a lexicon that fits, may help"])
+
+
 def test_a_hotword_is_chosen_where_the_emissions_are_undecided():
     rows = np.log(np.array([[.02, .02, .52, .44], [.02, .94, .02, .02]]))  # blank, |, A, B
     decoder = BeamDecoder(("<pad>", "|", "A", "B"), 0)

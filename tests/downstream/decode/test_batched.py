@@ -20,6 +20,7 @@ from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import MOST_HOTWORD_NATS
 from downstream.decode.greedy import greedy
 from downstream.decode.health_words import read_model_words
+from downstream.decode.hypothesis import write_hypotheses
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.objective import text_scores
 from downstream.lm.array_file import map_arrays, write_arrays
@@ -265,6 +266,22 @@ def test_a_model_that_knows_none_of_the_words_leaves_numbers(tmp_path):
     lm.write_text(lm.read_text().replace("-2\t<unk>", "-99\t<unk>"))
     decoder = BatchedDecoder(SYMBOLS, 0, lm, ("EBB",), lm_weight=9.0)
     assert math.isfinite(decoder.decode("u", sure_path("EB_B"), 50.0).score)  # nothing, rather than 2,000 nats
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize(("lm_weight", "text"), [(1.0, "A B A B"), (3.0, "A B A B"), (3.3, "A B A B"), (9.0, "A B")])
+def test_a_model_without_sentence_ends_decodes_at_any_weight(tmp_path, lm_weight, text, device):
+    """Some have a log10 probability of -99 for them: its 3.3rd power is 0, and so was the score of every text."""
+    lm = tmp_path / "endless.arpa"
+    lm.write_text(ARPA.replace("-1\t</s>", "-99\t</s>").replace("-0.5\tB </s>\n-0.5\tAB", "-99\tB </s>\n-99\tAB"))
+    decoder = BatchedDecoder(SYMBOLS, 0, lm, lm_weight=lm_weight, nbest=9, device=device)
+    found = decoder.decode("u", sure_path("A|B|A_|B"), 50.0)
+    assert (found.text, found.unfinished) == (text, False)
+    assert found.lm == pytest.approx(text_scores(lm)[0](text)[0], rel=1e-5)
+    for candidate in found.nbest:
+        assert candidate.score == pytest.approx(candidate.acoustic + lm_weight * candidate.lm)
+        assert -1000 < candidate.acoustic < 0
+    write_hypotheses(tmp_path / "found.jsonl", [found])  # which refuses what is no number
 
 
 def test_on_a_device_a_model_lies_once_whatever_the_weights(tmp_path, monkeypatch):

@@ -47,8 +47,8 @@ def test_a_healthy_case_passes_every_check():
     assert not any(check.advice for check in found.values())
     assert list(found) == ["references", "references spelled", "values", "blank", "symbols", "word separator",
                            "empty output", "frame rate", "length", "agreement", "temperature", "model spelled",
-                           "model coverage", "lexicon spelled", "lexicon separator", "lexicon coverage",
-                           "lexicon in model"]
+                           "model coverage", "lexicon spelled", "lexicon separator", "lexicon homophones",
+                           "lexicon coverage", "lexicon in model"]
     assert found["temperature"].measured == pytest.approx(1, abs=0.25)  # the posteriors are exact
 
 
@@ -175,6 +175,17 @@ def test_a_lexicon_that_does_not_fit_is_named(lexicon, lm, name, says):
     found = {c.name: c for c in examine_lexicon(lexicon, ["A B"], ("_", "|", "A", "B"), lm)}
     assert found[name].level == "failed"
     assert says in found[name].advice
+
+
+def test_words_beyond_six_of_one_spelling_are_counted():
+    """Found in a Chinese lexicon by pinyin: the seventh word could never be found, and nothing said so."""
+    lexicon = dict.fromkeys("ABCDEFGH", (("A", "|"),)) | {"I": (("A", "|"), ("B", "|")), "J": (("B", "|"),)}
+    found = {c.name: c for c in examine_lexicon(lexicon, ["A B"], ("_", "|", "A", "B"))}["lexicon homophones"]
+    assert (found.level, found.measured) == ("warning", pytest.approx(8 / 11))
+    assert found.what.startswith("3 of the 11 spellings")
+    assert found.what.endswith("'A |' is the spelling of 9 words")
+    few = {c.name: c for c in examine_lexicon({w: lexicon[w] for w in "ABCDEFJ"}, ["A B"], ("_", "|", "A", "B"))}
+    assert (few["lexicon homophones"].level, few["lexicon homophones"].measured) == ("ok", 1.0)
 
 
 def test_a_test_set_of_words_in_the_other_case_is_looked_at_in_no_time():

@@ -197,6 +197,21 @@ def test_of_many_words_with_one_spelling_the_likeliest_are_kept(tmp_path):
     assert found.text == "A"
 
 
+def test_words_beyond_six_of_one_spelling_are_told(tmp_path, capsys):
+    lines = [f"{word}\tE E |\n" for word in [*"CDFGHI", "B", "A"]]
+    decode = {}
+    for many in (6, 8):
+        (tmp_path / "lexicon.txt").write_text("".join(lines[-many:]))
+        decode[many] = LexiconDecoder(SYMBOLS, 0, write_arpa(tmp_path), Lexicon.load(tmp_path / "lexicon.txt"))
+    decode[6].prepare()
+    assert capsys.readouterr().err == ""
+    decode[8].prepare()
+    decode[8].decode("u", sure_path("E_E"), 50.0)
+    assert capsys.readouterr().err == (
+        "warning: 2 words of the lexicon, 'H' for instance, have a spelling in common with six likelier ones and are "
+        "not found by it: flashlight holds six words of one spelling\n")
+
+
 def test_where_no_word_was_finished_the_text_is_greedy_and_flagged(tmp_path):
     decoder = LexiconDecoder(SYMBOLS, 0, write_arpa(tmp_path), ("BE",), beam=1, nbest=4)
     found = decoder.decode("u", sure_path("B"), 50.0)

@@ -183,8 +183,14 @@ def test_processes_change_nothing(emissions, decoder):
 
 
 def test_a_best_on_the_edge_is_said(emissions, decoder):
-    one_place = Search(lm_weights=(0.0, 0.0), word_scores=(-5.0, 5.0), starts=((0.0, 0.0),), decodes=1)
+    one_place = Search(lm_weights=(0.5, 0.5), word_scores=(-5.0, 5.0), starts=((0.5, 0.0),), decodes=1)
     assert tune(emissions, TEXTS, decoder, one_place, workers=1).on_edge == ("lm_weight",)
+
+
+def test_no_weight_is_no_edge(emissions, decoder):
+    """Below 0 there is nothing to look for; tuning asked for a search beyond it."""
+    no_model = Search(lm_weights=(0.0, 0.0), word_scores=(0.0, 5.0), starts=((0.0, 0.0),), decodes=1)
+    assert tune(emissions, TEXTS, decoder, no_model, workers=1).on_edge == ("word_score",)
 
 
 def test_the_set_of_the_final_score_is_refused(emissions, decoder, tmp_path):

@@ -88,6 +88,32 @@ def test_columns_may_be_parted_by_spaces_and_lines_by_two_characters(tmp_path):
                for a, b in zip(found.orders, expected.orders))
 
 
+@pytest.mark.parametrize(("change", "taken"), [
+    (lambda t: t, True), (lambda t: t.replace("\n", " \n"), True), (lambda t: t.replace("\n", "\t \n"), True),
+    (lambda t: t.replace("\t", "  "), True), (lambda t: t.replace("<s> A", "<s>  \t A"), True),
+    (lambda t: t.replace("-0.5\t", " -0.5\t"), True), (lambda t: t.replace("\n", "\r\n"), True),
+    (lambda t: f"# made by hand\n\n#\n{t}", True), (lambda t: f"made by hand\n{t}", False),
+    (lambda t: t.replace("\\1-grams:\n", "\\1-grams:\n# of one word\n"), False),
+    (lambda t: t.replace("A", "A\u00a0A"), True), (lambda t: t.replace("A", "A\u3000A"), True),
+    (lambda t: t.replace("A", "A\fA"), True), (lambda t: t.replace("\tA", "\u00a0A"), False)])
+def test_both_readers_take_the_same_files(tmp_path, change, taken):
+    """`decode` took files that `tune`, `decode-check` and `lm info` refused: with blanks at the ends of lines."""
+    path = tmp_path / "lm.arpa"
+    path.write_bytes(change(ARPA).encode())
+    if not taken:
+        for read in (load_arpa, read_arpa, read_unigrams, ngram_counts):
+            with pytest.raises(FormatError, match=r"lm\.arpa, line \d"):
+                read(path)
+        return
+    [unigrams, bigrams], model = read_arpa(path), load_arpa(path)
+    [word] = read_unigrams(path)
+    assert ngram_counts(path) == [4, 1]
+    assert model.words == ["<unk>", "<s>", "</s>", word]
+    assert unigrams.keys() == {(known,) for known in model.words}
+    assert bigrams == {("<s>", word): (-0.2, 0.0)}
+    assert model.orders[1].word.tolist() == [3]
+
+
 def test_a_model_without_unk_gets_that_of_kenlm_and_it_is_said(tmp_path):
     (tmp_path / "lm.arpa").write_text(ARPA.replace("-1\t<unk>\t0\n", "").replace("1=4", "1=3"))
     said: list[str] = []
@@ -126,6 +152,18 @@ def test_unk_in_capitals_is_the_unknown_word_as_in_kenlm(tmp_path):
     assert read_unigrams(path) == ["A"]
     kenlm = load_kenlm(path)
     assert [score for score, _, _ in kenlm.full_scores("X A", eos=False)] == pytest.approx([-1.3, -0.5])
+
+
+def test_a_model_with_two_unknown_words_is_told_of(tmp_path):
+    """KenLM scores unknown words as the second of them, we as <unk>, and <UNK> as a word of its own."""
+    path = tmp_path / "lm.arpa"
+    path.write_text(ARPA.replace("ngram 1=4", "ngram 1=5").replace("\n\n\\2-grams", "\n-0.7\t<UNK>\n\n\\2-grams"))
+    for read in (load_arpa, ngram_counts):
+        said: list[str] = []
+        read(path, say=said.append)
+        [line] = said
+        assert line.startswith(f"{path}, lines 6 to 10: both <unk> and <UNK> among the 1-grams")
+    assert [round(score, 3) for score, _, _ in load_kenlm(path).full_scores("X", eos=False)] == [-1.0]
 
 
 def test_ngrams_with_unk_in_capitals_are_read(tmp_path):

@@ -245,6 +245,16 @@ def test_several_texts_are_one_text(tmp_path):
     assert all((a.logprob == b.logprob).all() for a, b in zip(whole.orders, parts.orders))
 
 
+@pytest.mark.parametrize("change", [None, normalise])
+def test_unk_in_capitals_in_a_text_is_refused_as_unk_is(tmp_path, change):
+    """lmplz takes it for a word; KenLM reads a model of it as one whose unknown word comes twice, we as it is."""
+    (tmp_path / "text").write_text("a b\na <UNK> b\n" * 3)
+    with pytest.raises(InputError, match="line 2: <UNK> is a special word"):
+        estimate([tmp_path / "text"], 2, normalise=change)
+    model = estimate([tmp_path / "text"], 2, Options(skip_symbols=True, fallback=FALLBACK), normalise=change)
+    assert [word.lower() for word in model.words[3:]] == ["a", "b"]
+
+
 def test_special_words_are_looked_for_before_the_text_is_normalised(tmp_path):
     """They became the words S and UNK."""
     (tmp_path / "text").write_text("a b\na <s> b </s> <unk>\n" * 3)

@@ -1,6 +1,7 @@
 """Scores of a causal model equal transformers' own loss, alone or padded in a batch; a small random GPT-2."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
-from downstream.decode.hypothesis import Candidate, Hypothesis, Word
+from downstream.decode.hypothesis import Candidate, Hypothesis, Word, read_hypotheses, write_hypotheses
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.rescoring import RescoringSearch, Weights, rescore, score_nbest, tune_weights
 from downstream.lm.rescoring import CausalModel
@@ -86,7 +87,7 @@ FOUND = Hypothesis("u", "A CAT", -1.0, -1.0, words=(Word("A", 0, 1), Word("CAT",
 def test_the_ranking_by_hand():
     [best] = rescore([FOUND], [[-8.0, -4.0]], Weights(0.5, 1.0, 0.25))
     # A CAT: -1 - 4 - 2.25 + 2 = -5.25; THE CAT: -2 - 2 - .75 + 2 = -2.75
-    assert [(c.text, c.score, c.lm) for c in best.nbest] == [("THE CAT", -2.75, -4.0), ("A CAT", -5.25, -8.0)]
+    assert [(c.text, c.score, c.lm) for c in best.nbest] == [("THE CAT", -2.75, -3.0), ("A CAT", -5.25, -9.0)]
     assert (best.text, best.score, best.words) == ("THE CAT", -2.75, ())
     assert rescore([FOUND], [[-8.0, -4.0]], Weights(0.0))[0].words == FOUND.words
 
@@ -100,6 +101,23 @@ def test_tuning_finds_the_weights_with_the_fewest_errors():
     assert tune_weights([FOUND], [[-8.0, -4.0]], ["A CAT"], search).weights == Weights(0.0)
     with pytest.raises(InputError, match="nothing to tune on"):
         tune_weights([FOUND], [[-8.0, -4.0]], [" "], search)
+
+
+def test_rescoring_again_is_as_rescoring_the_first_list(tmp_path):
+    """The first neural model's score stood for the n-gram model's in the second rescoring, and in its tuning."""
+    once = rescore([FOUND], [[-8.0, -4.0]], Weights(0.5, 1.0, 0.25))
+    write_hypotheses(tmp_path / "once.jsonl", once)
+    [again] = read_hypotheses(tmp_path / "once.jsonl")
+    ours = [{"A CAT": -2.0, "THE CAT": -7.0}[c.text] for c in again.nbest]
+    for weights in (Weights(0.5, 1.0, 0.25), Weights(0.1, 0.0, 1.0), Weights(0.0)):
+        [second], [first] = rescore([again], [ours], weights), rescore([FOUND], [[-2.0, -7.0]], weights)
+        assert (second.nbest, second.text, second.score, second.lm) == (first.nbest, first.text, first.score, first.lm)
+
+
+def test_another_text_of_an_unfinished_list_is_unfinished_as_well():
+    """Searches list texts that lack a piece only where they have found no whole one."""
+    [best] = rescore([replace(FOUND, unfinished=True)], [[-8.0, -4.0]], Weights(0.5))
+    assert (best.text, best.unfinished) == ("THE CAT", True)
 
 
 def test_references_by_their_ids_are_refused():
