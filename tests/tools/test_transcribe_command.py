@@ -92,6 +92,15 @@ def test_a_folder_is_its_recordings_and_an_empty_one_is_refused(asr, corpus, tmp
         recordings([tmp_path])
 
 
+def test_a_folders_recordings_that_are_not_read_are_told_once(tmp_path, capsys):
+    (tmp_path / "a.m4a").write_bytes(b"something")
+    with pytest.raises(UsageError, match=r"no recordings in this folder .*; 1 file of formats that are not read"):
+        recordings([tmp_path])
+    (tmp_path / "b.wav").write_bytes(b"")
+    assert [path.name for path in recordings([tmp_path])] == ["b.wav"]
+    assert capsys.readouterr().err.count("a.m4a; write them anew, e.g. as FLAC (ffmpeg -i IN OUT.flac)") == 1
+
+
 def test_each_format_is_written(asr, corpus, tmp_path, capsys):
     for name, start in (("srt", "1\n00:00:00"), ("vtt", "WEBVTT"), ("ctm", str(corpus)), ("json", "{")):
         code, out, _ = call(capsys, "transcribe", asr, corpus / "u01.wav", "--format", name)
