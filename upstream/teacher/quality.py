@@ -17,7 +17,7 @@ import numpy as np
 
 from upstream.errors import InputError
 from upstream.frames import CONV_GRID
-from upstream.teacher.alignments import SILENCE, AlignmentFile, phones_at_frames, warn_of_words
+from upstream.teacher.alignments import SILENCE, AlignmentFile, phones_at_frames, warn_of_pauses, warn_of_words
 from upstream.teacher.units import Units
 
 
@@ -130,6 +130,7 @@ def quality(units: Units, alignments: Mapping[str, AlignmentFile], manifest: Nam
             progress(done, len(both))
     found = quality_of_utterances(phones, labels, units.classes[stream], len(ids) - len(both), units.rate)
     warn_of_words(found.phones)
+    warn_of_pauses(phones)
     return found
 
 
