@@ -179,7 +179,7 @@ def _heard(transcriber: Transcriber, blocks: Iterable[np.ndarray]) -> Iterator[n
 def _from_stdin(transcriber: Transcriber, pcm: int | None) -> Transcript:
     wave = np.concatenate([*_pcm_blocks(pcm)]) if pcm else _stdin_wave()
     transcriber.check("stdin", len(wave))
-    return Transcript("stdin", tuple(transcriber.words([wave])), len(wave) / SAMPLE_RATE)
+    return Transcript("stdin", tuple(transcriber.words([wave])), len(wave) / SAMPLE_RATE, "stdin")
 
 
 def _stdin_wave() -> np.ndarray:
