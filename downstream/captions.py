@@ -32,11 +32,13 @@ class Transcript:
         name: of the file.
         words: in order.
         seconds: length of the recording.
+        id: by which scores know it.
     """
 
     name: str
     words: tuple[SpokenWord, ...]
     seconds: float
+    id: str
 
     @property
     def text(self) -> str:
@@ -65,10 +67,12 @@ def as_vtt(transcript: Transcript) -> str:
 
 
 def as_json(transcript: Transcript) -> str:
-    """One JSON object on one line: `file`, `text`, `seconds`, and `words` as objects; times in whole milliseconds."""
+    """One JSON object on one line, as `hubertkit score` reads it: `id`, `file`, `text`, `seconds`, and `words` as
+    objects; times in whole milliseconds."""
     words = [{"word": w.word, "start_s": round(w.start_s, 3), "end_s": round(w.end_s, 3),
               "confidence": round(w.confidence, 4)} for w in transcript.words]
-    record = {"file": transcript.name, "text": transcript.text, "seconds": round(transcript.seconds, 3), "words": words}
+    record = {"id": transcript.id, "file": transcript.name, "text": transcript.text,
+              "seconds": round(transcript.seconds, 3), "words": words}
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.score.shared import shared_ids
 from downstream.text.vocabulary import Vocabulary
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -119,9 +120,13 @@ def _refuse_idle(recipe: FinetuneRecipe) -> None:
 
 
 def _check_dev(manifest: Manifest, dev: Manifest) -> None:
-    both = set(manifest.ids) & set(dev.ids)
-    if both:
-        raise InputError(f"{min(both)} and {len(both) - 1} more utterances are both in the training data and in dev")
+    same, others = shared_ids(manifest, dev)
+    if same:
+        raise InputError(f"{same[0]} and {len(same) - 1} more utterances are both in the training data and in dev")
+    if others:
+        raise InputError(f"{others[0]} and {len(others) - 1} more ids are both in the training data and in dev, for "
+                         "files that differ; if these are other recordings, give them ids of their own (hubertkit "
+                         "corpus import ... --prefix dev-)")
     silent = [i for i, text in zip(dev.ids, dev.texts) if text is None]
     if silent:
         raise InputError(f"{silent[0]}: no transcript, so its words cannot be scored ({len(silent)} of {len(dev)} "

@@ -16,8 +16,10 @@ from downstream.decode.choice import Choice
 from downstream.decode.confidence import confidences, spellings_of
 from downstream.phrases import phrases, usual_pause
 from downstream.recogniser import heard_pause, load_recogniser
+from upstream.audio.corpora.lines import path_id
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
+from upstream.audio.corpora.unread import left_out, unread_names
 from upstream.audio.corpora.walking import walk
 from upstream.audio.reading import read
 from upstream.device import best_device
@@ -45,7 +47,8 @@ class Settings:
 
 def transcribe(folder: Path, files: list[Path], settings: Settings,
                failed: Failed | None = None) -> Iterator[tuple[Path, Transcript]]:
-    """What is said in each file, in the order given; of a folder in each recording below it, sorted by path.
+    """What is said in each file, in the order given; of a folder in each recording below it, sorted by path. Ids are
+    those that `import_folder` gives the files of the folder, or a file's own name.
 
     Args:
         folder: of a recogniser.
@@ -58,9 +61,9 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
         UsageError: no recogniser in `folder`, a path that is not there, or a folder without recordings.
         InputError: a file that cannot be transcribed, without `failed`.
     """
-    paths = recordings(files)  # a wrong path is told before the model is loaded
+    found = _told(files)  # a wrong path is told before the model is loaded
     transcriber = Transcriber(folder, settings)
-    for path in paths:
+    for path, name in found:
         try:
             wave = read(utterance_of_file(path))
             transcriber.check(path, len(wave))
@@ -70,25 +73,41 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
                 raise
             failed(path, error)
             continue
-        yield path, Transcript(str(path), words, len(wave) / SAMPLE_RATE)
+        yield path, Transcript(str(path), words, len(wave) / SAMPLE_RATE, path_id(Path(), name))
     transcriber.tell_unfinished()
 
 
 def recordings(paths: Iterable[Path]) -> list[Path]:
-    """The paths, folders replaced by the audio files below them. Raises UsageError for one that has none or is none."""
-    return [path for path, _ in named_recordings(paths)]
+    """The paths, folders replaced by the audio files below them. Those of formats that are not read are left out with a
+    warning. Raises UsageError for a path that has no audio or is none."""
+    return [path for path, _ in _told(paths)]
 
 
 def named_recordings(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """As `recordings`, each with a name for it: its path below the folder that was given, or the file's own name."""
+    """As `recordings`, each with a name for it: its path below the folder that was given, or the file's own name. What
+    is left out is not told."""
+    return _named(paths, [])
+
+
+def _told(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """As `named_recordings`, and what is left out is told."""
+    unread: list[Path] = []
+    found = _named(paths, unread)
+    if unread:
+        say(f"warning: left out are {left_out(unread)}")
+    return found
+
+
+def _named(paths: Iterable[Path], unread: list[Path]) -> list[tuple[Path, Path]]:
     if isinstance(paths, str | Path):
         raise UsageError(f"{paths}: a single path; give a list of them")
     found: list[tuple[Path, Path]] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(_below(path))
+            inside = sorted(_below(path, unread))
             if not inside:
-                raise UsageError(f"{path}: no recordings in this folder ({', '.join(sorted(AUDIO_SUFFIXES))})")
+                told = f"; {left_out(unread)}" if unread else ""
+                raise UsageError(f"{path}: no recordings in this folder ({', '.join(sorted(AUDIO_SUFFIXES))}){told}")
             found += [(audio, audio.relative_to(path)) for audio in inside]
         elif path.is_file():
             found.append((path, Path(path.name)))
@@ -97,15 +116,17 @@ def named_recordings(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
     return found
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Audio files below a folder. Raises InputError for a folder that cannot be read."""
+def _below(folder: Path, unread: list[Path]) -> Iterator[Path]:
+    """Audio files below a folder; to `unread` those of formats that are not read. Raises InputError for a folder that
+    cannot be read."""
     def refuse(inside: Path, what: str) -> None:
         raise InputError(f"{inside}: {what}; make it readable, or name the files to transcribe")
 
     for inside, names in walk(folder, refuse):
-        for path in (inside / name for name in names):
-            if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
-                yield path
+        audio = [path for path in (inside / name for name in names)
+                 if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
+        unread += [inside / name for name in unread_names(names, {path.stem for path in audio})]
+        yield from audio
 
 
 class Transcriber:

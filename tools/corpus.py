@@ -100,6 +100,8 @@ def split(manifest: ManifestFile,
               "speaker: one after the other, no speaker of a subset in the rest; evenly: the same time of every "
               "speaker; utterance: whoever speaks."))] = Group.speaker,
           seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+          transcribed: Annotated[bool, typer.Option("--transcribed", help=(
+              "Draw only what has a transcript; the rest may hold what has none."))] = False,
           rest: Annotated[Path | None, typer.Option("--rest", metavar="FILE", show_default=False, help=(
               "Manifest of what is left beside the largest."))] = None) -> None:
     """Subsets by hours, each within the next."""
@@ -113,14 +115,24 @@ def split(manifest: ManifestFile,
     for path in (*parts, *([rest] if rest is not None else [])):
         check_manifest_file(path, [manifest])
     loaded = Manifest.load(manifest)
-    found = split_manifest(loaded, [amount for _, amount in amounts], by.value, seed)
+    found = split_manifest(loaded, [amount for _, amount in amounts], by.value, seed, transcribed)
     if rest is not None and not len(found.rest):
         raise InputError(f"{manifest}: nothing is left beside {hours}; leave out --rest")
     for path, rows in [*zip(parts, found.subsets), *([(rest, found.rest)] if rest is not None else [])]:
         part = loaded.select(rows)
         part.save(path)
         speakers = len({s for s in part.speakers if s is not None})
-        print(f"{path}: {len(part):,} utterances, {part.seconds / 3600:.2f} h, {speakers} speakers")
+        print(f"{path}: {len(part):,} utterances, {part.seconds / 3600:.2f} h, {speakers} speakers"
+              + (_transcribed(part) if any(loaded.texts) else ""))
+
+
+def _transcribed(part: Manifest) -> str:
+    """How much of a part has transcripts, where some has none."""
+    there = np.array(list(map(bool, part.texts)), bool)
+    if there.all():
+        return ""
+    hours = float(part.lengths[there].sum()) / SAMPLE_RATE / 3600
+    return f", {there.sum():,} of them transcribed ({hours:.2f} h)"
 
 
 @app.command("show")

@@ -45,6 +45,8 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help=(
 ))]
 Normalise = Annotated[bool, typer.Option("--normalise", help=(
     "Transcripts in upper case, A to Z and the apostrophe only: what recognisers are trained on."))]
+Prefix = Annotated[str, typer.Option("--prefix", help=(
+    "Put before every id, such as dev-: files of two sets may have the same names."))]
 Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", show_default=False,
                                            help="What relative paths are relative to, if the audio has moved.")]
 
@@ -75,19 +77,20 @@ def libri_light(src: Source, out: Out, part: Annotated[Amount, typer.Option(help
 
 
 @app.command("folder")
-def folder(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False,
+def folder(src: Source, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False, prefix: Prefix = "",
            table: Annotated[Path | None, typer.Option(metavar="FILE", show_default=False, help=(
                "Transcripts: .tsv or .csv with the columns path (or file), text and, if you like, speaker and id."
            ))] = None) -> None:
     """Any audio; transcripts in a .txt beside each recording, in one table, or none. Speakers come from a table only:
     without them, parts that are held out may share voices with the rest."""
-    _make(lambda skip: import_folder(src, table, skip, SKIP_BAD), [src, table], out, skip_bad, normalise)
+    _make(lambda skip: import_folder(src, table, skip, SKIP_BAD), [src, table], out, skip_bad, normalise, prefix)
 
 
 @app.command("fairseq")
-def fairseq(src: Table, out: Out, root: Root = None, skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
+def fairseq(src: Table, out: Out, root: Root = None, skip_bad: SkipBad = False, normalise: Normalise = False,
+            prefix: Prefix = "") -> None:
     """A .tsv, with .wrd or .ltr beside it. Its labels: `corpus import km`."""
-    _make(lambda skip: import_fairseq(src, root, skip), [src], out, skip_bad, normalise)
+    _make(lambda skip: import_fairseq(src, root, skip), [src], out, skip_bad, normalise, prefix)
 
 
 @app.command("kaldi")
@@ -103,27 +106,27 @@ def common_voice(src: Table, out: Out, skip_bad: SkipBad = False, normalise: Nor
 
 
 @app.command("nemo")
-def nemo(src: Table, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
+def nemo(src: Table, out: Out, skip_bad: SkipBad = False, normalise: Normalise = False, prefix: Prefix = "") -> None:
     """A JSONL manifest of NeMo."""
-    _make(lambda skip: import_nemo(src, skip), [src], out, skip_bad, normalise)
+    _make(lambda skip: import_nemo(src, skip), [src], out, skip_bad, normalise, prefix)
 
 
 @app.command("parquet")
 def parquet(src: Annotated[Path, typer.Argument(metavar="SRC", help="A .parquet file, or a folder of them.",
                                                 show_default=False)],
             out: Out, column: Annotated[str | None, typer.Option(help="Which holds the audio, if several do.")] = None,
-            skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
+            skip_bad: SkipBad = False, normalise: Normalise = False, prefix: Prefix = "") -> None:
     """Hugging Face's Parquet with the audio inside. Uncompressed audio is read in place, other goes into OUT-audio/."""
     extracted = out.with_name(f"{out.stem}-audio")
-    _make(lambda skip: import_parquet(src, extracted, skip, column), [src], out, skip_bad, normalise)
+    _make(lambda skip: import_parquet(src, extracted, skip, column), [src], out, skip_bad, normalise, prefix)
 
 
 @app.command("tar")
 def tar(src: Annotated[Path, typer.Argument(metavar="SRC", help="A .tar file, or a folder of them.",
                                             show_default=False)],
-        out: Out, skip_bad: SkipBad = False, normalise: Normalise = False) -> None:
+        out: Out, skip_bad: SkipBad = False, normalise: Normalise = False, prefix: Prefix = "") -> None:
     """Tar shards of WebDataset (KEY.flac, KEY.txt, KEY.json), read in place."""
-    _make(lambda skip: import_tar(src, skip), [src], out, skip_bad, normalise)
+    _make(lambda skip: import_tar(src, skip), [src], out, skip_bad, normalise, prefix)
 
 
 @app.command("km")
@@ -180,11 +183,15 @@ def _short(text: str | None) -> str:
 
 
 def _make(importer: Callable[[Skip | None], Manifest], inputs: Sequence[Path | None], out: Path, skip_bad: bool,
-          normalise: bool) -> None:
+          normalise: bool, prefix: str = "") -> None:
     """Import, write, and say what was written and what was left out."""
     check_manifest_file(out, inputs)
     skipped: list[Problem] = []
+    if prefix.split() != [prefix] * bool(prefix):
+        raise UsageError(f"--prefix {prefix!r}: ids hold no spaces; give one without, such as dev-")
     manifest = importer(skipped.append if skip_bad else None)
+    if prefix:
+        manifest = Manifest.of((replace(u, id=prefix + u.id) for u in manifest), manifest.source)
     manifest = normalised(manifest) if normalise else manifest
     manifest.save(out)
     if skipped:

@@ -25,6 +25,7 @@ from tools.child import module_command
 from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted, RankLost, UsageError
 from upstream.progress import say
+from upstream.stopping import STOP_SIGNALS
 from upstream.telling import tell
 
 AUTO = "auto"
@@ -78,7 +79,7 @@ def _waiting(rank: int, count: int) -> Iterator[None]:
             "RANK to work alone")
     timer = threading.Timer(QUIET_SECONDS, tell, [line])
     timer.daemon = True
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
     timer.start()
     try:
         yield

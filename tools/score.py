@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    hypotheses: Annotated[Path, typer.Argument(help="What `hubertkit decode` wrote.")],
+    hypotheses: Annotated[Path, typer.Argument(help="What `hubertkit decode` or `transcribe --json` wrote.")],
     references: Annotated[Path, typer.Option(help="The manifest, or a file of `id text` lines.")] = ...,  # type: ignore[assignment]
     against: Annotated[Path | None, typer.Option(help="Other hypotheses of the same utterances to compare "
                                                       "with.")] = None,

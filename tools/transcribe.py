@@ -182,7 +182,7 @@ def _from_stdin(transcriber: Transcriber, pcm: int | None) -> Transcript:
     transcriber.check("stdin", len(wave))
     words = tuple(transcriber.words([wave]))
     transcriber.tell_unfinished()
-    return Transcript("stdin", words, len(wave) / SAMPLE_RATE)
+    return Transcript("stdin", words, len(wave) / SAMPLE_RATE, "stdin")
 
 
 def _stdin_wave() -> np.ndarray:

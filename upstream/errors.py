@@ -30,7 +30,7 @@ class BusyError(HubertkitError):
 
 
 class Interrupted(HubertkitError):
-    """SIGINT or SIGTERM arrived; what was done is saved."""
+    """SIGINT, SIGTERM or SIGUSR1 arrived; what was done is saved."""
 
     exit_code = 130
 

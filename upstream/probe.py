@@ -17,7 +17,7 @@ from upstream.errors import InputError
 from upstream.features.source import LayerSource
 from upstream.keyed import keyed
 from upstream.model.encoder import Encoder
-from upstream.teacher.alignments import find_alignments, frame_phones, warn_of_words
+from upstream.teacher.alignments import find_alignments, frame_phones, warn_of_pauses, warn_of_words
 from upstream.teacher.kmeans import assign, fit
 from upstream.teacher.quality import quality_of_frames
 
@@ -95,6 +95,7 @@ def build_probe(manifest: Manifest, alignments: Path, layers: tuple[int, ...], c
     subset = manifest.only(chosen)
     phones = tuple(frame_phones(paths[u.id], u.length, whole=True) for u in subset)
     warn_of_words({str(phone) for row in phones for phone in np.unique(row)})
+    warn_of_pauses(phones)
     if (frames := sum(map(len, phones))) < clusters:  # now, and not at the first validation
         raise InputError(f"{alignments}: {frames} aligned frames for the probe's {clusters} clusters; align more "
                          "utterances, raise probe.seconds, or lower probe.clusters")

@@ -75,7 +75,7 @@ def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis]) -> None:
 
 
 def read_hypotheses(path: Path) -> list[Hypothesis]:
-    """Read a file of hypotheses in its order.
+    """Read a file of hypotheses in its order, or of lines of `transcribe --json`.
 
     Raises:
         UsageError: there is no such file.
@@ -103,13 +103,24 @@ def _parse(path: Path, number: int, line: str) -> Hypothesis:
         return Hypothesis(
             id=_text(record["id"]), text=_text(record["text"]), score=float(record.get("score", 0.0)),
             acoustic=float(record.get("acoustic", 0.0)), lm=float(record.get("lm", 0.0)),
-            words=tuple(Word(_text(w), float(s), float(e)) for w, s, e in record.get("words", ())),
+            words=tuple(map(_word, record.get("words", ()))),
             nbest=tuple(map(_candidate, record.get("nbest", ()))),
-            confidences=tuple(map(float, record.get("confidences", ()))),
+            confidences=tuple(map(float, record.get("confidences", _sure(record)))),
             unfinished=bool(record.get("unfinished", False)))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path}, line {number}: not a hypothesis ({type(error).__name__}: {error}); each line is a "
                           'JSON object with at least "id" and "text"') from error
+
+
+def _word(found: Any) -> Word:
+    """A word as `decode` writes it, or as `transcribe`."""
+    word, start, end = [found[name] for name in Word._fields] if isinstance(found, dict) else found
+    return Word(_text(word), float(start), float(end))
+
+
+def _sure(record: dict[str, Any]) -> list[Any]:
+    """Confidences of the words of a line of `transcribe`."""
+    return [word["confidence"] for word in record.get("words", ()) if isinstance(word, dict)]
 
 
 def _candidate(found: dict[str, Any]) -> Candidate:

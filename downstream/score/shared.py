@@ -23,7 +23,8 @@ def refuse_shared(ids: Sequence[str], others: Collection[str], whose: str, where
     shared = [id for id in ids if id in known]
     if shared:
         raise InputError(f"{whose}: {len(shared)} of {len(ids)} utterances, {shared[0]} the first, {where}, which "
-                         "makes the score too good: tune on another set")
+                         "makes the score too good: tune on another set, or, if only their ids are the same, import "
+                         "one set with ids of its own (hubertkit corpus import ... --prefix dev-)")
 
 
 def shared_audio(manifest: Manifest, other: Manifest) -> list[str]:
@@ -36,6 +37,30 @@ def shared_audio(manifest: Manifest, other: Manifest) -> list[str]:
         spans[_file(utterance)].append((utterance.start, utterance.start + utterance.samples))
     return [one.id for one in manifest if any(
         start < one.start + one.samples and one.start < end for start, end in spans.get(_file(one), ()))]
+
+
+def shared_ids(manifest: Manifest, other: Manifest) -> tuple[list[str], list[str]]:
+    """The ids that both have, in the order of their names: of recordings that may be the same, and of others.
+
+    Others differ in the size or the bytes of their files, or are parts of a file that do not overlap.
+    """
+    both = sorted(set(manifest.ids) & set(other.ids))
+    mine, theirs = _heard(manifest.only(both)), _heard(other.only(both))
+    same = [id for id in both if _may_be_same(mine[id], theirs[id])]
+    return same, sorted(set(both) - set(same))
+
+
+_Heard = tuple[int, int, tuple[int | None, int | None]]  # start, end, and what is known of the file: its size, its CRC
+
+
+def _heard(manifest: Manifest) -> dict[str, _Heard]:
+    return {u.id: (u.start, u.start + u.samples, look) for u, look in zip(manifest, manifest.looks())}
+
+
+def _may_be_same(one: _Heard, other: _Heard) -> bool:
+    (start, end, look), (its_start, its_end, its_look) = one, other
+    return start < its_end and its_start < end and all(a is None or b is None or a == b
+                                                       for a, b in zip(look, its_look))
 
 
 def _file(utterance: Utterance) -> tuple[Path, int | None]:

@@ -21,8 +21,9 @@ from downstream.captions import (
     cues,
 )
 
-SAID = Transcript("my talk.wav", (SpokenWord("R&D", 0.5, 0.98, 0.5), SpokenWord("PAYS", 3661.25, 3661.5, 1.0)), 3700.0)
-NONE = Transcript("a.wav", (), 1.0)
+SAID = Transcript("my talk.wav", (SpokenWord("R&D", 0.5, 0.98, 0.5), SpokenWord("PAYS", 3661.25, 3661.5, 1.0)), 3700.0,
+                  "my_talk")
+NONE = Transcript("a.wav", (), 1.0, "a")
 
 
 def test_each_format_by_hand():
@@ -32,13 +33,13 @@ def test_each_format_by_hand():
     assert as_vtt(SAID).startswith("WEBVTT\n\n00:00:00.500 --> 00:00:00.980\nR&amp;D\n\n01:01:01.250")
     assert as_ctm(SAID) == "my_talk.wav 1 0.500 0.480 R&D 0.5000\nmy_talk.wav 1 3661.250 0.250 PAYS 1.0000\n"
     record = json.loads(as_json(SAID))
-    assert record["text"] == "R&D PAYS"
+    assert (record["id"], record["file"], record["text"]) == ("my_talk", "my talk.wav", "R&D PAYS")
     assert record["words"][0] == {"word": "R&D", "start_s": 0.5, "end_s": 0.98, "confidence": 0.5}
 
 
 def test_milliseconds_are_rounded():
     """4.02 s, the end of a frame, are 4019.9999999999995 ms to a computer."""
-    assert as_srt(Transcript("a.wav", (SpokenWord("A", 1.0, 4.02, 1.0),), 5.0)).startswith(
+    assert as_srt(Transcript("a.wav", (SpokenWord("A", 1.0, 4.02, 1.0),), 5.0, "a")).startswith(
         "1\n00:00:01,000 --> 00:00:04,020\n")
 
 

@@ -411,6 +411,17 @@ def test_training_on_dev_is_refused(corpus):
         finetune(found, corpus / "never", lambda line: None)
 
 
+def test_equal_names_of_other_recordings_are_told_as_such(corpus, tmp_path):
+    """README's own loop of imports gave train/0000.wav and dev/0000.wav the same id, and the run said that dev was in
+    the training data."""
+    rows = list(Manifest.load(corpus / "dev.arrow"))
+    own = Manifest.load(corpus / "train.arrow").ids[0]
+    Manifest.of([dataclasses.replace(rows[0], id=own)], "test").save(tmp_path / "dev.arrow")
+    found = dataclasses.replace(recipe(corpus), dev=str(tmp_path / "dev.arrow"))
+    with pytest.raises(InputError, match=r"in the training data and in dev, for files that differ; .* --prefix dev-"):
+        finetune(found, tmp_path / "never", lambda line: None)
+
+
 def test_a_dev_utterance_without_a_transcript_is_named_before_training(corpus, tmp_path):
     rows = list(Manifest.load(corpus / "dev.arrow"))
     rows[1:] = [dataclasses.replace(row, text=None) for row in rows[1:]]

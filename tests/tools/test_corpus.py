@@ -179,6 +179,14 @@ def test_transcripts_of_which_normalising_loses_a_part_are_counted_and_the_first
         said.split())
 
 
+def test_a_prefix_tells_the_files_of_two_sets_apart(folder, capsys):
+    run("import", "folder", folder, "--prefix", "dev-", "--out", folder.parent / "m.arrow")
+    found = Manifest.load(folder.parent / "m.arrow")
+    assert (found.ids, found.texts) == ([f"dev-{i}" for i in range(4)], ["some words here"] * 4)
+    with pytest.raises(UsageError, match="--prefix 'my dev': ids hold no spaces"):
+        run("import", "folder", folder, "--prefix", "my dev", "--out", folder.parent / "m.arrow")
+
+
 def test_an_import_that_has_skip_bad_says_so(folder):
     (folder / "3.wav").write_text("no audio")
     with pytest.raises(InputError, match=r"leave them out with --skip-bad$"):

@@ -148,6 +148,22 @@ def test_split_writes_nested_subsets_and_the_rest(capsys, manifest, tmp_path):
     assert not large & rest
 
 
+def test_a_subset_says_how_much_of_it_is_transcribed(capsys, manifest, tmp_path):
+    whole = Manifest.load(manifest)
+    Manifest.of([replace(u, text=u.text if i > 2 else None) for i, u in enumerate(whole)], "a test").save(
+        tmp_path / "half.arrow")
+    words = ("--hours", "0.2min", "--by", "utterance", "--out", tmp_path / "part.arrow")
+    assert "transcribed" not in call(capsys, "split", manifest, *words)[1]
+    out = call(capsys, "split", tmp_path / "half.arrow", *words)[1]
+    texts = Manifest.load(tmp_path / "part.arrow").texts
+    known = sum(text is not None for text in texts)
+    assert known < len(texts)
+    assert f", {known} of them transcribed (0.00 h)" in out
+    code, out, _ = call(capsys, "split", tmp_path / "half.arrow", "--transcribed", *words)
+    assert (code, "transcribed" in out) == (0, False)
+    assert None not in Manifest.load(tmp_path / "part.arrow").texts
+
+
 def test_segment_cuts_a_long_recording(capsys, tmp_path):
     rng = np.random.default_rng(0)
     wave = np.concatenate([np.concatenate([0.2 * rng.standard_normal(48_000), 1e-4 * rng.standard_normal(16_000)])

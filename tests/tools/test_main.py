@@ -22,6 +22,7 @@ from tools.main import run
 from upstream import ranks
 from upstream.audio import import_folder
 from upstream.errors import InputError
+from upstream.stopping import STOP_SIGNALS
 from upstream.training.loop import TrainingRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -343,10 +344,11 @@ def test_a_rank_that_has_no_output_ends_as_it_should(monkeypatch):
     monkeypatch.setattr("os._exit", lambda code: ended.append(code) or sys.exit(code))
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         with pytest.raises(SystemExit):
             run_main([])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert ended == [0]

@@ -92,6 +92,15 @@ def test_a_folder_is_its_recordings_and_an_empty_one_is_refused(asr, corpus, tmp
         recordings([tmp_path])
 
 
+def test_a_folders_recordings_that_are_not_read_are_told_once(tmp_path, capsys):
+    (tmp_path / "a.m4a").write_bytes(b"something")
+    with pytest.raises(UsageError, match=r"no recordings in this folder .*; 1 file of formats that are not read"):
+        recordings([tmp_path])
+    (tmp_path / "b.wav").write_bytes(b"")
+    assert [path.name for path in recordings([tmp_path])] == ["b.wav"]
+    assert capsys.readouterr().err.count("a.m4a; write them anew, e.g. as FLAC (ffmpeg -i IN OUT.flac)") == 1
+
+
 def test_each_format_is_written(asr, corpus, tmp_path, capsys):
     for name, start in (("srt", "1\n00:00:00"), ("vtt", "WEBVTT"), ("ctm", str(corpus)), ("json", "{")):
         code, out, _ = call(capsys, "transcribe", asr, corpus / "u01.wav", "--format", name)
@@ -100,6 +109,35 @@ def test_each_format_is_written(asr, corpus, tmp_path, capsys):
     assert (code, out, len(list((tmp_path / "subtitles").iterdir()))) == (0, "", 14)
     code, _, err = call(capsys, "transcribe", asr, corpus, "--format", "srt")
     assert (code, "--out" in err) == (2, True)
+
+
+def test_what_is_transcribed_can_be_scored(asr, corpus, tmp_path, capsys):
+    for name in ("u00", "u01"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for path in corpus.glob(f"{name}.*"):
+            (tmp_path / "in" / name / path.name).symlink_to(path)
+    assert main.run(["corpus", "import", "folder", str(tmp_path / "in"), "--out", str(tmp_path / "in.arrow")]) == 0
+    capsys.readouterr()
+    (tmp_path / "in.jsonl").write_text(call(capsys, "transcribe", asr, tmp_path / "in", "--json")[1])
+    code, out, _ = call(capsys, "score", tmp_path / "in.jsonl", "--references", tmp_path / "in.arrow", "--json")
+    assert (code, json.loads(out)["sentences"]) == (0, 2)
+
+
+def test_the_page_says_how_a_program_transcribes(asr, corpus, tmp_path, capsys, monkeypatch):
+    (tmp_path / "asr").symlink_to(asr)
+    (tmp_path / "talk.wav").symlink_to(corpus / "u00.wav")
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings/a.wav").symlink_to(corpus / "u01.wav")
+    (tmp_path / "text").write_text("".join(path.read_text() + "\n" for path in sorted(corpus.glob("*.txt"))))
+    assert call(capsys, "lm", "build", tmp_path / "text", "--order", "2", "--discount-fallback", "--out",
+                tmp_path / "lm.arpa")[0] == 0
+    (tmp_path / "tuned.json").write_text('{"lm_weight": 0.1, "word_score": 0.0, "beam": 10}')
+    monkeypatch.chdir(tmp_path)
+    example = (ROOT / "docs/decoding.md").read_text().partition("```python\n")[2].partition("```")[0]
+    exec(compile(example, "docs/decoding.md", "exec"), {})
+    *words, last = capsys.readouterr().out.splitlines()
+    assert len(words) == len((corpus / "u00.txt").read_text().split())
+    assert last.split()[0] == "a"
 
 
 @pytest.mark.parametrize("format", ["srt", "txt"])

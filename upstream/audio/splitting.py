@@ -35,7 +35,8 @@ class Split:
     rest: np.ndarray
 
 
-def split(manifest: Manifest, hours: Sequence[float], by: By = "speaker", seed: int = 0) -> Split:
+def split(manifest: Manifest, hours: Sequence[float], by: By = "speaker", seed: int = 0,
+          transcribed: bool = False) -> Split:
     """Draw nested subsets of at most so many hours each, less than one utterance below.
 
     Args:
@@ -44,6 +45,7 @@ def split(manifest: Manifest, hours: Sequence[float], by: By = "speaker", seed: 
             is not in the rest (what the last of them says beyond the hours is in neither). `evenly`: the same time of
             every speaker. `utterance`: utterances, whoever speaks.
         seed: of the order.
+        transcribed: draw only utterances with a transcript; others may be in the rest.
 
     Raises:
         UsageError: no hours, or they do not ascend.
@@ -55,10 +57,13 @@ def split(manifest: Manifest, hours: Sequence[float], by: By = "speaker", seed: 
     ids = manifest.ids
     speakers = _speakers(manifest, ids, by)
     seconds = manifest.lengths / 16_000
-    order = _order(ids, speakers, seconds, by, seed)
+    drawn = np.flatnonzero(list(map(bool, manifest.texts))) if transcribed else np.arange(len(ids))
+    order = drawn[_order([ids[i] for i in drawn], speakers[drawn], seconds[drawn], by, seed)]
     reached = np.cumsum(seconds[order])
-    if hours[-1] * 3600 > (reached[-1] if len(reached) else 0) + 1e-6:
-        raise InputError(f"{manifest.source}: {manifest.seconds / 3600:.3g} h, {hours[-1]:g} h are asked for")
+    most = float(reached[-1]) if len(reached) else 0.0
+    if hours[-1] * 3600 > most + 1e-6:
+        raise InputError(f"{manifest.source}: {most / 3600:.3g} h{' with transcripts' * transcribed}, {hours[-1]:g} h "
+                         "are asked for")
     subsets = []
     for amount in hours:
         count = int(np.searchsorted(reached, amount * 3600 + 1e-6, side="right"))

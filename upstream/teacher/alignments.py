@@ -1,6 +1,6 @@
 """Phone alignments: reading TextGrid and CTM files, and the phone at the centre of each frame.
 
-    TextGrid    Praat's long text format; the tier `phones` is read
+    TextGrid    Praat's long text format; the tier `phones` is read, else `phone` (P2FA), else `MAU` (MAUS)
     CTM         a line `ID CHANNEL START DURATION PHONE` for each phone; a file for each utterance, or for many
 """
 
@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -25,13 +26,17 @@ from upstream.progress import say
 from upstream.teacher.ctm import COMMENT, CtmPart, ctm_parts, holds_words
 
 SILENCE = "SIL"
-SILENCES = ("", "sil", "sp")  # what aligners write for silence; `spn`, spoken noise, is a phone of its own
-TIER = "phones"
+# What aligners and corpora write for silence: HTK, MFA and Kaldi; Julius; Festvox; TIMIT; MAUS; MBROLA. `spn`, spoken
+# noise, is a phone of its own.
+SILENCES = ("", "sil", "sp", "<sil>", "[sil]", "silence", "<eps>", "silb", "sile", "pau", "pause", "ssil", "h#", "epi",
+            "<p:>", "_", "#")
+TIERS = ("phones", "phone", "MAU")
 _SUFFIXES = (".textgrid", ".ctm")
 _SLACK_SECONDS = 0.1  # by which an alignment may reach beyond its recording
 _UNSAID_SECONDS = 5.0  # of silence at the end that a CTM may leave out
 _MOST_PHONES = 200  # classes
 _PHONE_LETTERS = 3  # that most names of phones have, at most
+_FEW = 5  # utterances, whose ends may well be alike
 
 # Vowels of ARPAbet with a stress digit; a digit behind another name is a part of it, such as a tone.
 _STRESSED = re.compile(r"(A[AEHOWXY]|AXR|E[HRY]|I[HXY]|O[WY]|U[HWX])[012]")
@@ -132,7 +137,7 @@ def _refuse(folder: Path, what: str) -> None:
 def read_alignment(path: AlignmentFile) -> list[Interval]:
     """The phones of a recording in order of time, labels as the file has them.
 
-    Raises FormatError naming the file and what is wrong: not a TextGrid of the long format, no tier `phones`, a CTM of
+    Raises FormatError naming the file and what is wrong: not a TextGrid of the long format, no tier of phones, a CTM of
     words or of several utterances, times that are no numbers, run backwards or overlap.
     """
     where, text = str(path), _text(path)
@@ -153,6 +158,23 @@ def warn_of_words(labels: Iterable[str]) -> None:
     if len(names) > _MOST_PHONES or 2 * len(long) > len(names):
         say(f"warning: the alignments have {len(names)} different labels, such as {', '.join((long or names)[:3])}; "
             "they look like words, and phones are meant (hubertkit align writes them with --dictionary)")
+
+
+def warn_of_pauses(phones: Iterable[np.ndarray]) -> None:
+    """Say so where phones (T,) of utterances hold no silence, but one label at most of their beginnings and ends: it is
+    a pause by another name, and would be judged as a phone."""
+    ends: Counter[str] = Counter()
+    count = 0
+    for row in phones:
+        if (row == SILENCE).any():
+            return
+        if len(row):
+            ends.update((str(row[0]), str(row[-1])))
+            count += 1
+    label, times = ends.most_common(1)[0] if ends else ("", 0)
+    if count >= _FEW and times > count:
+        say(f"warning: the alignments hold no silence, and {label!r} begins and ends most utterances; if it is a "
+            f"pause, write it as sil, or as any of {', '.join(SILENCES[2:])}")
 
 
 def frame_phones(path: AlignmentFile, length: int, grid: FrameGrid = CONV_GRID, whole: bool = False) -> np.ndarray:
@@ -229,9 +251,10 @@ def _read_textgrid(where: str, text: str) -> list[Interval]:
     named = [(name[1], part) for part in _ITEM.split(text)[1:] if (name := _NAME.search(part)) is not None]
     if not named:
         raise FormatError(f"{where}: no tiers in Praat's long text format; save it as a (long) text file")
-    of_phones = [(n, part) for n, part in named if n.lower() == TIER or n.lower().endswith(f" - {TIER}")]
+    of_phones = next(filter(None, (_called(named, tier) for tier in TIERS)), [])
     if not of_phones:
-        raise FormatError(f"{where}: no tier {TIER!r} among {', '.join(n for n, _ in named)}{_DICTIONARY}")
+        raise FormatError(f"{where}: no tier {' or '.join(map(repr, TIERS))} among {', '.join(n for n, _ in named)}"
+                          f"{_DICTIONARY}")
     if len(of_phones) > 1:
         raise FormatError(f"{where}: {len(of_phones)} tiers of phones ({', '.join(n for n, _ in of_phones[:3])}), as "
                           "of several speakers; cut the recording so that each part has one speaker")
@@ -243,6 +266,11 @@ def _read_textgrid(where: str, text: str) -> list[Interval]:
                           f"{size[1] if size else 'none'}; the file is cut short or not a tier of intervals")
     return [Interval(_number(where, start), _number(where, end), label.replace('""', '"'))
             for start, end, label in found]
+
+
+def _called(tiers: list[tuple[str, str]], name: str) -> list[tuple[str, str]]:
+    """The tiers of that name, also of `SPEAKER - NAME`, in upper case or lower."""
+    return [tier for tier in tiers if tier[0].split(" - ")[-1].lower() == name.lower()]
 
 
 def _read_ctm(where: str, text: str) -> list[Interval]:

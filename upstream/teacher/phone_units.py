@@ -9,7 +9,14 @@ import numpy as np
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError
 from upstream.frames import CONV_GRID, seconds
-from upstream.teacher.alignments import SILENCE, AlignmentFile, find_alignments, phones_at_frames, warn_of_words
+from upstream.teacher.alignments import (
+    SILENCE,
+    AlignmentFile,
+    find_alignments,
+    phones_at_frames,
+    warn_of_pauses,
+    warn_of_words,
+)
 from upstream.teacher.units import Units, UnitsWriter
 
 
@@ -39,6 +46,8 @@ def import_phones(alignments: Path, manifest: Manifest, out: Path) -> Units:
         names, inverse = np.unique(_phones(found[i], int(length)), return_inverse=True)
         heard.append(np.array([codes.setdefault(str(n), len(codes)) for n in names], np.uint16)[inverse])
     warn_of_words(codes)
+    labels = np.array(list(codes))
+    warn_of_pauses(labels[row] for row in heard)
     phones = sorted(codes, key=lambda name: (name != SILENCE, name))
     places = np.empty(len(codes), np.uint16)
     places[[codes[name] for name in phones]] = np.arange(len(phones))

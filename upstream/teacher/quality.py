@@ -17,7 +17,7 @@ import numpy as np
 
 from upstream.errors import InputError
 from upstream.frames import CONV_GRID
-from upstream.teacher.alignments import SILENCE, AlignmentFile, phones_at_frames, warn_of_words
+from upstream.teacher.alignments import SILENCE, AlignmentFile, phones_at_frames, warn_of_pauses, warn_of_words
 from upstream.teacher.units import Units
 
 
@@ -141,6 +141,7 @@ def quality_of_streams(units: Units, alignments: Mapping[str, AlignmentFile], ma
     found = [quality_of_utterances(phones, of_stream, units.classes[stream], len(ids) - len(both), units.rate)
              for of_stream, stream in zip(labels, wanted)]
     warn_of_words(found[0].phones)
+    warn_of_pauses(phones)
     return found
 
 

@@ -24,8 +24,9 @@ from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
 from upstream.keyed import keyed
 from upstream.model.encoder import Encoder
+from upstream.progress import say
 from upstream.teacher.abx import Abx, Span, Token, abx, find_spans
-from upstream.teacher.alignments import AlignmentFile, frame_phones, warn_of_words
+from upstream.teacher.alignments import AlignmentFile, frame_phones, warn_of_pauses, warn_of_words
 from upstream.teacher.kmeans import assign, default_engine, fit
 from upstream.teacher.proxies import Change, runs, speaker_information, stability
 from upstream.teacher.quality import quality_of_utterances
@@ -225,16 +226,23 @@ def _phones(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Al
     ids, lengths = manifest.ids, manifest.lengths
     found = [frame_phones(alignments[ids[i]], int(lengths[i]), whole=True) for i in indices]
     warn_of_words({str(phone) for phones in found for phone in np.unique(phones)})
+    warn_of_pauses(found)
     return found
 
 
 def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, AlignmentFile],
            seed: int) -> dict[int, list[Span]]:
-    """{index: tokens} for ABX, of whole contexts drawn until there are enough."""
+    """{index: tokens} for ABX, of whole contexts drawn until there are enough; where there are none, why is said."""
     ids, speakers = manifest.ids, manifest.speakers
     known = {ids[i]: int(i) for i in np.sort(indices) if speakers[i] is not None}
+    if not known:
+        say("no ABX errors: no speakers in the manifest; import it with them (corpus import folder --table), or "
+            "give --no-abx")
+        return {}
     found = find_spans(alignments, {name: int(manifest.lengths[i]) for name, i in known.items()},
                        {name: str(speakers[i]) for name, i in known.items()}, seed=seed)
+    if not found:
+        say("no ABX errors: no two phones lie between the same two others; align more utterances, or give --no-abx")
     contexts = sorted({span.context for span in found})
     order = keyed(seed, "abx contexts").permutation(len(contexts))
     rank = {contexts[place]: number for number, place in enumerate(order)}

@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted
 from upstream.keyed import keyed_int
 from upstream.progress import progress, say
+from upstream.stopping import stop_requests
 from upstream.training.allocator import keep_memory
 from upstream.training.checkpoint import Keep, load_checkpoint, save_checkpoint, training_state
 from upstream.training.compiling import compile_blocks
@@ -100,7 +99,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         examine: told all train and valid records after a validation; what it finds is said, once.
 
     Raises:
-        Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
+        Interrupted: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written.
         HubertkitError: too many non-finite updates in a row.
 
     Returns:
@@ -145,7 +144,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
     with contextlib.ExitStack() as stack:
         stack.enter_context(ranks.naming_losses())
         stack.callback(monitor.close)
-        stopping = stack.enter_context(_stop_requests())
+        stopping = stack.enter_context(stop_requests())
         report = stack.enter_context(progress(what, recipe.updates, done=start))
         stream = stack.enter_context(contextlib.closing(prefetched(task.updates(start + 1, ranks.share()), speed)))
         bad, is_best, known = 0, False, set[str]()
@@ -281,25 +280,3 @@ def _gradient(task: Task[Any], batch: Any, precision: str, device: torch.device,
 
 def _number(value: Tensor | float) -> Tensor | float:
     return value.detach() if isinstance(value, Tensor) else value
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, so that the loop can finish its update and save."""
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if requested.is_set():  # asked twice: at once
-            raise KeyboardInterrupt
-        requested.set()
-        say("stopping after this update; a checkpoint will be saved (once more to stop at once)")
-
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

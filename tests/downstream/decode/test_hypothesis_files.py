@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from downstream.captions import SpokenWord, Transcript, as_json
 from downstream.decode.hypothesis import Candidate, Hypothesis, Word, read_hypotheses, write_hypotheses
 from upstream.errors import FormatError, UsageError
 
@@ -46,6 +47,7 @@ def test_the_page_names_the_fields_of_a_hypothesis(tmp_path):
     ("a X\n", "line 1: not a hypothesis"),
     ('["a"]\n', "line 1: not a hypothesis"),
     ('{"id": "a", "text": null}\n', "line 1: .*None is no text"),
+    ('{"id": "a", "text": "X", "words": [{"word": "X", "start_s": 0}]}\n', "line 1: .*'end_s'"),
     *((f'{{"id": "a", "text": "X", "nbest": [{candidate}]}}\n', f"line 1: .*{says}") for candidate, says in (
         ('{"text": "X", "score": 1, "acoustic": null, "lm": 0, "unknown": 0}', "TypeError"),
         ('{"text": "X", "score": 1, "acoustic": NaN, "lm": 0, "unknown": 0}', "no logarithms"),
@@ -67,6 +69,14 @@ def test_id_and_text_are_enough(tmp_path):
     path = tmp_path / "hyps.jsonl"
     path.write_text('{"id": "a", "text": "X"}')
     assert read_hypotheses(path) == [Hypothesis("a", "X", 0.0, 0.0)]
+
+
+def test_lines_of_transcribe_are_hypotheses(tmp_path):
+    """They had no `id`, and their words are objects: `hubertkit score` ended in KeyError."""
+    said = Transcript("talks/a.wav", (SpokenWord("A", 0.5, 1.0, 0.25), SpokenWord("B", 1.5, 2.0, 1.0)), 3.0, "a")
+    (tmp_path / "a.jsonl").write_text(as_json(said))
+    assert read_hypotheses(tmp_path / "a.jsonl") == [Hypothesis(
+        "a", "A B", 0.0, 0.0, words=(Word("A", 0.5, 1.0), Word("B", 1.5, 2.0)), confidences=(0.25, 1.0))]
 
 
 def test_a_missing_file_is_wrong_use(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from downstream.score.shared import refuse_shared, shared_audio
+from downstream.score.shared import refuse_shared, shared_audio, shared_ids
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError
 
@@ -46,3 +46,18 @@ def test_a_link_to_a_recording_is_the_recording(tmp_path):
     other = spans(tmp_path, ("1", "x.wav", 0, 100))
     (tmp_path / "link.wav").symlink_to(tmp_path / "x.wav")
     assert shared_audio(spans(tmp_path, ("a", "link.wav", 0, 100)), other) == ["a"]
+
+
+def test_equal_names_of_other_recordings_are_not_called_shared(tmp_path):
+    """train/0000.wav and dev/0000.wav, the one as long as the other."""
+    for part, contents in (("train", ("one", "same", "short")), ("dev", ("two", "same", "longer"))):
+        for number, content in enumerate(contents):
+            (tmp_path / f"{part}{number}").write_text(content)
+    train, dev = (spans(tmp_path, *((str(i), f"{part}{i}", 0, 100) for i in range(3))) for part in ("train", "dev"))
+    assert shared_ids(train, dev) == (["1"], ["0", "2"])
+
+
+def test_parts_of_a_recording_are_shared_where_they_overlap(tmp_path):
+    train = spans(tmp_path, ("a", "x.wav", 0, 100), ("b", "x.wav", 200, 100))
+    dev = spans(tmp_path, ("a", "x.wav", 100, 100), ("b", "x.wav", 100, 101), ("c", "x.wav", 0, 100))
+    assert shared_ids(train, dev) == (["b"], ["a"])

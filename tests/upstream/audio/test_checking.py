@@ -70,7 +70,8 @@ def test_one_sample_at_full_scale_is_no_clipping(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "options"), [
     ("wav", {}), ("wav", {"format": "RF64"}), ("wav", {"format": "WAVEX"}), ("aiff", {}), ("au", {}), ("w64", {}),
-    ("flac", {}), ("ogg", {}), ("opus", {"format": "OGG", "subtype": "OPUS"}), ("mp3", {}), ("caf", {})])
+    ("flac", {}), ("ogg", {}), ("opus", {"format": "OGG", "subtype": "OPUS"}), ("mp3", {}), ("caf", {}),
+    ("sph", {"format": "NIST", "subtype": "PCM_16"})])
 def test_a_file_that_was_cut_is_noticed_whatever_its_format(tmp_path, suffix, options):
     path = tmp_path / f"cut.{suffix}"
     soundfile.write(path, speechlike(48_000), 16_000, **options)

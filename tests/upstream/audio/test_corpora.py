@@ -147,6 +147,43 @@ def test_a_folder_gives_ids_by_path_and_texts_from_beside(tmp_path):
     assert (manifest[1].rate, manifest[1].channels, manifest[1].length) == (44_100, 2, 181)
 
 
+def test_recordings_of_formats_that_are_not_read_are_told(tmp_path, capsys):
+    """10 hours of a folder were half of it: m4a and mp4 were passed over without a word."""
+    for name in ("b/z.M4A", "c.mp4", "d.mp4", "notes.pdf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(InputError, match=r"no recordings; .*; 3 files of formats .* \(.m4a, .mp4\), first"):
+        import_folder(tmp_path)
+    audio(tmp_path / "d.wav")  # of d.mp4
+    assert import_folder(tmp_path).ids == ["d"]
+    said = capsys.readouterr().err
+    assert f"left out are 2 files of formats that are not read (.m4a, .mp4), first {tmp_path / 'c.mp4'}; " in said
+    assert "ffmpeg -i IN OUT.flac" in said
+
+
+def test_a_recording_that_is_not_read_is_named_and_not_its_transcript(tmp_path):
+    audio(tmp_path / "a.wav")
+    (tmp_path / "b.m4a").write_bytes(b"something")
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("words")
+    with pytest.raises(InputError, match=r"b\.m4a: of a format that is not read; write it anew"):
+        import_folder(tmp_path)
+    left_out = []
+    assert import_folder(tmp_path, skip=left_out.append).ids == ["a"]
+    assert [problem.path.name for problem in left_out] == ["b.m4a"]
+
+
+@pytest.mark.parametrize(("name", "way"), [("a.m4a", r"ffmpeg -i IN OUT\.flac"),
+                                           ("a.sph", r"sph2pipe -f wav IN OUT\.wav")])
+def test_a_single_recording_that_is_not_read_is_told_how_it_would_be(tmp_path, name, way):
+    soundfile.write(tmp_path / name, np.zeros(2000), 16_000, format="NIST", subtype="PCM_16")
+    content = (tmp_path / name).read_bytes()
+    header = content[:1024].replace(b"-s3 pcm", b"-s26 pcm,embedded-shorten-v2.00")[:1024]
+    (tmp_path / name).write_bytes(header + content[1024:])
+    with pytest.raises(InputError, match=rf"{name}: cannot be read as audio \(.+\); write it anew.*{way}"):
+        utterance_of_file(tmp_path / name)
+
+
 def test_a_folders_transcript_without_audio_is_an_error(tmp_path):
     audio(tmp_path / "a.wav")
     (tmp_path / "a.txt").write_text("words")

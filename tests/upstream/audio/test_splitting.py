@@ -1,5 +1,6 @@
 """Subsets by hours: nested, within an utterance of what was asked, and the same whenever they are drawn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,18 @@ def test_amounts_are_hours_or_minutes():
     for bad in ("", "ten", "1d", "-1", "1,"):
         with pytest.raises(UsageError, match="expected numbers"):
             parse_amounts(bad)
+
+
+@pytest.mark.parametrize("by", ["speaker", "evenly", "utterance"])
+def test_hours_of_transcripts_are_drawn_from_what_has_them_as_if_nothing_else_were_there(by):
+    """`corpus split --hours 1h` of a corpus with transcripts of a tenth gave six minutes to fine-tune on."""
+    whole = corpus([5 + i % 7 for i in range(60)], ["abcd"[i % 4] for i in range(60)])
+    mixed = Manifest.of([replace(u, text="words" if i % 3 else None) for i, u in enumerate(whole)], "a test")
+    with_text = mixed.select([i for i in range(60) if i % 3])
+    amounts = [60 / 3600, 200 / 3600]
+    found = split(mixed, amounts, by, 1, transcribed=True)
+    for rows, alone in zip(found.subsets, split(with_text, amounts, by, 1).subsets):
+        assert mixed.select(rows).ids == with_text.select(alone).ids
+    assert any(mixed[int(i)].text is None for i in found.rest) or by == "speaker"
+    with pytest.raises(InputError, match=r"0\.0875 h with transcripts, 1 h are asked for"):
+        split(mixed, [1.0], by, transcribed=True)

@@ -18,6 +18,7 @@ from upstream.teacher.alignments import (
     phone_class,
     phones_at_frames,
     read_alignment,
+    warn_of_pauses,
     warn_of_words,
 )
 
@@ -48,6 +49,13 @@ def write(path, text, **options):
     {"words": WORDS, "phones": PHONES}, {"phones": PHONES, "words": WORDS},
     {"ann - words": WORDS, "ann - phones": PHONES}])
 def test_the_tier_of_phones_is_read(tmp_path, tiers):
+    assert read_alignment(write(tmp_path / "a.TextGrid", textgrid(tiers))) == [Interval(*p) for p in PHONES]
+
+
+@pytest.mark.parametrize("tiers", [
+    {"word": WORDS, "phone": PHONES}, {"Ann - phone": PHONES, "Ann - word": WORDS},  # P2FA and FAVE
+    {"ORT-MAU": WORDS, "KAN-MAU": WORDS, "MAU": PHONES}, {"phone": WORDS, "phones": PHONES}])
+def test_a_tier_called_phone_is_read(tmp_path, tiers):
     assert read_alignment(write(tmp_path / "a.TextGrid", textgrid(tiers))) == [Interval(*p) for p in PHONES]
 
 
@@ -123,9 +131,25 @@ def test_stress_and_place_in_the_word_go_and_silences_are_one(label, phone):
     assert phone_class(label) == phone
 
 
+@pytest.mark.parametrize("label", ["pau", "h#", "<SIL>", "[SIL]", "<p:>", "silence", "<eps>", "PAU", "silB", "_"])
+def test_pauses_of_other_aligners_are_silence(tmp_path, label):
+    """PNMI counted the pauses of Festvox, TIMIT and MAUS among the phones, and ABX made contexts of them."""
+    path = write(tmp_path / "a.ctm", f"a 1 0 0.1 {label}\na 1 0.1 0.1 AH\n")
+    assert phones_at_frames(path, 10).tolist() == ["SIL"] * 5 + ["AH"] * 5
+
+
+@pytest.mark.parametrize(("rows", "warned"), [
+    (["QABQ"] * 5, True), (["QABQ", "QBAQ", "QBQ", "QBA", "ABA"], True), (["QABQ"] * 4, False),
+    (["QSQ", "QABQ", "QBQ", "QAQ", "QQ"], False),  # a pause it is not: they have silence
+    (["QAB", "QBA", "QB", "QA", "QBB"], False), ([], False), ([""] * 5, False)])
+def test_one_label_at_both_ends_of_most_utterances_is_told_where_there_is_no_silence(rows, warned, capsys):
+    warn_of_pauses(np.array(["SIL" if phone == "S" else phone for phone in row], str) for row in rows)
+    assert ("hold no silence, and 'Q' begins and ends most utterances" in capsys.readouterr().err) == warned
+
+
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("a.TextGrid", "no grid", "not a TextGrid"),
-    ("a.TextGrid", textgrid({"words": WORDS}), "no tier 'phones' among words"),
+    ("a.TextGrid", textgrid({"words": WORDS}), "no tier 'phones' or 'phone' or 'MAU' among words"),
     ("a.TextGrid", textgrid({"one - phones": PHONES, "two - phones": [(0.0, 1.0, "IY1")]}),
      "2 tiers of phones .one - phones, two - phones., as of several speakers"),
     ("a.TextGrid", textgrid({"phones": PHONES})[:-120], "holds 2 intervals and announces 4"),

@@ -1,6 +1,7 @@
 """Sweeps: one forward pass for each utterance, figures of every frame, and a pick that the figures justify."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,20 @@ def test_abx_is_measured_on_all_layers_alike(data):
     assert len({(e.within_triplets, e.across_triplets) for e in found.abx.values()}) == 1
     assert all(0 <= e.within < 35 for e in found.abx.values())
     assert swept(data, measure_abx=False).abx == {}
+
+
+def test_abx_that_cannot_be_measured_is_told(data, tmp_path, capsys):
+    """Without speakers in the manifest the columns were missing, and nothing said why."""
+    manifest, alignments, encoder = data
+    unknown = Manifest.of([replace(u, speaker=None) for u in manifest], "a test")
+    assert swept((unknown, alignments, encoder)).abx == {}
+    assert "no ABX errors: no speakers in the manifest; " in capsys.readouterr().err
+    (tmp_path / "u0.ctm").write_text("u 1 0.0 1.2 A\nu 1 1.2 1.2 B\nu 1 2.4 1.2 C\n")
+    assert swept((manifest, find_alignments(tmp_path), encoder), clusters=(2,)).abx == {}
+    assert "no ABX errors: no two phones lie between the same two others; " in capsys.readouterr().err
+    assert swept((unknown, alignments, encoder), measure_abx=False).abx == {}
+    swept(data)
+    assert "ABX" not in capsys.readouterr().err
 
 
 def test_a_sweep_repeats_itself(data):

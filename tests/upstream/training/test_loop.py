@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path, at):
     assert metrics(tmp_path / "straight") == metrics(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_leaves(tmp_path, number):
     weights, _ = run(tmp_path / "straight")
     with pytest.raises(Interrupted) as caught:
@@ -111,6 +111,28 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
     assert (tmp_path / "stopped/checkpoints/update-00000006.safetensors").exists()
     resumed, _ = run(tmp_path / "stopped")
     assert same(weights, resumed)
+
+
+def test_a_second_sigterm_does_not_lose_the_checkpoint(tmp_path):
+    """A scheduler signals every process of a job, and torchrun passes its own on: each rank gets two at once."""
+    def twice():
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, Toy(6, twice))
+    assert (tmp_path / "checkpoints/update-00000006.safetensors").exists()
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(0.0, Interrupted), (1.1, KeyboardInterrupt)])
+def test_a_later_ctrl_c_stops_at_once_and_one_that_comes_twice_does_not(tmp_path, seconds, error):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(seconds)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(error):
+        run(tmp_path, Toy(6, twice))
 
 
 def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from upstream.audio.corpora.lines import path_id
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
+from upstream.audio.corpora.unread import ANEW, left_out, unread_names
 from upstream.audio.corpora.walking import walk
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -25,7 +26,8 @@ def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None
 
     Without a table every audio file below `src` is an utterance. Its id is its path below `src` without the suffix, `/`
     written as `-` and spaces as `_`; its text is in a `.txt` file of the same name beside it, if there is one. In a
-    folder where some recordings have such a file, one without a recording is an error.
+    folder where some recordings have such a file, one without a recording is an error. Recordings of formats that are
+    not read are counted in a warning; one with a transcript is an error.
 
     Args:
         src: folder, searched to any depth.
@@ -45,22 +47,33 @@ def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None
     if not src.is_dir():
         raise UsageError(f"{src}: no such folder; give the folder that holds the recordings")
     bad = BadFiles(skip)
-    entries = list(_listed(src, Path(table)) if table is not None else _found(src, bad))
+    unread: list[Path] = []
+    entries = list(_listed(src, Path(table)) if table is not None else _found(src, bad, unread))
     if not entries and not len(bad):
         where = table if table is not None else src
-        raise InputError(f"{where}: no recordings; looked for files ending in {', '.join(sorted(AUDIO_SUFFIXES))}"
+        told = f"; {left_out(unread)}" if unread else ""
+        raise InputError(f"{where}: no recordings; looked for files ending in {', '.join(sorted(AUDIO_SUFFIXES))}{told}"
                          if table is None else f"{where}: the table has no rows")
+    if unread:
+        say(f"warning: {src}: left out are {left_out(unread)}")
     return manifest_of(entries, bad, src, advice or (
         f"mend them, or leave them out: hubertkit corpus import folder {src} --skip-bad --out FILE.arrow, and "
         "give data=FILE.arrow"))
 
 
-def _found(src: Path, bad: BadFiles) -> Iterator[Entry]:
-    """The recordings below a folder, sorted by path."""
+def _found(src: Path, bad: BadFiles, unread: list[Path]) -> Iterator[Entry]:
+    """The recordings below a folder, sorted by path; to `unread` those of formats that are not read, but for those that
+    have a transcript, which go to `bad`."""
     for folder, names in walk(src, bad.folder):
         texts = {os.path.splitext(n)[0]: folder / n for n in names if n.lower().endswith(".txt")}
         audio = [folder / n for n in names if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES]
         stems = {path.stem for path in audio}
+        for path in (folder / name for name in unread_names(names, stems)):
+            if path.stem in texts:
+                del texts[path.stem]
+                bad.add(path.stem, path, f"of a format that is not read; {ANEW}")
+            else:
+                unread.append(path)
         if stems & texts.keys():
             for stem in sorted(texts.keys() - stems):
                 bad.add(stem, texts[stem], "a transcript, but no audio of the same name beside it")

@@ -15,13 +15,15 @@ import soundfile
 
 from upstream.audio.containers import MP3_FORMATS, open_audio, open_bytes, reason
 from upstream.audio.corpora.ogg import ogg_fault
+from upstream.audio.corpora.unread import way_out
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.audio.mpeg import Content, mp3_samples
 from upstream.errors import InputError
 from upstream.progress import progress
 
 # Formats that the bundled libsndfile decodes; found by suffix, because opening every file of a folder would be slow.
-AUDIO_SUFFIXES = frozenset({".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"})
+AUDIO_SUFFIXES = frozenset({".flac", ".wav", ".opus", ".ogg", ".oga", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".w64",
+                            ".caf", ".sph", ".nist"})
 FILES_AT_ONCE = 1024
 TOLERANCE_SECONDS = 0.02  # one frame: corpora round the times that they write, and may so go beyond the end
 
@@ -30,7 +32,8 @@ _PROMISED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d
 _PROMISED_W64 = re.compile(r"^riff\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _PROMISED_RF64 = re.compile(r"frame count (\d+) does not match value from 'ds64' chunk of (\d+)")
 _NO_LENGTH = re.compile(r"^Length : (\d+)$(?s:.)*^data : 0$", re.MULTILINE)
-_HEADER_BYTES = 1024  # that a WAV file without samples may have
+_SPHERE_SAMPLES = re.compile(rb"^sample_count -i (\d+)\s*$", re.MULTILINE)
+_HEADER_BYTES = 1024  # that a WAV file without samples may have, and a SPHERE file has
 # What programs that write into a pipe put there, since they do not know the size yet: 2 or 4 GiB, less some header.
 _UNKNOWN_SIZES = (range(0x7FFF_E000, 0x8000_0001), range(0xFFFF_E000, 0x1_0000_0000))
 
@@ -154,7 +157,7 @@ def cut_short(file: soundfile.SoundFile) -> str | None:
     """That the header of an open file promises more than there is, in words; None where it does not, or cannot say.
 
     WAV, AIFF, AU, W64 and RF64. A cut FLAC or CAF file cannot be decoded; the headers of Ogg promise nothing,
-    so of those only a manifest that was made before knows; of MP3 see `true_samples`.
+    so of those only a manifest that was made before knows; of MP3 and SPHERE see `true_samples`.
     """
     log = file.extra_info
     for pattern in (_PROMISED, *([_PROMISED_W64] if file.format == "W64" else [])):
@@ -173,7 +176,7 @@ def true_samples(file: soundfile.SoundFile, content: Content, begin: int, end: i
     Args:
         content: where its bytes are, [begin, end): what libsndfile says of an MP3 or an Ogg is compared with them.
     """
-    fault = cut_short(file) or (ogg_fault(content, begin, end) if file.format == "OGG" else None)
+    fault = cut_short(file) or _of_format(file, content, begin, end)
     if fault is not None:
         return fault
     if file.format in MP3_FORMATS:
@@ -183,6 +186,16 @@ def true_samples(file: soundfile.SoundFile, content: Content, begin: int, end: i
         return (f"has no length in its header, and {length[1]} bytes: the program that wrote it was stopped; write it "
                 "anew, e.g. ffmpeg -ignore_length 1 -i IN OUT.wav")
     return file.frames or "has no samples"
+
+
+def _of_format(file: soundfile.SoundFile, content: Content, begin: int, end: int) -> str | None:
+    """What only the bytes show: an Ogg that was joined, a SPHERE file whose header promises more than there is."""
+    if file.format == "OGG":
+        return ogg_fault(content, begin, end)
+    found = _SPHERE_SAMPLES.search(content[begin:begin + _HEADER_BYTES]) if file.format == "NIST" else None
+    if found is not None and int(found[1]) > file.frames:
+        return f"is cut short: its header promises {int(found[1])} samples, {file.frames} are there"
+    return None
 
 
 def _probe(audio: Path, offset: int | None, size: int | None) -> Header | str:
@@ -198,7 +211,7 @@ def _probe(audio: Path, offset: int | None, size: int | None) -> Header | str:
         if not os.path.isfile(audio):
             return "there is no such file"
         whole = size if offset is not None else audio.stat().st_size
-        return "an empty file" if whole == 0 else f"cannot be read as audio ({reason(error, audio)})"
+        return "an empty file" if whole == 0 else f"cannot be read as audio ({reason(error, audio)}){way_out(audio)}"
 
 
 def _span(entry: Entry, info: Header) -> tuple[int, int] | str:
