@@ -68,7 +68,7 @@ def test_status_does_not_judge_by_units_of_an_earlier_recipe(tmp_path, capsys):
     make(tmp_path / "round2/encoder", [4.4, 4.39, 4.38, 4.38])
     note_stages(tmp_path, ["corpus", "round1/encoder"], {})
     found = said()
-    assert "round1/encoder: looks healthy" in found
+    assert "round1/encoder: nothing stands out" in found
     assert "round2/encoder: " not in found
     assert {line.split()[1]: "of an earlier recipe" in line for line in found.splitlines() if "│ r" in line} == {
         "round1/encoder": False, "round1/teacher": True, "round1/units": True, "round2/encoder": True}

@@ -13,6 +13,7 @@ from upstream.audio import Manifest, Utterance
 from upstream.audio.corpora.fairseq import export_fairseq, import_fairseq
 from upstream.audio.corpora.kaldi import export_kaldi, import_kaldi
 from upstream.audio.corpora.nemo import export_nemo, import_nemo
+from upstream.errors import InputError
 
 FILES = {"a": (8000, 12_345), "b": (16_000, 16_000), "c d": (44_100, 50_001)}  # rate and samples
 word = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="\ufeff"), min_size=1,
@@ -57,9 +58,18 @@ def test_nemo_brings_everything_back_to_the_sample(files, tmp_path_factory, rows
 @given(rows=utterances())
 def test_kaldi_brings_everything_back_sorted_with_a_speaker_for_everybody(files, tmp_path_factory, rows):
     rows = there(files, rows)
-    folder = tmp_path_factory.mktemp("kaldi")
-    export_kaldi(Manifest.of(rows, "a test"), folder)
-    expected = [replace(u, speaker=u.speaker or u.id) for u in sorted(rows, key=lambda u: u.id.encode())]
+    folder, manifest = tmp_path_factory.mktemp("kaldi"), Manifest.of(rows, "a test")
+    ids = manifest.ids
+    speakers = [(u.speaker or u.id).encode() for u in sorted(rows, key=lambda u: u.id.encode())]
+    if speakers != sorted(speakers):  # Kaldi would refuse these ids
+        ids = [u.id if u.speaker is None else f"{u.speaker}-{u.id}" for u in rows]
+    if len(set(ids)) < len(ids):
+        with pytest.raises(InputError, match="two utterances would have this id"):
+            export_kaldi(manifest, folder)
+        return
+    export_kaldi(manifest, folder)
+    expected = [replace(u, speaker=u.speaker or u.id, id=id) for u, id in zip(rows, ids)]
+    expected.sort(key=lambda u: u.id.encode())
     assert list(import_kaldi(folder)) == expected
     whole = all(u.samples == FILES[u.audio.stem][1] for u in rows) and len({u.audio for u in rows}) == len(rows)
     assert (folder / "segments").exists() != whole

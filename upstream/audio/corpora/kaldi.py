@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -91,11 +92,17 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
 
 def kaldi_ids(manifest: Manifest) -> list[str]:
     """The ids of a data folder: the manifest's where these, sorted, have their speakers sorted, too, as Kaldi's
-    validate_data_dir.sh wants it; otherwise SPEAKER-ID of all whose speaker is known."""
+    validate_data_dir.sh wants it; otherwise SPEAKER-ID of all whose speaker is known. Raises InputError where two would
+    then be alike."""
     owners = sorted((id.encode(), (speaker or id).encode()) for id, speaker in zip(manifest.ids, manifest.speakers))
     if all(one[1] <= other[1] for one, other in pairwise(owners)):
         return manifest.ids
-    return [id if speaker is None else f"{speaker}-{id}" for id, speaker in zip(manifest.ids, manifest.speakers)]
+    ids = [id if speaker is None else f"{speaker}-{id}" for id, speaker in zip(manifest.ids, manifest.speakers)]
+    if len(set(ids)) < len(ids):
+        [(alike, _)] = Counter(ids).most_common(1)
+        raise InputError(f"{alike}: two utterances would have this id, as Kaldi's ids begin with speakers; give the "
+                         "corpus ids that begin so")
+    return ids
 
 
 def _path(src: Path, name: str, value: str, root: Path | None) -> Path:
