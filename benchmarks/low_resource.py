@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evaluation import LanguageModel, decode_stage, emissions_stage, references
-from benchmarks.low_resource_recipe import LanguageModelRecipe, LowResourceRecipe, parse_cell
+from benchmarks.low_resource_recipe import LanguageModelRecipe, LowResourceRecipe, parse_cell, scratch_encoder
 from benchmarks.results import refuse_other_results, write_results
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.finetune import finetune
@@ -74,7 +74,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
     check_out(out)
     with locked(out):
         splits = _splits_stage(recipe, data, out / "splits", say)
-        _check_trainings(recipe, data, splits, out)
+        planned = _check_trainings(recipe, data, splits, out)
         lm = _lm_stage(recipe.lm, data, out / "lm", say)
         rows: list[dict[str, Any]] = []
         rounds: list[RoundResult] = []
@@ -84,7 +84,8 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
             if round_number > len(rounds):
                 rounds = pretrain(_pretrain_recipe(recipe, data, splits), out / PRETRAINING, say, round_number)
             encoder = str(rounds[round_number - 1].encoder) if round_number else SCRATCH
-            rows += _cell(recipe, splits, lm, labelled, encoder, round_number, out / "cells", say)
+            rows += _cell(recipe, _finetuning(recipe, splits, labelled, encoder, planned), splits, lm, labelled,
+                          round_number, out / "cells", say)
             results = ranks.alone(lambda: _report(recipe, splits, rows, rounds, number, out, command))  # noqa: B023
     return results
 
@@ -151,11 +152,10 @@ def compare_cells(rows: list[dict[str, Any]], cells: Path, test: Manifest, seed:
     return found
 
 
-def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled: str, encoder: str, round_number: int,
-          cells: Path, say: Say) -> list[dict[str, Any]]:
+def _cell(recipe: LowResourceRecipe, finetuning: FinetuneRecipe, splits: Splits, lm: LanguageModel, labelled: str,
+          round_number: int, cells: Path, say: Say) -> list[dict[str, Any]]:
     name = cell_name(labelled, round_number)
     folder = cells / name
-    finetuning = _finetuning(recipe, splits, labelled, encoder)
     trained = finetune(finetuning, folder / "recogniser", say)
     recogniser = folder / "recogniser"
     dev, test = splits.manifests[recipe.dev], splits.manifests[recipe.test]
@@ -170,11 +170,12 @@ def _cell(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel, labelled
     return [place | row for row in rows]
 
 
-def _finetuning(recipe: LowResourceRecipe, splits: Splits, labelled: str, encoder: str) -> FinetuneRecipe:
+def _finetuning(recipe: LowResourceRecipe, splits: Splits, labelled: str, encoder: str,
+                rounds: Sequence[Round]) -> FinetuneRecipe:
     """What a cell trains."""
+    shape = scratch_encoder(recipe, labelled, rounds) if encoder == SCRATCH else recipe.pretrain.encoder
     return replace(recipe.finetuning(labelled), data=str(splits.file(recipe.labelled[labelled].split)),
-                   dev=str(splits.file(recipe.dev)), encoder=encoder, architecture=recipe.pretrain.encoder,
-                   seed=recipe.seed)
+                   dev=str(splits.file(recipe.dev)), encoder=encoder, architecture=shape, seed=recipe.seed)
 
 
 def _splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say) -> Splits:
@@ -216,8 +217,9 @@ def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -
     return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
 
 
-def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits, out: Path) -> None:
-    """What a later cell would find wrong with its trainings is said before the first: scratch may take hours."""
+def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits, out: Path) -> list[Round]:
+    """What a later cell would find wrong with its trainings is said before the first: scratch may take hours. Gives the
+    rounds of the pretraining, none where no cell has one."""
     pretraining, rounds = _pretrain_recipe(recipe, data, splits), list[Round]()
     if any(parse_cell(cell, recipe)[1] for cell in recipe.cells):
         refuse_own(pretraining, out / PRETRAINING)
@@ -228,7 +230,8 @@ def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits, out:
     for cell in recipe.cells:
         labelled, number = parse_cell(cell, recipe)
         with blamed_on(f"cell {cell!r}"):
-            check_start(_finetuning(recipe, splits, labelled, f"round {number}" if number else SCRATCH), data)
+            check_start(_finetuning(recipe, splits, labelled, f"round {number}" if number else SCRATCH, rounds), data)
+    return rounds
 
 
 def check_finetunings(recipe: LowResourceRecipe, rounds: Sequence[Round]) -> None:
@@ -240,9 +243,9 @@ def check_finetunings(recipe: LowResourceRecipe, rounds: Sequence[Round]) -> Non
     for cell in recipe.cells:
         labelled, number = parse_cell(cell, recipe)
         finetuning = recipe.finetuning(labelled)
-        shape = rounds[number - 1].encoder if number else recipe.pretrain.encoder
         check_wandb(finetuning.training.wandb)
         with blamed_on(f"cell {cell!r}"):
+            shape = rounds[number - 1].encoder if number else scratch_encoder(recipe, labelled, rounds)
             refine(shape, finetuning.changes, "finetune.changes")
             if number and finetuning.fresh_layers > shape.layers:
                 raise UsageError(f"finetune.fresh_layers={finetuning.fresh_layers}: the encoder has {shape.layers} "

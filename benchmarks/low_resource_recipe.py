@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
-from upstream.pretrain_recipe import PretrainRecipe, rounds_of
+from upstream.errors import RecipeError
+from upstream.model.config import EncoderConfig
+from upstream.pretrain_recipe import SWITCHES, PretrainRecipe, Round, rounds_of
 from upstream.recipe import Named, refine
 from upstream.training.recipe import TrainingRecipe
 
@@ -67,6 +70,8 @@ class LabelledRecipe:
 @dataclass(frozen=True)
 class LowResourceRecipe:
     """A grid of cells `LABELLED: ENCODER`, run in the order given; ENCODER is `scratch` or `round N`.
+
+    Scratch has random weights in the shape of the rounds that it stands beside: that of `init`, where there is one.
 
     The data folder holds the audio (`corpus`: a folder in the LibriSpeech layout, or a manifest) and, in `splits`, text
     files of utterance ids.
@@ -149,3 +154,35 @@ def parse_cell(cell: str, recipe: LowResourceRecipe) -> tuple[str, int]:
         raise ValueError(f"cells: {cell!r} is none; expected LABELLED: ENCODER, LABELLED one of "
                          f"{', '.join(recipe.labelled)}, ENCODER one of {', '.join(known)}")
     return labelled, known[encoder]
+
+
+def scratch_encoder(recipe: LowResourceRecipe, labelled: str, rounds: Sequence[Round]) -> EncoderConfig:
+    """What scratch trains: an encoder of the shape of those that it stands beside, pretrained and with the same labels,
+    so that pretraining is all that they differ in. With `init` that is not the recipe's own.
+
+    Args:
+        rounds: of the pretraining; none where no cell has one.
+
+    Raises:
+        RecipeError: they have several shapes; the first value that differs is named.
+    """
+    if not rounds:
+        return recipe.pretrain.encoder
+    numbers = {number for name, number in (parse_cell(cell, recipe) for cell in recipe.cells) if name == labelled}
+    beside = [rounds[number - 1] for number in sorted(numbers - {0})] or list(rounds[:1])
+    shape = _shape(beside[0])
+    for other in beside[1:]:
+        for name, value in _shape(other).items():
+            if value != shape[name]:
+                raise RecipeError(f"rounds {beside[0].number} and {other.number} have encoders with {name}="
+                                  f"{shape[name]} and {name}={value}, and scratch beside both can have one shape only; "
+                                  "leave out one of their cells, and compare it in a run of its own")
+    found = next(round_.encoder for round_ in rounds if _shape(round_) == shape)
+    if found.feature_grad_mult == 0:  # of an init whose front end has learnt; a random one would stay as it is
+        return replace(found, feature_grad_mult=recipe.pretrain.encoder.feature_grad_mult)
+    return found
+
+
+def _shape(round_: Round) -> dict[str, Any]:
+    """What of the configuration of a round's encoder its weights' sizes and meaning depend on."""
+    return {name: value for name, value in round_.encoder.effective().items() if name not in SWITCHES}

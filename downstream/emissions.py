@@ -236,6 +236,26 @@ def refuse_others(folder: Path) -> None:
     refuse_other_files(folder / "emissions.json", KIND, lambda header: _DATA_FILES, _DATA_FILES)
 
 
+def holds(folder: Path, ids: Sequence[str], symbols: Sequence[str], meta: dict[str, Any]) -> bool:
+    """Whether a folder holds whole emissions of just these utterances, in this order, with these symbols and this
+    provenance."""
+    try:
+        found = Emissions.load(folder)
+    except (FormatError, UsageError):
+        return False
+    return found.ids == list(ids) and found.symbols == tuple(symbols) and found.meta == meta
+
+
+def join(parts: Sequence[Path], folder: Path) -> None:
+    """Put emissions of parts of a corpus, of one recogniser, into one folder, in this order. Stored as float16."""
+    first = Emissions.load(parts[0])
+    with EmissionsWriter(folder, first.symbols, first.blank, first.rate, first.meta) as writer:
+        for part in parts:
+            emissions = Emissions.load(part)
+            for id in emissions.ids:
+                writer.add(id, emissions.logprobs(id))
+
+
 def no_logprobs(rows: np.ndarray, of: str = "") -> str | None:
     """What in (T, V) rows is the logarithm of no probability, and where; None where there is nothing such.
 

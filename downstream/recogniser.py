@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from downstream.emissions import Emissions, EmissionsWriter
+from downstream.emissions import Emissions, EmissionsWriter, holds, join
 from downstream.heads.ctc import Recogniser
 from downstream.text.vocabulary import BLANK, Vocabulary, named_blank
 from upstream.ahead import ahead
@@ -27,6 +27,7 @@ from upstream.model.formats import Checkpoint, CtcHead
 from upstream.model.formats.tensors import as_saved
 from upstream.model.saving import encoder_hash, read_checkpoint_folder, save_encoder
 from upstream.progress import progress, say
+from upstream.stretches import remove_stretches, stretch_folder, stretches
 from upstream.training.precision import autocast
 
 STRETCH_SECONDS = 36_000.0  # of audio whose emissions are in memory at a time, 115 MB with 32 symbols at 50 Hz, and
@@ -107,32 +108,35 @@ def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch
     """Emissions of a recogniser for every utterance of a manifest, in its order, into `out`; gives their hash.
 
     Computed in float32 on a device, by default the GPU if there is one. An utterance too short for a frame gets none,
-    with a warning.
+    with a warning. Large corpora are done in stretches, in folders of their own in `out`, and then put together: those
+    that were done before a kill are kept.
     """
     model, vocabulary = load_recogniser(folder)
     out, device = Path(out), torch.device(device or best_device())
     model.to(device)
-    warn_of_scraps(manifest, model.encoder.config.grid)
+    grid = model.encoder.config.grid
+    warn_of_scraps(manifest, grid)
     meta = {"manifest_hash": manifest.hash, "recogniser_hash": recogniser_hash(model)}
+    values_a_second = len(vocabulary.symbols) * grid.rate
+    found = stretches(manifest.lengths, min(STRETCH_SECONDS, STRETCH_VALUES / values_a_second)) or [range(0)]
+    places = {rows: stretch_folder(out, rows) if len(found) > 1 else out for rows in found}
+    left = found if len(found) == 1 else [
+        rows for rows in found if not holds(places[rows], manifest.ids[rows.start:rows.stop], vocabulary.symbols, meta)]
     done = 0
-    with progress(f"emissions {out.name}", len(manifest)) as report, \
-            EmissionsWriter(out, vocabulary.symbols, vocabulary.blank, model.encoder.config.grid.rate, meta) as writer:
-        values_a_second = len(vocabulary.symbols) * model.encoder.config.grid.rate
-        for rows in _stretches(manifest.lengths, min(STRETCH_SECONDS, STRETCH_VALUES / values_a_second)):
-            part, found = manifest.select(rows), dict[int, np.ndarray]()
-            for index, logprobs in emit(model, part, AudioCache(part), device):
-                found[index] = logprobs.numpy().astype(np.float16)
-                done += 1
-                report(done)
-            for index, utterance in enumerate(part.ids):
-                writer.add(utterance, found[index])
+    with progress(f"emissions {out.name}", sum(map(len, left))) as report:
+        for rows in left:
+            part, emitted = manifest.select(rows), dict[int, np.ndarray]()
+            with EmissionsWriter(places[rows], vocabulary.symbols, vocabulary.blank, grid.rate, meta) as writer:
+                for index, logprobs in emit(model, part, AudioCache(part), device):
+                    emitted[index] = logprobs.numpy().astype(np.float16)
+                    done += 1
+                    report(done)
+                for index, utterance in enumerate(part.ids):
+                    writer.add(utterance, emitted[index])
+    if len(found) > 1:
+        join(list(places.values()), out)
+    remove_stretches(out)
     return Emissions.load(out).hash
-
-
-def _stretches(lengths: np.ndarray, seconds: float) -> list[np.ndarray]:
-    """Indices of the utterances in their order, in parts of so many seconds or of one utterance."""
-    ends = np.cumsum(lengths) // int(seconds * SAMPLE_RATE)
-    return np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(ends)) + 1)
 
 
 def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch.device | str,

@@ -15,7 +15,7 @@ from downstream.decode.alphabet import alphabet
 from downstream.decode.choice import Choice
 from downstream.decode.confidence import confidences, spellings_of
 from downstream.phrases import phrases, usual_pause
-from downstream.recogniser import heard_pause, load_recogniser
+from downstream.recogniser import heard_pause, load_recogniser, recogniser_hash
 from upstream.audio.corpora.lines import path_id
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
@@ -46,7 +46,8 @@ class Settings:
 
 
 def transcribe(folder: Path, files: list[Path], settings: Settings,
-               failed: Failed | None = None) -> Iterator[tuple[Path, Transcript]]:
+               failed: Failed | None = None,
+               loaded: Callable[[Transcriber], object] | None = None) -> Iterator[tuple[Path, Transcript]]:
     """What is said in each file, in the order given; of a folder in each recording below it, sorted by path. Ids are
     those that `import_folder` gives the files of the folder, or a file's own name.
 
@@ -56,6 +57,7 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
         settings: of the search.
         failed: called with each file that is no audio, empty, or too short for a frame, which is left out then;
             without it the first is an error.
+        loaded: called with the recogniser before the first file.
 
     Raises:
         UsageError: no recogniser in `folder`, a path that is not there, or a folder without recordings.
@@ -63,6 +65,8 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
     """
     found = _told(files)  # a wrong path is told before the model is loaded
     transcriber = Transcriber(folder, settings)
+    if loaded is not None:
+        loaded(transcriber)
     for path, name in found:
         try:
             wave = read(utterance_of_file(path))
@@ -154,6 +158,10 @@ class Transcriber:
         self._decoder.prepare()
         self._spelled = spellings_of(self._decoder)
         self.phrases = self.unfinished = 0
+
+    def recogniser_hash(self) -> str:
+        """As emissions name the recogniser that they are of."""
+        return recogniser_hash(self._model)
 
     def check(self, name: object, samples: int) -> None:
         """Raise InputError for a recording too short for a frame."""

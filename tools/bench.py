@@ -42,8 +42,9 @@ from benchmarks.speed import run as run_speed
 from benchmarks.teachers import recordings_of
 from benchmarks.teachers import run as run_teachers
 from downstream.decode.choice import check_device
+from downstream.recogniser import load_recogniser, recogniser_hash
 from downstream.transcribe import Settings
-from tools.decoder_options import Tuned, choice_of
+from tools.decoder_options import Tuned, choice_of, tell_other_recogniser
 from tools.demo import NOISE_DB
 from tools.launch import AUTO, RanksOption, launched
 from tools.outputs import check_file, check_manifest_file
@@ -143,6 +144,7 @@ def seams(
     """Utterances transcribed one by one, and joined to long recordings: what the seams cost."""
     _check_file(out, "seams", [recogniser, test, lm, tuned])
     choice = choice_of(lm=lm, tuned=tuned)
+    tell_other_recogniser(tuned, lambda: recogniser_hash(load_recogniser(recogniser)[0]))
     settings = {"greedy": Settings(pause_seconds=parted)}
     if lm is not None:
         settings[f"{choice.chosen.value} + LM"] = Settings(choice, pause_seconds=parted)

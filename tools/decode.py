@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from downstream.decode.choice import Choice, Name, check_size
+from downstream.decode.choice import AnyDecoder, Choice, Name, check_size, name_of, settings_of
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, write_hypotheses
 from downstream.decode.pool import decode_all
+from downstream.decode.provenance import check_provenance_place
 from downstream.decode.tune import Search
 from downstream.decode.tune import tune as run_tuning
 from downstream.decode.tune_plot import plot_tuning
 from downstream.emissions import Emissions
+from downstream.lm.arrays import model_hash
 from downstream.score.intervals import range_of
 from downstream.score.references import MANIFESTS, read_references
 from downstream.score.shared import shared_audio
@@ -32,15 +36,18 @@ from tools.decoder_options import (
     Tuned,
     WordScore,
     choice_of,
+    noted_file,
     noted_model,
+    tell_other_recogniser,
 )
-from tools.decoding_recipe import Recipe, Settings, recipe_decoder
+from tools.decoding_recipe import Recipe, Settings, recipe_decoder, recipe_lexicon
 from tools.few import tell_few
 from tools.outputs import check_file
 from upstream.audio.manifest import Manifest
 from upstream.disk import write_json
 from upstream.errors import UsageError
 from upstream.progress import progress, say
+from upstream.stage import versions
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; all cores by default, one on a GPU.")]
 
@@ -71,6 +78,7 @@ def decode(
 ) -> None:
     """Turn emissions into text: greedily, or by a search with a language model or a lexicon."""
     check_file(out, [emissions, lm, lexicon, tuned, None if recipe is None else Path(recipe)])
+    check_provenance_place(out)
     stored = Emissions.load(emissions)
     options: dict[str, Any] = {
         "decoder": decoder, "lm": lm, "lm_weight": lm_weight, "word_score": word_score, "tuned": tuned, "beam": beam,
@@ -78,13 +86,16 @@ def decode(
     if recipe is not None:
         chosen = recipe_decoder(recipe, settings, stored.symbols, stored.blank, **options,
                                 nbest=None if nbest == 1 else nbest)
+        lexicon = recipe_lexicon(recipe, settings)
     elif settings:
         raise UsageError("--set changes a recipe: name one with --recipe")
     else:
         chosen = choice_of(**options, nbest=nbest).make(stored.symbols, stored.blank)
+        tell_other_recogniser(tuned, lambda: stored.meta.get("recogniser_hash"))
+    provenance = _provenance(chosen, stored, lexicon, tuned, out)  # files as they are before an hour's decoding
     with progress("decoding", len(stored)) as report:
         hypotheses = decode_all(stored, chosen, workers=workers, progress=report, confidences=True)
-    write_hypotheses(out, hypotheses)
+    write_hypotheses(out, hypotheses, provenance)
     _tell_unfinished(hypotheses)
     print(f"{out}: {len(hypotheses)} hypotheses, {sum(len(h.text.split()) for h in hypotheses)} words")
 
@@ -127,11 +138,13 @@ def tune(
     chosen = Choice(decoder, lm, lexicon, beam=beam, tokens_per_frame=tokens, device=device).make(
         stored.symbols, stored.blank)
     assert not isinstance(chosen, GreedyDecoder)  # refused above
+    lm_sha256 = model_hash(lm)
     with progress("tuning", decodes * len(stored)) as report:
         found = run_tuning(stored, read_references(references).texts, chosen, search, beams=_numbers(beams),
                            forbidden_manifest_hash=forbidden, forbidden_ids=final_ids, workers=workers,
                            unit="character" if characters else "word", progress=report)
-    write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": noted_model(lm, out) if lm else None,
+    write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": noted_model(lm, out), "lm_sha256": lm_sha256,
+                     "recogniser_hash": stored.meta.get("recogniser_hash"),
                      "lexicon": None if lexicon is None else str(lexicon)})
     plot_tuning(found, picture)
     for name in found.on_edge:
@@ -144,6 +157,16 @@ def tune(
     print(f"{out}: {found.decoder}, beam {found.beam}, lm_weight {found.lm_weight:g}, word_score {found.word_score:g}, "
           f"{rate} {found.wer:.2f} ({range_of(found.wer_interval)}) on "
           f"{found.utterances} of {found.utterances_given} utterances ({found.seconds:.0f} s)")
+
+
+def _provenance(decoder: AnyDecoder, stored: Emissions, lexicon: Path | None, tuned: Path | None,
+                out: Path) -> dict[str, Any]:
+    """What a file of hypotheses says of what made it, as JSON values."""
+    lm = None if isinstance(decoder, GreedyDecoder) else decoder.lm
+    return {"decoder": name_of(decoder).value, "settings": settings_of(decoder), "lm": noted_file(lm, out),
+            "lexicon": noted_file(lexicon, out), "tuned": noted_file(tuned, out), "emissions_hash": stored.hash,
+            "recogniser_hash": stored.meta.get("recogniser_hash"), "manifest_hash": stored.manifest_hash,
+            "versions": versions(), "command": shlex.join(["hubertkit", *sys.argv[1:]])}
 
 
 def _numbers(given: str | None) -> tuple[int, ...]:

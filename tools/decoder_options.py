@@ -14,6 +14,7 @@ import typer
 
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import HOTWORD_NATS, Choice, Name, parse_hotwords
+from downstream.lm.arrays import model_hash
 from upstream.errors import UsageError
 from upstream.progress import say
 
@@ -64,14 +65,39 @@ def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight:
         found = _Tuned.read(tuned)
         if decoder is not None and found.decoder not in (None, decoder):
             say(f"{tuned}: tuned for the {found.decoder.value} decoder; its weights may not suit {decoder.value}")
-            found = _Tuned(found.lm_weight, found.word_score, lm=found.lm)
+            found = _Tuned(found.lm_weight, found.word_score, lm=found.lm, lm_sha256=found.lm_sha256)
         elif found.lexicon is not None and lexicon is None:
             say(f"{tuned}: tuned with the lexicon {found.lexicon}; without --lexicon the words are those of the "
                 "language model")
-        if found.lm is not None and lm is not None and not same_model(found.lm, lm, tuned):
-            say(f"{tuned}: tuned with the language model {tuned.parent / found.lm}; its weights may not suit {lm}")
+        if found.lm is not None and lm is not None:
+            _tell_other_model(found.lm, found.lm_sha256, lm, tuned)
     return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score, beam or found.beam,
                   tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device)
+
+
+def tell_other_recogniser(tuned: Path | None, own: Callable[[], str | None]) -> None:
+    """Say so where weights were tuned for another recogniser.
+
+    Args:
+        own: gives the hash of the recogniser that they are used for, None where nobody knows; asked only where the
+            file of weights names one.
+    """
+    noted = None if tuned is None else _Tuned.read(tuned).recogniser_hash
+    here = None if noted is None else own()
+    if noted is not None and here not in (None, noted):
+        say(f"{tuned}: tuned for the recogniser {noted[:12]}; its weights may not suit {str(here)[:12]}")
+
+
+def _tell_other_model(recorded: str, recorded_hash: str | None, given: Path, tuned: Path) -> None:
+    """Say so where weights were tuned with another model: of other bytes or, where those cannot be compared, as those
+    of a gzipped file with those of one that is not, of another name."""
+    here = None if recorded_hash is None else model_hash(given)
+    if here is not None and here == recorded_hash:
+        return
+    if not same_model(recorded, given, tuned):
+        say(f"{tuned}: tuned with the language model {tuned.parent / recorded}; its weights may not suit {given}")
+    elif here is not None and recorded.endswith(".gz") == str(given).endswith(".gz"):
+        say(f"{tuned}: the language model {given} has changed since; its weights may not suit it")
 
 
 def noted_model(model: Path | str, tuned: Path) -> str:
@@ -80,6 +106,12 @@ def noted_model(model: Path | str, tuned: Path) -> str:
     if Path(model).is_absolute() or not Path(model).exists():
         return str(model)
     return os.path.relpath(Path(model).resolve(), tuned.parent.resolve())
+
+
+def noted_file(path: Path | None, out: Path) -> dict[str, str | None] | None:
+    """What a file of results says of one that it was made with: where it lies as seen from there, and its sha256, of a
+    packed language model that of the ARPA file; None without one."""
+    return None if path is None else {"file": noted_model(path, out), "sha256": model_hash(path)}
 
 
 def same_model(recorded: str, given: Path | str, tuned: Path) -> bool:
@@ -101,6 +133,8 @@ class _Tuned:
     tokens: int | None = None
     lexicon: str | None = None
     lm: str | None = None
+    lm_sha256: str | None = None
+    recogniser_hash: str | None = None
 
     @staticmethod
     def read(path: Path) -> _Tuned:
@@ -111,7 +145,8 @@ class _Tuned:
             neural = "ngram_weight" in found
             made = _Tuned(float(found["lm_weight"]), float(found["word_score"]), _if(Name, found.get("decoder")),
                          _if(int, found.get("beam")), _if(int, found.get("tokens_per_frame")),
-                         _if(str, found.get("lexicon")), _if(str, found.get("lm")))
+                         _if(str, found.get("lexicon")), _if(str, found.get("lm")), _if(str, found.get("lm_sha256")),
+                         _if(str, found.get("recogniser_hash")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: not what `hubertkit tune` writes") from error
         if neural:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +39,12 @@ def recipe_decoder(recipe: str, settings: Sequence[str] | None, symbols: Sequenc
         raise UsageError(f"{options} beside --recipe: a recipe holds it; leave it out, or change that with {advice}")
     words = () if hotwords is None else parse_hotwords(hotwords)
     return load_decoding(recipe, settings or ()).make(symbols, blank, words)
+
+
+def recipe_lexicon(recipe: str, settings: Sequence[str] | None) -> Path | None:
+    """The file of words of a recipe; None where those of its language model are found."""
+    found = load_decoding(recipe, settings or ()).lexicon
+    return None if found is None else Path(found)
 
 
 _KEYS = {"tokens": ("tokens_per_frame",), "tuned": ("lm_weight", "word_score")}  # of a recipe, for an option's name

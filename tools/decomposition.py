@@ -25,7 +25,18 @@ from downstream.score.intervals import range_of
 from downstream.score.references import read_references
 from downstream.text.vocabulary import spelled_as
 from tools.decode import Workers
-from tools.decoder_options import Beam, Device, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore, choice_of
+from tools.decoder_options import (
+    Beam,
+    Device,
+    LexiconFile,
+    Lm,
+    LmWeight,
+    Tokens,
+    Tuned,
+    WordScore,
+    choice_of,
+    tell_other_recogniser,
+)
 from tools.few import tell_few
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
@@ -69,6 +80,7 @@ def errors(
                        tokens=tokens, lexicon=lexicon, device=device, nbest=nbest)
     if choice.chosen is Name.greedy:  # before it is made, which would blame --lm
         raise UsageError("greedy decoding has no search and no language model to blame: take another --decoder")
+    tell_other_recogniser(tuned, lambda: stored.meta.get("recogniser_hash"))
     whole = choice.make(stored.symbols, stored.blank)
     assert not isinstance(whole, GreedyDecoder)  # refused above
     given = None if hypotheses is None else _chosen(read_hypotheses(hypotheses), list(truth), hypotheses)

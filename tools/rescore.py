@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses, write_hypotheses
+from downstream.decode.provenance import check_provenance_place, read_provenance
 from downstream.decode.rescoring import TextModel, Weights, candidates_of, score_nbest, tune_weights
 from downstream.decode.rescoring import rescore as reranked
 from downstream.lm.character_model import CharacterModel
@@ -18,13 +21,14 @@ from downstream.lm.rescoring import CausalModel
 from downstream.score.intervals import range_of
 from downstream.score.references import read_references
 from downstream.score.shared import refuse_shared
-from tools.decoder_options import noted_model, same_model
+from tools.decoder_options import noted_file, noted_model, same_model
 from tools.few import tell_few
 from tools.outputs import check_file
 from upstream.device import best_device
 from upstream.disk import write_json
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
+from upstream.stage import versions
 
 Model = Annotated[str, typer.Option(help="Folder or name on the hub of a causal language model (extra hf), or folder "
                                          "of a model of `hubertkit lm train`.")]
@@ -52,10 +56,14 @@ def rescore(
 ) -> None:
     """Rank n-best lists again by a neural language model."""
     check_file(out, [hypotheses, Path(model), tuned])
+    check_provenance_place(out)
     found = _lists(hypotheses)
     weights = _weights(tuned, lm_weight, word_score, ngram_weight, found, model, lower)
     ranked = reranked(found, _scored(found, _model(model, lower)), weights)
-    write_hypotheses(out, ranked)
+    write_hypotheses(out, ranked, {
+        "model": noted_model(model, out), "lower": lower, "weights": asdict(weights), "tuned": noted_file(tuned, out),
+        "lists": noted_file(hypotheses, out), "lists_provenance": read_provenance(hypotheses), "versions": versions(),
+        "command": shlex.join(["hubertkit", *sys.argv[1:]])})
     print(f"{out}: {sum(a.text != b.text for a, b in zip(found, ranked))} of {len(found)} hypotheses changed")
 
 

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from downstream.decode.hypothesis import read_hypotheses
+from downstream.decode.provenance import provenance_path, read_provenance
 from downstream.score.intervals import bootstrap_interval, range_of
 from downstream.score.rates import NO_SPACES, Score, Unit, without_spaces
 from downstream.score.rates import score as rate
@@ -52,10 +53,12 @@ def score(
     unit: Unit = "character" if characters else "word"
     tell_few(len(set(_groups(truth, by) or truth.texts)), by.value)
     first = _score(hypotheses, truth, unit)
-    result: dict[str, Any] = {"unit": unit, "hypotheses": str(hypotheses), **summary(first, truth, by, seed)}
+    made_by = _made_by if as_json else lambda _: {}  # of which a table says nothing
+    result: dict[str, Any] = {"unit": unit, "hypotheses": str(hypotheses), **summary(first, truth, by, seed),
+                              **made_by(hypotheses)}
     if against is not None:
         second = _score(against, truth, unit)
-        result["against"] = {"hypotheses": str(against), **summary(second, truth, by, seed)}
+        result["against"] = {"hypotheses": str(against), **summary(second, truth, by, seed), **made_by(against)}
         result["difference"] = difference(first, second, truth, by, seed)
     if as_json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
@@ -92,6 +95,14 @@ def _score(path: Path, truth: References, unit: Unit) -> Score:
     if unit == "word" and without_spaces(truth.texts.values(), texts.values()):
         say(f"{path}: its words are less than half as long as those of the references; {NO_SPACES}")
     return found
+
+
+def _made_by(path: Path) -> dict[str, Any]:
+    """`provenance` of hypotheses, where it stands beside them."""
+    found = read_provenance(path)
+    if found is None and provenance_path(path).is_file():
+        say(f"{provenance_path(path)}: is not of {path.name} as it is now; left out")
+    return {} if found is None else {"provenance": found}
 
 
 def _groups(truth: References, by: By) -> list[str] | None:

@@ -29,6 +29,7 @@ from tools.decoder_options import (
     Tuned,
     WordScore,
     choice_of,
+    tell_other_recogniser,
 )
 from tools.outputs import check_folder
 from upstream.audio.containers import open_content
@@ -91,15 +92,19 @@ def transcribe(
         bad.append(path)
         say(f"hubertkit: {error}")
 
+    def loaded(transcriber: Transcriber) -> Transcriber:
+        tell_other_recogniser(tuned, transcriber.recogniser_hash)
+        return transcriber
+
     if streaming:
-        _stream(Transcriber(recogniser, settings), files, pcm, failed)
+        _stream(loaded(Transcriber(recogniser, settings)), files, pcm, failed)
     elif STDIN in files:
         path = None if out is None else out / f"stdin.{chosen}"
-        _write(_from_stdin(Transcriber(recogniser, settings), pcm), chosen, path, alone=True)
+        _write(_from_stdin(loaded(Transcriber(recogniser, settings)), pcm), chosen, path, alone=True)
     else:
         alone = len(files) == 1 and not files[0].is_dir()
         paths = {} if out is None else _targets(files, out, chosen)
-        for path, transcript in run_transcription(recogniser, files, settings, failed=failed):
+        for path, transcript in run_transcription(recogniser, files, settings, failed=failed, loaded=loaded):
             _write(transcript, chosen, paths.get(path), alone)
     if bad:
         raise typer.Exit(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +17,7 @@ from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.single import utterances_of_files
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
-from upstream.disk import disk_errors
+from upstream.disk import remove
 from upstream.errors import UsageError
 from upstream.features.source import Source
 from upstream.locks import locked
@@ -77,10 +76,9 @@ def units(
             made = _label(known, source, manifest, out)
             description = describe(made, collapsed=False)
     else:
-        with disk_errors(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".units-", dir=out.parent) as folder:
-            made = _label(known, source, manifest, Path(folder))
+        folder = out.with_name(f".{out.name}.units")  # stays after a kill, for the same command to go on
+        with locked(folder):
+            made = _label(known, source, manifest, folder)
             if form is Form.jsonl:
                 write_jsonl(made, out, collapse, times)
             elif form is Form.arrow:
@@ -88,6 +86,7 @@ def units(
             else:
                 write_km(made, out, collapse)
             description = describe(made, collapse)
+            remove(folder)
     if as_json:
         print(json.dumps(description, indent=1))
     else:

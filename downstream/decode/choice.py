@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from downstream.decode.alphabet import SEPARATORS, alphabet
 from downstream.decode.batched import BatchedDecoder
@@ -157,6 +158,12 @@ def name_of(decoder: AnyDecoder) -> Name:
     """The name that commands give a decoder."""
     return {GreedyDecoder: Name.greedy, BeamDecoder: Name.beam, LexiconDecoder: Name.lexicon,
             BatchedDecoder: Name.batched}[type(decoder)]
+
+
+def settings_of(decoder: AnyDecoder) -> dict[str, Any]:
+    """The settings of a decoder as JSON values, without the files and symbols that it decodes with."""
+    return {field.name: getattr(decoder, field.name) for field in fields(decoder)
+            if field.name not in ("symbols", "blank", "lm", "lexicon")}
 
 
 def load_lexicon(path: Path, symbols: Sequence[str], blank: int) -> Lexicon:

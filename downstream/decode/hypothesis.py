@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from downstream.decode.provenance import remove_provenance, write_provenance
 from downstream.given_files import check_readable
-from upstream.disk import disk_errors, writing
+from upstream.disk import disk_errors, file_hash, writing
 from upstream.errors import FormatError
 
 _OPTIONAL = ("nbest", "confidences", "unfinished")  # left out of files where there are none
@@ -67,11 +68,19 @@ class Hypothesis:
     unfinished: bool = False
 
 
-def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis]) -> None:
-    """Write one JSON object a line, atomically."""
-    with disk_errors(Path(path).parent), writing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as out:
-        for hypothesis in hypotheses:
-            out.write(json.dumps(_plain(hypothesis), ensure_ascii=False, allow_nan=False) + "\n")
+def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis], provenance: dict[str, Any] | None = None) -> None:
+    """Write one JSON object a line, atomically, and what made them beside it (`decode.provenance`): what is said there
+    of hypotheses that are replaced goes."""
+    path = Path(path)
+    with disk_errors(path.parent):
+        with writing(path) as temporary:
+            with temporary.open("w", encoding="utf-8") as out:
+                for hypothesis in hypotheses:
+                    out.write(json.dumps(_plain(hypothesis), ensure_ascii=False, allow_nan=False) + "\n")
+            digest = file_hash(temporary)
+            remove_provenance(path)
+        if provenance is not None:
+            write_provenance(path, digest, provenance)
 
 
 def read_hypotheses(path: Path) -> list[Hypothesis]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from downstream.lm.array_file import map_arrays, write_arrays
+from downstream.lm.array_file import holds_arrays, map_arrays, write_arrays
 from downstream.lm.kneser_ney import NGramModel
 from downstream.lm.loading import load_arpa
 from downstream.lm.perfect_hash import build, slots_for, slots_of
@@ -208,6 +208,21 @@ def arpa_hash_of(path: Path) -> str | None:
         return str(map_arrays(path)[0].get("arpa_sha256", ""))
     except HubertkitError:
         return None
+
+
+def model_hash(path: Path) -> str | None:
+    """sha256 of a language model's file, or of the ARPA file that arrays were made of; None where there is no file. A
+    process reads a file once for it, as long as nobody changes the file."""
+    if not Path(path).is_file():
+        return None
+    about = Path(path).stat()
+    return (arpa_hash_of(path) if holds_arrays(path) else None) or _file_hash(
+        Path(path).resolve(), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@lru_cache
+def _file_hash(path: Path, *state: int) -> str:
+    return file_hash(path)
 
 
 def write_model(model: NGramModel, out: Path, arpa_sha256: str = "") -> None:

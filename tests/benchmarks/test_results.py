@@ -9,13 +9,14 @@ import soundfile
 from rich.console import Console
 
 from benchmarks.low_resource import _pretrain_recipe, _report, check_finetunings, compare_cells
-from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell
+from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell, scratch_encoder
 from benchmarks.results import check, read_results, refuse_other_results, write_results
 from tools.bench import COLUMNS
 from tools.demo import show
 from tools.main import run
 from upstream.audio import import_folder
-from upstream.errors import FormatError, HubertkitError, UsageError
+from upstream.errors import FormatError, HubertkitError, InputError, RecipeError, UsageError
+from upstream.model import Encoder, EncoderConfig, save_encoder
 from upstream.pretrain import check_sources
 from upstream.pretrain_recipe import rounds_of
 from upstream.recipe import load_recipe
@@ -159,6 +160,69 @@ def test_a_fine_tuning_that_cannot_be_is_refused_before_the_first_cell(word, say
     """A bug once found: each of these ended the comparison after hours, in the cell that it was about."""
     recipe = load_recipe(LowResourceRecipe, "librispeech-mini", [word], SHIPPED)
     with pytest.raises(HubertkitError, match=says):
+        check_finetunings(recipe, rounds_of(recipe.pretrain))
+
+
+SMALL = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
+                      positional_groups=2, dropout=0.0, layerdrop=0.0)
+
+
+def test_scratch_has_the_shape_of_the_encoder_that_it_stands_beside(tmp_path, spoken, capsys, monkeypatch):
+    """Round 1 had the shape of `init` and scratch BASE's, and their difference was taken for what pretraining gives."""
+    save_encoder(Encoder(SMALL).initialise(0), tmp_path / "other", {})
+    (spoken / "lm-text/text").write_text("SOME WORDS\nWORDS\n" * 9)
+    (tmp_path / "mine.yaml").write_text(f"""
+corpus: manifest.arrow
+unlabelled: unlabelled
+labelled: {{3min: {{split: labelled}}}}
+cells: ["3min: scratch", "3min: round 1"]
+pretrain: {{rounds: [{{init: {tmp_path / "other"}, teacher: {{features: layer, layer: 1}}}}]}}
+lm: {{text: lm-text/text, order: 2, prune: [0], discount_fallback: true}}
+""")
+    trained = []
+
+    def started(recipe, *_):
+        trained.append(recipe)
+        raise InputError("enough")
+
+    monkeypatch.setattr("benchmarks.low_resource.finetune", started)
+    assert run(["bench", "low-resource", str(tmp_path / "mine.yaml"), "--ranks", "1", "--data", str(spoken), "--out",
+                str(tmp_path / "out")]) == 1
+    assert "enough" in capsys.readouterr().err
+    assert [(found.encoder, found.architecture) for found in trained] == [("scratch", SMALL)]
+
+
+def low_resource(*words, cells=("1h: scratch", "1h: round 1", "1h: round 2"), **inits):
+    """What scratch trains with an hour of labels, where the rounds start from encoders of these configurations; and
+    the recipe's own encoder."""
+    words = [*words, f"cells={json.dumps(cells)}"]
+    recipe = load_recipe(LowResourceRecipe, "librispeech-mini", words, SHIPPED)
+    return scratch_encoder(recipe, "1h", rounds_of(recipe.pretrain, inits)), recipe.pretrain.encoder
+
+
+def test_scratch_is_what_it_was_where_the_first_round_is_of_the_recipes_encoder():
+    """Or what was trained would be stale."""
+    for words in ([], ["pretrain.rounds.1.encoder={dropout: 0.2}"]):
+        scratch, own = low_resource(*words)
+        assert scratch == own
+    changed = "pretrain.rounds.1.encoder={ffn: 96}"
+    scratch, own = low_resource(changed, cells=["1h: scratch", "1h: round 1", "all: round 2"])
+    assert scratch == own
+    assert low_resource(changed, cells=["1h: scratch", "1h: round 2", "all: round 1"])[0] == replace(own, ffn=96)
+
+
+def test_a_front_end_that_does_not_learn_in_the_init_learns_from_scratch():
+    own = low_resource()[1]
+    scratch, _ = low_resource("pretrain.rounds.0.init=frozen", cells=["1h: scratch", "1h: round 1"],
+                              frozen=replace(own, feature_grad_mult=0.0))
+    assert scratch.feature_grad_mult == own.feature_grad_mult > 0
+
+
+def test_scratch_beside_rounds_of_several_shapes_is_refused():
+    with pytest.raises(RecipeError, match=r"^rounds 1 and 2 have encoders with ffn=768 and ffn=96, and scratch beside"):
+        low_resource("pretrain.rounds.1.encoder={ffn: 96}")
+    recipe = load_recipe(LowResourceRecipe, "librispeech-mini", ["pretrain.rounds.1.encoder={ffn: 96}"], SHIPPED)
+    with pytest.raises(RecipeError, match=r"^cell 'all: scratch': rounds 1 and 2"):
         check_finetunings(recipe, rounds_of(recipe.pretrain))
 
 

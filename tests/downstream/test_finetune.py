@@ -138,6 +138,31 @@ def test_long_recordings_and_parts_of_a_manifest_give_the_same_emissions(trained
         assert np.abs(one.logprobs(utterance) - parts.logprobs(utterance)).max() < 0.02
 
 
+def test_emitting_goes_on_from_the_stretches_that_are_done(trained, corpus, tmp_path, monkeypatch):
+    """Of a large corpus it began again after each kill."""
+    train = Manifest.load(corpus / "train.arrow")
+    monkeypatch.setattr("downstream.recogniser.STRETCH_SECONDS", 4.0)
+    whole = compute_emissions(trained[0], train, tmp_path / "whole", "cpu")
+    emitted: list[str] = []
+
+    def watched(model, part, *options):
+        if train.ids[-1] in part.ids and "killed" not in emitted:
+            emitted.append("killed")
+            raise KeyboardInterrupt
+        emitted.extend(part.ids)
+        return emit(model, part, *options)
+
+    monkeypatch.setattr("downstream.recogniser.emit", watched)
+    with pytest.raises(KeyboardInterrupt):
+        compute_emissions(trained[0], train, tmp_path / "killed", "cpu")
+    assert compute_emissions(trained[0], train, tmp_path / "killed", "cpu") == whole
+    emitted.remove("killed")
+    assert emitted == train.ids
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        assert sorted(path.name for path in folder.iterdir()) == ["emissions.json", "ids.arrow", "logprobs.npy",
+                                                                  "offsets.npy"]
+
+
 @pytest.fixture
 def dev_with_scraps(corpus, tmp_path):
     """Dev between two utterances of 399 samples; 400 make a frame."""

@@ -1,5 +1,6 @@
 """The commands `decode`, `tune` and `score` on ten utterances: what they print and write, and what they refuse."""
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -13,17 +14,19 @@ import typer
 from typer.testing import CliRunner
 
 from downstream.decode.hypothesis import read_hypotheses
-from downstream.emissions import EmissionsWriter
+from downstream.emissions import Emissions, EmissionsWriter
 from downstream.score.references import read_references
 from tools import decode, main, score
 from tools.decoder_options import choice_of, noted_model, same_model
 from upstream.audio.manifest import Manifest, Utterance
+from upstream.disk import file_hash
 from upstream.errors import FormatError, InputError, UsageError
 
 sys.path.append(str(Path(__file__).parents[1] / "downstream" / "decode"))
 from posteriors import read_slice
 
 LM = Path(__file__).parents[1] / "oracles" / "decoding" / "words.arpa.gz"
+RECOGNISER = 64 * "a"  # its hash, as the emissions name it
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,8 @@ def data(tmp_path_factory):
     for id in references:
         (folder / f"{id}.wav").touch()
     manifest.save(folder / "dev.arrow")
-    with EmissionsWriter(folder / "dev", symbols, 0, 50.0, {"manifest_hash": manifest.hash}) as writer:
+    with EmissionsWriter(folder / "dev", symbols, 0, 50.0, {"manifest_hash": manifest.hash,
+                                                            "recogniser_hash": RECOGNISER}) as writer:
         for id, rows in utterances.items():
             writer.add(id, rows)
     (folder / "lm.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\x00\x01")
@@ -182,6 +186,55 @@ def test_what_tuning_found_chooses_the_decoder(app, data, lm, tmp_path, name, ca
     assert "without --lexicon the words are those of the language model" in " ".join(capsys.readouterr().err.split())
 
 
+def test_hypotheses_say_what_made_them(app, data, lm, tmp_path, capsys):
+    """Nothing said which decoder, weights, language model or recogniser a file of hypotheses is of."""
+    hyps, beside, words = tmp_path / "hyps.jsonl", tmp_path / "hyps.jsonl.json", tmp_path / "words.txt"
+    words.write_text("THE\nAND\n")
+    run(app, "decode", data / "dev", "--out", hyps, "--lm", lm, "--lexicon", words, "--lm-weight", 0.3, "--beam", 7)
+    found, stored = json.loads(beside.read_text()), Emissions.load(data / "dev")
+    assert (found["decoder"], found["settings"]["lm_weight"], found["settings"]["beam"]) == ("batched", 0.3, 7)
+    assert found["lm"] == {"file": str(lm), "sha256": file_hash(Path(lm))}
+    assert found["lexicon"] == {"file": str(words), "sha256": file_hash(words)}
+    assert (found["emissions_hash"], found["manifest_hash"]) == (stored.hash, stored.manifest_hash)
+    assert found["recogniser_hash"] == RECOGNISER
+    assert found["hypotheses_hash"] == file_hash(hyps)
+    assert found["command"].startswith("hubertkit ")
+    assert "numpy" in found["versions"]
+    scored = ("score", hyps, "--references", data / "dev.txt", "--json")
+    assert json.loads(run(app, *scored, "--against", hyps))["against"]["provenance"] == found
+    assert json.loads(run(app, *scored))["provenance"] == found
+    arrays = tmp_path / "words.ngrams"
+    run(app, "decode", data / "dev", "--out", hyps, "--lm", arrays)
+    assert json.loads(beside.read_text())["lm"] == {"file": str(arrays), "sha256": file_hash(Path(lm))}
+    run(app, "decode", data / "dev", "--out", hyps)
+    found = json.loads(beside.read_text())
+    assert (found["decoder"], found["lm"], found["lexicon"]) == ("greedy", None, None)
+    hyps.write_text(hyps.read_text() + "\n")
+    capsys.readouterr()
+    assert main.run([str(word) for word in scored]) == 0
+    shown = capsys.readouterr()
+    assert "provenance" not in json.loads(shown.out)
+    assert "hyps.jsonl.json: is not of hyps.jsonl as it is now" in shown.err
+
+
+def test_hypotheses_of_a_recipe_say_what_made_them(app, data, lm, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("THE\nAND\n")
+    run(app, "decode", data / "dev", "--out", tmp_path / "h.jsonl", "--recipe", "librispeech-4gram", "--set",
+        f"lm={lm}", "--set", "labels=960h", "--set", "beam=20", "--set", f"lexicon={words}")
+    found = json.loads((tmp_path / "h.jsonl.json").read_text())
+    assert (found["decoder"], found["settings"]["beam"], found["settings"]["beam_threshold"]) == ("lexicon", 20, 100)
+    assert (found["lm"]["sha256"], found["lexicon"]["sha256"]) == (file_hash(Path(lm)), file_hash(words))
+
+
+def test_a_file_of_others_beside_hypotheses_stays(app, data, tmp_path):
+    beside = tmp_path / "h.jsonl.json"
+    beside.write_text("mine")
+    with pytest.raises(UsageError, match=r"h\.jsonl\.json: is there already, and says nothing of hypotheses"):
+        run(app, "decode", data / "dev", "--out", tmp_path / "h.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == [beside.name]
+
+
 def test_hotwords_are_heard_by_both_searches_that_have_them(app, data, tmp_path):
     greedy, hyps = tmp_path / "greedy.jsonl", tmp_path / "hyps.jsonl"
     run(app, "decode", data / "dev", "--out", greedy)
@@ -282,6 +335,7 @@ def test_hypotheses_and_references_may_come_from_pipes(app, data, tmp_path):
     piped = [f"/dev/fd/{process.stdout.fileno()}" for process in processes]
     found, wanted = (json.loads(run(app, "score", one, "--references", other, "--json"))
                      for one, other in (piped, (hyps, data / "dev.txt")))
+    assert wanted.pop("provenance")["decoder"] == "greedy"  # which stands beside a file, not in it
     assert {**found, "hypotheses": str(hyps)} == wanted
     for process in processes:
         process.communicate()
@@ -352,6 +406,39 @@ def test_weights_of_rescore_tune_are_not_those_of_a_decoder(tmp_path):
     tuned.write_text(json.dumps({"lm_weight": 1, "word_score": 0, "ngram_weight": 0.5, "model": "gpt2", "ids": []}))
     with pytest.raises(UsageError, match=r"tuned\.json: not what `hubertkit tune` writes, but the weights of a"):
         choice_of(lm=tmp_path / "lm.arpa", tuned=tuned)
+
+
+def test_weights_tuned_for_another_recogniser_are_told(app, data, lm, tmp_path, capsys):
+    """And with another model under the name of the one before: it was known by its name alone."""
+    tuned, hyps, other = tmp_path / "tuned.json", tmp_path / "hyps.jsonl", tmp_path / "other"
+    run(app, "tune", data / "dev", "--references", data / "dev.arrow", "--lm", lm, "--out", tuned, "--beam", 5,
+        "--decodes", 2, "--seconds", 10)
+    noted = json.loads(tuned.read_text())
+    assert (noted["recogniser_hash"], noted["lm_sha256"]) == (RECOGNISER, file_hash(Path(lm)))
+    with_lm = ("--lm", str(lm), "--tuned", str(tuned))
+    stored = Emissions.load(data / "dev")
+    with EmissionsWriter(other, stored.symbols, 0, 50.0, {"recogniser_hash": 64 * "b"}) as writer:
+        writer.add(stored.ids[0], stored.logprobs(stored.ids[0]))
+    decoding = ["decode", "--out", str(hyps), *with_lm]
+    apart = ["errors", "--references", str(data / "dev.txt"), "--json", *with_lm]
+    for words in (decoding, apart):
+        capsys.readouterr()
+        assert main.run([*words, str(data / "dev")]) == 0
+        assert "tuned" not in capsys.readouterr().err
+        assert main.run([*words, str(other)]) == 0
+        said = capsys.readouterr().err
+        assert f"{tuned}: tuned for the recogniser aaaaaaaaaaaa; its weights may not suit bbbbbbbbbbbb" in said
+    found = json.loads(Path(f"{hyps}.json").read_text())["tuned"]
+    assert found == {"file": str(tuned), "sha256": file_hash(tuned)}
+    run(app, "decode", data / "dev", "--out", hyps, "--lm", lm, "--beam", 5)
+    assert choice_of(lm=tmp_path / "words.ngrams", tuned=tuned).chosen == "batched"
+    moved = shutil.copy(lm, tmp_path / "moved.arpa.gz")
+    assert choice_of(lm=moved, tuned=tuned).chosen == "batched"
+    assert capsys.readouterr().err == ""
+    Path(lm).write_bytes(gzip.compress(gzip.decompress(Path(lm).read_bytes()) + b"\n"))
+    choice_of(lm=lm, tuned=tuned)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "words.arpa.gz has changed since; its weights may not suit it" in said
 
 
 def test_weights_tuned_with_another_language_model_are_told_of(tmp_path, capsys):

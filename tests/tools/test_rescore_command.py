@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from downstream.decode.hypothesis import read_hypotheses, write_hypotheses
+from downstream.decode.provenance import read_provenance
 from downstream.decode.rescoring import Weights
 from downstream.emissions import EmissionsWriter
 from tools.main import build_command, run
+from upstream.disk import file_hash
 
 sys.path.append(str(Path(__file__).parents[1] / "downstream" / "decode"))
 from posteriors import FOLDER, read_slice
@@ -94,6 +96,15 @@ def test_weights_may_be_given(data, own, tmp_path):
     assert run(["rescore", str(data / "dev.jsonl"), "--model", str(own), "--out", str(out), "--lm-weight", "0",
                 "--ngram-weight", "0.1", "--word-score", "0"]) == 0
     assert [h.text for h in read_hypotheses(out)] == [h.text for h in read_hypotheses(data / "dev.jsonl")]
+
+
+def test_rescored_hypotheses_say_what_made_them(data, own, tmp_path):
+    out, lists = tmp_path / "out.jsonl", data / "all.jsonl"
+    assert run(["rescore", str(lists), "--model", str(own), "--out", str(out), "--lm-weight", "0.2"]) == 0
+    found = read_provenance(out)
+    assert (found["model"], found["weights"]["lm_weight"], found["tuned"]) == (str(own), 0.2, None)
+    assert found["lists"] == {"file": str(lists), "sha256": file_hash(lists)}
+    assert found["lists_provenance"]["decoder"] == "batched"
 
 
 def test_weights_hold_for_the_case_and_the_model_that_they_were_tuned_for(data, own, gpt2, tmp_path, capsys):

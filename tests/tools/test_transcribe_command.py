@@ -16,6 +16,7 @@ from tones import write_tones
 from downstream.decode.beam import BeamDecoder
 from downstream.finetune import finetune
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.recogniser import load_recogniser, recogniser_hash
 from downstream.transcribe import Settings, Transcriber, recordings
 from tools import main
 from upstream.audio.mpeg import _frame
@@ -305,3 +306,20 @@ def test_words_of_a_long_recording_have_times_of_the_whole(asr, joined):
     assert all(w.start_s < w.end_s <= len(wave) / 16_000 for w in words)
     assert all(w.end_s - w.start_s < 5 for w in words)
     assert words[-1].start_s > len(wave) / 32_000
+
+
+def test_weights_tuned_for_another_recogniser_are_told(asr, corpus, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("A B\nB A\nA A\n" * 4)
+    lm, tuned = tmp_path / "lm.arpa", tmp_path / "tuned.json"
+    assert main.run(["lm", "build", str(tmp_path / "text.txt"), "--order", "2", "--discount-fallback", "--out",
+                     str(lm)]) == 0
+    recording = next(corpus.glob("*.wav"))
+    weights = {"lm_weight": 0.5, "word_score": 0.0, "decoder": "beam"}
+    own = recogniser_hash(load_recogniser(asr)[0])
+    for hash, told in ((own, False), (64 * "a", True)):
+        tuned.write_text(json.dumps(weights | {"recogniser_hash": hash}))
+        for streaming in ([], ["--streaming"]):
+            capsys.readouterr()
+            code, _, err = call(capsys, "transcribe", asr, recording, "--lm", lm, "--tuned", tuned, *streaming)
+            assert (code, f"tuned for the recogniser aaaaaaaaaaaa; its weights may not suit {own[:12]}" in err) == (
+                0, told)

@@ -75,6 +75,27 @@ def test_files_become_jsonl_with_a_bit_rate(data, tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["u.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["u.jsonl", "store"])
+def test_units_go_on_from_the_stretches_that_were_done_before_a_kill(data, tmp_path, monkeypatch, name):
+    words = (data / "manifest.arrow", "--teacher", data / "mfcc", "--out", tmp_path / name)
+    monkeypatch.setattr("upstream.teacher.teacher.STRETCH_SECONDS", 1.0)
+    read, seen = AudioCache.wave, []
+
+    def watched(audio, index):
+        seen.append(index)
+        if seen == [0, 1, 2]:
+            raise RuntimeError("killed")
+        return read(audio, index)
+
+    monkeypatch.setattr(AudioCache, "wave", watched)
+    with pytest.raises(RuntimeError, match="killed"):
+        call(*words)
+    assert not (tmp_path / "u.jsonl").exists()
+    call(*words)
+    assert seen == [0, 1, 2, 2]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
 def test_ids_of_files_are_those_of_their_folder(data, tmp_path):
     for name in ("x1", "x2"):
         (tmp_path / "audio" / name).mkdir(parents=True)

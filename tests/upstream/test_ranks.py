@@ -16,6 +16,7 @@ from upstream.audio import AudioCache, import_folder
 from upstream.errors import RankLost
 from upstream.features.source import LayerSource, MfccSource
 from upstream.model import Encoder, EncoderConfig
+from upstream.teacher import teacher as labelling
 from upstream.teacher.sampling import draw_sample
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
@@ -52,8 +53,9 @@ def teach(recordings, kind, out):
             "units": units.hash, "left": [p.name for p in out.glob(".*")]}
 
 
-def work(rank, count, port, recordings, kind, out, queue):
+def work(rank, count, port, recordings, kind, out, queue, stretch_seconds):
     torch.set_num_threads(1)
+    labelling.STRETCH_SECONDS = stretch_seconds
     ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
     try:
         queue.put((rank, json.dumps(teach(recordings, kind, out))))
@@ -61,13 +63,13 @@ def work(rank, count, port, recordings, kind, out, queue):
         ranks.leave()
 
 
-def taught(recordings, kind, out, count):
+def taught(recordings, kind, out, count, stretch_seconds):
     """What each of `count` ranks ends with."""
     context = multiprocessing.get_context("spawn")
     store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
     queue = context.Queue()
-    others = [context.Process(target=work, args=(r, count, store.port, recordings, kind, out, queue))
-              for r in range(count)]
+    others = [context.Process(target=work, args=(r, count, store.port, recordings, kind, out, queue,
+                                                   stretch_seconds)) for r in range(count)]
     for process in others:
         process.start()
     found = dict(queue.get(timeout=100) for _ in others)
@@ -76,11 +78,12 @@ def taught(recordings, kind, out, count):
     return [json.loads(found[r]) for r in range(count)]
 
 
-@pytest.mark.parametrize(("kind", "count"), [("mfcc", 2), ("layer", 3)])
-def test_several_ranks_teach_and_label_as_one_does(recordings, tmp_path, kind, count):
+@pytest.mark.parametrize(("kind", "count", "stretch_seconds"), [("mfcc", 2, 36_000.0), ("layer", 3, 36_000.0),
+                                                                ("mfcc", 2, 1.0)])
+def test_several_ranks_teach_and_label_as_one_does(recordings, tmp_path, kind, count, stretch_seconds):
     torch.set_num_threads(1)
-    (tmp_path / "several" / ".rank7").mkdir(parents=True)  # left by ranks that were killed
-    several = taught(recordings, kind, tmp_path / "several", count)
+    (tmp_path / "several" / ".part-7-9").mkdir(parents=True)  # left by a process that was killed
+    several = taught(recordings, kind, tmp_path / "several", count, stretch_seconds)
     alone = teach(recordings, kind, tmp_path / "alone")
     assert [len(r["sample"]) for r in several] == [150] + [0] * (count - 1)
     torch.testing.assert_close(torch.tensor(several[0]["sample"]), torch.tensor(alone["sample"]), atol=1e-4, rtol=0)

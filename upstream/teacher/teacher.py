@@ -27,17 +27,19 @@ from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
 from upstream.headers import parts_held, refuse_other_files, unfinished
 from upstream.places import places
+from upstream.stretches import remove_stretches, stretch_folder, stretches
 from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
 from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia
 from upstream.teacher.sampling import Progress, Recordings, draw_sample, refuse_broken, sample_size
-from upstream.teacher.units import Units, UnitsWriter, join
+from upstream.teacher.units import Units, UnitsWriter, holds, join
 
 KIND = "teacher"
 FORMAT = f"hubertkit {KIND}"
 VERSION = 1
 PROJECTION = "pca.npy"
 SAMPLE_FRAMES = 1_000_000
+STRETCH_SECONDS = 36_000.0  # of audio that is labelled before some of it is kept: half an hour of two cores with BASE
 ONE_PROCESS = 8 << 30  # bytes of a sample that one of several processes may hold: twice the default's for LARGE
 
 __all__ = ["Recordings", "Teacher", "draw_sample"]
@@ -206,33 +208,47 @@ class Teacher:
               progress: Progress | None = None) -> Units:
         """The labels of every frame of every utterance of a manifest, a stream for each codebook, stored in `folder`.
 
-        The labels of an utterance depend on nothing but its waveform. Units are stored in the manifest's order. Several
-        ranks label a part each, into folders of their own in `folder`, and the first one puts them together.
+        The labels of an utterance depend on nothing but its waveform. Units are stored in the manifest's order. Ranks
+        make them in stretches, in folders of their own in `folder`, which the first one puts together: stretches that
+        were done before a kill are kept, and nothing is done where `folder` holds these units.
 
         Args:
             source: the features that the teacher was fitted on.
             read: gives the waveform of an index.
-            progress: called with (utterances labelled, utterances).
+            progress: called with (utterances labelled, utterances to label) of this rank.
 
         Raises:
             InputError: the source gives other features than those the teacher knows, or frames that are not finite.
         """
         self.check(source)
         folder = Path(folder)
-        ids, provenance = manifest.ids, self.provenance(manifest)
-        mine = range(len(manifest))[ranks.divide(manifest.lengths)]
-        parts = [folder / f".rank{rank}" for rank in range(ranks.count())]
-        own = folder if len(parts) == 1 else parts[ranks.rank()]
-        quantiser = self.quantiser.to(source.device)
-        with UnitsWriter(own, self.classes, provenance) as writer, torch.inference_mode():
-            for done, (index, frames) in enumerate(source.stream(manifest, mine, read), 1):
-                refuse_broken(manifest, index, frames)
-                writer.add(ids[index], *(labels.cpu().numpy() for labels in quantiser.labels(frames)))
-                if progress is not None:
-                    progress(done, len(mine))
-        ranks.gather(None)  # all have finished theirs
-        ranks.alone(lambda: join(parts, folder))
+        if not ranks.alone(lambda: holds(folder, manifest.ids, self.provenance(manifest))):
+            self._label_stretches(source, manifest, folder, read, progress)
+        ranks.alone(lambda: remove_stretches(folder))
         return Units.load(folder)
+
+    def _label_stretches(self, source: Source, manifest: Recordings, folder: Path, read: Read,
+                         progress: Progress | None) -> None:
+        ids, provenance = manifest.ids, self.provenance(manifest)
+        own = stretches(manifest.lengths, STRETCH_SECONDS, range(len(manifest))[ranks.divide(manifest.lengths)])
+        if ranks.first() and not own:
+            own = [range(0)]  # units of nothing are units
+        everyones = [rows for found in ranks.gather(own) for rows in found]
+        places = {rows: stretch_folder(folder, rows) if len(everyones) > 1 else folder for rows in everyones}
+        left = [rows for rows in own if not holds(places[rows], ids[rows.start:rows.stop], provenance)]
+        done, total = 0, sum(map(len, left))
+        quantiser = self.quantiser.to(source.device)
+        for rows in left:
+            with UnitsWriter(places[rows], self.classes, provenance) as writer, torch.inference_mode():
+                for index, frames in source.stream(manifest, rows, read):
+                    refuse_broken(manifest, index, frames)
+                    writer.add(ids[index], *(labels.cpu().numpy() for labels in quantiser.labels(frames)))
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+        ranks.gather(None)  # all have finished theirs
+        if len(everyones) > 1:
+            ranks.alone(lambda: join(list(places.values()), folder))
 
     def provenance(self, manifest: Recordings) -> dict[str, Any]:
         """What units of this teacher say of themselves, as JSON values."""

@@ -8,6 +8,7 @@ another). `units.json` is written last: without it the folder holds no units.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -241,21 +242,21 @@ def select(units: Units, ids: Sequence[str], folder: Path) -> Units:
     return Units.load(folder)
 
 
+def holds(folder: Path, ids: Sequence[str], meta: dict[str, Any]) -> bool:
+    """Whether a folder holds whole units of just these utterances, in this order, with this provenance."""
+    try:
+        units = Units.load(folder)
+    except FormatError:
+        return False
+    return units.ids == list(ids) and units.meta == json.loads(json.dumps(meta))  # as it is read: tuples are lists
+
+
 def join(parts: Sequence[Path], folder: Path) -> None:
-    """Put units of parts of a corpus, made by one teacher, into one folder, in this order.
-
-    A single part is in the folder already. Folders named `.rank...` go: these parts, and what killed ranks left.
-    """
-    if len(parts) > 1:
-        _join(parts, folder)
-    for part in folder.glob(".rank*"):
-        shutil.rmtree(part)
-
-
-def _join(parts: Sequence[Path], folder: Path) -> None:
-    stores = [Units.load(part) for part in parts]
-    with UnitsWriter(folder, stores[0].classes, stores[0].meta, stores[0].rate) as writer:
-        for units in stores:
+    """Put units of parts of a corpus, made by one teacher, into one folder, in this order."""
+    first = Units.load(parts[0])
+    with UnitsWriter(folder, first.classes, first.meta, first.rate) as writer:
+        for part in parts:
+            units = Units.load(part)
             for utterance_id in units.ids:
                 writer.add(utterance_id, *(units.labels(utterance_id, i) for i in range(len(units.classes))))
 

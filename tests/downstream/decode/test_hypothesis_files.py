@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from downstream.captions import SpokenWord, Transcript, as_json
 from downstream.decode.hypothesis import Candidate, Hypothesis, Word, read_hypotheses, write_hypotheses
+from downstream.decode.provenance import provenance_path, read_provenance
 from upstream.errors import FormatError, UsageError
 
 numbers = st.floats(-1e6, 1e6)
@@ -39,6 +40,22 @@ def test_the_page_names_the_fields_of_a_hypothesis(tmp_path):
     named = set(re.findall(r"`(\w+)`", row))
     assert named == set(written) | set(written["nbest"][0])
     assert set(written) == {field.name for field in fields(Hypothesis)}
+
+
+def test_what_made_hypotheses_is_bound_to_them(tmp_path):
+    path = tmp_path / "hyps.jsonl"
+    write_hypotheses(path, [Hypothesis("a", "X", 0.0, 0.0)], {"decoder": "greedy"})
+    assert read_provenance(path)["decoder"] == "greedy"
+    kept = path.read_bytes()
+    path.write_text('{"id": "a", "text": "Y"}\n')
+    assert read_provenance(path) is None
+    path.write_bytes(kept)
+    assert read_provenance(path) is not None
+    write_hypotheses(path, [Hypothesis("a", "X", 0.0, 0.0)])  # of somebody who does not say
+    assert [found.name for found in tmp_path.iterdir()] == ["hyps.jsonl"]
+    provenance_path(path).write_text('{"mine": 1}')
+    write_hypotheses(path, [])
+    assert provenance_path(path).is_file()
 
 
 @pytest.mark.parametrize(("content", "words"), [

@@ -262,3 +262,58 @@ def test_the_hash_of_a_single_teacher_is_that_of_features_shape_and_centroids(re
     _, teacher = fitted(recordings)
     digest = hashlib.sha256(b'{"dim": 39, "name": "mfcc", "rate": 50.0}(6, 39)' + teacher.centroids.numpy().tobytes())
     assert teacher.hash == digest.hexdigest()
+
+
+class Reads:
+    """Waveforms of recordings; which were read, and a kill where one is."""
+
+    def __init__(self, made, killed_at=None):
+        self.made, self.killed_at, self.seen = made, killed_at, []
+
+    def __call__(self, index):
+        self.seen.append(index)
+        if index == self.killed_at:
+            raise KeyboardInterrupt
+        return self.made.read(index)
+
+
+@pytest.fixture
+def short_stretches(monkeypatch):
+    """LENGTHS end in the seconds 1.0, 1.02, 2.6, 3.1, 3.1 and 5.6, so these are 0 and 1, 2, 3 and 4, 5."""
+    monkeypatch.setattr("upstream.teacher.teacher.STRETCH_SECONDS", 1.5)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_labelling_goes_on_from_the_stretches_that_are_done(recordings, encoder, tmp_path, short_stretches):
+    """49 hours of LibriSpeech on two cores began again after each kill."""
+    source = LayerSource(encoder, 1, "cpu")
+    made, teacher = fitted(recordings, source=source)
+    whole = teacher.label(source, made, tmp_path / "whole", read=made.read)
+    assert names(tmp_path / "whole") == ["ids.arrow", "offsets.npy", "stream0.npy", "units.json"]
+    target, seen = tmp_path / "killed", []
+    with pytest.raises(KeyboardInterrupt):
+        teacher.label(source, made, target, read=Reads(made, killed_at=5))
+    with pytest.raises(FormatError):
+        Units.load(target)
+    again = Reads(made)
+    units = teacher.label(source, made, target, read=again, progress=lambda done, total: seen.append((done, total)))
+    assert sorted(again.seen) == [5]
+    assert seen == [(1, 1)]  # what was done before says nothing of how long the rest will take
+    assert (units.hash, units.ids, units.meta) == (whole.hash, made.ids, whole.meta)
+    assert names(target) == names(tmp_path / "whole")
+
+
+def test_stretches_of_another_teacher_or_manifest_are_labelled_anew(recordings, tmp_path, short_stretches):
+    made, teacher = fitted(recordings)
+    _, other = fitted(recordings, 5)
+    for killed, rest in ((teacher, replace(made, hash="other")), (other, made)):
+        with pytest.raises(KeyboardInterrupt):
+            killed.label(MfccSource(), made, tmp_path, read=Reads(made, killed_at=5))
+        reads = Reads(made)
+        units = teacher.label(MfccSource(), rest, tmp_path, read=reads)
+        assert sorted(reads.seen) == list(range(6))
+        assert (units.teacher_hash, units.manifest_hash) == (teacher.hash, rest.hash)
+        assert names(tmp_path) == ["ids.arrow", "offsets.npy", "stream0.npy", "units.json"]
