@@ -80,7 +80,8 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     """Show the stages of a run: done, stale, running, to do; times and sizes; whether its trainings look healthy.
 
     Stale is what was made of something that has changed since, as a stage done again with `--until` leaves it. What a
-    changed recipe makes stale is said by `pretrain ... --dry-run`.
+    changed recipe makes stale is said by `pretrain ... --dry-run`. What an earlier recipe has left in the folder is no
+    part of the run now.
     """
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder")
@@ -90,9 +91,10 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json")) if BEFORE not in p.parts]
     for folder, record in sorted(found, key=lambda f: _place(str(f[0].relative_to(run)), f[1] or {}, noted.names)):
         if record is not None:
-            why = why_stale(run, folder, noted.reads)
-            state = open_state if record["state"] != "done" else f"stale: {why}" if why else "done"
-            table.add_row(escape(str(folder.relative_to(run))), escape(state), str(record.get("seconds", "")),
+            name, why = str(folder.relative_to(run)), why_stale(run, folder, noted.reads)
+            state = "of an earlier recipe" if noted.leaves_out(name) else \
+                open_state if record["state"] != "done" else f"stale: {why}" if why else "done"
+            table.add_row(escape(name), escape(state), str(record.get("seconds", "")),
                           f"{record['bytes'] / 1e6:.1f}" if "bytes" in record else "", record.get("started", ""))
     ahead = [name for name in noted.names if not (run / name / "stage.json").is_file()]
     for name in ahead:
@@ -101,9 +103,10 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
         raise UsageError(f"{run}: no stages here; is it the folder given to --out?")
     Console(emoji=False).print(table)
     for folder, record in found:
-        if record is not None and record.get("kind") == "encoder":
-            for line in _health(folder, record["settings"]):
-                print(f"{folder.relative_to(run)}: {line}")
+        name = str(folder.relative_to(run))
+        if record is not None and record.get("kind") == "encoder" and not noted.leaves_out(name):
+            for line in _health(folder, record):
+                print(f"{name}: {line}")
 
 
 def _tried(round_: Round, device: torch.device) -> float | None:
@@ -146,21 +149,29 @@ def _time(seconds: float | None) -> str:
         f"{seconds / 3600:.1f} h"
 
 
-def _health(folder: Path, settings: dict[str, Any]) -> list[str]:
+def _health(folder: Path, record: dict[str, Any]) -> list[str]:
     """What the log of an encoder's stage says, in lines."""
-    shape, reads = settings.get("encoder", {}), _reads(folder.parent / "teacher")
+    shape = record["settings"].get("encoder", {})
+    reads, histograms = _learnt_from(folder, record)
     first, usual = reads != "layer", reads not in ("layer", "")  # curves are of trainings with a teacher of features
     reference = reference_for(*(shape.get(name) for name in ("frontend", "width", "layers"))) if usual else None
-    histograms = ((read_stage(folder.parent / "units") or {}).get("result") or {}).get("histogram")
     train, valid = read_metrics(folder, "train"), read_metrics(folder, "valid")
     found = examine(train, valid, reference, first, entropy_of(histograms) if histograms else None,
                     read_skipped(folder))
     return [line for line in (*map(str, found), verdict(train, valid, found)) if line]
 
 
-def _reads(teacher: Path) -> str:
-    """What a round's teacher reads: `layer` of an encoder in later rounds; empty where there is no teacher."""
-    return str((read_stage(teacher) or {"settings": {}})["settings"].get("features", ""))
+def _learnt_from(folder: Path, record: dict[str, Any]) -> tuple[str, list[list[int]] | None]:
+    """What the teacher of an encoder's units read (`layer` of another one in later rounds; empty where there was no
+    teacher), and the histograms of the units, if they are still there. Those beside it may be an earlier recipe's."""
+    used = record["inputs"].get("units")
+    units = None if used is None else read_stage(folder.parent / "units")
+    if units is None:
+        return "", None
+    teacher = read_stage(folder.parent / "teacher") if "teacher" in units["inputs"] else None
+    result = units.get("result") or {}
+    return (str(teacher["settings"].get("features", "")) if teacher is not None else "",
+            result.get("histogram") if result.get("hash") == used else None)
 
 
 def _place(name: str, record: dict[str, Any], order: list[str]) -> tuple[int, str, int]:

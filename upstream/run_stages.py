@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,13 @@ class NotedStages:
 
     names: list[str]
     reads: dict[str, list[str]]
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a stage in the run's folder was made for an earlier recipe, and is no part of the run now."""
+        return bool(self.names) and name not in self.names and _STAGE.fullmatch(name) is not None
+
+
+_STAGE = re.compile(r"corpus|round\d+/(teacher|units|encoder|quality)")  # what a pretraining may have
 
 
 def note_stages(out: Path, names: list[str], reads: dict[str, list[str]]) -> None:

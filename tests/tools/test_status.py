@@ -12,14 +12,15 @@ from upstream.run_stages import note_stages
 from upstream.stage import run_stage
 
 
-def make(folder, losses):
+def make(folder, losses, inputs=None, **valid):
     def work(target):
         records = [{"update": 100 * (i + 1), "kind": "train", "loss": loss} for i, loss in enumerate(losses)]
-        records.append({"update": 100 * len(losses), "kind": "valid", "loss": losses[-1], "label_entropy": 4.4})
+        records.append({"update": 100 * len(losses), "kind": "valid", "loss": losses[-1],
+                        **(valid or {"label_entropy": 4.4})})
         (target / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
         return {"hash": "h"}
 
-    run_stage(folder, "encoder", version=1, settings={}, inputs={}, work=work, say=lambda line: None)
+    run_stage(folder, "encoder", version=1, settings={}, inputs=inputs or {}, work=work, say=lambda line: None)
 
 
 def test_status_names_a_training_whose_labels_do_not_fit(tmp_path, capsys):
@@ -45,6 +46,35 @@ def test_status_says_that_a_training_stopped_itself_over_updates_that_were_not_f
     skipped.write_text("".join(json.dumps({"update": u, "utterances": ["u1"]}) + "\n" for u in range(61, 81)))
     run(["status", str(tmp_path)])
     assert "not finite" not in capsys.readouterr().out, "the run has gone on since"
+
+
+def test_status_does_not_judge_by_units_of_an_earlier_recipe(tmp_path, capsys):
+    """wav2vec 2.0 in the folder of an older HuBERT run: its loss, over a hundred negatives, was held against the
+    entropy of the ten classes of units that it never saw."""
+    def left(name, result):
+        run_stage(tmp_path / name, name.rpartition("/")[2], version=1, settings={"features": "mfcc"},
+                  inputs={"teacher": "t"}, work=lambda target: result, say=lambda line: None)
+
+    def said():
+        assert run(["status", str(tmp_path)]) == 0
+        return capsys.readouterr().out
+
+    left("round1/teacher", {"hash": "t"})
+    left("round1/units", {"hash": "u", "histogram": [[10] * 10]})
+    falling = [4.4, 3.9, 3.5, 3.2]
+    make(tmp_path / "round1/encoder", falling, {"units": "u"}, code_perplexity=40)
+    assert "round1/encoder: broken: after 400 updates the loss, 3.20 nats" in said(), "of ten classes"
+    make(tmp_path / "round1/encoder", falling, code_perplexity=40)
+    make(tmp_path / "round2/encoder", [4.4, 4.39, 4.38, 4.38])
+    note_stages(tmp_path, ["corpus", "round1/encoder"], {})
+    found = said()
+    assert "round1/encoder: " in found
+    assert "round1/encoder: broken" not in found
+    assert "round2/encoder: " not in found
+    assert {line.split()[1]: "of an earlier recipe" in line for line in found.splitlines() if "│ r" in line} == {
+        "round1/encoder": False, "round1/teacher": True, "round1/units": True, "round2/encoder": True}
+    make(tmp_path / "round1/encoder", falling, {"units": "others"}, code_perplexity=40)
+    assert "broken" not in said(), "the units have been made anew since"
 
 
 def test_what_is_put_aside_is_no_stage(tmp_path, capsys):
