@@ -31,10 +31,11 @@ from upstream.device import chosen_device
 from upstream.disk import content_hash, file_hash, read_json
 from upstream.errors import InputError, UsageError
 from upstream.locks import locked
-from upstream.pretrain import RoundResult, check_sources, pretrain
+from upstream.pretrain import RoundResult, check_sources, hold_out, pretrain
 from upstream.pretrain_recipe import Round, outside_encoders, rounds_of
 from upstream.progress import progress, say
 from upstream.recipe import as_settings, refine
+from upstream.round_data import check_data
 from upstream.round_encoders import read_outside, refuse_own
 from upstream.round_teacher import blamed_on
 from upstream.run_stages import refuse_other_stages
@@ -231,6 +232,9 @@ def _check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits, out:
         labelled, number = parse_cell(cell, recipe)
         with blamed_on(f"cell {cell!r}"):
             check_start(_finetuning(recipe, splits, labelled, f"round {number}" if number else SCRATCH, rounds), data)
+    recordings, wanted = splits.manifests[recipe.unlabelled], max(parse_cell(cell, recipe)[1] for cell in recipe.cells)
+    train, _ = hold_out(recordings, pretraining.valid_share, pretraining.seed)
+    check_data(rounds[:wanted], pretraining.probe, recordings, train)
     return rounds
 
 

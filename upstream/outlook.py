@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,18 +12,21 @@ import numpy as np
 
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, State, following
+from upstream.disk import read_json
 from upstream.model.config import EncoderConfig
 from upstream.pretrain import check_sources, pretrain
 from upstream.pretrain_recipe import (
+    SWITCHES,
     PretrainRecipe,
     Round,
     dimensions_read,
     encoders_read_by,
     outside_encoders,
     rounds_of,
+    weights_of,
 )
-from upstream.round_encoders import read_outside, refuse_own
-from upstream.run_stages import stage_names, stages_before, stages_read
+from upstream.round_encoders import read_outside, refuse_own, shape_hash
+from upstream.run_stages import encoder_inputs, stage_names, stages_before, stages_read
 from upstream.stage import read_stage
 from upstream.stage_bytes import most_bytes
 from upstream.training.monitor import read_metrics
@@ -84,10 +87,14 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
         return most_bytes(name.rpartition("/")[2], round_, manifest, lengths, dim)
 
     @cache
-    def teacher_tried(number: int) -> tuple[float, float] | None:
+    def read_by(number: int) -> list[EncoderConfig]:
         round_ = rounds[number - 1]
         reads = encoders_read_by(round_, rounds, outside) if round_.teacher.features == "layer" else []
-        return None if lengths is None else teacher_trial(round_, [r for r in reads if r is not None], lengths)
+        return [config for config in reads if config is not None]
+
+    @cache
+    def teacher_tried(number: int) -> tuple[float, float] | None:
+        return None if lengths is None else teacher_trial(rounds[number - 1], read_by(number), lengths)
 
     course = Course(out, first, last, look=True)
     course.check(names)
@@ -98,7 +105,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
             course.arrive(out / names[0], "to do", "", {})
     steps, reads = {step.name: step for step in course.steps}, stages_read(rounds)
     found: list[Outlook] = []
-    trials = _once(trial), teacher_tried
+    ways = _Ways(size, _once(trial), teacher_tried, read_by)
     for name in names:
         step, before = steps.get(name), stages_before(name, names, reads)
         state, why = ("to do", "") if step is None else (step.state, step.why)
@@ -106,25 +113,37 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
         if waits is not None and read_stage(out / name) is not None:
             state, why = "depends", f"on {waits}"
         anew = step is not None and step.anew and state != "depends"
-        ahead = _ahead(rounds, out, name, "to do" if anew and state == "unfinished" else state, why, size, trials)
+        ahead = _ahead(rounds, out, name, "to do" if anew and state == "unfinished" else state, why, ways)
         found.append(replace(ahead, state=state, anew=anew))
     return found
 
 
-def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, size: Size,
-           trials: tuple[Trial, Callable[[int], tuple[float, float] | None]]) -> Outlook:
+@dataclass(frozen=True)
+class _Ways:
+    """What is asked about stages that are ahead: their bytes; the rate of a round's training, if nobody knows it; of
+    the round of a number, how long its teacher and its units take, if nobody knows, and the encoders that it reads."""
+
+    size: Size
+    trial: Trial
+    teacher_trial: Callable[[int], tuple[float, float] | None]
+    read_by: Callable[[int], list[EncoderConfig]]
+
+
+def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, ways: _Ways) -> Outlook:
     record = read_stage(out / name)
     if state == "done" and record is not None:
         return Outlook(name, state, why, record.get("seconds"), record.get("bytes"))
     number, _, kind = name.partition("/")
     round_ = rounds[int(number.removeprefix("round")) - 1] if kind else None
     if kind == "encoder" and round_ is not None:
-        seconds = _training_seconds(round_, out, name if state == "unfinished" else None, trials[0])
-        return Outlook(name, state, why, seconds, size(name, round_))
-    seconds = _like(out, kind, round_)
-    if seconds is None and round_ is not None and kind in TEACHER_KINDS and (tried := trials[1](round_.number)):
-        seconds = tried[TEACHER_KINDS.index(kind)]
-    return Outlook(name, state, why, seconds, size(name, round_))
+        seconds = _training_seconds(round_, out, name if state == "unfinished" else None, ways.trial)
+        return Outlook(name, state, why, seconds, ways.size(name, round_))
+    seconds = None
+    if round_ is not None:
+        seconds = _like(out, kind, round_, ways.read_by(round_.number))
+        if seconds is None and kind in TEACHER_KINDS and (tried := ways.teacher_trial(round_.number)):
+            seconds = tried[TEACHER_KINDS.index(kind)]
+    return Outlook(name, state, why, seconds, ways.size(name, round_))
 
 
 def _once(trial: Trial) -> Trial:
@@ -140,9 +159,11 @@ def _once(trial: Trial) -> Trial:
 
 
 def _training_seconds(round_: Round, out: Path, unfinished: str | None, trial: Trial) -> float | None:
-    """What is left of the updates, at the median speed of the trainings in this run, or that of a trial."""
+    """What is left of the updates, at the median speed of such trainings in this run, or that of a trial."""
     speeds, done = [], 0
     for log in sorted(out.glob("round*/encoder/metrics.jsonl")):
+        if not _trains_alike(read_stage(log.parent), round_):
+            continue
         records = read_metrics(log.parent, "train")
         speeds += [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
         if unfinished is not None and log.parent == out / unfinished and records:
@@ -155,21 +176,43 @@ def _training_seconds(round_: Round, out: Path, unfinished: str | None, trial: T
     return (recipe.updates - done) * recipe.batch_seconds / float(np.median(speeds))
 
 
+def _trains_alike(record: dict[str, Any] | None, round_: Round) -> bool:
+    """Whether the stage of an encoder trained one of a round's shape, in its precision and micro-batches."""
+    if record is None:
+        return False
+    before, now, training = record["settings"]["encoder"], weights_of(round_)["encoder"], record["settings"]["training"]
+    return all(before.get(k) == now.get(k) for k in (before.keys() | now.keys()) - set(SWITCHES)) and all(
+        training.get(name) == getattr(round_.training, name) for name in ("precision", "micro_batch_seconds"))
+
+
 def _manifest(recipe: PretrainRecipe, out: Path) -> Path | None:
     """That of the recordings, where there is one: what is given now comes before what the run has heard so far."""
     return next((p for p in (Path(recipe.data), out / "corpus" / "manifest.arrow") if p.is_file()), None)
 
 
-def _like(out: Path, kind: str, round_: Round | None) -> float | None:
-    """What a stage of the same kind took in another round, where the teacher reads the same sort of features."""
-    if round_ is None:
-        return None
-    return next((record["seconds"] for record in _records(out, kind, round_) if "seconds" in record), None)
+def _like(out: Path, kind: str, round_: Round, reads: Sequence[EncoderConfig]) -> float | None:
+    """What a stage of the same kind took in another round, where the teacher reads the same sort of features, of
+    encoders of the same shapes."""
+    records = _records(out, kind, round_.teacher.features, [shape_hash(config) for config in reads])
+    return next((record["seconds"] for record in records if "seconds" in record), None)
 
 
-def _records(out: Path, kind: str, round_: Round) -> Iterator[dict[str, Any]]:
+def _records(out: Path, kind: str, features: str, shapes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    known, names = dict(_shapes(out)), encoder_inputs(len(shapes))
     for folder in sorted(out.glob("round*")):
         teacher, record = read_stage(folder / "teacher"), read_stage(folder / kind)
-        if teacher is not None and record is not None and \
-                teacher["settings"].get("features") == round_.teacher.features:
+        if teacher is None or record is None or teacher["settings"].get("features") != features:
+            continue
+        inputs = teacher["inputs"]
+        read = sum(name.startswith("encoder") and not name.endswith("_shape") for name in inputs)
+        if read == len(shapes) and shapes == [
+                inputs.get(f"{name}_shape") or known.get(inputs[name]) for name in names]:
             yield record
+
+
+def _shapes(out: Path) -> Iterator[tuple[str, str]]:
+    """The hash of each encoder that a run has done, and that of its shape."""
+    for folder in sorted(out.glob("round*/encoder")):
+        record, described = read_stage(folder), folder / "hubertkit.json"
+        if record is not None and record["state"] == "done" and described.is_file():
+            yield record["result"]["hash"], shape_hash(EncoderConfig.from_dict(read_json(described)["encoder"]))

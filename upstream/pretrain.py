@@ -33,6 +33,7 @@ from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
 from upstream.contrastive_task import ContrastiveTask
+from upstream.course import current
 from upstream.device import chosen_device
 from upstream.disk import content_hash, write_json
 from upstream.errors import RecipeError, UsageError
@@ -50,6 +51,7 @@ from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
+from upstream.round_data import check_data
 from upstream.round_encoders import EncoderFile, read_outside, refuse_own, start_from
 from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
 from upstream.run_stages import encoder_inputs, note_stages, refuse_other_stages, rounds_read, stage_names, stages_read
@@ -108,6 +110,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     with locked(out):
         note_stages(out, stage_names(recipe, rounds[:until_round]), stages_read(rounds[:until_round]))
         corpus = corpus_stage(recipe, out / "corpus", say)
+        if not ((course := current()) and course.look):  # who looks is told what is to be done
+            check_data(rounds[:until_round], recipe.probe, corpus.manifest, corpus.train)
         results: list[RoundResult] = []
         for round_ in rounds[:until_round]:
             folder = out / f"round{round_.number}"

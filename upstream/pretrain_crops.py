@@ -57,6 +57,11 @@ class Crops:
     copy: int = 0
 
 
+def least_frames(config: EncoderConfig, recipe: TrainingRecipe, mask: SpanMask) -> int:
+    """Frames of the shortest recording: as the recipe asks, and more than a mask could hide from end to end."""
+    return max(crop_frames(config.grid, recipe.least_seconds), mask.least_frames)
+
+
 class CropReader:
     """Crops of training utterances without end, and those of a validation.
 
@@ -130,8 +135,7 @@ class CropReader:
 
     @property
     def _least(self) -> int:
-        """Frames of the shortest crop: as the recipe asks, and more than a mask could hide from end to end."""
-        return max(crop_frames(self._config.grid, self._recipe.least_seconds), self._mask.least_frames)
+        return least_frames(self._config, self._recipe, self._mask)
 
     def _played(self, micro: MicroBatch, indices: np.ndarray) -> tuple[int, float]:
         """Frames of each crop of a micro-batch, and the speed at which all of them are played.

@@ -76,10 +76,14 @@ def read_outside(sources: Sequence[str]) -> tuple[dict[str, EncoderFile], dict[s
     for source in sources:
         say(f"reading {source}")
         encoder = load_encoder(source)
-        shape = {k: v for k, v in encoder.config.to_dict().items() if k not in SWITCHES}
-        files[source] = EncoderFile(source, encoder_hash(encoder), content_hash(shape))
+        files[source] = EncoderFile(source, encoder_hash(encoder), shape_hash(encoder.config))
         configs[source] = encoder.config
     return files, configs
+
+
+def shape_hash(config: EncoderConfig) -> str:
+    """Of a configuration, as far as it changes what an encoder gives, and how fast."""
+    return content_hash({k: v for k, v in config.to_dict().items() if k not in SWITCHES})
 
 
 def start_from(encoder: Encoder, init: EncoderFile | None) -> None:

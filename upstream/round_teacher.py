@@ -159,20 +159,29 @@ def _imported(path: Path, source: Source) -> Teacher:
 
 def _best_layer(recipe: TeacherRecipe, encoder: Encoder, manifest: Manifest, train: np.ndarray, probe: ProbeRecipe,
                 cache: CacheRecipe, seed: int, device: torch.device, progress: Report) -> int:
-    """The layer that a sweep picks: on the aligned recordings if there are any, else on those of the training."""
-    heard, alignments = manifest.select([int(i) for i in train]), None
-    if probe.alignments is not None:
-        alignments = find_alignments(Path(probe.alignments))
-        heard = manifest if probe.manifest is None else Manifest.load(Path(probe.manifest))
-        heard = heard.only([name for name in heard.ids if name in alignments])  # of which the sweep hears a part
-        if not len(heard):
-            raise InputError(f"{probe.alignments}: none of its {len(alignments)} alignments is of an utterance of the "
-                             "manifest; files are named for the utterances")
-    heard = _at_most(heard, probe.seconds)
+    """The layer that a sweep picks."""
+    heard = heard_by_sweep(manifest, train, probe)
+    alignments = None if probe.alignments is None else find_alignments(Path(probe.alignments))
     found = sweep(encoder, heard, [max(recipe.numbers)], seed=seed, alignments=alignments,
                   read=cache.open(heard).wave, layers=list(range(1, encoder.config.layers + 1)), device=device,
                   measure_abx=False, progress=progress)
     return found.layer
+
+
+def heard_by_sweep(manifest: Manifest, train: np.ndarray, probe: ProbeRecipe) -> Manifest:
+    """What is heard to pick the best layer: of the aligned recordings if there are any, else of those of the training.
+
+    Raises InputError where none of the alignments is of an utterance.
+    """
+    if probe.alignments is None:
+        return _at_most(manifest.select([int(i) for i in train]), probe.seconds)
+    alignments = find_alignments(Path(probe.alignments))
+    heard = manifest if probe.manifest is None else Manifest.load(Path(probe.manifest))
+    heard = heard.only([name for name in heard.ids if name in alignments])  # of which the sweep hears a part
+    if not len(heard):
+        raise InputError(f"{probe.alignments}: none of its {len(alignments)} alignments is of an utterance of the "
+                         "manifest; files are named for the utterances")
+    return _at_most(heard, probe.seconds)
 
 
 def _at_most(manifest: Manifest, seconds: float) -> Manifest:

@@ -114,6 +114,7 @@ def test_a_comparison_without_alignments_has_no_probe(name, spoken):
     (["pretrain.training.wandb=mine"], "training.wandb=mine: the package wandb is not installed", 2),
     (["labelled.3min.finetune.training.wandb=mine"], "training.wandb=mine: the package wandb is not installed", 2),
     (["labelled.3min.split=binary"], "binary.txt: no text of UTF-8", 1),
+    ([], "rounds.0.teacher.clusters=50: the recordings to train on have 24 frames", 1),
 ])
 def test_what_a_later_cell_needs_is_looked_for_before_the_first(tmp_path, spoken, capsys, monkeypatch, words, says,
                                                                 code):

@@ -432,6 +432,36 @@ def test_a_trial_says_how_long_teachers_and_units_take_and_is_asked_once_a_round
     assert folder["round1/units"] is None, "nobody has counted a folder's recordings yet"
 
 
+def test_the_time_of_a_round_is_that_of_rounds_of_its_own_shape(recordings, run):
+    """That of a large second round was taken from how fast a small first one had trained, and been read."""
+    asked = []
+
+    def tried(round_, shapes, lengths):
+        asked.append((round_.number, [shape.width for shape in shapes]))
+        return 5.0, 7.0
+
+    third = "{teacher: {features: layer, layer: 1, clusters: 6, sample_frames: 2000}}"
+
+    def ahead(*words, second=ROUNDS[1]):
+        chosen = recipe(recordings, *words, rounds=[ROUNDS[0], second, third])
+        found = {f.stage: f.seconds for f in outlook(chosen, run, lambda round_: 8.0, tried)}
+        return [found[name] for name in ("round2/encoder", "round3/teacher", "round3/units", "round3/encoder")], chosen
+
+    alike, chosen = ahead()
+    measured = {name: read_stage(run / f"round2/{name}")["seconds"] for name in ("teacher", "units")}
+    assert alike[1:3] == [measured["teacher"], measured["units"]], "round 3 reads what round 2 read"
+    by_trial = chosen.training.updates * chosen.training.batch_seconds / 8.0
+    assert alike[3] != by_trial
+    assert asked == []
+    larger, _ = ahead(second=ROUNDS[1].replace("{", "{encoder: {width: 48}, ", 1))
+    assert larger[:3] == [by_trial, 5.0, 7.0]
+    assert larger[3] == alike[3], "and round 3 is of the shape of round 1"
+    assert asked == [(3, [48])]
+    for word in ("training.precision=bf16", "training.micro_batch_seconds=2"):
+        assert ahead(word)[0][3] == by_trial
+    assert ahead("encoder.dropout=0.3")[0][1:] == alike[1:], "which takes no time"
+
+
 def test_seconds_of_a_teacher_follow_from_the_rate_of_its_features(recordings, monkeypatch):
     """By hand: 20 utterances of 10 s at 50 audio seconds a second are labelled in 4 s; a sample of one frame reads a
     single utterance, .2 s, on average."""
