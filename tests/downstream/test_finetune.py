@@ -201,6 +201,16 @@ def test_validation_scores_an_utterance_too_short_for_a_frame_as_no_words(traine
     assert with_scraps["blank_share"] == whole["blank_share"]
 
 
+@pytest.mark.parametrize(("symbol", "share"), [("<pad>", 1.0), ("A", 0.0)])
+def test_a_validation_tells_the_share_of_blanks(corpus, symbol, share):
+    found, vocabulary = recipe(corpus), Vocabulary.characters()
+    model = build_recogniser(found, vocabulary)
+    torch.nn.init.zeros_(model.head.weight)
+    model.head.bias.data[vocabulary.symbols.index(symbol)] = 1.0
+    train, dev = (Manifest.load(corpus / f"{part}.arrow") for part in ("train", "dev"))
+    assert RecogniserTask(model, vocabulary, train, dev, found, CPU).validate()["blank_share"] == share
+
+
 def test_transcribe_reads_files_in_order(trained, corpus):
     files = [corpus / "u10.wav", corpus / "u09.wav"]
     found = list(transcribe(trained[0], files, Settings()))
@@ -505,6 +515,23 @@ def test_the_architecture_counts_from_scratch_only(corpus):
     assert stage_settings(pretrained) == stage_settings(dataclasses.replace(pretrained, architecture=other))
 
 
+COUNT = {"symbols": "data", "changes": {"dropout": 0.3}, "seed": 1, "frozen": True, "freeze_updates": 7,
+         "fresh_layers": 1, "train_frontend": True, "head_scale": 2.0, "encoder_scale": 0.5, "head_dropout": 0.1,
+         "mask": SpecMaskRecipe(time_share=0.1), "speeds": [0.9, 1.1], "training": TrainingRecipe(precision="float32")}
+
+
+@pytest.mark.parametrize("name", COUNT)
+def test_what_the_weights_depend_on_is_in_the_key(name):
+    plain = FinetuneRecipe(encoder="somewhere")
+    assert stage_settings(dataclasses.replace(plain, **{name: COUNT[name]})) != stage_settings(plain)
+
+
+def test_every_value_of_a_recipe_is_in_the_key_or_known_not_to_matter():
+    """A new one must be put into a list on purpose. Inputs stand in the key by what they hold."""
+    elsewhere = {"data", "dev", "encoder", "architecture", "validation_seconds", "cache", "device"}
+    assert {f.name for f in dataclasses.fields(FinetuneRecipe)} == set(COUNT) | elsewhere
+
+
 def test_worked_example_of_the_ctc_loss():
     # Two frames, symbols blank and A, target A. Paths A-, -A, AA: .6*.3 + .4*.7 + .6*.7 = .88
     logprobs = torch.tensor([[[0.4, 0.6], [0.3, 0.7]]]).log()
@@ -533,6 +560,14 @@ def test_the_head_starts_as_the_reference_does():
     assert float(model.head.weight.detach().abs().max()) <= bound
     assert float(model.head.weight.detach().abs().max()) > 0.95 * bound
     assert not model.head.bias.any()
+
+
+def test_the_dropout_and_the_seed_of_a_recipe_reach_the_head(corpus):
+    one, again, other = (build_recogniser(recipe(corpus, seed=seed, head_dropout=0.3), Vocabulary.characters())
+                         for seed in (0, 0, 1))
+    assert one.dropout.p == 0.3
+    assert torch.equal(one.head.weight, again.head.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
 
 
 def test_utterances_that_come_again_in_an_update_are_masked_and_played_anew(corpus):
@@ -582,6 +617,40 @@ def test_a_front_end_that_stays_frozen_has_no_part_in_the_norm_of_gradients(corp
     parts = thawed.model.encoder
     assert all(p.grad is None for p in parts.feature_extractor.parameters())
     assert parts.feature_projection.projection.weight.grad is not None
+
+
+@pytest.mark.parametrize("options", [{"freeze_updates": 2}, {"frozen": True}])
+def test_a_frozen_encoder_gets_no_gradients_and_no_masks(corpus, tmp_path, options):
+    """Nor a part in the norm that gradients are clipped by, nor moments to begin with."""
+    save_encoder(Encoder(SHAPE).initialise(0), tmp_path, extra={})
+    found = task(corpus, dataclasses.replace(recipe(corpus, encoder=str(tmp_path), **options),
+                                             mask=SpecMaskRecipe(0.4, 5, 0.3, 8)))
+    found.groups()
+    [batch, *_] = next(found.updates(2))
+    assert (batch.mask, batch.channel_mask) == (None, None)
+    found.loss(batch).total.backward()
+    assert all(p.grad is None for p in found.model.encoder.parameters())
+    [batch, *_] = next(found.updates(3))
+    assert (batch.mask is None) == ("frozen" in options)
+
+
+def test_head_and_encoder_have_the_rates_of_the_recipe(corpus, tmp_path):
+    save_encoder(Encoder(SHAPE).initialise(0), tmp_path, extra={})
+    found = task(corpus, recipe(corpus, encoder=str(tmp_path), freeze_updates=2, head_scale=3.0, encoder_scale=0.5))
+    assert [(g.scale, g.from_update) for g in found.groups()] == [(3.0, 1), (0.5, 3)]
+
+
+def test_an_encoder_from_scratch_waits_for_nothing(corpus):
+    found = task(corpus, recipe(corpus, freeze_updates=2))
+    assert [g.from_update for g in found.groups()] == [1, 1]
+    found.loss(next(found.updates(1))[0]).total.backward()
+    assert all(p.grad is not None for p in found.model.encoder.encoder.parameters())
+
+
+def test_filterbanks_of_an_encoder_from_scratch_get_the_statistics_of_its_recordings(corpus):
+    shape = dataclasses.replace(SHAPE, fbank_norm="global")
+    found = task(corpus, dataclasses.replace(recipe(corpus), architecture=shape))
+    assert found.model.encoder.feature_extractor.mean.all()
 
 
 def test_a_short_validation_is_spread_over_all_of_dev(corpus):
