@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from upstream.audio.manifest import Manifest
+from upstream.errors import UsageError
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.recipe import load_recipe
+from upstream.run_stages import STAGES
 from upstream.stage import read_stage
 from upstream.training.monitor import read_metrics
 
@@ -81,8 +83,14 @@ def train(name: str, speech: Manifest, folder: Path, updates: int, *more: str) -
 
     Args:
         more: `key=value` words that come last.
+
+    Raises:
+        UsageError: the folder holds a `recordings.arrow` that no curve wrote there.
     """
     manifest = folder / MANIFEST
+    if manifest.is_file() and not (folder / STAGES).is_file() and Manifest.load(manifest).hash != speech.hash:
+        raise UsageError(f"{manifest}: another list of recordings, which no run of ours wrote; give the run a folder "
+                         "of its own")
     folder.mkdir(parents=True, exist_ok=True)
     speech.save(manifest)
     pretrain(_recipe(name, manifest, updates, *more), folder, until_round=1)

@@ -55,6 +55,7 @@ from upstream.audio.manifest import Manifest
 from upstream.device import best_device, chosen_device
 from upstream.disk import disk_errors
 from upstream.errors import UsageError
+from upstream.locks import locked
 from upstream.progress import say
 from upstream.recipe import load_recipe
 
@@ -173,10 +174,11 @@ def curves(
         raise UsageError(f"--updates {updates}: at least 0")
     check_manifest_file(run / MANIFEST, [recordings])
     command = shlex.join(["hubertkit", *sys.argv[1:]])
-    if recordings is None:
-        speech = synthesise(run / "speech", sentences(SENTENCES, 0), VOICES_TRAIN, 0, NOISE_DB)
-    else:
-        speech = import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
+    with locked(run):
+        if recordings is None:
+            speech = synthesise(run / "speech", sentences(SENTENCES, 0), VOICES_TRAIN, 0, NOISE_DB)
+        else:
+            speech = import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
     write_results(out, {"command": command, **record_curve(name, speech, run, updates)})
     print(out)
 

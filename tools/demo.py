@@ -26,6 +26,7 @@ from tools.synthesise import VOICES_TEST, VOICES_TRAIN, sentences, synthesise
 from upstream.audio.manifest import Manifest
 from upstream.disk import writing
 from upstream.keyed import keyed
+from upstream.locks import locked
 from upstream.progress import say
 from upstream.recipe import as_settings, load_recipe
 from upstream.stage import run_stage
@@ -72,7 +73,8 @@ def demo(
     recipe = recipe if seed is None else replace(recipe, seed=seed)
     check_out(out)  # before speech is made
     with launched(ranks, micro_batches(recipe), recipe.device, most_ranks(recipe)):
-        speech_stage(size, recipe.seed, out / "speech")
+        with locked(out):  # the speech of a demo that is running is not replaced
+            speech_stage(size, recipe.seed, out / "speech")
         results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
     show(results, Console())
     if quick:
