@@ -7,6 +7,7 @@ A folder holds `emissions.json` (symbols, blank, frame rate, provenance, content
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from upstream.disk import check_json, disk_errors, write_json
+from upstream.disk import check_json, disk_errors, load_array, save_array, write_json
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.headers import HASH, META, WRITING, Field, is_rate, is_whole, read_header, refuse_other_files
 from upstream.offsets import are_offsets
@@ -105,20 +106,21 @@ class EmissionsWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             with (self._unfinished / "offsets.npy").open("wb") as file:
-                np.save(file, offsets)
+                save_array(file, offsets)
                 file.flush()
                 os.fsync(file.fileno())
             _write_ids(self._unfinished / "ids.arrow", list(self._ids))
+            write_json(self._unfinished / "emissions.json", header)  # the last that a full disk can stop
             (self.folder / "emissions.json").unlink(missing_ok=True)
-            for name in _DATA_FILES:
+            for name in (*_DATA_FILES, "emissions.json"):
                 os.replace(self._unfinished / name, self.folder / name)
-            write_json(self.folder / "emissions.json", header)
             shutil.rmtree(self._unfinished)
         return header["hash"]
 
     def abandon(self) -> None:
         """Drop what was written; emissions that the folder held before are untouched."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk has not taken
+            self._file.close()
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
     def __enter__(self) -> EmissionsWriter:
@@ -126,10 +128,14 @@ class EmissionsWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
+        if kind is not None:
             self.abandon()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.abandon()
+            raise
 
     def _write_npy_header(self) -> None:
         # numpy pads the header so that the first axis can grow: the same number of bytes for every number of frames
@@ -184,8 +190,8 @@ class Emissions:
         folder = Path(folder)
         header = _read_header(folder)
         try:
-            rows = np.load(folder / "logprobs.npy", mmap_mode="r", allow_pickle=False)
-            offsets = np.array(np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False))
+            rows = load_array(folder / "logprobs.npy", mmap_mode="r")
+            offsets = np.array(load_array(folder / "offsets.npy", mmap_mode="r"))
             ids = _read_ids(folder / "ids.arrow")
         except (OSError, EOFError, ValueError, KeyError, pa.ArrowInvalid) as error:
             raise FormatError(f"{folder}: emissions cannot be read ({error}); compute them again") from error

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from tokenize import TokenError
+from typing import Any, BinaryIO, Literal
 
+import numpy as np
 from safetensors import SafetensorError
 
 from upstream.errors import FormatError, HubertkitError, UsageError
@@ -53,6 +56,24 @@ def writing(path: Path) -> Iterator[Path]:
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give temporary paths beside files that belong together; a full disk leaves all that were there.
+
+    They are renamed when all are written and flushed, in this order. The last one is the file that readers ask for
+    first: the old one goes before the first rename, so nobody reads it beside others.
+
+    Raises:
+        UsageError: one of the paths is a folder, a device or a pipe.
+    """
+    with contextlib.ExitStack() as stack:
+        temporaries = [stack.enter_context(writing(path)) for path in reversed(paths)][::-1]
+        yield temporaries
+        for temporary in temporaries:
+            _flush(temporary)
+        paths[-1].unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -96,8 +117,27 @@ def disk_reason(error: OSError, where: Path | None = None) -> str | None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; numbers that JSON has no words for (NaN, infinity) are refused."""
     with writing(path) as temporary:
-        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(json_text(content), encoding="utf-8")
+
+
+def json_text(content: Any) -> str:
+    """What `write_json` writes. Raises ValueError for numbers that JSON has no words for."""
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """As `np.load` without pickles. Raises ValueError for every header that is damaged, half of it zeros, too."""
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (TokenError, SyntaxError) as error:
+        raise ValueError(f"{path}: the header is damaged") from error
+
+
+def save_array(file: BinaryIO, array: np.ndarray) -> None:
+    """As `np.save`, which drops the number of the system's error, so that nobody can tell a full disk."""
+    content = io.BytesIO()
+    np.save(content, array)
+    file.write(content.getbuffer())
 
 
 def check_json(values: dict[str, Any], where: Path) -> None:

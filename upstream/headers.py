@@ -98,7 +98,9 @@ def refuse_other_files(header: Path, kind: str, parts: Parts, names: Sequence[st
 
 @contextlib.contextmanager
 def unfinished(folder: Path) -> Iterator[None]:
-    """Say in a folder that it is being written, for as long as that takes or until it is done anew."""
+    """Say in a folder that it is being written, for as long as that takes; after a kill, until it is done anew."""
     (folder / WRITING).mkdir(parents=True, exist_ok=True)
-    yield
-    (folder / WRITING).rmdir()
+    try:
+        yield
+    finally:
+        (folder / WRITING).rmdir()

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from upstream.disk import check_json, disk_errors, read_json, write_json, writing
+from upstream.disk import check_json, disk_errors, json_text, read_json, writing_together
 from upstream.errors import FormatError, InputError
 from upstream.headers import refuse_other_files, unfinished
 from upstream.keyed import keyed, keyed_torch
@@ -124,18 +124,17 @@ class CharacterModel(nn.Module):
         return [found[text] for text in texts]
 
     def save(self, folder: Path, about: dict[str, Any] | None = None) -> None:
-        """Write the folder; `characters.json` comes last, so a folder without it is not finished. Raises UsageError for
-        an `about` that JSON cannot hold."""
+        """Write the folder; `characters.json` comes last, so a folder without it is not finished. A full disk leaves
+        the model that was there. Raises UsageError for an `about` that JSON cannot hold."""
         folder = Path(folder)
         header: dict[str, Any] = {
             "format": f"hubertkit {KIND}", "version": FORMAT_VERSION, "characters": list(self.characters),
             "shape": asdict(self.shape), "about": dict(about or {})}
         check_json(header["about"], folder / "characters.json")
-        with disk_errors(folder), unfinished(folder):
-            (folder / "characters.json").unlink(missing_ok=True)
-            with writing(folder / WEIGHTS) as temporary:
-                save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, temporary)
-            write_json(folder / "characters.json", header)
+        paths = [folder / WEIGHTS, folder / "characters.json"]
+        with disk_errors(folder), unfinished(folder), writing_together(paths) as (weights, described):
+            save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, weights)
+            described.write_text(json_text(header), encoding="utf-8")
 
     @staticmethod
     def load(folder: Path, device: torch.device | str = "cpu") -> CharacterModel:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import files_up_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downstream.emissions import Emissions, EmissionsWriter
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, HubertkitError, InputError, UsageError
 
 SYMBOLS = ("<pad>", "|", "A", "B")
 
@@ -174,3 +175,38 @@ def test_an_unknown_id_is_named(tmp_path):
 def test_the_blank_must_be_a_column(tmp_path):
     with pytest.raises(InputError, match="blank is column 4 of 4"):
         EmissionsWriter(tmp_path, SYMBOLS, 4, 50.0)
+
+
+def test_a_full_disk_under_an_array_is_one_line(tmp_path):
+    """`np.save` gives an error without its number: a traceback."""
+    before = write(tmp_path, {"a": some_logprobs(5)}).hash
+    with files_up_to(300), pytest.raises(HubertkitError, match="larger than is allowed"):
+        write(tmp_path, {f"b{i}": some_logprobs(0) for i in range(50)})  # 400 bytes of offsets
+    assert Emissions.load(tmp_path).hash == before
+    assert not (tmp_path / ".writing").exists()
+
+
+@pytest.mark.parametrize("frames", [100, 100_000])
+def test_what_a_full_disk_stopped_leaves_no_unfinished_folder(tmp_path, frames):
+    """Closing the file failed once more, for the same reason."""
+    with files_up_to(300), pytest.raises(HubertkitError, match="larger than is allowed"):
+        write(tmp_path, {"a": some_logprobs(frames)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_header_of_zeros_is_one_line(tmp_path):
+    """`tokenize.TokenError`: what a crash left of the file."""
+    write(tmp_path, {"a": some_logprobs(5)})
+    content = (tmp_path / "logprobs.npy").read_bytes()
+    (tmp_path / "logprobs.npy").write_bytes(content[:40] + bytes(60) + content[100:])
+    with pytest.raises(FormatError, match="cannot be read"):
+        Emissions.load(tmp_path)
+
+
+def test_a_full_disk_under_the_header_leaves_the_emissions_that_were_there(tmp_path):
+    """They were replaced first, and then their header could not be written."""
+    before = write(tmp_path, {"a": some_logprobs(5)}).hash
+    with files_up_to(2000), pytest.raises(HubertkitError, match="larger than is allowed"):
+        write(tmp_path, {"b": some_logprobs(3)}, meta={"made by": "x" * 3000})
+    assert Emissions.load(tmp_path).hash == before
+    assert not (tmp_path / ".writing").exists()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from upstream.disk import file_hash
+from upstream.disk import file_hash, load_array
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.teacher.kmeans import MOST_CLUSTERS
 from upstream.teacher.quantiser import Quantiser
@@ -50,6 +50,6 @@ def import_centroids(path: Path, features: dict[str, Any]) -> Teacher:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # a size that the file does not have is an error
+        return load_array(path, mmap_mode="r")  # a size that the file does not have is an error
     except (OSError, EOFError, ValueError) as error:
         raise FormatError(f"{path}: cannot be read as an array ({error})") from error

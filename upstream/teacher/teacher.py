@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from upstream import ranks
-from upstream.disk import check_json, disk_errors, read_json, write_json, writing
+from upstream.disk import check_json, disk_errors, json_text, load_array, read_json, save_array, writing_together
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
@@ -161,8 +161,8 @@ class Teacher:
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the teacher to a folder; each file under a temporary name first, `teacher.json` last. Raises UsageError
-        for `fitted` or `features` that JSON cannot hold."""
+        """Write the teacher to a folder, all files under temporary names first: a full disk leaves the teacher that was
+        there. Raises UsageError for `fitted` or `features` that JSON cannot hold."""
         folder = Path(folder)
         books, projection = self.quantiser.codebooks, self.quantiser.projection
         arrays = {name: book.numpy() for name, book in zip(_codebook_files(len(books)), books)}
@@ -175,10 +175,11 @@ class Teacher:
         check_json(described, folder / "teacher.json")
         with disk_errors(folder), unfinished(folder):
             held = parts_held(folder / "teacher.json", KIND, _parts) or []
-            for name, array in arrays.items():
-                with writing(folder / name) as temporary, temporary.open("wb") as file:
-                    np.save(file, array)
-            write_json(folder / "teacher.json", described)
+            with writing_together([folder / name for name in (*arrays, "teacher.json")]) as temporaries:
+                for temporary, array in zip(temporaries, arrays.values()):
+                    with temporary.open("wb") as file:
+                        save_array(file, array)
+                temporaries[-1].write_text(json_text(described), encoding="utf-8")
             for left in {*held} - {*arrays, "teacher.json"}:
                 (folder / left).unlink(missing_ok=True)  # of a teacher that the folder held before
 
@@ -191,8 +192,8 @@ class Teacher:
             raise FormatError(f"{folder / 'teacher.json'}: not a teacher of format version {VERSION}; fit it again")
         try:
             names = _codebook_files(int(described.get("codebooks", 1)))
-            books = [np.load(folder / name, allow_pickle=False) for name in names]
-            projection = Projection.from_array(np.load(folder / PROJECTION, allow_pickle=False)) \
+            books = [load_array(folder / name) for name in names]
+            projection = Projection.from_array(load_array(folder / PROJECTION)) \
                 if described.get("pca") else None
             quantiser = Quantiser(tuple(map(torch.from_numpy, books)), described.get("kind", "single"), projection)
             check_clusters(quantiser.classes, quantiser.kind)

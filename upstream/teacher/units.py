@@ -7,6 +7,7 @@ another). `units.json` is written last: without it the folder holds no units.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from upstream.disk import check_json, disk_errors, write_json
+from upstream.disk import check_json, disk_errors, load_array, save_array, write_json
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID
 from upstream.headers import HASH, META, WRITING, Field, is_rate, is_whole, parts_held, read_header, refuse_other_files
@@ -108,22 +109,23 @@ class UnitsWriter:
             for file in self._files:
                 _finish(file)
             with (self._unfinished / "offsets.npy").open("wb") as file:
-                np.save(file, offsets)
+                save_array(file, offsets)
                 _finish(file)
             _write_ids(self._unfinished / "ids.arrow", list(self._ids))
+            write_json(self._unfinished / "units.json", header)  # the last that a full disk can stop
             held = parts_held(self.folder / "units.json", KIND, _parts) or []
             for old in (*held, "units.json"):  # the header last: it names what is still to be removed
                 (self.folder / old).unlink(missing_ok=True)
-            for path in sorted(self._unfinished.iterdir()):
+            for path in sorted(self._unfinished.iterdir()):  # units.json is the last of them
                 os.replace(path, self.folder / path.name)
-            write_json(self.folder / "units.json", header)
             self._unfinished.rmdir()
         return str(header["hash"])
 
     def abandon(self) -> None:
         """Drop what was written; units that the folder held before are untouched."""
         for file in self._files:
-            file.close()
+            with contextlib.suppress(OSError):  # what a full disk has not taken
+                file.close()
         shutil.rmtree(self._unfinished, ignore_errors=True)
 
     def __enter__(self) -> UnitsWriter:
@@ -131,10 +133,14 @@ class UnitsWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
+        if kind is not None:
             self.abandon()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.abandon()
+            raise
 
     def _write_npy_headers(self) -> None:
         # numpy pads the header so that the first axis can grow: the same number of bytes for every number of frames
@@ -191,9 +197,9 @@ class Units:
         folder = Path(folder)
         header = _read_header(folder)
         try:
-            streams = tuple(np.load(folder / name, mmap_mode="r" if header["frames"] else None, allow_pickle=False)
+            streams = tuple(load_array(folder / name, mmap_mode="r" if header["frames"] else None)
                             for name in _stream_files(len(header["classes"])))
-            offsets = np.array(np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False))
+            offsets = np.array(load_array(folder / "offsets.npy", mmap_mode="r"))
             ids = _read_ids(folder / "ids.arrow")
         except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise FormatError(f"{folder}: units cannot be read ({error}); make them again") from error

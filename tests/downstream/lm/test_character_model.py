@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from full_disk import files_up_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from downstream.lm.character_model import (
     _batches,
     train_characters,
 )
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, HubertkitError, InputError, UsageError
 
 TEXTS = ["", "A", "AB BA", "B", "AB BA", "A€"]
 SMALL = CharacterShape(16, 2, 0.0)
@@ -137,3 +138,13 @@ def test_other_folders_are_refused(model, tmp_path):
         train_characters(["", ""])
     with pytest.raises(InputError, match="at least 1"):
         CharacterShape(0)
+
+
+@pytest.mark.parametrize("size", [1, 4096])
+def test_a_full_disk_leaves_the_character_model_that_was_there(model, tmp_path, size):
+    """characters.json was gone before the weights were written, and the next training was refused the folder."""
+    model.save(tmp_path)
+    with files_up_to(size), pytest.raises(HubertkitError, match="larger than is allowed"):
+        model.save(tmp_path, {"updates": 2})
+    assert CharacterModel.load(tmp_path).scores(TEXTS) == model.scores(TEXTS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["characters.json", "model.safetensors"]

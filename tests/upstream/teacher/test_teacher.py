@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from full_disk import files_up_to
 
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, HubertkitError, InputError, UsageError
 from upstream.features.source import FbankSource, LayerSource, MfccSource
 from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
@@ -317,3 +318,25 @@ def test_stretches_of_another_teacher_or_manifest_are_labelled_anew(recordings, 
         assert sorted(reads.seen) == list(range(6))
         assert (units.teacher_hash, units.manifest_hash) == (teacher.hash, rest.hash)
         assert names(tmp_path) == ["ids.arrow", "offsets.npy", "stream0.npy", "units.json"]
+
+
+def test_a_full_disk_leaves_the_teacher_that_was_there(recordings, tmp_path):
+    """The first codebooks were those of the new one."""
+    made = recordings(LENGTHS)
+    small, large = (Teacher.fit(MfccSource(), made, k, seed=0, read=made.read, iterations=2) for k in ((3, 2), (3, 9)))
+    small.save(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    size = (tmp_path / "centroids0.npy").stat().st_size
+    with files_up_to(size), pytest.raises(HubertkitError, match="larger than is allowed"):
+        large.save(tmp_path)
+    assert Teacher.load(tmp_path).hash == small.hash
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_header_of_zeros_is_one_line(recordings, tmp_path):
+    """`tokenize.TokenError`: what a crash left of the file."""
+    fitted(recordings)[1].save(tmp_path)
+    content = (tmp_path / "centroids.npy").read_bytes()
+    (tmp_path / "centroids.npy").write_bytes(content[:40] + bytes(60) + content[100:])
+    with pytest.raises(FormatError, match="cannot be read"):
+        Teacher.load(tmp_path)

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from full_disk import files_up_to
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, HubertkitError, InputError, UsageError
 from upstream.offsets import are_offsets
 from upstream.teacher.units import Units, UnitsWriter
 
@@ -191,3 +192,37 @@ def test_a_label_beyond_the_classes_is_named(tmp_path):
     (tmp_path / "units.json").write_text(json.dumps({**header, "classes": [3]}))
     with pytest.raises(InputError, match=r"x has the label 3; units\.json says that there are 3 classes"):
         Units.load(tmp_path).labels("x")
+
+
+def test_a_full_disk_under_an_array_is_one_line(tmp_path):
+    """`np.save` gives an error without its number: a traceback."""
+    before = write(tmp_path, {"a": [[1, 2]]}).hash
+    with files_up_to(300), pytest.raises(HubertkitError, match="larger than is allowed"):
+        write(tmp_path, {f"b{i}": [[1]] for i in range(50)})  # 400 bytes of offsets
+    assert Units.load(tmp_path).hash == before
+    assert not (tmp_path / ".writing").exists()
+
+
+@pytest.mark.parametrize("frames", [1000, 100_000])
+def test_what_a_full_disk_stopped_leaves_no_unfinished_folder(tmp_path, frames):
+    """Closing the files failed once more, for the same reason."""
+    with files_up_to(300), pytest.raises(HubertkitError, match="larger than is allowed"):
+        write(tmp_path, {"a": [[1] * frames]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_header_of_zeros_is_one_line(tmp_path):
+    write(tmp_path, {"a": [[1, 2]]})
+    content = (tmp_path / "stream0.npy").read_bytes()
+    (tmp_path / "stream0.npy").write_bytes(content[:40] + bytes(60) + content[100:])
+    with pytest.raises(FormatError, match="cannot be read"):
+        Units.load(tmp_path)
+
+
+def test_a_full_disk_under_the_header_leaves_the_units_that_were_there(tmp_path):
+    """They were replaced first, and then their header could not be written."""
+    before = write(tmp_path, {"a": [[1, 2]]}).hash
+    with files_up_to(2000), pytest.raises(HubertkitError, match="larger than is allowed"):
+        write(tmp_path, {"b": [[1]]}, meta={"made by": "x" * 3000})
+    assert Units.load(tmp_path).hash == before
+    assert not (tmp_path / ".writing").exists()
