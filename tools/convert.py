@@ -56,21 +56,23 @@ def convert(
     found = with_vocabulary(found, vocabulary)
     for note in found.notes:
         say(f"note: {note}")
-    for loss in write_as(found, target, to.value):
+    teacher = Path(found.source) / TEACHER
+    for loss in write_as(found, target, to.value, lambda folder: _carry_teacher(teacher, folder)):
         say(f"not in {to.value}: {loss}")
-    _carry_teacher(Path(found.source) / TEACHER, target, to)
+    if to is not Format.huggingface and _is_teacher(teacher):
+        say(f"not in {to.value}: the teacher of its units, which stays in {teacher}")
     parameters = sum(tensor.numel() for tensor in found.tensors.values())
     print(f"{target}: {to.value}, an encoder of {parameters:,} parameters{_heads(found)}")
 
 
-def _carry_teacher(teacher: Path, target: Path, to: Format) -> None:
+def _carry_teacher(teacher: Path, folder: Path) -> None:
     """The teacher that made the labels of a pretraining head goes along into a folder; a file has no place for it."""
-    if not (teacher / "teacher.json").is_file():
-        return
-    if to is Format.huggingface:
-        Teacher.load(teacher).save(target / TEACHER)
-    else:
-        say(f"not in {to.value}: the teacher of its units, which stays in {teacher}")
+    if _is_teacher(teacher):
+        Teacher.load(teacher).save(folder / TEACHER)
+
+
+def _is_teacher(folder: Path) -> bool:
+    return (folder / "teacher.json").is_file()
 
 
 def _heads(found: Checkpoint) -> str:

@@ -1,4 +1,4 @@
-"""Folders that one process works in at a time."""
+"""Folders that one process works in at a time, and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from upstream import ranks
-from upstream.disk import disk_errors
-from upstream.errors import BusyError, HubertkitError
+from upstream.disk import disk_errors, remove
+from upstream.errors import BusyError, HubertkitError, UsageError
+from upstream.headers import WRITING
 
 LOCK = ".lock"
 
@@ -32,6 +34,42 @@ def locked(run: Path) -> Iterator[None]:
             if is_new:
                 _remove_unused(run)
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder that becomes `folder` on success and goes on failure. What a killed process left of one is
+    cleared; a second process is refused.
+
+    Raises:
+        UsageError: the folder is there and holds something.
+        BusyError: another process fills it.
+    """
+    folder = Path(folder)
+    within = folder.is_dir()  # it may be a link or a place where a disk is mounted, which no rename replaces
+    hidden = folder / WRITING if within else folder.with_name(f".{folder.name}{WRITING}")
+    with locked(hidden):
+        try:
+            if is_taken(folder):
+                raise UsageError(f"{folder}: is there already; give another folder")
+            for left in [path for path in hidden.iterdir() if path.name != LOCK]:
+                remove(left)
+            yield hidden
+            if within:
+                for path in [path for path in hidden.iterdir() if path.name != LOCK]:
+                    path.rename(folder / path.name)
+            else:
+                hidden.rename(folder)
+                (folder / LOCK).unlink()
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a file stands at a path, or a folder that holds more than what `filling` left unfinished."""
+    if not path.is_dir():
+        return path.exists()
+    return any(found.name != WRITING for found in path.iterdir())
 
 
 def busy(run: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from full_disk import files_up_to
 
 from downstream.text.vocabulary import Vocabulary
 from tools.main import run
@@ -120,3 +121,33 @@ def test_the_teacher_and_the_statistics_of_units_travel_along(tmp_path, capsys):
     capsys.readouterr()
     assert _convert(tmp_path / "hf", tmp_path / "f.pt", "--to", "fairseq") == 0
     assert "not in fairseq: the teacher of its units" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("to", "name"), [("huggingface", "a"), ("fairseq", "a.pt"), ("torchaudio", "a.pt")])
+def test_a_full_disk_in_a_conversion_is_one_line(tmp_path, capsys, to, name):
+    """A traceback, and then "already there"."""
+    with files_up_to(20_000):
+        assert _convert(PRETRAINED, tmp_path / name, "--to", to) == 1
+    assert "the file is larger than is allowed here" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert _convert(PRETRAINED, tmp_path / name, "--to", to) == 0
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_an_interrupted_conversion_can_be_given_again(tmp_path, monkeypatch, empty):
+    def killed(checkpoint, folder):
+        (folder / "more").mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # nobody clears up behind a killed process
+        raise KeyboardInterrupt
+
+    if empty:
+        (tmp_path / "a").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("upstream.model.converting.save_checkpoint", killed)
+        _convert(PRETRAINED, tmp_path / "a", "--to", "huggingface")
+    monkeypatch.undo()
+    assert _convert(PRETRAINED, tmp_path / "a", "--to", "huggingface") == 0
+    assert read_checkpoint(tmp_path / "a").prediction is not None
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert {".lock", ".writing", "more"}.isdisjoint(p.name for p in (tmp_path / "a").iterdir())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
+from upstream.disk import disk_errors
 from upstream.errors import UsageError
+from upstream.locks import filling, is_taken
 from upstream.model.formats import fairseq_writing, torchaudio
 from upstream.model.formats.checkpoint import Checkpoint
 from upstream.model.saving import save_checkpoint
@@ -14,14 +17,17 @@ Format = Literal["huggingface", "fairseq", "torchaudio"]
 _FILE_ENDINGS = (".pt", ".pth")
 
 
-def write_as(checkpoint: Checkpoint, target: Path, to: Format) -> list[str]:
-    """Write a checkpoint in another format; gives what that cannot hold, a line each.
+def write_as(checkpoint: Checkpoint, target: Path, to: Format,
+             beside: Callable[[Path], None] | None = None) -> list[str]:
+    """Write a checkpoint in another format, whole or not at all; gives what that cannot hold, a line each.
 
     Args:
         target: a folder for huggingface, which is one of ours as well; a file ending in .pt or .pth for the others.
+        beside: writes more into the folder of huggingface, before that takes its name.
 
     Raises:
         UsageError: something stands at `target`, or the format has no such model.
+        HubertkitError: the disk is full or cannot be written; nothing is left then.
     """
     target = Path(target)
     if to not in get_args(Format):
@@ -29,14 +35,18 @@ def write_as(checkpoint: Checkpoint, target: Path, to: Format) -> list[str]:
     if checkpoint.config.frontend != "conv":
         raise UsageError(f"{checkpoint.source}: the {checkpoint.config.frontend} front end is hubertkit's own; {to} "
                          "has convolutions only, so nothing was written")
-    if target.exists() and (target.is_file() or any(target.iterdir())):
+    if is_taken(target):
         raise UsageError(f"{target}: already there; give a name that is free")
     if to == "huggingface":
-        save_checkpoint(checkpoint, target)
+        with disk_errors(target), filling(target) as folder:
+            save_checkpoint(checkpoint, folder)
+            if beside is not None:
+                beside(folder)
         return _unread_by_transformers(checkpoint)
     if target.suffix not in _FILE_ENDINGS:
         raise UsageError(f"{target}: {to} keeps a model in one file; give a name that ends in {_FILE_ENDINGS[0]}")
-    return fairseq_writing.write(checkpoint, target) if to == "fairseq" else torchaudio.write(checkpoint, target)
+    with disk_errors(target):
+        return fairseq_writing.write(checkpoint, target) if to == "fairseq" else torchaudio.write(checkpoint, target)
 
 
 def _unread_by_transformers(checkpoint: Checkpoint) -> list[str]:

@@ -22,7 +22,7 @@ from upstream.model.config import EncoderConfig
 from upstream.model.formats.checkpoint import Checkpoint, CtcHead, Prediction
 from upstream.model.formats.fairseq import BODY, FILLER_BIAS, QUANTISER, SPECIALS, their_name
 from upstream.model.formats.fairseq_config import as_groups, ctc_overrides, model_group
-from upstream.model.formats.pickles import Dictionary
+from upstream.model.formats.pickles import Dictionary, write_torch_file
 
 _MODELS = {"hubert": "hubert", "wav2vec2": "wav2vec2", "data2vec": "data2vec_audio"}
 _CTC = {"hubert": "hubert_ctc", "wav2vec2": "wav2vec_ctc"}
@@ -229,4 +229,4 @@ class _Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]  # the one i
 def _save(content: dict[str, Any], path: Path) -> None:
     module = types.SimpleNamespace(Pickler=_Pickler, __name__="pickle")
     with writing(path) as temporary:
-        torch.save(content, temporary, pickle_module=module)
+        write_torch_file(temporary, content, module)

@@ -1,4 +1,4 @@
-"""Torch files of others, read without running anything of their pickles.
+"""Torch files of others, read without running anything of their pickles, and written.
 
 A pickle names functions and classes and has them called. torch's own restricted unpickler knows tensors and plain
 containers; here it is given stand-ins for the few further classes that fairseq's files name. They keep what they are
@@ -7,6 +7,7 @@ given and do nothing. Every other name is refused, before anything is called.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import re
@@ -68,6 +69,13 @@ _ALLOWED: dict[str, Callable[..., Any]] = {
     "collections.defaultdict": _empty,
     **{f"builtins.{name}": _Kept for name in ("dict", "list", "str", "int", "float", "bool")},  # types in its metadata
 }
+
+
+def write_torch_file(path: Path, content: Any, pickle_module: Any = pickle) -> None:
+    """As `torch.save`, whose errors do not say that a disk is full."""
+    file = io.BytesIO()
+    torch.save(content, file, pickle_module=pickle_module)
+    path.write_bytes(file.getbuffer())
 
 
 def read_torch_file(path: Path) -> Any:

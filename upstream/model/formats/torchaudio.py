@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upstream.disk import read_json, write_json, writing
+from upstream.disk import json_text, read_json, writing_together
 from upstream.errors import FormatError, UsageError
 from upstream.frames import CONV_GRID
 from upstream.model.config import EncoderConfig
@@ -31,6 +31,7 @@ from upstream.model.formats.checkpoint import (
     shapes,
     take,
 )
+from upstream.model.formats.pickles import write_torch_file
 from upstream.model.formats.published import settings_from_shapes
 
 _ARGUMENTS = {"extractor_conv_bias": "conv_bias", "encoder_embed_dim": "width",
@@ -146,9 +147,9 @@ def write(checkpoint: Checkpoint, path: Path) -> list[str]:
                    "logit_generator.final_proj.weight": head.weight, "logit_generator.final_proj.bias": head.bias}
     else:
         lost.append("the mask vector: only torchaudio's hubert_pretrain_model has one")
-    with writing(path) as temporary:
-        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    write_json(sidecar(path), described)
+    with writing_together([sidecar(path), path]) as (about, weights):  # the weights last: theirs is the name to be free
+        write_torch_file(weights, {name: tensor.contiguous() for name, tensor in tensors.items()})
+        about.write_text(json_text(described), encoding="utf-8")
     return lost
 
 
