@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 
 from tools.espeak import Request, Speech, speak
 from tools.sentences import sentences
+from upstream.audio.cutting import encoded
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.disk import disk_errors
 from upstream.errors import HubertkitError, InputError, UsageError
@@ -160,7 +160,7 @@ def _write_all(folder: Path, plan: list[tuple[str, Voice, str]], seed: int, nois
     with progress("synthesising", len(plan)) as report:
         for done, ((name, _, _), speech) in enumerate(zip(plan, speak(requests)), 1):
             wave, phones = _recording(speech, keyed(seed, "synthesise", name), noise_db)
-            soundfile.write(folder / "audio" / f"{name}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
+            (folder / "audio" / f"{name}.flac").write_bytes(encoded(wave))
             (folder / "alignments" / f"{name}.ctm").write_text(_ctm(name, phones, len(wave)), encoding="utf-8")
             samples.append(len(wave))
             report(done)

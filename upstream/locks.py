@@ -13,9 +13,9 @@ from pathlib import Path
 from upstream import ranks
 from upstream.disk import disk_errors, remove
 from upstream.errors import BusyError, HubertkitError, UsageError
-from upstream.headers import WRITING
 
 LOCK = ".lock"
+UNFINISHED = ".writing"  # within a folder that was there already, and empty
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def filling(folder: Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     within = folder.is_dir()  # it may be a link or a place where a disk is mounted, which no rename replaces
-    hidden = folder / WRITING if within else folder.with_name(f".{folder.name}{WRITING}")
+    hidden = folder / UNFINISHED if within else folder.with_name(f".{folder.name}{UNFINISHED}")
     with locked(hidden):
         try:
             if is_taken(folder):
@@ -69,7 +69,7 @@ def is_taken(path: Path) -> bool:
     """Whether a file stands at a path, or a folder that holds more than what `filling` left unfinished."""
     if not path.is_dir():
         return path.exists()
-    return any(found.name != WRITING for found in path.iterdir())
+    return any(found.name != UNFINISHED for found in path.iterdir())
 
 
 def busy(run: Path) -> bool:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from full_disk import files_up_to
 
 from tools.espeak import Request, speak
 from tools.synthesise import VOICES_TEST, VOICES_TRAIN, Voice, phone_of, sentences, synthesise
@@ -166,3 +167,9 @@ def test_recordings_of_somebody_else_are_not_replaced(tmp_path, name):
         synthesise(tmp_path, ["hello there"], VOICES_TRAIN, seed=1)
     assert place.read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_full_disk_under_synthesised_speech_is_one_line(tmp_path):
+    with files_up_to(10_000), pytest.raises(HubertkitError, match="larger than is allowed"):
+        synthesise(tmp_path, ["FIVE SMALL SHIPS"], VOICES_TEST[:1], seed=1)
+    assert not (tmp_path / "manifest.arrow").exists()

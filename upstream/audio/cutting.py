@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import soundfile
 
 from upstream.audio.caching import sixteen_bits
@@ -19,6 +19,7 @@ from upstream.audio.reading import read
 from upstream.disk import disk_errors
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
+from upstream.locks import filling
 from upstream.progress import progress
 
 
@@ -29,20 +30,14 @@ def cut_audio(manifest: Manifest, folder: Path, suffix: str = ".flac") -> Manife
 
     Raises:
         UsageError: the folder is there already.
+        BusyError: another process writes it.
         InputError: an utterance cannot be read; nothing is left then.
     """
     folder = Path(folder).absolute()
     if folder.exists():
         raise UsageError(f"{folder}: is there already; give another folder to export to")
-    unfinished = folder.with_name(f".{folder.name}.writing")
-    with disk_errors(folder):
-        shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
-        unfinished.mkdir(parents=True)
-        try:
-            names = [_write(utterance, unfinished, suffix) for utterance in reported(manifest)]
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    with disk_errors(folder), filling(folder) as unfinished:
+        names = [_write(utterance, unfinished, suffix) for utterance in reported(manifest)]
     whole = (replace(u, audio=folder / name, start=0, samples=u.length, rate=SAMPLE_RATE, channels=1, offset=None,
                      size=None) for u, name in zip(manifest, names))
     return Manifest.of(whole, manifest.source)
@@ -50,8 +45,14 @@ def cut_audio(manifest: Manifest, folder: Path, suffix: str = ".flac") -> Manife
 
 def flac(utterance: Utterance) -> bytes:
     """An utterance as a FLAC file in memory: 16 kHz, one channel, 16 bits. Raises InputError if it cannot be read."""
+    return encoded(sixteen_bits(read(utterance)))
+
+
+def encoded(samples: np.ndarray, suffix: str = ".flac") -> bytes:
+    """(S,) int16, or float32 in [-1, 1], as a file in memory: 16 kHz, 16 bits. soundfile writes files, too, but
+    does not say where the disk is full, or cuts them short in silence."""
     file = io.BytesIO()
-    soundfile.write(file, sixteen_bits(read(utterance)), SAMPLE_RATE, format="FLAC")
+    soundfile.write(file, samples, SAMPLE_RATE, format=suffix[1:].upper(), subtype="PCM_16")
     return file.getvalue()
 
 
@@ -70,11 +71,10 @@ def refuse_parts(manifest: Manifest) -> None:
 
 def _write(utterance: Utterance, folder: Path, suffix: str) -> str:
     quoted = quote(utterance.id, safe="")
-    if not quoted.strip("."):  # soundfile sees no suffix in `...flac`
+    if not quoted.strip("."):  # whoever reads `...flac` sees no suffix
         quoted = quoted.replace(".", "%2E")
     name = fitting(quoted) + suffix
-    samples = sixteen_bits(read(utterance))
-    soundfile.write(folder / name, samples, SAMPLE_RATE)
+    (folder / name).write_bytes(encoded(sixteen_bits(read(utterance)), suffix))
     return name
 
 

@@ -7,15 +7,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from full_disk import files_up_to
 
 from upstream.audio import Manifest, Utterance
 from upstream.audio.corpora.common_voice import export_common_voice, import_common_voice
 from upstream.audio.corpora.libri_light import export_libri_light, import_libri_light
 from upstream.audio.corpora.parquet import export_parquet, import_parquet
 from upstream.audio.corpora.tar_shards import export_tar, import_tar
+from upstream.audio.cutting import cut_audio
 from upstream.audio.file_names import fitting
 from upstream.audio.reading import read
-from upstream.errors import InputError, UsageError
+from upstream.errors import BusyError, HubertkitError, InputError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,30 @@ def test_ids_too_long_for_names_of_files_are_cut_and_stay_different(corpus, tmp_
     assert fitting("a" * 200) == "a" * 200
     assert fitting("a" * 201) == fitting("a" * 201) != fitting("a" * 202)
     assert not fitting("%E4%BD%A0" * 30).partition("-")[0].endswith(("%", "%E"))
+
+
+@pytest.mark.parametrize("export", [cut_audio, export_libri_light])
+def test_two_exports_at_once_do_not_share_unfinished_audio(corpus, tmp_path, monkeypatch, export):
+    """The second removed what the first had written so far, which said nothing and lacked recordings."""
+    refused = []
+
+    def second(utterance):
+        if not refused:
+            refused.append(utterance.id)
+            with pytest.raises(BusyError):
+                export(corpus, tmp_path / "out")
+        return read(utterance)
+
+    monkeypatch.setattr("upstream.audio.cutting.read", second)
+    export(corpus, tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.flac"))) == len(corpus)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out/.lock").exists()
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".wav"])
+def test_a_full_disk_while_audio_is_cut_is_one_line(corpus, tmp_path, suffix):
+    """A traceback of soundfile's, or a FLAC file that was cut short and no error."""
+    with files_up_to(10_000), pytest.raises(HubertkitError, match="larger than is allowed"):
+        cut_audio(corpus, tmp_path / "out", suffix)
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
 from upstream.disk import disk_errors
 from upstream.errors import InputError, UsageError
+from upstream.locks import filling
 
 Part = Literal["10min", "1h", "10h"]
 FOLDS = 6
@@ -54,6 +54,7 @@ def export_libri_light(hour: Manifest, folder: Path, rest: Manifest | None = Non
 
     Raises:
         UsageError: the folder is there already.
+        BusyError: another process writes it.
         InputError: an id that is not `SPEAKER-CHAPTER-NUMBER`, no text, an utterance in both, or one that cannot be
             read; nothing is left then.
     """
@@ -73,15 +74,9 @@ def export_libri_light(hour: Manifest, folder: Path, rest: Manifest | None = Non
         if len(u.id.split("-")) != 3 or not all(u.id.split("-")) or "/" in u.id or not u.text:
             raise InputError(f"{u.id}: Libri-light's layout wants ids SPEAKER-CHAPTER-NUMBER and texts, as LibriSpeech "
                              "has them")
-    unfinished = folder.with_name(f".{folder.name}.writing")
-    with disk_errors(folder):
-        shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
-        try:
-            for place, part in sets.items():
-                _write_set(part, unfinished / place)
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    with disk_errors(folder), filling(folder) as unfinished:
+        for place, part in sets.items():
+            _write_set(part, unfinished / place)
     return [folder / place for place in sets]
 
 
