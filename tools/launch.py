@@ -25,7 +25,7 @@ from tools.child import module_command
 from upstream import ranks
 from upstream.errors import HubertkitError, Interrupted, RankLost, UsageError
 from upstream.progress import say
-from upstream.stopping import STOP_SIGNALS
+from upstream.stopping import heeded
 from upstream.telling import tell
 
 AUTO = "auto"
@@ -79,7 +79,7 @@ def _waiting(rank: int, count: int) -> Iterator[None]:
             "RANK to work alone")
     timer = threading.Timer(QUIET_SECONDS, tell, [line])
     timer.daemon = True
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in heeded()}
     timer.start()
     try:
         yield

@@ -26,7 +26,7 @@ from upstream.control_groups import available_cores
 from upstream.disk import disk_reason
 from upstream.errors import HubertkitError, Interrupted, RankLost
 from upstream.progress import printable
-from upstream.stopping import STOP_SIGNALS
+from upstream.stopping import heeded
 from upstream.telling import tell
 
 INTERRUPTED = 130
@@ -71,7 +71,7 @@ def build_command(name: str | None = None) -> Any:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    for number in set(STOP_SIGNALS) - {signal.SIGINT}:
+    for number in set(heeded()) - {signal.SIGINT}:
         signal.signal(number, _terminated)
     if torch.get_num_threads() > (cores := available_cores()):  # torch does not see what a container is given
         torch.set_num_threads(cores)

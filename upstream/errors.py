@@ -30,7 +30,7 @@ class BusyError(HubertkitError):
 
 
 class Interrupted(HubertkitError):
-    """SIGINT, SIGTERM or SIGUSR1 arrived; what was done is saved."""
+    """SIGINT, SIGTERM, SIGUSR1 or SIGHUP arrived; what was done is saved."""
 
     exit_code = 130
 

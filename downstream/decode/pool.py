@@ -29,7 +29,7 @@ from downstream.decode.hypothesis import Hypothesis
 from downstream.emissions import Emissions
 from upstream.control_groups import available_cores
 from upstream.errors import HubertkitError, UsageError
-from upstream.stopping import STOP_SIGNALS
+from upstream.stopping import heeded
 
 Start = Literal["fork", "spawn"]
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
@@ -172,7 +172,7 @@ _mine: tuple[Emissions, Decoder, Any, bool] | None = None  # of a worker process
 def _begin(folder: Path, decoder: Decoder, parent: int, at: Any, sure: bool) -> None:
     """Make this process a worker: quiet on signals, one thread, gone when its parent is."""
     global _mine
-    for number in STOP_SIGNALS:
+    for number in heeded():
         signal.signal(number, signal.SIG_DFL)  # the parent's handlers save its work, which is not ours
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     if "torch" in sys.modules:

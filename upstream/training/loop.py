@@ -99,7 +99,7 @@ def train(task: Task[Any], recipe: TrainingRecipe, folder: Path, *, seed: int, d
         examine: told all train and valid records after a validation; what it finds is said, once.
 
     Raises:
-        Interrupted: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written.
+        Interrupted: after SIGINT, SIGTERM, SIGUSR1 or SIGHUP, once a checkpoint is written.
         HubertkitError: too many non-finite updates in a row.
 
     Returns:

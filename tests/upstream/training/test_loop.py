@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path, at):
     assert metrics(tmp_path / "straight") == metrics(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_and_leaves(tmp_path, number):
     weights, _ = run(tmp_path / "straight")
     with pytest.raises(Interrupted) as caught:
@@ -111,6 +111,17 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
     assert (tmp_path / "stopped/checkpoints/update-00000006.safetensors").exists()
     resumed, _ = run(tmp_path / "stopped")
     assert same(weights, resumed)
+
+
+def test_nohup_is_heeded(tmp_path):
+    """A SIGHUP that is ignored stays ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run(tmp_path, Toy(6, lambda: signal.raise_signal(signal.SIGHUP)))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not (tmp_path / "checkpoints/update-00000006.safetensors").exists()
 
 
 def test_a_second_sigterm_does_not_lose_the_checkpoint(tmp_path):
