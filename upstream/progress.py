@@ -58,10 +58,11 @@ def _silent(done: float, total: float | None = None, note: str | None = None) ->
 
 
 def _bar(stack: contextlib.ExitStack, what: str, total: float, before: int) -> Report:
-    bar = stack.enter_context(Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        console=console(), transient=True))
+    bar = Progress(TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
+                   TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                   console=console(), transient=True)
+    stack.callback(_stop, bar)
+    bar.start()
     task = bar.add_task(what, total=total, completed=before, note="")
 
     def report(done: float, total: float | None = None, note: str | None = None) -> None:
@@ -69,6 +70,12 @@ def _bar(stack: contextlib.ExitStack, what: str, total: float, before: int) -> R
         bar.update(task, completed=done, total=total, **fields)
 
     return report
+
+
+def _stop(bar: Progress) -> None:
+    """Take a bar away. A terminal that was closed takes nothing any more; that is no error of the work's."""
+    with contextlib.suppress(OSError):
+        bar.stop()
 
 
 def _lines(stack: contextlib.ExitStack, what: str, total: float, before: int) -> Report:

@@ -1,11 +1,13 @@
 """Progress: how long the rest takes, by what was done since the run began."""
 
+import errno
 import io
 
 import pytest
 from rich.console import Console
 
 from upstream import progress as module
+from upstream.errors import Interrupted
 from upstream.progress import progress, say
 
 
@@ -98,3 +100,27 @@ def test_a_bar_is_drawn_on_a_terminal_that_can_and_nowhere_else(monkeypatch, ter
     if force:
         monkeypatch.setenv("FORCE_COLOR", force)
     assert module._draws() is drawn
+
+
+def test_a_terminal_that_is_closed_does_not_end_the_work(monkeypatch):
+    """Input/output error, in the place of what a training says when it has saved."""
+    class Terminal(io.StringIO):
+        closed_for_good = False
+
+        def write(self, text):
+            if self.closed_for_good:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    terminal = Terminal()
+    monkeypatch.setattr(module, "console", lambda: Console(file=terminal, force_terminal=True, width=100))
+    monkeypatch.setattr(module, "_draws", lambda: True)
+
+    def work():
+        with progress("training", 10) as report:
+            terminal.closed_for_good = True
+            report(5)
+            raise Interrupted("saved")
+
+    with pytest.raises(Interrupted):
+        work()
