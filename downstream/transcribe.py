@@ -69,7 +69,7 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
         loaded(transcriber)
     for path, name in found:
         try:
-            wave = read(utterance_of_file(path))
+            wave = wave_of(path)
             transcriber.check(path, len(wave))
             words = tuple(transcriber.words([wave]))
         except InputError as error:
@@ -79,6 +79,14 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
             continue
         yield path, Transcript(str(path), words, len(wave) / SAMPLE_RATE, path_id(Path(), name))
     transcriber.tell_unfinished()
+
+
+def wave_of(path: Path) -> np.ndarray:
+    """(S,) float32 at 16 kHz of a file that was there when the paths were looked at. Raises InputError if it has gone
+    since, or is no audio."""
+    if not path.is_file():
+        raise InputError(f"{path}: is not there any more; put it back and transcribe it again, or leave it out")
+    return read(utterance_of_file(path))
 
 
 def recordings(paths: Iterable[Path]) -> list[Path]:

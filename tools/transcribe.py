@@ -15,7 +15,7 @@ import soxr
 import typer
 
 from downstream.captions import FORMATS, Transcript
-from downstream.transcribe import Failed, Settings, Transcriber, named_recordings, recordings
+from downstream.transcribe import Failed, Settings, Transcriber, named_recordings, recordings, wave_of
 from downstream.transcribe import transcribe as run_transcription
 from tools.decoder_options import (
     Beam,
@@ -34,9 +34,7 @@ from tools.decoder_options import (
 from tools.outputs import check_folder
 from upstream.audio.containers import open_content
 from upstream.audio.corpora.probing import true_samples
-from upstream.audio.corpora.single import utterance_of_file
 from upstream.audio.file_names import fitting
-from upstream.audio.reading import read
 from upstream.disk import writing
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
@@ -162,7 +160,7 @@ def _stream(transcriber: Transcriber, files: list[Path], pcm: int | None, failed
             if path == STDIN:
                 blocks: Iterable[np.ndarray] = _heard(transcriber, _pcm_blocks(pcm) if pcm else [_stdin_wave()])
             else:
-                blocks = [read(utterance_of_file(path))]
+                blocks = [wave_of(path)]
                 transcriber.check(path, len(blocks[0]))
             for word in transcriber.words(blocks):
                 print(word.word, end=" ", flush=True)

@@ -323,3 +323,21 @@ def test_weights_tuned_for_another_recogniser_are_told(asr, corpus, tmp_path, ca
             code, _, err = call(capsys, "transcribe", asr, recording, "--lm", lm, "--tuned", tuned, *streaming)
             assert (code, f"tuned for the recogniser aaaaaaaaaaaa; its weights may not suit {own[:12]}" in err) == (
                 0, told)
+
+
+@pytest.mark.parametrize("more", [("--json",), ("--streaming",)])
+def test_a_recording_that_vanishes_does_not_stop_the_others(asr, corpus, tmp_path, capsys, monkeypatch, more):
+    """`no such file`, and exit code 2, after an hour of other recordings."""
+    for name in ("a.wav", "b.wav", "c.wav"):
+        (tmp_path / name).write_bytes((corpus / "u01.wav").read_bytes())
+    words = Transcriber.words
+
+    def vanishing(self, blocks):
+        (tmp_path / "b.wav").unlink(missing_ok=True)
+        return words(self, blocks)
+
+    monkeypatch.setattr(Transcriber, "words", vanishing)
+    code, out, err = call(capsys, "transcribe", asr, tmp_path, *more)
+    assert code == 1
+    assert len(out.splitlines()) == 2
+    assert "b.wav: is not there any more" in err
