@@ -22,7 +22,7 @@ from upstream.progress import say
 
 GB = 10**9
 FULL_SCALE = 32_768  # of 16-bit samples, as libsndfile scales them
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SUM_BYTES = 4
 
 

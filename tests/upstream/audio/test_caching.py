@@ -167,9 +167,11 @@ def test_a_damaged_cache_costs_a_decoding(manifest, decoded, tmp_path, damage):
     assert decoded == [0, 0]
 
 
-def test_a_full_disk_is_a_warning_and_no_harm(manifest, decoded, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_a_warning_and_no_harm(manifest, decoded, tmp_path, monkeypatch, capsys, code):
+    """EFBIG: the cache is one large file, which `ulimit -f` or the file system may not allow."""
     def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     cache = disk(manifest, tmp_path / "cache")
     monkeypatch.setattr(os, "pwrite", full)

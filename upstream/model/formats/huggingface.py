@@ -274,6 +274,8 @@ def read_vocabulary(folder: Path, rows: int) -> tuple[tuple[str, ...] | None, in
     symbols = _symbols(folder, rows)
     path = folder / "config.json"
     described = read_json(path) if path.is_file() else {}
+    if not isinstance(described, dict):
+        raise FormatError(f"{path}: no configuration of a model; copy it once more from where the model came from")
     blank = described.get("pad_token_id", 0)
     named = [i for i, symbol in enumerate(symbols or ()) if symbol in _BLANKS]
     if named and "vocab_size" not in described:  # no configuration of a recogniser, which says so

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from upstream.errors import HubertkitError
 from upstream.model import save_encoder
 from upstream.model.converting import write_as
+from upstream.model.formats.checkpoint import CtcHead
 from upstream.model.formats.pickles import read_torch_file
 from upstream.model.loading import read_checkpoint
 
@@ -94,3 +95,13 @@ def test_bytes_that_have_changed_are_read_or_refused(written, tmp_path_factory, 
     (folder / name).write_bytes(content)
     (folder / "torchaudio.pt.json").write_bytes((written / "torchaudio.pt.json").read_bytes())
     _read(folder / name, folder)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3"])
+def test_a_configuration_that_is_no_dictionary_is_refused_beside_a_head(tmp_path, tiny, content):
+    """AttributeError: hubertkit.json describes the encoder, and only the head's blank is looked up in config.json."""
+    encoder = tiny(layers=1)
+    ctc = CtcHead(torch.zeros(3, encoder.config.width), torch.zeros(3), ("<pad>", "|", "A"), 0)
+    save_encoder(encoder, tmp_path / "ours", {"head": "ctc"}, ctc=ctc)
+    (tmp_path / "ours/config.json").write_text(content)
+    assert _read(tmp_path / "ours", tmp_path / "ours/config.json") is None
