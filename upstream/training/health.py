@@ -49,7 +49,8 @@ def examine(train: Sequence[Record], valid: Sequence[Record], reference: Referen
     """What the records of `metrics.jsonl` say about a pretraining, the worst first.
 
     Args:
-        train: records of kind `train`: `update`, `loss`, and `rate` and `waiting_share` if known.
+        train: records of kind `train`: `update`, `loss`, and `rate` and `waiting_share` if known; `unmasked_accuracy`
+            where unmasked frames count, with `unmasked_loss` where others count as well.
         valid: records of kind `valid`: `update`, `loss`, and where known `unmasked_accuracy`, `code_perplexity`
             (classes in use by the predictions) and `label_entropy` (of the label histogram, what knowing nothing of the
             audio costs).
@@ -116,12 +117,18 @@ def _not_finite(train: Sequence[Record], skipped: Sequence[int]) -> Iterator[Fin
 
 
 def _empty(train: Sequence[Record]) -> Iterator[Finding]:
+    """Of masked frames: what an unmasked one is called follows from what is heard, and may be learnt to the last."""
     losses = [r for r in train if "loss" in r]
-    if losses and losses[-1]["loss"] < NOTHING_TO_LEARN:
+    if losses and losses[-1]["loss"] < NOTHING_TO_LEARN and not _of_unmasked_frames(losses[-1]):
         yield Finding("empty labels", "broken",
                       f"the loss is {losses[-1]['loss']:.3f} nats after {losses[-1]['update']} updates: the labels "
                       "can be guessed without hearing anything",
                       "look at the units' histogram; are they of one class, or empty?")
+
+
+def _of_unmasked_frames(record: Record) -> bool:
+    """Whether a loss in training is that of unmasked frames, which has no other beside it (`PretrainTask`)."""
+    return "unmasked_accuracy" in record and "unmasked_loss" not in record
 
 
 def _misfit(train: Sequence[Record], valid: Sequence[Record], label_entropy: float | None) -> Iterator[Finding]:

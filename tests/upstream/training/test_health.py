@@ -45,6 +45,13 @@ def test_a_loss_of_nothing_means_empty_labels():
     assert (finding.level, "one class" in finding.advice) == ("broken", True)
 
 
+def test_a_loss_of_nothing_on_unmasked_frames_is_no_trouble():
+    """What they are called follows from what is heard, and `masked_weight=0` trains on those alone: it was `broken`."""
+    alone = log([0.5, 0.02], unmasked_accuracy=[0.9, 0.99])
+    assert examine(alone, []) == []
+    assert levels([record | {"unmasked_loss": 0.01} for record in alone], []) == ["broken"]
+
+
 def test_collapse_is_told_by_the_classes_in_use():
     valid = log([3.9, 3.4, 3.5], 200, code_perplexity=[60.0, 72.0, 3.0])
     [finding] = examine(HEALTHY, valid)
