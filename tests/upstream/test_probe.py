@@ -29,3 +29,13 @@ def test_words_for_phones_are_warned_of(monkeypatch, tmp_path, capsys, labels, w
                               SimpleNamespace(open=lambda subset: None))
     assert [list(row) for row in found.phones] == [labels, labels]
     assert ("look like words" in capsys.readouterr().err) == warned
+
+
+def test_each_layer_is_clustered_by_itself(monkeypatch):
+    phones = np.array(["A", "B"] * 50)
+    telling = np.where(phones == "A", 1.0, -1.0)[:, None].astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal((100, 1)).astype(np.float32)
+    monkeypatch.setattr(probe, "layer_features", lambda *_: [{1: noise, 2: telling}])
+    found = probe.LayerProbe(SimpleNamespace(), (phones,), (1, 2), 2, 0, None)(None)
+    assert found["pnmi_layer2"] == pytest.approx(1)
+    assert found["pnmi_layer1"] < 0.2

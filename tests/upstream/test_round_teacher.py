@@ -51,6 +51,16 @@ def test_a_round_trains_on_every_stream_of_its_teacher(recordings, tmp_path, wor
     assert first.encoder_result["loss"] > 0
 
 
+def test_every_option_of_a_teacher_reaches_it(recordings):
+    recipe = TeacherRecipe(clusters=4, sample_frames=200, iterations=7, restarts=3, pca=5, whiten=True)
+    manifest = import_folder(recordings)
+    teacher = make_teacher(recipe, [], manifest, np.arange(8), ProbeRecipe(), audio=AudioCache(manifest),
+                           cache=CacheRecipe(), seed=3, device=torch.device("cpu"), progress=lambda *done: None)
+    expected = {"clusters": 4, "sample_frames": 200, "iterations": 7, "restarts": 3, "pca": 5, "whiten": True,
+                "seed": 3}
+    assert {name: teacher.fitted.get(name) for name in expected} == expected
+
+
 def test_centroids_made_elsewhere_are_used_as_they_are(recordings, tmp_path):
     centroids = np.random.default_rng(0).normal(size=(6, 39)).astype(np.float32) * 10
     np.save(tmp_path / "centroids.npy", centroids)

@@ -78,3 +78,8 @@ def test_what_each_decoder_can_find(arpa):
         Objective.of(BeamDecoder(SYMBOLS, 0))
     with pytest.raises(UsageError, match="by characters"):
         Objective.of(LexiconDecoder(SYMBOLS, 0, arpa, Lexicon({"A": (("B", "|"),)})))
+
+
+def test_without_the_model_goes_its_word_score(arpa):
+    alone = without_language_model(BatchedDecoder(SYMBOLS, 0, arpa, word_score=2.0, nbest=5), frozenset({"A"}))
+    assert (alone.lm_weight, alone.word_score, alone.nbest) == (0.0, 0.0, 1)

@@ -79,6 +79,41 @@ def test_training_learns_the_text_and_is_the_same_each_time():
     assert first.scores(["AB"]) == again.scores(["AB"])
 
 
+def test_the_rate_is_warmed_up_and_falls_along_a_cosine(monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+
+    def noted(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    train_characters(["AB"] * 9, CharacterShape(8, 1, 0.0), CharacterTraining(40, 50, peak_rate=1.0))
+    assert rates[:3] == pytest.approx([0.5, 1, 1])
+    assert rates[21] == pytest.approx(0.5)  # in the middle of the 38 that fall
+    assert rates[-1] < 0.01
+
+
+def test_gradients_are_clipped(monkeypatch):
+    norms, step = [], torch.optim.Adam.step
+
+    def noted(self, *arguments):
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    train_characters(["AB"] * 9, CharacterShape(8, 1, 0.0), CharacterTraining(5, 50, clip_norm=0.01))
+    assert norms == pytest.approx([0.01] * 5, rel=1e-3)
+
+
+def test_the_dropout_of_a_shape_lies_between_its_layers(model):
+    dropping, ids = CharacterModel(" AB", CharacterShape(16, 2, 0.5)), torch.tensor([[0, 1, 2, 3]])
+    dropping.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        assert not torch.equal(dropping.train()(ids), dropping(ids))
+        torch.testing.assert_close(dropping.eval()(ids), model(ids))
+
+
 @settings(max_examples=30)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40), characters=st.integers(1, 300),
        updates=st.integers(1, 50))

@@ -140,6 +140,15 @@ def test_a_row_alone_and_silence_are_left_as_they_are():
     assert np.array_equal(mix(silence, ["a", "b", "c"], [0, 0, 0], 1, ALL, 0), silence)
 
 
+def test_a_voice_is_laid_over_at_minus_5_to_5_db():
+    waves, levels = np.stack([np.full(400, level, np.float32) for level in (0.5, 0.25)]), []
+    for update in range(100):
+        for main, row in zip(waves, mix(waves, ["a", "b"], [0, 0], update, ALL, 0) - waves):
+            levels.append(20 * np.log10(main[0] / np.abs(row).max()))
+    assert -5.01 < min(levels) < -4.5
+    assert 4.5 < max(levels) < 5.01
+
+
 @pytest.mark.parametrize("length", [90, 20_000])
 def test_noise_comes_from_the_recordings_of_noise(tmp_path, length):
     """Recordings of noise are constant here, so whatever is added is constant too, at -5 to 20 dB."""

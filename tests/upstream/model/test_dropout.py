@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -62,6 +63,24 @@ def test_infinities_are_dropped_too():
     """A product with 0 would make them NaN."""
     torch.manual_seed(0)
     assert not dropout(torch.full((100,), float("inf")), 0.5).isnan().any()
+
+
+def test_every_dropout_has_something_to_drop(tiny):
+    """Where all is dropped, nothing is left but what comes behind it."""
+    encoder, everything = copy.deepcopy(tiny()), torch.nn.Threshold(torch.inf, 0.0)
+    waves = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))  # 9 frames
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.1)  # or biases would be nothing, too
+        encoder.encoder.dropout = everything
+        output = encoder(waves, layers=True)
+        assert not output.layers[0].any()
+        feed_forward, x = encoder.encoder.layers[0].feed_forward, torch.randn(2, 9, 24)
+        feed_forward.intermediate_dropout = everything
+        assert torch.equal(feed_forward(x), feed_forward.output_dense.bias.expand(2, 9, 24))
+        feed_forward.output_dropout = encoder.feature_projection.dropout = everything
+        assert not feed_forward(x).any()
+        assert not encoder.feature_projection(output.features).any()
 
 
 @pytest.mark.parametrize("frames", [1, 7, 33])

@@ -49,6 +49,18 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_frames_over_all_classes(tin
     assert loss.masked_correct.tolist() == [(logits.argmax(-1) == LABELS[..., 0][MASK]).sum().item()]
 
 
+def test_logits_keep_their_digits_under_autocast(tiny):
+    """Cosines over a temperature of 0.1 in bfloat16 were off by a tenth of a nat."""
+    model, chosen = MaskedPrediction(tiny(), (50,), 8).initialise(3), MASK.flatten().nonzero()[:, 0]
+    with torch.no_grad():
+        output = model.encoder(WAVES, mask=MASK)
+        with torch.autocast("cpu", torch.bfloat16):
+            [found] = model._logits(output, 3, chosen)
+            frames = model.projections["3"](output.last.flatten(0, 1)[chosen]).float()
+        expected = torch.cosine_similarity(frames[:, None], model.tables[0].embeddings[None], dim=-1) / 0.1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
 def test_the_linear_head_is_a_plain_linear_map(tiny):
     model = MaskedPrediction(tiny(), (5,), head="linear", feature_penalty=0.0).initialise(3)
     states = model.encoder(WAVES, mask=MASK).last[MASK]

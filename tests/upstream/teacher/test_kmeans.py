@@ -105,6 +105,16 @@ def test_coarse_to_fine_ends_within_three_percent_of_a_hundred_iterations_over_a
         assert quick < 1.03 * thorough  # other local optima; on a million points it found the better one
 
 
+def test_the_best_of_several_coarse_starts_goes_on(monkeypatch):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((12, 5)) * 4
+    points = torch.from_numpy(centres[rng.integers(12, size=20_000)] + rng.standard_normal((20_000, 5))).float()
+    several = [fit(points, 12, seed=seed)[1] for seed in range(4)]
+    monkeypatch.setattr(kmeans, "STARTS", 1)
+    alone = [fit(points, 12, seed=seed)[1] for seed in range(4)]
+    assert np.mean(several) < 0.9 * np.mean(alone)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_cluster_stays_empty(engine):
     """Nine in ten frames are the same: starts and updates alike tend to lose clusters."""

@@ -117,6 +117,19 @@ def test_abx_is_measured_on_all_layers_alike(data):
     assert swept(data, measure_abx=False).abx == {}
 
 
+def test_units_that_give_speakers_away_are_said_to(data):
+    """One speaker is a hiss here and the other a tone, and nothing is normalised."""
+    manifest, encoder = data[0], Encoder(EncoderConfig(**SMALL, fbank_norm="none")).initialise(0).eval()
+
+    def read(index):
+        hiss = np.random.default_rng(index).standard_normal(manifest.lengths[index])
+        tone = np.sin(np.arange(len(hiss)) / 5) + hiss / 100
+        return (0.1 * (hiss if manifest.speakers[index] == "s" else tone)).astype(np.float32)
+
+    rows = sweep(encoder, manifest, (4,), read=read, fit_frames=800).rows
+    assert min(row.speakers for row in rows) > 0.5
+
+
 def test_abx_that_cannot_be_measured_is_told(data, tmp_path, capsys):
     """Without speakers in the manifest the columns were missing, and nothing said why."""
     manifest, alignments, encoder = data

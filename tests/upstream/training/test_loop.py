@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from upstream.errors import HubertkitError, Interrupted
+from upstream.errors import HubertkitError, Interrupted, UsageError
 from upstream.keyed import keyed_torch
 from upstream.training.checkpoint import best_checkpoint
 from upstream.training.health import Finding
 from upstream.training.loop import BAD_UPDATES_IN_A_ROW, EVERY, Loss, Pool, TrainingRecipe, _accumulate, train
 from upstream.training.monitor import read_metrics
-from upstream.training.optimiser import OptimiserRecipe, ParameterGroup
+from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, learning_rate
 
 CPU = torch.device("cpu")
 TIMES = {"audio_seconds_per_second", "waiting_share", "share_of_peak"}
@@ -100,6 +100,35 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path, at):
     assert same(weights, resumed)
     assert result == again
     assert metrics(tmp_path / "straight") == metrics(tmp_path / "killed")
+
+
+def test_what_a_checkpoint_had_gathered_counts_after_a_kill(tmp_path):
+    """Losses since the last line of the log, the number of skipped updates, and the last validation."""
+    def killed_at_the_second():
+        validations.append(0)
+        if len(validations) == 2:
+            raise Killed
+        return {"norm": 1.0}
+
+    recipe = replace(RECIPE, log_every=6)  # checkpoints after 4 and 8 lie in the midst of what is gathered
+    straight, stopped, resumed = (Toy(at=3) for _ in range(3))  # the third update is skipped
+    validations = []
+    straight.validate = resumed.validate = lambda: {"norm": 1.0}
+    stopped.validate = killed_at_the_second
+    _, result = run(tmp_path / "straight", straight, recipe)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", stopped, recipe)
+    _, again = run(tmp_path / "killed", resumed, recipe)
+    assert result == again == {"norm": 1.0, "skipped_updates": 1}
+    assert metrics(tmp_path / "straight") == metrics(tmp_path / "killed")
+    resumed.validate = None  # a run that is done has nothing left to measure
+    assert run(tmp_path / "killed", resumed, recipe)[1] == result
+
+
+def test_a_checkpoint_of_another_seed_is_not_gone_on_from(tmp_path):
+    run(tmp_path)
+    with pytest.raises(UsageError, match="seed 1 -> 2"):
+        train(Toy(), RECIPE, tmp_path, seed=2, device=CPU)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
@@ -186,6 +215,11 @@ def test_a_non_finite_update_is_skipped_and_counted(tmp_path):
     skipped = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
     assert skipped == [{"update": 5, "utterances": ["u1", "u1"]}]
     assert all(math.isfinite(r["loss"]) for r in read_metrics(tmp_path, "train") if "loss" in r)
+
+
+def test_a_skipped_update_does_not_take_the_losses_of_the_others_out_of_the_log(tmp_path):
+    run(tmp_path, Toy(at=2), replace(RECIPE, log_every=4))
+    assert [("loss" in r, "gradient_norm" in r) for r in read_metrics(tmp_path, "train")] == [(True, True)] * 3
 
 
 def test_a_run_that_stays_non_finite_stops(tmp_path):
@@ -331,6 +365,20 @@ def test_every_micro_batch_of_every_update_draws_its_own_dropout(tmp_path):
     drawn = []
     run(tmp_path, Drawing())
     assert len(drawn) == len(set(drawn)) == 24  # 12 updates of 2
+
+
+def test_dropout_depends_on_the_seed(tmp_path):
+    tasks = {seed: Toy() for seed in (1, 2)}  # whose batches and first weights do not
+    for seed, task in tasks.items():
+        train(task, RECIPE, tmp_path / str(seed), seed=seed, device=CPU)
+    assert not same(*(task.model.state_dict() for task in tasks.values()))
+
+
+def test_the_rate_of_an_update_is_that_of_its_number(tmp_path):
+    run(tmp_path)
+    rates = [r["rate"] for r in read_metrics(tmp_path, "train")]
+    assert rates == [learning_rate(RECIPE.optimiser, update, 12) for update in range(1, 13)]
+    assert rates[0] == 0
 
 
 def test_skipped_updates_end_a_run_only_if_they_follow_each_other(tmp_path):
