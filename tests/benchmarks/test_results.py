@@ -177,7 +177,10 @@ corpus: manifest.arrow
 unlabelled: unlabelled
 labelled: {{3min: {{split: labelled}}}}
 cells: ["3min: scratch", "3min: round 1"]
-pretrain: {{rounds: [{{init: {tmp_path / "other"}, teacher: {{features: layer, layer: 1}}}}]}}
+pretrain:
+  mask: {{share: 0.5, span: 2}}
+  training: {{least_seconds: 0.2}}
+  rounds: [{{init: {tmp_path / "other"}, teacher: {{features: layer, layer: 1, clusters: 5}}}}]
 lm: {{text: lm-text/text, order: 2, prune: [0], discount_fallback: true}}
 """)
     trained = []
