@@ -9,14 +9,15 @@ import soundfile
 import torch
 from small_rounds import ENCODER, TEACHERS, TRAINING, write_recordings
 
+from upstream.audio import import_folder
 from upstream.errors import Interrupted, UsageError
 from upstream.model import Encoder, load_encoder, read_tensors
 from upstream.model.converting import write_as
 from upstream.model.loading import read_checkpoint
-from upstream.pretrain import contrastive_prediction, masked_prediction, pretrain
+from upstream.pretrain import Corpus, _task, contrastive_prediction, masked_prediction, pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe
-from upstream.teacher.units import Units
+from upstream.teacher.units import Units, UnitsWriter
 from upstream.training import loop
 from upstream.training.monitor import read_metrics
 
@@ -148,6 +149,47 @@ def test_several_layers_predict(recordings, tmp_path):
     assert not torch.equal(head["projections.1.0.weight"], before)
     alone = pretrain(recipe("hubert-tiny", recordings), tmp_path / "alone", quiet, until_round=1)[0]
     assert alone.encoder_result["hash"] != result.encoder_result["hash"]
+
+
+def test_every_option_of_an_objective_reaches_the_model(recordings):
+    words = ["head=cosine", "final_dim=24", "temperature=0.2", "predict_at=[1,2]", "masked_weight=0.25",
+             "unmasked_weight=0.5", "feature_penalty=3", "tied_projections=true"]
+    chosen = recipe("hubert-tiny-light", recordings, "encoder.conv_dim=16", *(f"objective.{word}" for word in words))
+    model = masked_prediction(rounds_of(chosen)[0], (8, 9))
+    assert (model.head, model.predict_at, model.masked_weight, model.unmasked_weight, model.penalty_weight,
+            model.shared) == ("cosine", (1, 2), 0.25, 0.5, 3, True)
+    assert [(table.temperature, table.embeddings.shape) for table in model.tables] == [(0.2, (8, 24)), (0.2, (9, 24))]
+
+
+def test_every_option_of_wav2vec2_reaches_the_model(recordings):
+    words = ["temperature=0.2", "feature_penalty=3", "contrastive.groups=4", "contrastive.diversity_weight=0.3",
+             "contrastive.feature_dropout=0.4"]
+    chosen = recipe("wav2vec2-tiny", recordings, *(f"objective.{word}" for word in words))
+    model = contrastive_prediction(rounds_of(chosen)[0])
+    assert (model.temperature, model.penalty_weight, model.quantizer.groups, model.quantizer.entries,
+            model.diversity_weight, model.feature_dropout) == (0.2, 3, 4, 8, 0.3, 0.4)
+    assert (model.project_q.weight.shape, model.project_hid.weight.shape) == ((16, 16), (16, 32))
+
+
+@pytest.mark.parametrize("name", ["hubert-tiny", "wav2vec2-tiny"])
+def test_speeds_statistics_and_the_noise_of_a_recipe_reach_the_task(recordings, tmp_path, name):
+    words = ["speeds=[0.9,1.1]", "encoder.frontend=fbank", "encoder.fbank_norm=global"]
+    if name == "wav2vec2-tiny":
+        words += ["objective.contrastive.gumbel.end=0.25"]
+    chosen, manifest = recipe(name, recordings, *words), import_folder(recordings)
+    with UnitsWriter(tmp_path / "units", (3,), {}) as writer:
+        for utterance in manifest:
+            writer.add(utterance.id, np.zeros(74, np.uint16))
+    units = Units.load(tmp_path / "units") if name == "hubert-tiny" else None
+    corpus = Corpus(manifest, np.arange(8), np.arange(8, 10))
+    task = _task(chosen, rounds_of(chosen)[0], corpus, units, None, None, torch.device("cpu"))
+    assert {crops.speed for micro, _ in zip(task._crops.updates(1), range(8)) for crops in micro} == {0.9, 1.1}
+    statistics = task.model.encoder.feature_extractor
+    assert statistics.mean.all()
+    assert (statistics.std != 1).all()
+    if units is None:
+        assert task._gumbel.end == 0.25
+        assert next(task.updates(1))[0].negatives.shape[1] == 10
 
 
 def test_mixing_changes_the_encoder_and_noise_is_an_input(recordings, tmp_path):

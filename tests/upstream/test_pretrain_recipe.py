@@ -8,6 +8,7 @@ from upstream.disk import content_hash
 from upstream.errors import RecipeError
 from upstream.pretrain_recipe import SHIPPED, ObjectiveRecipe, PretrainRecipe, rounds_of, weights_of
 from upstream.recipe import load_recipe
+from upstream.training.recipe import TrainingRecipe, weights_settings
 
 
 def rounds(name, *words):
@@ -57,6 +58,13 @@ def test_what_the_weights_depend_on_is_in_the_settings(name, word):
 def test_what_plays_no_part_in_the_weights_changes_no_settings(name, words):
     """A bug once found: `encoder.conv_dim`, of no use to filterbanks, made every encoder stale."""
     assert [weights_of(r) for r in rounds(name, *words)] == [weights_of(r) for r in rounds(name)]
+
+
+def test_all_of_a_training_recipe_is_in_the_key_but_what_changes_no_weights():
+    """What is left out is so on purpose: this list must change with it."""
+    left_out = {f.name for f in dataclasses.fields(TrainingRecipe)} - set(weights_settings(TrainingRecipe()))
+    assert left_out == {"log_every", "validate_every", "save_every", "keep_checkpoints", "keep_every", "keep_best",
+                        "wandb", "shard", "checkpoint_activations", "compile"}
 
 
 @pytest.mark.parametrize(("name", "word"), [

@@ -126,6 +126,19 @@ def test_a_crop_that_comes_again_in_an_update_is_hidden_elsewhere(corpus):
     assert all(len(set(drawn)) == len(drawn) for drawn in masks.values())
 
 
+def test_a_recording_is_hidden_elsewhere_in_every_update_and_under_every_seed(corpus):
+    """Crops as long as their recordings begin at their beginning, whenever they come."""
+    recipe = dataclasses.replace(RECIPE, crop_seconds=4, micro_batch_seconds=4)
+    masks = {}
+    for seed in (0, 1):
+        for updates, _ in zip(task(corpus, recipe=recipe, seed=seed)._crops.updates(1), range(8)):
+            for crops in updates:
+                for utterance, start, mask in zip(crops.ids, crops.starts.tolist(), crops.mask):
+                    masks.setdefault((utterance, start, len(mask)), []).append(mask.tobytes())
+    assert max(map(len, masks.values())) > 2
+    assert all(len(set(drawn)) == len(drawn) for drawn in masks.values())
+
+
 def test_a_crop_is_standardised_with_its_whole_recording(corpus):
     """As in fairseq, and as a recogniser hears it: a quiet passage of a loud recording stays quiet."""
     config = dataclasses.replace(CONFIG, frontend="conv", normalize=True)
@@ -151,6 +164,14 @@ def test_validation_gives_the_same_numbers_each_time_and_hears_held_out_recordin
     assert set(heard) <= {0, 1, 2, 3}
     assert found.validate() == first
     assert first["loss"] == pytest.approx(np.log(CLASSES), rel=0.2)
+
+
+def test_validation_is_without_dropout(corpus):
+    found = task(corpus, dataclasses.replace(CONFIG, dropout=0.5, layerdrop=0.5))
+    found.model.train()
+    first = found.validate()
+    found.model.train()
+    assert found.validate() == first
 
 
 @pytest.mark.parametrize(("together", "batches"), [(2.0, 2), (9999.0, 1)])
@@ -188,6 +209,34 @@ def test_a_validation_tells_what_chance_would_lose_and_how_many_classes_are_pred
     assert found["code_perplexity"] == pytest.approx(1)
     assert found["loss"] == pytest.approx(np.log(4))
     assert found["label_entropy"] == pytest.approx(0.562335, abs=0.05)  # masks do not cover the four quite alike
+
+
+def test_each_stream_has_labels_of_its_own_and_all_count_alike(corpus, tmp_path):
+    """Of two streams whose logits are all 0 the second, three quarters zeros, is right there and the first nowhere."""
+    manifest, units = corpus
+    with UnitsWriter(tmp_path / "two", (CLASSES, 4), {}) as writer:
+        for utterance in manifest:
+            frames = units.labels(utterance.id)
+            writer.add(utterance.id, frames, (frames % 4 == 3).astype(np.uint16))
+    model = MaskedPrediction(Encoder(CONFIG), (CLASSES, 4), head="linear", unmasked_weight=1.0).initialise(0)
+    crops = CropReader(manifest, np.arange(4), np.arange(4, 6), CONFIG, RECIPE, SpanMask(0.5, 4), seed=0)
+    found = PretrainTask(model, crops, Units.load(tmp_path / "two"), device=CPU, precision=RECIPE.precision)
+    for table in model.tables:
+        torch.nn.init.zeros_(table.weight), torch.nn.init.zeros_(table.bias)
+    for batch in next(found.updates(1)):
+        assert torch.equal(batch.labels[..., 1], (batch.labels[..., 0] % 4 == 3).long())
+        assert batch.labels[..., 0].max() > 4
+        total, count = found.loss(batch).sums["unmasked_accuracy"]
+        assert float(total / count) == pytest.approx(0.375, abs=0.06)
+    values = found.validate()
+    for name in ("loss", "unmasked_loss"):
+        assert values[name] == pytest.approx(np.log(CLASSES) + np.log(4), rel=1e-5)
+    for name in ("masked_accuracy", "unmasked_accuracy"):
+        assert values[name] == pytest.approx(0.375, abs=0.06)  # of 0 and about 3/4
+    assert values["code_perplexity"] == pytest.approx(1)
+    masked = torch.cat([b.labels[b.mask] for b in found._valid_batches])
+    shares = [torch.bincount(labels).double() / len(masked) for labels in masked.unbind(1)]
+    assert values["label_entropy"] == pytest.approx(sum(float(torch.special.entr(s).sum()) for s in shares))
 
 
 def test_a_training_on_unmasked_frames_alone_is_judged_by_them(corpus):
