@@ -19,7 +19,7 @@ from downstream.recogniser import heard_pause, load_recogniser, recogniser_hash
 from upstream.audio.corpora.lines import path_id
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES
 from upstream.audio.corpora.single import utterance_of_file
-from upstream.audio.corpora.unread import left_out, unread_names
+from upstream.audio.corpora.unread import left_out, unread_names, without_converted
 from upstream.audio.corpora.walking import walk
 from upstream.audio.reading import read
 from upstream.device import best_device
@@ -135,8 +135,8 @@ def _below(folder: Path, unread: list[Path]) -> Iterator[Path]:
         raise InputError(f"{inside}: {what}; make it readable, or name the files to transcribe")
 
     for inside, names in walk(folder, refuse):
-        audio = [path for path in (inside / name for name in names)
-                 if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
+        audio = without_converted([path for path in (inside / name for name in names)
+                                   if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()])
         unread += [inside / name for name in unread_names(names, {path.stem for path in audio})]
         yield from audio
 

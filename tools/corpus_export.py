@@ -11,7 +11,7 @@ from tools.outputs import check_file
 from upstream.audio.corpora.common_voice import export_common_voice
 from upstream.audio.corpora.exports import refuse_others
 from upstream.audio.corpora.fairseq import export_fairseq, list_names, refuse_other_labels
-from upstream.audio.corpora.kaldi import FILES, export_kaldi, kaldi_ids
+from upstream.audio.corpora.kaldi import FILES, export_kaldi, kaldi_ids, sorted_alike
 from upstream.audio.corpora.libri_light import export_libri_light
 from upstream.audio.corpora.nemo import export_nemo
 from upstream.audio.corpora.parquet import export_parquet
@@ -65,11 +65,15 @@ def kaldi(manifest: ManifestFile, out: Folder, cut: CutAudio = False) -> None:
     _refuse_file(out)
     loaded = Manifest.load(manifest)
     refuse_others(out, FILES)
+    ids = kaldi_ids(loaded)  # what it refuses, before hours of cutting
     if cut:
         loaded = cut_audio(loaded, out / "audio", ".wav")
     written = export_kaldi(loaded, out)
-    if kaldi_ids(loaded) != loaded.ids:
-        say("note: ids begin with the speaker, SPEAKER-ID, for Kaldi sorts utterances and speakers alike")
+    if ids != loaded.ids:
+        say("note: ids begin with the speaker, SPEAKER-ID, for Kaldi wants utterances and speakers sorted alike")
+    if not sorted_alike(ids, loaded.speakers):
+        say("warning: they still are not, as the name of a speaker begins that of another; Kaldi's "
+            "validate_data_dir.sh will refuse utt2spk: rename such speakers")
     others = sum(u.audio.suffix.lower() != ".wav" for u in loaded)
     if others:
         say(f"note: {others:,} utterances are not in .wav files, the only ones that Kaldi's own programs read; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,4 +104,4 @@ def unfinished(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / WRITING).rmdir()
+        shutil.rmtree(folder / WRITING, ignore_errors=True)  # of a command that was killed it may hold something

@@ -103,7 +103,7 @@ def _lock(run: Path) -> tuple[int, bool]:
             raise BlockingIOError
     except BlockingIOError as error:
         os.close(descriptor)
-        raise BusyError(f"{run}: another process works on this run; wait for it or give another folder") from error
+        raise BusyError(f"{run}: another process works here; wait for it or give another folder") from error
     except BaseException:
         os.close(descriptor)
         raise

@@ -1,6 +1,7 @@
 """`hubertkit corpus import`, `export`, `segment` and `split` from outside: what is printed and written, exit codes."""
 
 import json
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -430,3 +431,32 @@ def test_parquet_whose_texts_have_another_name_is_told(capsys, manifest, tmp_pat
     code, _, err = call(capsys, "import", "parquet", tmp_path / "a.parquet", "--out", tmp_path / "p.arrow")
     assert code == 0
     assert "a.parquet: no transcripts in its columns raw_text; they are read from text, sentence" in err
+
+
+def test_who_converted_sphere_files_keeps_both(capsys, tmp_path):
+    """Once `.sph` was read, each recording came twice, and ids must be unique."""
+    (tmp_path / "audio").mkdir()
+    for suffix, form in ((".sph", "NIST"), (".wav", "WAV")):
+        soundfile.write(tmp_path / "audio" / f"a{suffix}", np.zeros(16_000), 16_000, format=form)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for path in sorted((tmp_path / "audio").iterdir()):
+            tar.add(path, path.name)
+    for form, source in (("folder", tmp_path / "audio"), ("tar", tmp_path / "a.tar")):
+        assert call(capsys, "import", form, source, "--out", tmp_path / "m.arrow")[0] == 0
+        assert Manifest.load(tmp_path / "m.arrow").ids == ["a"]
+
+
+def test_speakers_that_cannot_be_sorted_with_their_utterances_are_told_of(capsys, manifest, tmp_path):
+    names = ("anna", "anna-maria")
+    rows = enumerate(Manifest.load(manifest))
+    Manifest.of([replace(u, speaker=names[i % 2], id=f"{'za'[i % 2]}{i}") for i, u in rows], "").save(
+        tmp_path / "n.arrow")
+    code, _, err = call(capsys, "export", "kaldi", tmp_path / "n.arrow", "--out", tmp_path / "k")
+    assert (code, "validate_data_dir.sh will refuse utt2spk" in err) == (0, True)
+
+
+def test_parquet_without_texts_is_not_told_that_its_column_has_another_name(capsys, manifest, tmp_path):
+    Manifest.of([replace(u, text=None) for u in Manifest.load(manifest)], "").save(tmp_path / "n.arrow")
+    assert call(capsys, "export", "parquet", tmp_path / "n.arrow", "--out", tmp_path / "p" / "a.parquet")[0] == 0
+    _, _, err = call(capsys, "import", "parquet", tmp_path / "p" / "a.parquet", "--out", tmp_path / "b.arrow")
+    assert "no transcripts" not in err

@@ -155,14 +155,14 @@ def test_damaged_results_of_ours_may_be_made_again(place, header):
 
 
 def test_a_command_that_was_cut_short_may_be_given_again(place, monkeypatch):
-    """The arrays are in their places, and the header that says so is not yet."""
+    """The arrays of units and emissions are in their places, and the header that says so is not yet."""
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr("upstream.teacher.units.write_json", full)
-    monkeypatch.setattr("upstream.teacher.teacher.write_json", full)
+    monkeypatch.setattr("upstream.teacher.teacher.json_text", full)
     monkeypatch.setattr("downstream.emissions.write_json", full)
-    monkeypatch.setattr("downstream.lm.character_model.write_json", full)
+    monkeypatch.setattr("downstream.lm.character_model.json_text", full)
     teacher = Teacher(Quantiser((torch.zeros(3, 2),)), {"dim": 2}, None, {})
     for write, refuse in (
             (lambda folder: UnitsWriter(folder, (3,)).close(), lambda folder: refuse_other_units(folder, 1)),

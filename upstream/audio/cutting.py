@@ -19,7 +19,7 @@ from upstream.audio.reading import read
 from upstream.disk import disk_errors
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
-from upstream.locks import filling
+from upstream.locks import filling, is_taken
 from upstream.progress import progress
 
 
@@ -34,7 +34,7 @@ def cut_audio(manifest: Manifest, folder: Path, suffix: str = ".flac") -> Manife
         InputError: an utterance cannot be read; nothing is left then.
     """
     folder = Path(folder).absolute()
-    if folder.exists():
+    if is_taken(folder):
         raise UsageError(f"{folder}: is there already; give another folder to export to")
     with disk_errors(folder), filling(folder) as unfinished:
         names = [_write(utterance, unfinished, suffix) for utterance in reported(manifest)]

@@ -58,7 +58,8 @@ def split(manifest: Manifest, hours: Sequence[float], by: By = "speaker", seed: 
     speakers = _speakers(manifest, ids, by)
     seconds = manifest.lengths / 16_000
     drawn = np.flatnonzero(list(map(bool, manifest.texts))) if transcribed else np.arange(len(ids))
-    order = drawn[_order([ids[i] for i in drawn], speakers[drawn], seconds[drawn], by, seed)]
+    owners = np.unique(speakers[drawn], return_inverse=True)[1]  # some may have no transcript at all
+    order = drawn[_order([ids[i] for i in drawn], owners, seconds[drawn], by, seed)]
     reached = np.cumsum(seconds[order])
     most = float(reached[-1]) if len(reached) else 0.0
     if hours[-1] * 3600 > most + 1e-6:

@@ -10,7 +10,7 @@ from pathlib import Path
 from upstream.audio.corpora.lines import path_id
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
-from upstream.audio.corpora.unread import ANEW, left_out, unread_names
+from upstream.audio.corpora.unread import ANEW, left_out, unread_names, without_converted
 from upstream.audio.corpora.walking import walk
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -66,7 +66,7 @@ def _found(src: Path, bad: BadFiles, unread: list[Path]) -> Iterator[Entry]:
     have a transcript, which go to `bad`."""
     for folder, names in walk(src, bad.folder):
         texts = {os.path.splitext(n)[0]: folder / n for n in names if n.lower().endswith(".txt")}
-        audio = [folder / n for n in names if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES]
+        audio = without_converted([folder / n for n in names if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES])
         stems = {path.stem for path in audio}
         for path in (folder / name for name in unread_names(names, stems)):
             if path.stem in texts:

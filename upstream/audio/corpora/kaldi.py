@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -92,10 +92,15 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
 
 def kaldi_ids(manifest: Manifest) -> list[str]:
     """The ids of a data folder: the manifest's where these, sorted, have their speakers sorted, too, as Kaldi's
-    validate_data_dir.sh wants it; otherwise SPEAKER-ID of all whose speaker is known. Raises InputError where two would
-    then be alike."""
-    owners = sorted((id.encode(), (speaker or id).encode()) for id, speaker in zip(manifest.ids, manifest.speakers))
-    if all(one[1] <= other[1] for one, other in pairwise(owners)):
+    validate_data_dir.sh wants it; otherwise SPEAKER-ID of all whose speaker is known.
+
+    Raises:
+        InputError: two would then be alike, or a speaker's name has a space in it.
+    """
+    spaced = next((i for i, s in zip(manifest.ids, manifest.speakers) if s is not None and s.split() != [s]), None)
+    if spaced is not None:
+        raise InputError(f"{spaced}: its speaker's name holds a space, which utt2spk cannot")
+    if sorted_alike(manifest.ids, manifest.speakers):
         return manifest.ids
     ids = [id if speaker is None else f"{speaker}-{id}" for id, speaker in zip(manifest.ids, manifest.speakers)]
     if len(set(ids)) < len(ids):
@@ -103,6 +108,12 @@ def kaldi_ids(manifest: Manifest) -> list[str]:
         raise InputError(f"{alike}: two utterances would have this id, as Kaldi's ids begin with speakers; give the "
                          "corpus ids that begin so")
     return ids
+
+
+def sorted_alike(ids: Sequence[str], speakers: Sequence[str | None]) -> bool:
+    """Whether speakers are sorted where ids are; an utterance of an unknown speaker is one of its own."""
+    owners = sorted((id.encode(), (speaker or id).encode()) for id, speaker in zip(ids, speakers))
+    return all(one[1] <= other[1] for one, other in pairwise(owners))
 
 
 def _path(src: Path, name: str, value: str, root: Path | None) -> Path:
@@ -156,5 +167,3 @@ def _refuse(u: Utterance) -> None:
         raise InputError(f"{u.id}: lies inside {path}, which Kaldi cannot read; give --cut-audio to write it as a file")
     if path != path.strip() or path.endswith("|") or any(c in path for c in "\n\r\t"):
         raise InputError(f"{u.id}: wav.scp cannot hold the path {path!r}; rename the file")
-    if u.speaker is not None and u.speaker.split() != [u.speaker]:
-        raise InputError(f"{u.id}: the speaker {u.speaker!r} holds a space, which utt2spk cannot")

@@ -66,8 +66,9 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
     try:
         rows = [row for path in files for row in _rows(path, column, tars[path], made, bad)]
         entries = [_entry(row, name) for row, name in zip(rows, _ids(rows))]
-        if entries and not any(entry.text for entry in entries):
-            say_untold(files[0], _string_columns(files[0]))
+        columns = _string_columns(files[0])
+        if entries and not any(entry.text for entry in entries) and not {*columns} & {*TEXT_NAMES}:
+            say_untold(files[0], columns)
         manifest = manifest_of(entries, bad, src)
     except BaseException:
         for path in made:

@@ -20,6 +20,7 @@ from typing import Any
 
 from upstream.audio.corpora.exports import claim, refuse_others, remove
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
+from upstream.audio.corpora.unread import SPHERE
 from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
@@ -180,7 +181,9 @@ def _note(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, samples: d
     key = f"{folder}/{stem}".removeprefix("./").lstrip("/")
     sample = samples.setdefault(key, _Sample())
     if suffix in AUDIO_SUFFIXES:
-        if sample.audio is not None:
+        if sample.audio is not None and suffix in SPHERE:
+            return  # the same in another format
+        if sample.audio is not None and not sample.audio.name.lower().endswith(SPHERE):
             raise InputError(f"{shard}: {member.name} is a second recording of {key}, after {sample.audio.name}")
         if member.issparse():
             raise InputError(f"{shard}: {member.name} is a sparse member, which cannot be read in place")

@@ -11,7 +11,7 @@ UNREAD_SUFFIXES = frozenset({
     ".3g2", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".ds2", ".dss", ".m4a", ".m4b", ".m4v", ".mka",
     ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ra", ".shn", ".spx", ".tta", ".webm", ".wma", ".wmv", ".wv"})
 ANEW = "write it anew, e.g. as FLAC (ffmpeg -i IN OUT.flac)"
-_SPHERE = (".sph", ".nist")
+SPHERE = (".sph", ".nist")
 _SPHERE_ANEW = "write it anew (sph2pipe -f wav IN OUT.wav)"  # those that fail are compressed, mostly
 
 
@@ -20,6 +20,12 @@ def unread_names(names: Iterable[str], read: Collection[str]) -> list[str]:
     that is read: who converted a file may keep both."""
     return [name for name in names if os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES
             and os.path.splitext(name)[0] not in read]
+
+
+def without_converted(audio: Sequence[Path]) -> list[Path]:
+    """Recordings of a folder without those in SPHERE that lie there in another format, too."""
+    converted = {path.stem for path in audio if path.suffix.lower() not in SPHERE}
+    return [path for path in audio if path.suffix.lower() not in SPHERE or path.stem not in converted]
 
 
 def left_out(unread: Sequence[Path]) -> str:
@@ -33,6 +39,6 @@ def left_out(unread: Sequence[Path]) -> str:
 def way_out(path: Path) -> str:
     """What to do about a file that cannot be read, where its name says it; else nothing."""
     suffix = path.suffix.lower()
-    if suffix in _SPHERE:
+    if suffix in SPHERE:
         return f"; {_SPHERE_ANEW}"
     return f"; {ANEW}" if suffix in UNREAD_SUFFIXES else ""
