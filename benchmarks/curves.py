@@ -85,12 +85,12 @@ def train(name: str, speech: Manifest, folder: Path, updates: int, *more: str) -
         more: `key=value` words that come last.
 
     Raises:
-        UsageError: the folder holds a `recordings.arrow` that no curve wrote there.
+        UsageError: the folder of no run holds another `recordings.arrow`.
     """
     manifest = folder / MANIFEST
     if manifest.is_file() and not (folder / STAGES).is_file() and Manifest.load(manifest).hash != speech.hash:
-        raise UsageError(f"{manifest}: another list of recordings, which no run of ours wrote; give the run a folder "
-                         "of its own")
+        raise UsageError(f"{manifest}: another list of recordings is there already; give the run a folder of its own, "
+                         "or move it away")
     folder.mkdir(parents=True, exist_ok=True)
     speech.save(manifest)
     pretrain(_recipe(name, manifest, updates, *more), folder, until_round=1)

@@ -177,7 +177,7 @@ def scratch_encoder(recipe: LowResourceRecipe, labelled: str, rounds: Sequence[R
                 raise RecipeError(f"rounds {beside[0].number} and {other.number} have encoders with {name}="
                                   f"{shape[name]} and {name}={value}, and scratch beside both can have one shape only; "
                                   "leave out one of their cells, and compare it in a run of its own")
-    found = next(round_.encoder for round_ in rounds if _shape(round_) == shape)
+    found = beside[0].encoder
     if found.feature_grad_mult == 0:  # of an init whose front end has learnt; a random one would stay as it is
         return replace(found, feature_grad_mult=recipe.pretrain.encoder.feature_grad_mult)
     return found

@@ -88,8 +88,6 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     if dev is not None:
         warn_of_dev(manifest, dev, vocabulary, say)
     inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe)}
-    if recipe.training.keep_best and dev is not None and (heard := _up_to(dev, recipe.validation_seconds)) is not dev:
-        inputs["validated"] = heard.hash  # of dev, and once it was others
 
     def work(folder: Path) -> dict[str, Any]:
         device = chosen_device(recipe.device)

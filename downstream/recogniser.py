@@ -109,7 +109,7 @@ def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch
 
     Computed in float32 on a device, by default the GPU if there is one. An utterance too short for a frame gets none,
     with a warning. Large corpora are done in stretches, in folders of their own in `out`, and then put together: those
-    that were done before a kill are kept.
+    that were done before a kill are kept. While they are put together they take twice the room.
     """
     model, vocabulary = load_recogniser(folder)
     out, device = Path(out), torch.device(device or best_device())
@@ -120,8 +120,9 @@ def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch
     values_a_second = len(vocabulary.symbols) * grid.rate
     found = stretches(manifest.lengths, min(STRETCH_SECONDS, STRETCH_VALUES / values_a_second)) or [range(0)]
     places = {rows: stretch_folder(out, rows) if len(found) > 1 else out for rows in found}
+    ids = manifest.ids  # a list that is made at each call
     left = found if len(found) == 1 else [
-        rows for rows in found if not holds(places[rows], manifest.ids[rows.start:rows.stop], vocabulary.symbols, meta)]
+        rows for rows in found if not holds(places[rows], ids[rows.start:rows.stop], vocabulary.symbols, meta)]
     done = 0
     with progress(f"emissions {out.name}", sum(map(len, left))) as report:
         for rows in left:

@@ -96,6 +96,7 @@ def errors(
     if given is not None:
         found["+ lm"] = given
     result = _taken_apart(stored, truth, found, objective)
+    tell_few(result.ladder[0].interval.clusters, tested=as_json)
     if as_json:
         longest = max((len(hypothesis.nbest) for hypothesis in found["+ lm"]), default=0)
         print(json.dumps({"lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
@@ -169,7 +170,6 @@ def _show(result: Decomposition) -> None:
             f"{step.change.points:+.2f}", range_of(step.change.interval.ends, "+"))
         ladder.add_row(step.name, f"{step.wer:.2f}", range_of(step.interval.ends), str(step.errors), *change)
     console.print(ladder)
-    tell_few(result.ladder[0].interval.clusters)
     total = max(1, result.ladder[-2].errors)
     parts = Table("blame", "utterances", "errors", "share", "")
     for name, part in result.blamed.items():

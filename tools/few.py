@@ -7,8 +7,9 @@ from upstream.progress import say
 FEW = 10  # of fewer, intervals of 95 % hold the true value in less than 88 % of cases
 
 
-def tell_few(found: int, what: str = "utterance") -> None:
-    """Say so where `found` utterances (or speakers) make intervals that are too narrow."""
+def tell_few(found: int, what: str = "utterance", tested: bool = False) -> None:
+    """Say so where `found` utterances (or speakers) make intervals that are too narrow, and what p-values can be at
+    least where systems are `tested` against each other."""
     if 1 < found < FEW:
-        say(f"{found} {what}s are few to draw from: intervals are too narrow, and a p-value is at least "
-            f"{2.0 ** (1 - found):.2g}")
+        least = f", and a p-value is at least {2.0 ** (1 - found):.2g}" if tested else ""
+        say(f"{found} {what}s are few to draw from: intervals are too narrow{least}")

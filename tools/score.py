@@ -51,7 +51,7 @@ def score(
     """Word and character error rates with 95% intervals, and the difference between two decodings."""
     truth = read_references(references)
     unit: Unit = "character" if characters else "word"
-    tell_few(len(set(_groups(truth, by) or truth.texts)), by.value)
+    tell_few(len(set(_groups(truth, by) or truth.texts)), by.value, tested=against is not None)
     first = _score(hypotheses, truth, unit)
     made_by = _made_by if as_json else lambda _: {}  # of which a table says nothing
     result: dict[str, Any] = {"unit": unit, "hypotheses": str(hypotheses), **summary(first, truth, by, seed),

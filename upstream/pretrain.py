@@ -110,13 +110,22 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     with locked(out):
         note_stages(out, stage_names(recipe, rounds[:until_round]), stages_read(rounds[:until_round]))
         corpus = corpus_stage(recipe, out / "corpus", say)
-        if not ((course := current()) and course.look):  # who looks is told what is to be done
-            check_data(rounds[:until_round], recipe.probe, corpus.manifest, corpus.train)
+        trained = _to_be_trained(recipe, rounds[:until_round])
+        ranks.alone(lambda: check_data(trained, recipe.probe, corpus.manifest, corpus.train))
         results: list[RoundResult] = []
         for round_ in rounds[:until_round]:
             folder = out / f"round{round_.number}"
             results.append(_round(recipe, round_, corpus, folder, _encoders(round_, results, outside), device, say))
     return results
+
+
+def _to_be_trained(recipe: PretrainRecipe, rounds: list[Round]) -> list[Round]:
+    """The rounds that this run comes to train: none where it only looks, who is told what is to be done."""
+    course, names = current(), stage_names(recipe, rounds)
+    if course and course.look:
+        return []
+    ahead = names[:names.index(course.last) + 1] if course and course.last in names else names
+    return [round_ for round_ in rounds if f"round{round_.number}/encoder" in ahead]
 
 
 def check_sources(recipe: PretrainRecipe, rounds: list[Round], outside: Mapping[str, EncoderConfig]) -> None:
@@ -321,7 +330,7 @@ def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units: 
         return {**figures[0], **({"streams": figures} if streams > 1 else {})}
 
     inputs = {"units": units["hash"], "alignments": ranks.alone(lambda: alignments_hash(alignments))}
-    found = run_stage(folder / "quality", "quality", version=1, inputs=inputs, work=work, say=say,
+    found = run_stage(folder / "quality", "quality", version=2, inputs=inputs, work=work, say=say,
                       settings={"streams": streams} if streams > 1 else {})  # once only the first was judged
     for number, part in enumerate(found.get("streams", [found] * ("pnmi" in found)), 1):  # none if this only looks
         which = f"stream {number} of {streams}: " if streams > 1 else ""

@@ -43,8 +43,8 @@ def refuse_own(recipe: PretrainRecipe, out: Path) -> None:
     """Raises UsageError where a round names, as if it came from elsewhere, what the run in `out` makes itself.
 
     Encoders from elsewhere are looked at before the first round, and loaded when a round wants them: one of this run
-    may be another by then, or be put aside. Teachers and units are looked at when they are wanted: those of earlier
-    rounds are what they should be.
+    may be another by then, or be put aside. Teachers and units of earlier rounds are let be: they must be there when
+    the command is given (after `--until`), and are read again when they are wanted.
     """
     for number, round_ in enumerate(recipe.rounds, 1):
         teacher, key = round_.teacher, f"rounds.{number - 1}"

@@ -32,7 +32,8 @@ def stretch_folder(folder: Path, rows: range) -> Path:
 
 
 def remove_stretches(folder: Path) -> None:
-    """Remove all stretches in the folder of the whole, those, too, that a killed process left of something else."""
-    for part in folder.glob(".part-*"):
-        if re.fullmatch(r"\.part-\d+-\d+", part.name) and part.is_dir():
+    """Remove all stretches in the folder of the whole, those, too, that a killed process left of something else, and
+    the parts of ranks that older versions left."""
+    for part in [*folder.glob(".part-*"), *folder.glob(".rank*")]:
+        if re.fullmatch(r"\.(part-\d+-\d+|rank\d+)", part.name) and part.is_dir():
             shutil.rmtree(part)

@@ -137,8 +137,9 @@ def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> Word
         left_out += [index for _, index in likeliest[WORDS_OF_A_SPELLING:]]
     tree.smear(SmearingMode.MAX)
     if left_out:
+        others = "six likelier ones" if lm is not None else "six that come before them"
         say(f"warning: {len(set(left_out))} words of the lexicon, {names[left_out[0]]!r} for instance, have a spelling "
-            "in common with six likelier ones and are not found by it: flashlight holds six words of one spelling")
+            f"in common with {others} and are not found by it: flashlight holds six words of one spelling")
     strange = frozenset() if lm is None else _strange(names, lm)
     return Words(names, strange, tree, model)
 

@@ -30,7 +30,6 @@ from upstream.audio.manifest import Utterance
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
 from upstream.recipe import load_recipe
-from upstream.stage import read_stage
 from upstream.training.loop import TrainingRecipe
 from upstream.training.optimiser import OptimiserRecipe
 
@@ -673,16 +672,6 @@ def test_a_validation_hears_no_more_of_dev_than_asked(seconds, most, chosen):
     assert heard.seconds <= max(most, min(seconds))
     if chosen is not None:
         assert sorted(u.samples / 16_000 for u in heard) == sorted(chosen)
-
-
-def test_what_was_chosen_by_another_part_of_dev_is_stale(corpus, tmp_path):
-    """With keep_best the weights follow from it. All of dev is what it was."""
-    found = dataclasses.replace(recipe(corpus), training=dataclasses.replace(TRAINING, keep_best=True))
-    dev = Manifest.load(corpus / "dev.arrow")
-    for name, seconds in (("part", dev.seconds / 2), ("all", dev.seconds)):
-        finetune(dataclasses.replace(found, validation_seconds=seconds), tmp_path / name, lambda line: None)
-    inputs = {name: read_stage(tmp_path / name)["inputs"] for name in ("part", "all")}
-    assert inputs["part"].keys() - inputs["all"].keys() == {"validated"}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small_rounds import TINY, write_recordings
 
+from tools.main import run as main
 from upstream.audio import import_folder
 from upstream.errors import InputError
 from upstream.pretrain import pretrain
@@ -51,3 +52,12 @@ def test_a_teacher_that_fits_nothing_needs_no_frames(recordings, tmp_path):
     words = ["rounds.0.teacher.kind=random", "rounds.0.teacher.clusters=5000", "rounds.0.teacher.sample_frames=5000"]
     first, second = rounds(recordings, tmp_path, *words)
     assert (first.units_result["classes"], second.units_result["classes"]) == ([5000], [8])
+
+
+def test_only_what_is_done_before_the_end_is_asked_for(recordings, tmp_path, capsys):
+    """`--until round1/units` was refused for recordings that are too short for the training that it leaves out."""
+    words = ["pretrain", "hubert-tiny", *TINY, f"data={recordings}", "training.least_seconds=9", "--ranks", "1"]
+    words += ["--out", str(tmp_path)]
+    assert main([*words, "--until", "round1/units"]) == 0
+    assert main([*words, "--until", "round1"]) == 1
+    assert "training needs at least in round 1" in capsys.readouterr().err

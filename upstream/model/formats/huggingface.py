@@ -84,7 +84,7 @@ def read(folder: Path) -> Checkpoint:
     tensors, where = _weights(folder)
     found, heads = split_head(old_weight_norm(tensors), PREFIXES[kind])
     prefix = PREFIXES[kind] if heads else ""
-    if not heads:  # the encoder by itself, or with more beside it, as ContentVec's `final_proj`
+    if not heads and any(key.startswith(_ENCODER) for key in found):  # and maybe more: ContentVec has a `final_proj`
         heads = {key: found.pop(key) for key in list(found) if not key.startswith(_ENCODER)}
     settings = _settings(described, folder)
     notes = without_zero_biases(settings, found, "")

@@ -362,3 +362,6 @@ def test_a_head_beside_an_encoder_without_a_prefix_is_left_out_and_said(saved):
     save_file({**tensors, "encoder.strange": torch.ones(4)}, saved / "model.safetensors")
     with pytest.raises(FormatError, match=r"no place for: encoder\.strange"):
         load_encoder(saved)
+    save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, saved / "model.safetensors")
+    with pytest.raises(FormatError, match=r"left .*: module\."):  # not all of it a head
+        load_encoder(saved)
