@@ -29,7 +29,7 @@ def cut_audio(manifest: Manifest, folder: Path, suffix: str = ".flac") -> Manife
     An id too long for a file's name is cut (`file_names.fitting`).
 
     Raises:
-        UsageError: the folder is there already.
+        UsageError: the folder is there already and holds something.
         BusyError: another process writes it.
         InputError: an utterance cannot be read; nothing is left then.
     """

@@ -142,6 +142,7 @@ class TestFairseq:
             cut_audio(parts, tmp_path / "out" / "cut")
         assert list((tmp_path / "out").iterdir()) == []
         (tmp_path / "out" / "cut").mkdir()
+        (tmp_path / "out" / "cut" / "mine.flac").touch()
         with pytest.raises(UsageError, match="is there already"):
             cut_audio(parts, tmp_path / "out" / "cut")
 
