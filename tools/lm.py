@@ -21,6 +21,7 @@ from rich.table import Table
 
 from downstream.given_files import check_readable
 from downstream.lm.arpa import ngram_counts, write_arpa
+from downstream.lm.arrays import holds_arrays
 from downstream.lm.arrays import pack as pack_arpa
 from downstream.lm.character_model import CharacterShape, CharacterTraining, refuse_others, train_characters
 from downstream.lm.interpolation import Pair
@@ -37,6 +38,8 @@ from upstream.device import best_device
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.progress import progress, say
 from upstream.training.free_memory import free_bytes
+
+_HEAD_BYTES = 1 << 16  # of an ARPA file, in which comments may come before \\data\\
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -267,6 +270,17 @@ def _check_out(out: Path, inputs: Sequence[Path | None]) -> None:
     if out.is_dir():
         raise UsageError(f"{out}: a folder; --out names the ARPA file to write")
     check_file(out, inputs)
+    if out.is_file() and out.stat().st_size and not _is_model(out):
+        raise UsageError(f"{out}: is there already and no language model, so it is left as it is; give another --out")
+
+
+def _is_model(path: Path) -> bool:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            return b"\\data\\" in file.read(_HEAD_BYTES) or holds_arrays(path)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return False
 
 
 def _check_model_out(out: Path, inputs: Sequence[Path]) -> None:

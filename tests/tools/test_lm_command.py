@@ -362,3 +362,17 @@ def test_a_text_that_needs_more_memory_than_there_is_says_so_before_it_is_read(t
     out = str(tmp_path / "a.arpa")
     assert run(["lm", "build", str(text), "--order", "2", "--discount-fallback", "--out", out]) == 0
     assert "--memory 1G sorts in files instead" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.txt.gz", "lm.arpa.gz"])
+def test_a_file_that_is_no_model_is_not_written_over(tmp_path, capsys, name):
+    """`lm build text.txt.gz --out text.txt` took the place of the text; a model is made anew in its place."""
+    (tmp_path / "text.txt").write_text("A B\nB A\n" * 5)
+    words = ["lm", "build", str(tmp_path / "text.txt"), "--order", "1", "--discount-fallback", "--out",
+             str(tmp_path / name)]
+    (tmp_path / name).write_text("a text of somebody else")
+    assert run(words) == 2
+    assert "is there already and no language model" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "a text of somebody else"
+    (tmp_path / name).unlink()
+    assert (run(words), run(words)) == (0, 0)

@@ -60,7 +60,7 @@ def examine(train: Sequence[Record], valid: Sequence[Record], reference: Referen
             be few.
         skipped: updates that were not finite, in their order.
     """
-    found = [*_not_finite(train, skipped), *_empty(train), *_misfit(train, valid, label_entropy),
+    found = [*_not_finite(train, skipped), *_empty(train, valid), *_misfit(train, valid, label_entropy),
              *_by_heart(train, valid), *_collapse(valid), *_divergence(train), *_blown_up(valid),
              *_behind(train, valid, reference), *_generalisation(train, valid),
              *_unmasked(valid, first_round), *_loader(train)]
@@ -116,9 +116,12 @@ def _not_finite(train: Sequence[Record], skipped: Sequence[int]) -> Iterator[Fin
                       "lower training.optimiser.peak_rate, or use training.precision=float32 if it is not used yet")
 
 
-def _empty(train: Sequence[Record]) -> Iterator[Finding]:
-    """Of masked frames: what an unmasked one is called follows from what is heard, and may be learnt to the last."""
-    losses = [r for r in train if "loss" in r]
+def _empty(train: Sequence[Record], valid: Sequence[Record]) -> Iterator[Finding]:
+    """Of masked frames: what an unmasked one is called follows from what is heard, and may be learnt to the last. Where
+    held-out speakers have a loss, what training heard was learnt by heart, and the labels are not to blame."""
+    losses, held_out = ([r for r in records if "loss" in r] for records in (train, valid))
+    if held_out and held_out[-1]["loss"] >= NOTHING_TO_LEARN:
+        return
     if losses and losses[-1]["loss"] < NOTHING_TO_LEARN and not _of_unmasked_frames(losses[-1]):
         yield Finding("empty labels", "broken",
                       f"the loss is {losses[-1]['loss']:.3f} nats after {losses[-1]['update']} updates: the labels "

@@ -45,6 +45,12 @@ def test_a_loss_of_nothing_means_empty_labels():
     assert (finding.level, "one class" in finding.advice) == ("broken", True)
 
 
+def test_labels_that_were_learnt_by_heart_are_not_called_empty():
+    """Twelve recordings came to .04 nats in training and to 2 on others; the units were told to be of one class."""
+    assert [f for f in examine(log([0.5, 0.04]), log([2.0])) if f.level == "broken"] == []
+    assert levels(log([0.5, 0.02]), log([0.02])) == ["broken"]
+
+
 def test_a_loss_of_nothing_on_unmasked_frames_is_no_trouble():
     """What they are called follows from what is heard, and `masked_weight=0` trains on those alone: it was `broken`."""
     alone = log([0.5, 0.02], unmasked_accuracy=[0.9, 0.99])
@@ -144,7 +150,7 @@ def test_a_slow_loader_is_named_once_it_stays_slow():
 
 
 def test_the_worst_comes_first():
-    train = log([0.5, 0.4, 0.3, 0.2, 0.02], waiting_share=[0.5] * 5)
+    train = log([4.5, 4.42, 4.41, 4.4, 4.39], waiting_share=[0.5] * 5)
     assert levels(train, HEALTHY_VALID) == ["broken", "warning"]
 
 
