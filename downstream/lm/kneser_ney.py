@@ -226,7 +226,7 @@ def all_discounts(counts_of_counts: Sequence[np.ndarray], seen: Sequence[int],
         reason = _fault(order, n, size)
         if reason and fallback is None:
             raise InputError(f"{reason}: the text is too small or repeats itself; take more text or a lower --order, "
-                             f"or give --discount-fallback ({', '.join(f'{d:g}' for d in FALLBACK)})")
+                             f"or give --discount-fallback, for discounts of {', '.join(f'{d:g}' for d in FALLBACK)}")
         found.append(fallback if reason and fallback is not None else _modified(n))
         reasons.append(reason)
     return found, reasons
