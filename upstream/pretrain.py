@@ -330,8 +330,7 @@ def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units: 
         return {**figures[0], **({"streams": figures} if streams > 1 else {})}
 
     inputs = {"units": units["hash"], "alignments": ranks.alone(lambda: alignments_hash(alignments))}
-    found = run_stage(folder / "quality", "quality", version=2, inputs=inputs, work=work, say=say,
-                      settings={"streams": streams} if streams > 1 else {})  # once only the first was judged
+    found = run_stage(folder / "quality", "quality", version=2, settings={}, inputs=inputs, work=work, say=say)
     for number, part in enumerate(found.get("streams", [found] * ("pnmi" in found)), 1):  # none if this only looks
         which = f"stream {number} of {streams}: " if streams > 1 else ""
         say(f"  {which}phone purity {part['phone_purity']:.3f}, cluster purity {part['cluster_purity']:.3f}, "
