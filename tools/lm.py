@@ -39,7 +39,7 @@ from upstream.errors import FormatError, InputError, UsageError
 from upstream.progress import progress, say
 from upstream.training.free_memory import free_bytes
 
-_HEAD_BYTES = 1 << 16  # of an ARPA file, in which comments may come before \\data\\
+_HEAD_BYTES = 1 << 16  # of an ARPA file, in which comments may come before \data\
 
 app = typer.Typer(no_args_is_help=True)
 
