@@ -1,16 +1,19 @@
 """How good are the teachers of the paper's question, on the same recordings and against the same phones?
 
-    hubertkit bench teachers --data TRAIN.arrow --aligned ALIGNED.arrow --alignments DIR [--run RUN] --out DIR
+    hubertkit bench teachers --data TRAIN.arrow --aligned ALIGNED.arrow --alignments DIR [--run RUN] [--encoder DIR]
+        [--cmn] --out DIR
 
 MFCC with several numbers of clusters, ensemble, product, residual and random projection, and every layer of every round
-of a pretraining run. A teacher is fitted on `data`, which needs no alignments, and judged on `aligned`. Every teacher
-is a stage, so a measurement that was killed goes on.
+of a pretraining run and of other encoders; those of one stream also without the means of utterances (`--cmn`). A
+teacher is fitted on `data`, which needs no alignments, and judged on `aligned`. Every teacher is a stage, so a
+measurement that was killed goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
 from upstream.errors import UsageError
+from upstream.features.centred import with_cmn
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import draw_hours
 from upstream.locks import locked
@@ -47,8 +51,15 @@ class Candidate:
     clusters: tuple[int, ...]
     kind: Kind = "single"
     features: str = "mfcc"
-    round: int = 0  # whose encoder it reads; 0: none's
+    round: int = 0  # whose encoder it reads; 0: none's, or `encoder`'s
     layer: int | None = None
+    encoder: str | None = None  # one that is of no round, by its name
+    cmn: bool = False  # without the means of utterances
+
+    @property
+    def reads(self) -> str | None:
+        """The name of the encoder that it reads."""
+        return f"round{self.round}" if self.round else self.encoder
 
 
 @dataclass(frozen=True)
@@ -75,28 +86,32 @@ PLAIN = (
 
 
 def run(recordings: Recordings, rounds: Path | None, clusters: Sequence[int], out: Path, command: str,
-        say: Callable[[str], None] = say) -> dict[str, Any]:
+        say: Callable[[str], None] = say, *, others: Sequence[Path] = (), cmn: bool = False) -> dict[str, Any]:
     """Judge every teacher into `out` and give the content of `out/results.json`.
 
     Args:
         rounds: folder of a pretraining run; None for the teachers that need none.
         clusters: of each layer.
+        others: folders of encoders, or whatever `load_encoder` reads, that are judged like those of rounds.
+        cmn: judge teachers of one fitted stream also on frames without the means of their utterances.
 
     Raises:
-        UsageError: no recording of `aligned` has an alignment, a run without an encoder, or results of another
-            benchmark in `out`.
+        UsageError: no recording of `aligned` has an alignment, a run without an encoder, two encoders of one name, or
+            results of another benchmark in `out`.
     """
     refuse_other_results(out / "results.json", BENCHMARK)
     if not any(i in recordings.alignments for i in recordings.aligned.ids):
         raise UsageError("no recording of --aligned has an alignment in --alignments: the names of the files are those "
                          "of the utterances")
-    encoders = {} if rounds is None else _encoders(rounds)
+    of_rounds = {} if rounds is None else _encoders(rounds)
+    encoders = {f"round{number}": folder for number, folder in of_rounds.items()} | _named(others)
+    candidates = [*PLAIN, *_layers(encoders, clusters)]
     rows: list[dict[str, Any]] = []
     with locked(out):
-        for candidate in (*PLAIN, *_layers(encoders, clusters)):
-            rows += _judge(candidate, encoders.get(candidate.round), recordings, out / candidate.name, say)
+        for candidate in _with_cmn(candidates) if cmn else candidates:
+            rows += _judge(candidate, encoders.get(candidate.reads or ""), recordings, out / candidate.name, say)
         results = {"benchmark": BENCHMARK, "command": command, "rows": rows,
-                   "curves": [] if rounds is None else _curves(encoders),
+                   "curves": _curves(of_rounds),
                    "fitted_on": {"manifest": recordings.data.hash, "hours": recordings.fit_hours,
                                  "sample_frames": recordings.sample_frames, "seed": recordings.seed},
                    "judged_on": {"manifest": recordings.aligned.hash, "utterances": len(recordings.aligned),
@@ -114,11 +129,34 @@ def _encoders(rounds: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _layers(encoders: dict[int, Path], clusters: Sequence[int]) -> Iterator[Candidate]:
-    for number, folder in encoders.items():
+def _named(others: Sequence[Path]) -> dict[str, Path]:
+    """Other encoders by the names of their folders, which are to be folders of the measurement."""
+    found: dict[str, Path] = {}
+    for path in others:
+        name = path.resolve().name
+        if name in found or re.fullmatch(r"round\d+", name):
+            raise UsageError(f"--encoder {path}: there is another encoder {name}; rows are named for the last part of "
+                             "the path, so give it another one (a link will do)")
+        found[name] = path
+    return found
+
+
+def _layers(encoders: Mapping[str, Path], clusters: Sequence[int]) -> Iterator[Candidate]:
+    for name, folder in encoders.items():
+        number = int(name.removeprefix("round")) if re.fullmatch(r"round\d+", name) else 0
         for layer in range(1, load_encoder(folder).config.layers + 1):
             for k in clusters:
-                yield Candidate(f"round{number}-layer{layer}-{k}", (k,), features="layer", round=number, layer=layer)
+                yield Candidate(f"{name}-layer{layer}-{k}", (k,), features="layer", round=number, layer=layer,
+                                encoder=None if number else name)
+
+
+def _with_cmn(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Each, and behind each of one fitted stream its twin."""
+    for candidate in candidates:
+        yield candidate
+        if candidate.kind == "single":
+            name, _, classes = candidate.name.rpartition("-")
+            yield replace(candidate, name=f"{name}-cmn-{classes}", cmn=True)
 
 
 def _judge(candidate: Candidate, encoder: Path | None, recordings: Recordings, folder: Path,
@@ -128,7 +166,7 @@ def _judge(candidate: Candidate, encoder: Path | None, recordings: Recordings, f
               "alignments": alignments_hash(recordings.alignments)}
     if encoder is not None:
         inputs["encoder"] = encoder_hash(load_encoder(encoder))
-    settings = asdict(candidate) | {"fit_hours": recordings.fit_hours, "sample_frames": recordings.sample_frames,
+    settings = _said(candidate) | {"fit_hours": recordings.fit_hours, "sample_frames": recordings.sample_frames,
                                     "seed": recordings.seed}
 
     def work(target: Path) -> dict[str, Any]:
@@ -150,9 +188,14 @@ def _judge(candidate: Candidate, encoder: Path | None, recordings: Recordings, f
 
 def _source(candidate: Candidate, encoder: Path | None) -> Source:
     if encoder is None:
-        return named_source(candidate.features)
+        return with_cmn(named_source(candidate.features), candidate.cmn)
     assert candidate.layer is not None  # `_layers` names it
-    return LayerSource(load_encoder(encoder), candidate.layer, best_device())
+    return with_cmn(LayerSource(load_encoder(encoder), candidate.layer, best_device()), candidate.cmn)
+
+
+def _said(candidate: Candidate) -> dict[str, Any]:
+    """Its settings. Those that came later are left out at their defaults: what was judged before is not stale."""
+    return {k: v for k, v in asdict(candidate).items() if k not in ("encoder", "cmn") or v}
 
 
 def _rows(candidate: Candidate, units: Units, recordings: Recordings) -> Iterator[dict[str, Any]]:
@@ -160,7 +203,8 @@ def _rows(candidate: Candidate, units: Units, recordings: Recordings) -> Iterato
     streams: list[list[np.ndarray]] = [[units.labels(i, s).astype(np.int64) for i in ids]
                                        for s in range(len(units.classes))]
     phones = [phones_at_frames(recordings.alignments[i], len(labels)) for i, labels in zip(ids, streams[0])]
-    place = {"teacher": candidate.name, "kind": candidate.kind, "round": candidate.round, "layer": candidate.layer}
+    place = {"teacher": candidate.name, "kind": candidate.kind, "round": candidate.round, "layer": candidate.layer,
+             "cmn": candidate.cmn, "encoder": candidate.encoder}
     for number, (labels, classes) in enumerate(zip(streams, units.classes)):
         yield place | {"stream": number, "classes": classes} | _figures(phones, labels, classes)
     if len(streams) > 1:

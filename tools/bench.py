@@ -210,15 +210,20 @@ def teachers(
     out: Annotated[Path, typer.Option(help="Folder of the measurement; the same command again goes on there.")],
     rounds: Annotated[Path | None, typer.Option("--run", help="Folder of a pretraining run: every layer of every "
                                                               "round is judged as well.")] = None,
+    encoder: Annotated[list[Path] | None, typer.Option(help="Another encoder whose layers are judged, named for its "
+                                                            "folder; may be given more than once.")] = None,
+    cmn: Annotated[bool, typer.Option("--cmn", help="Judge teachers of one stream also on frames less the mean over "
+                                                    "their utterance.")] = False,
     clusters: Annotated[str, typer.Option(help="Of each layer: one number, or several with commas.")] = "100",
     hours: Annotated[float, typer.Option(help="Of --data to sample frames from.")] = 2.0,
     sample_frames: Annotated[int, typer.Option(help="Frames to fit on.")] = 300_000,
     seed: Annotated[int, typer.Option(help="Of the sample and of k-means.")] = 0,
 ) -> None:
-    """PNMI and purities of MFCC, ensemble, product, residual and random teachers, and of a run's layers."""
+    """PNMI and purities of MFCC, ensemble, product, residual and random teachers, and of the layers of encoders."""
     recordings = recordings_of(data, aligned, alignments, hours, sample_frames, seed)
     command = shlex.join(["hubertkit", *sys.argv[1:]])
-    results = run_teachers(recordings, rounds, whole_numbers("--clusters", clusters), out, command, say)
+    results = run_teachers(recordings, rounds, whole_numbers("--clusters", clusters), out, command, say,
+                           others=encoder or [], cmn=cmn)
     Console().print(table(results["rows"], TEACHER_COLUMNS))
     print(out / "results.json")
 

@@ -25,6 +25,8 @@ from upstream.teacher.sweep import FIT_FRAMES, Sweep, sweep
 from upstream.teacher.sweep_plot import plot_sweep
 from upstream.teacher.teacher import refuse_others
 
+Cmn = Annotated[bool, typer.Option("--cmn", help="Take the mean over its utterance off each frame.")]
+
 
 def sweep_layers(
     encoder: Annotated[Path, typer.Argument(help="Folder of an encoder.")],
@@ -40,6 +42,7 @@ def sweep_layers(
                                                     "memory.")] = FIT_FRAMES,
     with_abx: Annotated[bool, typer.Option("--abx/--no-abx", help="With alignments, also ABX errors.")] = True,
     snr: Annotated[float, typer.Option(help="Of the noise in dB, without alignments.")] = 10.0,
+    cmn: Cmn = False,
     seed: Annotated[int, typer.Option(help="Of whatever is drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
@@ -65,7 +68,7 @@ def sweep_layers(
     with progress("sweeping", len(recordings)) as report:
         found = sweep(load_encoder(encoder, device), recordings, numbers, read=AudioCache(recordings).wave, seed=seed,
                       alignments=paths, layers=chosen, device=device, fit_frames=frames, measure_abx=with_abx, snr=snr,
-                      progress=report)
+                      cmn=cmn, progress=report)
     result = {**found.as_json(), "manifest": recordings.hash, "hours": recordings.seconds / 3600, "seed": seed,
               "snr": snr if paths is None else None}
     with disk_errors(out):

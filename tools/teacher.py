@@ -13,12 +13,13 @@ from rich.table import Table
 
 from tools.gate import pass_gate
 from tools.outputs import check_file, check_folder
-from tools.sweep import sweep_layers, whole_numbers
+from tools.sweep import Cmn, sweep_layers, whole_numbers
 from tools.units import load_teacher, source_of
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
+from upstream.features.centred import with_cmn
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import check_hours, draw_hours
@@ -119,6 +120,7 @@ def fit_teacher(
                                                          "once.")] = None,
     features: Features = None,
     stacked: Annotated[bool, typer.Option("--stacked", help="fbank: both windows of a frame.")] = False,
+    cmn: Cmn = False,
     pca: Annotated[int, typer.Option(min=0, help="Cluster so many principal components; 0 for the frames "
                                                  "themselves.")] = 0,
     whiten: Annotated[bool, typer.Option("--whiten", help="Give the components unit variance.")] = False,
@@ -129,7 +131,7 @@ def fit_teacher(
     check_folder(out, [manifest, *(encoder or [])], own="teacher.json")
     numbers = whole_numbers("--clusters", clusters)
     refuse_others(out, len(numbers), bool(pca or whiten or kind == "random"))
-    source = _source(encoder or [], layer or [], features, stacked)
+    source = with_cmn(_source(encoder or [], layer or [], features, stacked), cmn)
     recordings = Manifest.load(manifest)
     with progress("reading frames", len(recordings)) as report:
         made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers, seed=seed,
@@ -148,11 +150,12 @@ def import_teacher(
                                                             "fit.")] = None,
     layer: Annotated[list[int] | None, typer.Option(help="That layer.")] = None,
     features: Features = None,
+    cmn: Cmn = False,
 ) -> None:
     """Make a teacher of centroids that somebody published. Nothing in the file is run."""
     check_folder(out, [centroids, *(encoder or [])], own="teacher.json")
     refuse_others(out, 1)
-    made = import_centroids(centroids, _source(encoder or [], layer or [], features).describe())
+    made = import_centroids(centroids, with_cmn(_source(encoder or [], layer or [], features), cmn).describe())
     made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
 

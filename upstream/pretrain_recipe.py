@@ -45,6 +45,7 @@ class TeacherRecipe:
     pca: int = 0  # cluster so many principal components; 0: the frames themselves
     whiten: bool = False  # give components unit variance
     stacked: bool = False  # fbank: two frames side by side, what the filterbank front end reads
+    cmn: bool = False  # take the mean over its utterance off each frame (`upstream.features.centred`)
     imported: str | None = None  # a folder of a teacher, or a file of centroids (.npy, scikit-learn's joblib)
     units: str | None = None  # a folder of units made elsewhere: phones, another model's labels; nothing is fitted
 
@@ -72,8 +73,8 @@ class TeacherRecipe:
             raise ValueError("teacher: imported centroids are used as they are; leave out kind, pca and whiten")
         if self.units is not None:
             useless = [name for name, is_so in (("imported", self.imported is not None), ("kind", self.kind != "auto"),
-                                                ("features", self.features == "layer"), ("pca", self.pca > 0),
-                                                ("whiten", self.whiten)) if is_so]
+                                                ("features", self.features == "layer"), ("cmn", self.cmn),
+                                                ("pca", self.pca > 0), ("whiten", self.whiten)) if is_so]
             if useless:
                 raise ValueError(f"teacher: units={self.units} are used as they are; leave out {', '.join(useless)}")
 

@@ -15,6 +15,7 @@ from upstream.audio.caching import AudioCache, CacheRecipe
 from upstream.audio.manifest import Manifest
 from upstream.disk import file_hash
 from upstream.errors import HubertkitError, InputError, UsageError
+from upstream.features.centred import with_cmn
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.model.config import EncoderConfig
@@ -83,15 +84,19 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
     if recipe.imported is not None:
         path = Path(recipe.imported)
         inputs["imported"] = Teacher.load(path).hash if path.is_dir() else file_hash(path)
-        settings = {k: settings[k] for k in ("features", "layer", "probe_seconds") if k in settings}
+        settings = {k: settings[k] for k in ("features", "layer", "cmn", "probe_seconds") if k in settings}
     return settings, inputs
 
 
-_LATER = ("kind", "pca", "whiten", "stacked", "imported", "rounds", "encoder", "units")
+_LATER = ("kind", "pca", "whiten", "stacked", "cmn", "imported", "rounds", "encoder", "units")
 
 
 def teacher_source(recipe: TeacherRecipe, encoders: Sequence[Encoder], layer: Any, device: torch.device) -> Source:
     """The frames that a teacher reads: those named, of one layer, or several side by side."""
+    return with_cmn(_plain_source(recipe, encoders, layer, device), recipe.cmn)
+
+
+def _plain_source(recipe: TeacherRecipe, encoders: Sequence[Encoder], layer: Any, device: torch.device) -> Source:
     if recipe.features != "layer":
         return named_source(recipe.features, recipe.stacked)
     if len(encoders) == 1 and isinstance(layer, int):
@@ -136,7 +141,7 @@ def _check_units(path: Path, *_: Any) -> None:
 def _check_imported(path: Path, round_: Round, rounds: list[Round], outside: Mapping[str, EncoderConfig]) -> None:
     recipe = round_.teacher
     if recipe.features != "layer":
-        _imported(path, named_source(recipe.features, recipe.stacked))
+        _imported(path, with_cmn(named_source(recipe.features, recipe.stacked), recipe.cmn))
         return
     dim = dimensions_read(round_, rounds, outside)
     found = Teacher.load(path).features if path.is_dir() else import_centroids(path, {"dim": dim}).features
@@ -164,7 +169,7 @@ def _best_layer(recipe: TeacherRecipe, encoder: Encoder, manifest: Manifest, tra
     alignments = None if probe.alignments is None else find_alignments(Path(probe.alignments))
     found = sweep(encoder, heard, [max(recipe.numbers)], seed=seed, alignments=alignments,
                   read=cache.open(heard).wave, layers=list(range(1, encoder.config.layers + 1)), device=device,
-                  measure_abx=False, progress=progress)
+                  measure_abx=False, cmn=recipe.cmn, progress=progress)
     return found.layer
 
 

@@ -104,3 +104,24 @@ def test_wrong_use_is_said(recordings, tmp_path):
         recordings_of(tmp_path / "all.arrow", tmp_path / "all.arrow", tmp_path / "nowhere", 1.0, 100, 0)
     with pytest.raises(UsageError, match="has an alignment"):
         run(replace(recordings, alignments={}), None, [3], tmp_path / "out", "a command", say=lambda _: None)
+
+
+def test_other_encoders_and_frames_without_their_means_are_judged_too(monkeypatch, recordings, trained, tmp_path):
+    monkeypatch.setattr(teachers, "PLAIN", FEW)
+    first = run(recordings, trained, [3], tmp_path / "out", "a command", say=lambda _: None)["rows"]
+    Encoder(EncoderConfig(**SMALL)).initialise(7).save(tmp_path / "mine")  # type: ignore[arg-type]
+    heard: list[str] = []
+    rows = run(recordings, trained, [3], tmp_path / "out", "a command", say=heard.append, others=[tmp_path / "mine"],
+               cmn=True)["rows"]
+    assert [row for row in rows if not row["cmn"] and row["encoder"] is None] == first
+    assert sum("skipped" in line for line in heard) == len(FEW) + 4  # what was judged before is not stale
+    names = [row["teacher"] for row in rows if row["cmn"] or row["encoder"]]
+    assert names == ["mfcc-cmn-3", *(f"round{n}-layer{layer}-cmn-3" for n in (1, 2) for layer in (1, 2)),
+                     *(f"mine-layer{layer}{kind}-3" for layer in (1, 2) for kind in ("", "-cmn"))]
+    assert all(row["encoder"] == "mine" and row["round"] == 0 for row in rows if row["teacher"].startswith("mine"))
+
+
+def test_two_encoders_of_one_name_are_refused(recordings, trained, tmp_path):
+    for others in ([tmp_path / "a" / "same", tmp_path / "b" / "same"], [tmp_path / "round1"]):
+        with pytest.raises(UsageError, match="there is another encoder"):
+            run(recordings, trained, [3], tmp_path / "out", "a command", say=lambda _: None, others=others)

@@ -21,6 +21,10 @@ class FakeRecordings:
     def lengths(self) -> np.ndarray:
         return np.array([len(w) for w in self.waves], np.int64)
 
+    @property
+    def speakers(self) -> list[str | None]:
+        return [None] * len(self.waves)
+
     def __len__(self) -> int:
         return len(self.waves)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from upstream.errors import InputError, UsageError
+from upstream.features.centred import with_cmn
 from upstream.features.mix import MixSource
 from upstream.features.source import FbankSource, LayerSource, MfccSource, Source
 from upstream.teacher.teacher import Teacher
@@ -32,7 +33,7 @@ def matching_source(teacher: Teacher, encoders: Sequence[Encoder] = (), layer: i
     if features["name"] not in ("layer", "mix"):
         if encoders or layer is not None:
             raise UsageError(f"the teacher reads {features['name']}, not an encoder; leave out --encoder and --layer")
-        source = named_source(features["name"], bool(features.get("stacked")))
+        source = with_cmn(named_source(features["name"], bool(features.get("stacked"))), bool(features.get("cmn")))
         teacher.check(source)
         return source
     names = features["encoder"].split("+")
@@ -58,6 +59,7 @@ def matching_source(teacher: Teacher, encoders: Sequence[Encoder] = (), layer: i
     else:
         layers = features["layer"] if len(names) > 1 else [features["layer"]]
         made = MixSource([LayerSource(found[name], own, device, **options) for name, own in zip(names, layers)])
+    made = with_cmn(made, bool(features.get("cmn")))
     teacher.check(made)
     return made
 

@@ -19,6 +19,7 @@ import torch
 
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError
+from upstream.features.centred import with_cmn
 from upstream.features.source import LayerSource
 from upstream.features.streaming import Read
 from upstream.frames import CONV_GRID
@@ -102,7 +103,7 @@ class Sweep:
 def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read: Read, seed: int = 0,
           alignments: Mapping[str, AlignmentFile] | None = None, layers: Sequence[int] | None = None,
           device: torch.device | str = "cpu", fit_frames: int = FIT_FRAMES, measure_abx: bool = True,
-          snr: float = 10.0, progress: _Progress | None = None) -> Sweep:
+          snr: float = 10.0, cmn: bool = False, progress: _Progress | None = None) -> Sweep:
     """Judge the layers of an encoder.
 
     Args:
@@ -114,6 +115,7 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
         fit_frames: about so many frames are clustered.
         measure_abx: also give ABX errors, with alignments and where speakers are known.
         snr: of the noise in dB, without alignments.
+        cmn: judge, and cluster, frames without the means of their utterances (`upstream.features.centred`).
         progress: called with (utterances done, utterances).
 
     Raises:
@@ -124,7 +126,7 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
     check_clusters(clusters, "ensemble")
     numbers = sorted(set(clusters))
     chosen = sorted(set(range(encoder.config.layers + 1) if layers is None else layers))
-    source = LayerSource(encoder, chosen, device)
+    source = with_cmn(LayerSource(encoder, chosen, device), cmn)
     indices = np.array([i for i, name in enumerate(manifest.ids) if alignments is None or name in alignments], np.int64)
     if not len(indices):
         raise InputError("none of the alignments is of an utterance of the manifest; files are named for the utterances"
@@ -156,7 +158,7 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
         _fit(labeller, waiting, heard)
     rows = tuple(_row(labeller, pair, manifest, indices, phones, heard, seed) for pair in labeller.centroids)
     errors = {layer: abx(found) for layer, found in tokens.items()} if spans else {}
-    return _picked(rows, errors, labeller, encoder, manifest, heard, indices)
+    return _picked(rows, errors, labeller, encoder, manifest, heard, indices, cmn)
 
 
 class _Heard:
@@ -274,7 +276,7 @@ def _row(labeller: _Labeller, pair: _Pair, manifest: Manifest, indices: np.ndarr
 
 
 def _picked(rows: tuple[Row, ...], errors: dict[int, Abx], labeller: _Labeller, encoder: Encoder, manifest: Manifest,
-            heard: _Heard, indices: np.ndarray) -> Sweep:
+            heard: _Heard, indices: np.ndarray, cmn: bool) -> Sweep:
     measure: Literal["pnmi", "stability"] = "pnmi" if heard.copies == 1 else "stability"
     scores: dict[int, list[float]] = {}
     for row in rows:
@@ -285,7 +287,7 @@ def _picked(rows: tuple[Row, ...], errors: dict[int, Abx], labeller: _Labeller, 
     pair = layer, numbers[-1]
     fitted = {"clusters": pair[1], "sample_frames": labeller.fit_frames, "iterations": ITERATIONS,
               "manifest_hash": manifest.hash, "sweep": measure}
-    described = LayerSource(encoder, layer, labeller.device).describe()
+    described = with_cmn(LayerSource(encoder, layer, labeller.device), cmn).describe()
     teacher = Teacher(Quantiser((labeller.centroids[pair].cpu(),)), described, labeller.inertia[pair], fitted)
     frames = sum(CONV_GRID.frames(int(n)) for n in manifest.lengths[indices])
     return Sweep(measure, rows, errors, layer, teacher, best, frames, labeller.fit_frames, len(indices))
