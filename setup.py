@@ -42,6 +42,7 @@ setup(
         "pyarrow>=15,<26",  # 26 refuses numpy 1.26
         "safetensors>=0.4.3",
         "scipy>=1.11",
+        "packaging>=22",
         "typer>=0.16.1",
         "rich>=13",
         "matplotlib>=3.8",

@@ -34,7 +34,7 @@ INTERRUPTED = 130
 COMMANDS = {"demo": "demo", "pretrain": "pretrain", "status": "pretrain", "finetune": "recognise", "emit": "recognise",
             "transcribe": "transcribe", "decode-check": "decode_check", "decode": "decode", "tune": "decode",
             "rescore": "rescore", "rescore-tune": "rescore", "score": "score", "errors": "decomposition",
-            "align": "align", "units": "units", "convert": "convert"}
+            "align": "align", "units": "units", "convert": "convert", "doctor": "doctor"}
 GROUPS = {"corpus": "Manifests: import, export, check, show, segment, split.",
           "teacher": "Teachers: fit, import, check, how good they are, which layer.",
           "lm": "Language models: build, prune, interpolate, pack, info, score of n-grams; train one of characters.",

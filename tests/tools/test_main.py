@@ -48,7 +48,7 @@ def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
     for command in ("demo", "corpus", "pretrain", "status", "teacher", "finetune", "emit", "lm", "decode", "tune",
-                    "score", "transcribe", "bench"):
+                    "score", "transcribe", "bench", "doctor"):
         assert command in out
 
 

@@ -1,0 +1,106 @@
+"""`hubertkit doctor`: what is broken is named, and nothing that works is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import metadata
+from types import SimpleNamespace
+
+import kenlm
+import pytest
+import soundfile
+import torch
+
+from tools import doctor, two_ranks
+from tools.main import run
+
+
+def _found(check) -> dict[str, doctor.Finding]:
+    return {f.name: f for f in doctor._heard_out(check)}
+
+
+def test_nothing_is_broken_where_the_tests_run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert run(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {f["name"] for f in found} >= {"python", "packages", "imports", "audio", "k-means", "language models",
+                                          "processor", "disk", "ranks"}
+    assert not [f for f in found if f["state"] == "broken"]
+
+
+def test_one_broken_thing_fails_the_command_and_the_others_are_still_looked_at(capsys, monkeypatch):
+    def collapses():
+        raise OSError("undefined symbol: x\nand more")
+        yield
+
+    monkeypatch.setattr(doctor, "CHECKS", (collapses, doctor._processor))
+    assert run(["doctor", "--json"]) == 1
+    broken, fine = json.loads(capsys.readouterr().out)
+    assert (broken["name"], broken["state"], broken["what"]) == ("collapses", "broken", "OSError: undefined symbol: x")
+    assert fine["state"] == "ok"
+
+
+def test_versions_that_our_metadata_do_not_allow_are_broken_and_extras_are_notes(monkeypatch):
+    versions = {"numpy": "2.1.0", "torch": "2.11.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(doctor.metadata, "requires", lambda _: [
+        "numpy>=1.26,<2", "torch==2.11.0", "faiss-cpu>=1.9; sys_platform == 'nowhere'", 'pytest>=8; extra == "dev"',
+        'transformers>=5; extra == "hf"'])
+    found = _found(doctor._packages)
+    assert found["packages"].state == "broken"
+    assert "numpy 2.1.0 (wanted: <2,>=1.26)" in found["packages"].what
+    assert "torch" not in found["packages"].what
+    assert "faiss" not in found["packages"].what
+    assert found["extra hf"].state == "note"
+    assert "transformers" in found["extra hf"].what
+    assert "extra dev" not in found
+
+
+def test_a_package_that_does_not_load_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    found = _found(doctor._imports)
+    assert found["import soxr"].state == "broken"
+
+
+def test_a_libsndfile_that_cuts_opus_is_broken(monkeypatch):
+    read = soundfile.read
+    monkeypatch.setattr(soundfile, "read", lambda file: (read(file)[0][:-100], 24_000))
+    found = _found(doctor._audio)["audio"]
+    assert found.state == "broken"
+    assert "Opus: 23900 of 24000 samples" in found.what
+
+
+def test_a_kenlm_that_scores_wrongly_is_broken(monkeypatch):
+    monkeypatch.setattr(kenlm, "Model", lambda *_: SimpleNamespace(score=lambda _: -7.0))
+    found = _found(doctor._language_models)["language models"]
+    assert found.state == "broken"
+    assert "-7" in found.what
+
+
+def test_little_disk_is_a_note(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    assert _found(doctor._disk)["disk"].state == "note"
+
+
+def test_a_cache_that_cannot_be_written_is_a_note(monkeypatch):
+    monkeypatch.setattr(doctor, "cache_folder", lambda: None)
+    assert _found(doctor._disk)["cache"].state == "note"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_no_gpu_is_a_note():
+    assert _found(doctor._gpu)["GPU"].state == "note"
+
+
+def test_two_ranks_that_cannot_meet_are_broken(monkeypatch):
+    monkeypatch.setattr(two_ranks, "module_command", lambda _: [sys.executable, "-c", "raise SystemExit('no address')"])
+    found = _found(doctor._ranks)["ranks"]
+    assert found.state == "broken"
+    assert "no address" in found.what
