@@ -14,6 +14,7 @@ from downstream.alignment_files import FORMATS, write_ctm, write_textgrid
 from downstream.recogniser import load_recogniser
 from tools.outputs import check_folder
 from upstream.audio.manifest import Manifest
+from upstream.claims import claim, refuse_others
 from upstream.device import best_device
 from upstream.disk import disk_errors
 from upstream.errors import InputError
@@ -44,6 +45,8 @@ def align(
     recordings = Manifest.load(manifest)
     model, vocabulary = load_recogniser(recogniser)
     device = best_device()
+    files = [f"{file_stem(name)}.{format.value}" for name in recordings.ids]
+    refuse_others(out, files)
     without: list[str] = []
     unknown: dict[str, None] = {}
     scores: list[float] = []
@@ -56,7 +59,9 @@ def align(
             if isinstance(found, str):
                 without.append(f"{name}: {found}")
                 continue
-            _write(out, name, found, format.value, recordings.lengths[index] / 16_000)
+            if not scores:
+                claim(out, files)
+            _write(out / files[index], name, found, format.value, recordings.lengths[index] / 16_000)
             scores.append(found.score)
             if pronounced is not None:
                 unknown |= dict.fromkeys(w.label for w in found.words
@@ -64,8 +69,7 @@ def align(
     _report(out, without, list(unknown), scores)
 
 
-def _write(out: Path, name: str, found: Alignment, format: str, seconds: float) -> None:
-    path = out / f"{file_stem(name)}.{format}"
+def _write(path: Path, name: str, found: Alignment, format: str, seconds: float) -> None:
     tiers = {"words": found.words} | ({"phones": found.phones} if found.phones else {})
     if format == "TextGrid":
         write_textgrid(path, tiers, seconds)

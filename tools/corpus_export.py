@@ -9,7 +9,6 @@ import typer
 
 from tools.outputs import check_file
 from upstream.audio.corpora.common_voice import export_common_voice
-from upstream.audio.corpora.exports import refuse_others
 from upstream.audio.corpora.fairseq import export_fairseq, list_names, refuse_other_labels
 from upstream.audio.corpora.kaldi import FILES, export_kaldi, kaldi_ids, sorted_alike
 from upstream.audio.corpora.libri_light import export_libri_light
@@ -19,6 +18,7 @@ from upstream.audio.corpora.tar_shards import export_tar
 from upstream.audio.cutting import cut_audio, refuse_parts
 from upstream.audio.file_names import fitting
 from upstream.audio.manifest import Manifest
+from upstream.claims import refuse_others
 from upstream.errors import UsageError
 from upstream.progress import say
 from upstream.teacher.fairseq_labels import check_dictionaries, export_labels, label_names

@@ -35,6 +35,7 @@ from tools.outputs import check_folder
 from upstream.audio.containers import open_content
 from upstream.audio.corpora.probing import true_samples
 from upstream.audio.file_names import fitting
+from upstream.claims import claim, refuse_others
 from upstream.disk import writing
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
@@ -98,11 +99,22 @@ def transcribe(
         _stream(loaded(Transcriber(recogniser, settings)), files, pcm, failed)
     elif STDIN in files:
         path = None if out is None else out / f"stdin.{chosen}"
-        _write(_from_stdin(loaded(Transcriber(recogniser, settings)), pcm), chosen, path, alone=True)
+        if out is not None:
+            refuse_others(out, [f"stdin.{chosen}"])
+        transcript = _from_stdin(loaded(Transcriber(recogniser, settings)), pcm)
+        if out is not None:
+            claim(out, [f"stdin.{chosen}"])
+        _write(transcript, chosen, path, alone=True)
     else:
         alone = len(files) == 1 and not files[0].is_dir()
         paths = {} if out is None else _targets(files, out, chosen)
-        for path, transcript in run_transcription(recogniser, files, settings, failed=failed, loaded=loaded):
+        names = [str(target.relative_to(out)) for target in paths.values()] if out is not None else []
+        if out is not None:
+            refuse_others(out, names)
+        for number, (path, transcript) in enumerate(run_transcription(recogniser, files, settings, failed=failed,
+                                                                      loaded=loaded)):
+            if out is not None and not number:
+                claim(out, names)
             _write(transcript, chosen, paths.get(path), alone)
     if bad:
         raise typer.Exit(1)

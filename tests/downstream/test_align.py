@@ -253,3 +253,17 @@ def test_accents_of_a_dictionary_may_be_written_in_either_way(tmp_path):
     found = read_dictionary(tmp_path / "d")
     for word in ("caf\u00e9", "cafe\u0301", "noe\u0301", "NO\u00c9"):
         assert pronunciation(found, word)
+
+
+def test_alignments_of_somebody_else_stay_and_ours_are_replaced(recogniser, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    Manifest.of([Utterance("a", tmp_path / "a.wav", 0, 16_000, 16_000, 1, None, "A CAT")],
+                "a test").save(tmp_path / "m.arrow")
+    words = ["align", str(recogniser), str(tmp_path / "m.arrow"), "--out", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.TextGrid").write_text("by hand")
+    assert run(words) == 1
+    assert "a.TextGrid: is there already" in capsys.readouterr().err
+    assert (tmp_path / "out/a.TextGrid").read_text() == "by hand"
+    (tmp_path / "out/a.TextGrid").unlink()
+    assert [run(words), run(words)] == [0, 0]

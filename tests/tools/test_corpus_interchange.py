@@ -91,7 +91,7 @@ def test_labels_of_another_length_are_named_and_nothing_is_written(capsys, manif
 
 
 @pytest.mark.parametrize(("name", "says"), [
-    ("train.km", "no export noted that it wrote it"), ("dict.km.txt", "no export noted that it wrote it"),
+    ("train.km", "nothing notes that hubertkit wrote it"), ("dict.km.txt", "nothing notes that hubertkit wrote it"),
     ("train.km1", "1 lines of labels, and the list has 6 files")])
 def test_labels_that_are_in_the_way_are_named_before_audio_is_cut(capsys, manifest, tmp_path, name, says):
     """Hours of cutting ended in a word about the name of a label file."""
@@ -287,7 +287,7 @@ def test_an_export_leaves_what_no_export_wrote(capsys, manifest, tmp_path, monke
     (tmp_path / "out" / name).write_text("mine")
     words = ("export", *form.split(), manifest, "--out", tmp_path / "out")
     code, _, error = call(capsys, *words)
-    assert (code, f"{name}: is there already, and no export noted" in error) == (1, True)
+    assert (code, f"{name}: is there already, and nothing notes" in error) == (1, True)
     assert (tmp_path / "out" / name).read_text() == "mine"
     (tmp_path / "out" / name).unlink()
     for _ in range(1 if form == "common-voice" else 2):  # its own may be replaced
@@ -331,8 +331,8 @@ def test_a_parquet_file_that_no_export_wrote_is_left(capsys, manifest, tmp_path)
     mine.write_text("mine")
     words = ("export", "parquet", manifest, "--out", mine)
     code, _, error = call(capsys, *words)
-    assert (code, "mine.parquet: is there already, and no export noted" in error) == (1, True)
-    with pytest.raises(InputError, match="no export noted"):
+    assert (code, "mine.parquet: is there already, and nothing notes" in error) == (1, True)
+    with pytest.raises(InputError, match="nothing notes"):
         export_parquet(Manifest.load(manifest), mine)
     assert mine.read_text() == "mine"
     mine.unlink()

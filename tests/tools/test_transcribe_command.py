@@ -107,7 +107,7 @@ def test_each_format_is_written(asr, corpus, tmp_path, capsys):
         code, out, _ = call(capsys, "transcribe", asr, corpus / "u01.wav", "--format", name)
         assert (code, out.startswith(start)) == (0, True)
     code, out, _ = call(capsys, "transcribe", asr, corpus, "--format", "vtt", "--out", tmp_path / "subtitles")
-    assert (code, out, len(list((tmp_path / "subtitles").iterdir()))) == (0, "", 14)
+    assert (code, out, len(list((tmp_path / "subtitles").glob("*.vtt")))) == (0, "", 14)
     code, _, err = call(capsys, "transcribe", asr, corpus, "--format", "srt")
     assert (code, "--out" in err) == (2, True)
 
@@ -341,3 +341,15 @@ def test_a_recording_that_vanishes_does_not_stop_the_others(asr, corpus, tmp_pat
     assert code == 1
     assert len(out.splitlines()) == 2
     assert "b.wav: is not there any more" in err
+
+
+def test_files_of_somebody_else_are_not_replaced_by_transcripts(capsys, asr, joined, tmp_path):
+    words = ("transcribe", asr, joined, *SHORT, "--out", tmp_path / "out")
+    target = tmp_path / "out/joined.wav.txt"
+    target.parent.mkdir()
+    target.write_text("mine")
+    code, _, err = call(capsys, *words)
+    assert (code, "joined.wav.txt: is there already" in err, target.read_text()) == (1, True, "mine")
+    target.unlink()
+    assert [call(capsys, *words)[0] for _ in range(2)] == [0, 0]  # ours may be replaced
+    assert target.read_text() != "mine"

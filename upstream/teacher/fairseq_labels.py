@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from upstream.audio.corpora.exports import claim
 from upstream.audio.corpora.lines import lines_of
 from upstream.audio.manifest import Manifest
+from upstream.claims import claim
 from upstream.disk import disk_errors, file_hash, writing
 from upstream.errors import InputError, UsageError
 from upstream.frames import CONV_GRID, KALDI_GRID, frame_counts

@@ -92,7 +92,7 @@ def test_transcripts_that_the_user_wrote_beside_an_export_stay(corpus, tmp_path,
     export(corpus, tmp_path / "out")
     (tmp_path / "out" / name).write_text("mine\n")
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(InputError, match=f"{name}: is there already, and no export noted that it wrote it"):
+    with pytest.raises(InputError, match=f"{name}: is there already, and nothing notes that hubertkit wrote it"):
         export(corpus.select([0]), tmp_path / "out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
@@ -109,7 +109,7 @@ def test_what_an_export_removed_is_no_longer_its_own(corpus, tmp_path, kind, nam
     for name in names:
         assert not (tmp_path / "out" / name).exists()
         (tmp_path / "out" / name).write_text("mine\n")
-        with pytest.raises(InputError, match="no export noted"):
+        with pytest.raises(InputError, match="nothing notes"):
             export(corpus.select([0]), tmp_path / "out")
         assert (tmp_path / "out" / name).read_text() == "mine\n"
         (tmp_path / "out" / name).unlink()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from upstream.audio.corpora.exports import claim, refuse_others
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.cutting import cut_audio
 from upstream.audio.manifest import Manifest
+from upstream.claims import claim, refuse_others
 from upstream.errors import InputError, UsageError
 
 NEEDED = ("client_id", "path", "sentence")

@@ -12,10 +12,10 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from upstream.audio.corpora.exports import claim, refuse_others, remove
 from upstream.audio.corpora.lines import ids_of, lines_of
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
+from upstream.claims import claim, refuse_others, remove
 from upstream.disk import disk_errors, writing
 from upstream.errors import InputError
 

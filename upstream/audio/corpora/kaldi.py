@@ -8,11 +8,11 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from upstream.audio.corpora.exports import claim, refuse_others, remove
 from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.lines import ids_of, keyed_lines
 from upstream.audio.corpora.probing import BadFiles, Entry, Header, Skip, manifest_of, probe
 from upstream.audio.manifest import Manifest, Utterance
+from upstream.claims import claim, refuse_others, remove
 from upstream.errors import InputError, UsageError
 
 FILES = ("wav.scp", "utt2spk", "spk2utt", "text", "segments")

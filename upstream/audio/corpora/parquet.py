@@ -21,7 +21,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from upstream.audio.corpora.exports import MARK, claim, refuse_others, remove
 from upstream.audio.corpora.folder import say_untold
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
@@ -29,6 +28,7 @@ from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
 from upstream.audio.manifest_file import file_bytes, look
+from upstream.claims import MARK, claim, refuse_others, remove
 from upstream.disk import disk_errors, writing
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE

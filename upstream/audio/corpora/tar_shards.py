@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from upstream.audio.corpora.exports import claim, refuse_others, remove
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.corpora.unread import SPHERE
 from upstream.audio.corpora.walking import files_below
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest
+from upstream.claims import claim, refuse_others, remove
 from upstream.disk import disk_errors, writing
 from upstream.errors import InputError, UsageError
 

@@ -1,8 +1,9 @@
-"""Which files of a folder an export wrote: only those may another export replace or remove."""
+"""Which files of a folder we wrote, where others have files of the same kind and name: only ours may be replaced or
+removed. Of exports of corpora, alignments and transcripts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from upstream.disk import disk_errors, writing
@@ -12,22 +13,25 @@ MARK = ".hubertkit-export"  # names of files, one a line
 
 
 def refuse_others(folder: Path, names: Iterable[str]) -> None:
-    """Raise InputError where a file of one of these names is in a folder and no export wrote it."""
+    """Raise InputError where a file of one of these names is in a folder and nothing notes that we wrote it."""
     ours = _claimed(folder)
     for name in names:
         if name not in ours and (folder / name).exists():
-            raise InputError(f"{folder / name}: is there already, and no export noted that it wrote it; give another "
-                             "folder or name, or move it away")
+            raise InputError(f"{folder / name}: is there already, and nothing notes that hubertkit wrote it; give "
+                             "another folder or name, or move it away")
 
 
-def claim(folder: Path, names: Sequence[str]) -> None:
-    """Note that files of these names in a folder are an export's. Raises as `refuse_others`."""
+def claim(folder: Path, names: Iterable[str]) -> None:
+    """Note that files of these names in a folder are ours. Raises as `refuse_others`."""
+    names = list(names)
     refuse_others(folder, names)
-    _note(folder, _claimed(folder).union(names))
+    before = _claimed(folder)
+    if not before.issuperset(names):
+        _note(folder, before.union(names))
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:
-    """Remove an export's files of these names; what is written there from then on is somebody's own.
+    """Remove our files of these names; what is written there from then on is somebody's own.
 
     Raises as `refuse_others`.
     """
