@@ -100,6 +100,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         if recipe.training.keep_best:
             final |= ranks.alone(lambda: _take_best(task.model, folder, say))
         if ranks.first():
+            if shares := task.model.mix.shares():
+                say(f"{folder.name}: shares of the layers: " + ", ".join(f"{k} {v:.3f}" for k, v in shares.items()))
             found = {name: value for name, value in final.items() if name in ("longest_pause", "best_update")}
             save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash, **found})
         return {"hash": recogniser_hash(task.model), **final,
@@ -132,7 +134,11 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
         elsewhere.add("speeds")  # likewise
     if recipe.symbols == "english":
         elsewhere.add("symbols")  # likewise; those of the data stand with it
+    if not recipe.head.settings():
+        elsewhere.add("head")  # likewise
     settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
+    if "head" in settings:
+        settings["head"] = recipe.head.settings()
     settings["train_frontend"] = bool(recipe.train_frontend)  # that of a light one stands with its encoder (`_source`)
     architecture = settings.get("architecture", {})
     if architecture.get("stride_ms") == EncoderConfig().stride_ms:
@@ -158,8 +164,18 @@ def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recognis
             config = replace(config, feature_grad_mult=1.0)
         encoder = with_config(pretrained, config)
         freshen(encoder, recipe.fresh_layers, recipe.seed)
-    recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout)
+    recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout, recipe.head)
+    _refuse_idle_blocks(recipe, recogniser)
     return recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
+
+
+def _refuse_idle_blocks(recipe: FinetuneRecipe, recogniser: Recogniser) -> None:
+    """Raise UsageError if blocks are random and would never be run: they would stay so."""
+    deepest, drawn = recogniser.mix.stop_at, recipe.encoder == SCRATCH or recipe.fresh_layers > 0
+    if deepest is not None and drawn:
+        what = "an encoder from scratch" if recipe.encoder == SCRATCH else f"fresh_layers={recipe.fresh_layers}"
+        raise UsageError(f"head.layers={recipe.head.layers} with {what}: blocks past {deepest} are not run, and would "
+                         "stay as they are drawn; leave one of them out")
 
 
 def freshen(encoder: Encoder, layers: int, seed: int) -> None:
@@ -226,7 +242,7 @@ class RecogniserTask:
     def groups(self) -> list[ParameterGroup]:
         """Head and encoder with rates of their own; the encoder waits for `freeze_updates`."""
         recipe = self._recipe
-        groups = [ParameterGroup(list(self.model.head.parameters()), recipe.head_scale)]
+        groups = [ParameterGroup(list(self.model.over_encoder().values()), recipe.head_scale)]
         if recipe.frozen:
             self.model.encoder.requires_grad_(False)
             return groups
