@@ -119,8 +119,8 @@ def _vocabulary(path: Path, found: Checkpoint) -> Vocabulary:
 
 
 def recogniser_of(encoder: Encoder, head: CtcHead, where: str | Path = "the head") -> Recogniser:
-    """An encoder under a given head, in evaluation mode. Raises FormatError naming `where` for weights that are missing,
-    left over, or of another shape than the head's settings say."""
+    """An encoder under a given head, in evaluation mode. Raises FormatError naming `where` for weights that are
+    missing, left over, or of another shape than the head's settings say."""
     model = Recogniser(encoder, len(head.weight), recipe=HeadRecipe(**head.settings))
     own, found = model.over_encoder(), {"head.weight": head.weight, "head.bias": head.bias, **head.under}
     weights = take({name: tuple(p.shape) for name, p in own.items()}, found, lambda name: name, where)

@@ -12,8 +12,8 @@ from upstream.device import sent
 
 
 class BiLstm(nn.Module):
-    """Equals `torch.nn.LSTM(bidirectional=True)` on every utterance alone, behind a linear map if there is a projection,
-    with dropout behind each layer, the last one included.
+    """Equals `torch.nn.LSTM(bidirectional=True)` on every utterance alone, behind a linear map if there is a
+    projection, with dropout behind each layer, the last one included.
 
     Each direction is an LSTM of its own. That from the end to the start hears utterances turned round within their own
     lengths, so that padding lies behind the frames for both; packed sequences would do the same at a third of the speed
@@ -45,7 +45,7 @@ class BiLstm(nn.Module):
         """(B, T, D) and (B,) int64 frames of each utterance to (B, T, 2 * width) float32; what lies past an utterance's
         frames neither counts nor means anything."""
         with torch.autocast(x.device.type, enabled=False):
-            x, turned = x.to(self.forwards[0].weight_ih_l0.dtype), _turned(lengths, x)
+            x, turned = x.to(next(self.parameters()).dtype), _turned(lengths, x)
             if self.projection is not None:
                 x = self.projection(x)
             for onward, backward in zip(self.forwards, self.backwards):

@@ -47,7 +47,7 @@ class Recogniser(nn.Module):
         self.head = nn.Linear(self.recipe.width_over(config.width), symbols)
 
     def initialise_head(self, generator: torch.Generator) -> Recogniser:
-        """Xavier-uniform weight and zero bias, as fairseq's `HubertEncoder.proj`, for the linear map; returns itself."""
+        """Xavier-uniform weight and zero bias for the linear map, as fairseq's `HubertEncoder.proj`; returns itself."""
         with torch.no_grad():
             nn.init.xavier_uniform_(self.head.weight, generator=generator)
             nn.init.zeros_(self.head.bias)

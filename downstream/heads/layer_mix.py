@@ -2,8 +2,8 @@
 
     mixed = sum over k of softmax(weights)[k] * layer k
 
-as in SUPERB (Yang et al. 2021, section 2; s3prl's `Featurizer`) and, before it, ELMo (Peters et al. 2018). Weights start
-at zero: every layer counts the same.
+as in SUPERB (Yang et al. 2021, section 2; s3prl's `Featurizer`) and, before it, ELMo (Peters et al. 2018). Weights
+start at zero: every layer counts the same.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ class HeadRecipe:
     """
 
     kind: Literal["linear", "bilstm"] = "linear"
-    layers: Any = LAST  # last: the encoder's output; mix: a learnt weighted sum of all layers; a number, or a list: of those
+    # last: the encoder's output; mix: a learnt weighted sum of all layers; a number: that layer; a list: a sum of those
+    layers: Any = LAST
     layer_norm: bool = False  # layers are normalised over their dimensions first: s3prl's Featurizer, `normalize`, off
     # bilstm
     projection: int = 0  # of a linear map before the LSTMs; 0: none
@@ -32,7 +33,7 @@ class HeadRecipe:
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, list | tuple):
-            if not self.layers or not all(_is_layer(k) for k in self.layers) or len(set(self.layers)) < len(self.layers):
+            if not (self.layers and all(map(_is_layer, self.layers)) and len(set(self.layers)) == len(self.layers)):
                 raise ValueError(f"head.layers={list(self.layers)}: give one number at least, each once, from 0 on")
             object.__setattr__(self, "layers", sorted(self.layers))
         elif self.layers not in (LAST, MIX) and not _is_layer(self.layers):

@@ -7,11 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tones import write_tones
-from typer.testing import CliRunner
 
 from downstream.align import align
 from downstream.emissions import Emissions
@@ -23,7 +22,7 @@ from downstream.recogniser import compute_emissions, load_recogniser, recogniser
 from downstream.recogniser_formats import import_recogniser
 from downstream.text.vocabulary import Vocabulary
 from downstream.transcribe import Settings, transcribe
-from tools.main import app
+from tools.main import run
 from upstream.audio import AudioCache, Manifest
 from upstream.errors import FormatError, UsageError
 from upstream.model import Encoder, EncoderConfig, encoder_hash, load_encoder, save_encoder
@@ -37,8 +36,8 @@ LIGHT = dataclasses.replace(SHAPE, frontend="light", conv_dim=16, stride_ms=40)
 TRAINING = TrainingRecipe(updates=6, batch_seconds=4, micro_batch_seconds=4, precision="float32", log_every=2,
                           validate_every=3, save_every=3, optimiser=OptimiserRecipe(peak_rate=1e-3, warmup_updates=1))
 SUPERB = HeadRecipe(kind="bilstm", layers="mix", width=24, projection=20)
-HEADS = [HeadRecipe(layers="mix"), HeadRecipe(layers=1), SUPERB,
-         HeadRecipe(kind="bilstm", layers=[0, 1], layer_norm=True, depth=1, width=8), HeadRecipe(kind="bilstm", width=8)]
+HEADS = [HeadRecipe(layers="mix"), HeadRecipe(layers=1), SUPERB, HeadRecipe(kind="bilstm", width=8),
+         HeadRecipe(kind="bilstm", layers=[0, 1], layer_norm=True, depth=1, width=8)]
 CPU = torch.device("cpu")
 VOCABULARY = Vocabulary.characters()
 
@@ -63,10 +62,10 @@ def task(corpus, found):
 
 @pytest.fixture(scope="module")
 def trained(corpus):
-    optimiser = OptimiserRecipe(peak_rate=1e-2, warmup_updates=5, weight_decay=0.0)
-    training = dataclasses.replace(TRAINING, updates=120, validate_every=120, save_every=120, optimiser=optimiser)
-    said = []
-    final = finetune(recipe(corpus, SUPERB, training=training), corpus / "asr", said.append)
+    optimiser = OptimiserRecipe(peak_rate=2e-2, warmup_updates=5, weight_decay=0.0)
+    training = dataclasses.replace(TRAINING, updates=200, validate_every=200, save_every=200, optimiser=optimiser)
+    said, head = [], HeadRecipe("bilstm", "mix", layer_norm=True, projection=32, width=32, depth=1, dropout=0.0)
+    final = finetune(recipe(corpus, head, training=training), corpus / "asr", said.append)
     return corpus / "asr", final, said
 
 
@@ -94,9 +93,10 @@ def test_the_linear_head_has_the_weights_and_the_bits_that_it_always_had():
         assert torch.equal(model(noise(2, 9000), torch.tensor([9000, 7000]))[0], wanted)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, CONV, LIGHT], ids=lambda shape: shape.frontend)
+@pytest.mark.parametrize("shape", [CONV, LIGHT], ids=lambda shape: shape.frontend)
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: f"{head.kind}-{head.layers}")
-@given(st.lists(st.integers(1200, 12_000), min_size=2, max_size=4), st.integers(0, 2000))
+@settings(max_examples=6)
+@given(st.lists(st.integers(1200, 12_000), min_size=2, max_size=3), st.integers(0, 2000))
 def test_padding_does_not_change_an_utterance(shape, head, lengths, surplus):
     model = random_recogniser(shape, head)
     waveforms = noise(len(lengths), max(lengths) + surplus)  # noise past the lengths too
@@ -150,9 +150,10 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(corpus, tmp_path, monke
             raise KeyboardInterrupt
         return loss(self, batch)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(RecogniserTask, "loss", stopped)
-        finetune(found, tmp_path / "parts", lambda line: None)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(found, tmp_path / "parts", lambda line: None)
     assert finetune(found, tmp_path / "parts", lambda line: None)["hash"] == whole["hash"]
     for name in ("head.safetensors", "model.safetensors"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -235,26 +236,26 @@ def test_its_encoder_is_one_for_the_next_recogniser(trained, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("to", ["huggingface", "fairseq", "torchaudio"])
-def test_no_other_format_holds_it_and_convert_says_so_in_a_line(tmp_path, to):
+def test_no_other_format_holds_it_and_convert_says_so_in_a_line(tmp_path, capsys, to):
     save_recogniser(random_recogniser(CONV, SUPERB), VOCABULARY, tmp_path / "asr", {})
     target = tmp_path / ("folder" if to == "huggingface" else "model.pt")
-    found = CliRunner().invoke(app, ["convert", str(tmp_path / "asr"), str(target), "--to", to])
-    assert isinstance(found.exception, UsageError)
-    assert "kind=bilstm, layers=mix" in str(found.exception)
-    assert f"{to} has a linear one on the encoder's output only, so nothing was written" in str(found.exception)
+    assert run(["convert", str(tmp_path / "asr"), str(target), "--to", to]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "kind=bilstm, layers=mix" in line
+    assert f"{to} has a linear one on the encoder's output only, so nothing was written" in line
     assert [path.name for path in tmp_path.iterdir()] == ["asr"]
 
 
-@pytest.mark.parametrize(("settings", "message"), [
+@pytest.mark.parametrize(("values", "message"), [
     ({"kind": "bilstm", "layers": "mix", "width": 23}, "a head with weight"),
     ({"kind": "bilstm", "layers": [0, 9], "width": 24}, "layers 0 to 2"), ({"kind": "bilstm", "heads": 2}, "heads"),
-    ({"kind": "bilstm", "layers": "mix", "width": 24}, "architecture has no place"),
+    ({"kind": "bilstm", "layers": "mix", "width": 24}, "weight_ih_l0' has shape"),
     ({"kind": "bilstm", "layers": "mix", "width": 24, "projection": 20, "depth": 3}, "no tensor 'bilstm.forwards.2"),
     ("bilstm", "must be a mapping")])
-def test_settings_that_do_not_fit_the_weights_are_named(tmp_path, settings, message):
+def test_settings_that_do_not_fit_the_weights_are_named(tmp_path, values, message):
     save_recogniser(random_recogniser(SHAPE, SUPERB), VOCABULARY, tmp_path, {})
     described = json.loads((tmp_path / "hubertkit.json").read_text())
-    (tmp_path / "hubertkit.json").write_text(json.dumps(described | {"head_settings": settings}))
+    (tmp_path / "hubertkit.json").write_text(json.dumps(described | {"head_settings": values}))
     with pytest.raises(FormatError, match=message) as error:
         load_recogniser(tmp_path)
     assert str(tmp_path) in str(error.value)

@@ -165,9 +165,9 @@ def _hash(tensors: dict[str, Tensor]) -> str:
 def _write(checkpoint: Checkpoint, folder: Path) -> None:
     config, ctc, head = checkpoint.config, checkpoint.ctc, dict(checkpoint.others)
     files = huggingface_files.json_files(checkpoint)
-    settings = {} if ctc is None else ctc.settings
     lacks = [] if config.frontend == "conv" else [f"the {config.frontend} front end"]
-    lacks += [f"the head ({', '.join(f'{name}={value}' for name, value in settings.items())})"] if settings else []
+    if ctc is not None and ctc.settings:
+        lacks.append(f"the head ({ctc.described})")
     described = {
         "format": FORMAT_VERSION,
         "encoder": config.to_dict(),
@@ -178,9 +178,8 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
     }
     if ctc is not None and lacks:  # transformers cannot load it anyway
         head |= {"weight": ctc.weight, "bias": ctc.bias, **ctc.under}
+        described |= {"head_settings": ctc.settings} if ctc.settings else {}
         checkpoint = replace(checkpoint, ctc=None)
-    if settings:
-        described["head_settings"] = settings
     described["has_head"] = bool(head)
     taken = sorted(set(described) & set(checkpoint.extra))
     if taken:
@@ -217,9 +216,9 @@ def _read_encoder(folder: Path, described: dict[str, Any]) -> Checkpoint:
 
 def _take_ctc(head: dict[str, Tensor], described: dict[str, Any], folder: Path) -> CtcHead | None:
     """The head of a recogniser, taken out of `head`; None if that holds another, or none. Raises FormatError."""
-    settings = described.get("head_settings", {})
+    settings, where = described.get("head_settings", {}), folder / "hubertkit.json"
     if not isinstance(settings, dict):
-        raise FormatError(f"{folder / 'hubertkit.json'}: head_settings must be a mapping; copy the recogniser once more")
+        raise FormatError(f"{where}: head_settings must be a mapping; copy the recogniser once more")
     if not {"weight", "bias"} <= set(head) or (len(head) > 2 and not settings):
         return None
     found = CtcHead(head.pop("weight"), head.pop("bias"), None, settings=settings, under=dict(head))

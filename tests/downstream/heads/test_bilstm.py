@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downstream.heads.bilstm import BiLstm
 from downstream.heads.recipe import HeadRecipe
 
 
-def bilstm(dim, **settings):
-    found = BiLstm(dim, HeadRecipe(kind="bilstm", **settings))
+def bilstm(dim, **values):
+    found = BiLstm(dim, HeadRecipe(kind="bilstm", **values))
     found.initialise(torch.Generator().manual_seed(0))
     return found.eval()
 
@@ -27,6 +27,7 @@ def torchs(ours, dim, width, depth):
     return theirs
 
 
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(0, 3), st.sampled_from([0, 5]),
        st.integers(1, 3), st.integers(1, 7))
 def test_every_utterance_gets_what_torchs_lstm_gives_it_alone(lengths, surplus, projection, depth, width):

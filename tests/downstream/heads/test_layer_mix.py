@@ -76,8 +76,8 @@ def test_the_encoders_output_is_heard_bit_for_bit(encoder):
 
 @pytest.mark.parametrize(("layers", "run"), [("mix", 3), ("last", 3), (3, 3), (0, 0), ([0, 2], 2), (1, 1)])
 def test_blocks_past_the_deepest_layer_are_not_run(encoder, layers, run):
-    ran = []
-    hooks = [block.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, block in enumerate(encoder.encoder.layers)]
+    ran, blocks = [], encoder.encoder.layers
+    hooks = [block.register_forward_hook(lambda *_, k=k: ran.append(k)) for k, block in enumerate(blocks)]
     mix = LayerMix(HeadRecipe(layers=layers), 3)
     heard(mix, encoder, *waves(9000))
     short = list(ran)

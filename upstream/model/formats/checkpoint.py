@@ -42,6 +42,11 @@ class CtcHead:
     settings: dict[str, Any] = field(default_factory=dict)
     under: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def described(self) -> str:
+        """The settings in words; empty for the linear head."""
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+
 
 @dataclass(frozen=True)
 class Prediction:
