@@ -17,7 +17,7 @@ from torch import Tensor
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe, SpecMaskRecipe
-from downstream.finetune_start import check_start, encoded, warn_of_dev
+from downstream.finetune_start import check_layers, check_start, encoded, warn_of_dev
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.phrases import longest_pause
 from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
@@ -165,17 +165,7 @@ def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recognis
         encoder = with_config(pretrained, config)
         freshen(encoder, recipe.fresh_layers, recipe.seed)
     recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout, recipe.head)
-    _refuse_idle_blocks(recipe, recogniser)
     return recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
-
-
-def _refuse_idle_blocks(recipe: FinetuneRecipe, recogniser: Recogniser) -> None:
-    """Raise UsageError if blocks are random and would never be run: they would stay so."""
-    deepest, drawn = recogniser.mix.stop_at, recipe.encoder == SCRATCH or recipe.fresh_layers > 0
-    if deepest is not None and drawn:
-        what = "an encoder from scratch" if recipe.encoder == SCRATCH else f"fresh_layers={recipe.fresh_layers}"
-        raise UsageError(f"head.layers={recipe.head.layers} with {what}: blocks past {deepest} are not run, and would "
-                         "stay as they are drawn; leave one of them out")
 
 
 def freshen(encoder: Encoder, layers: int, seed: int) -> None:
@@ -389,8 +379,10 @@ def _source(recipe: FinetuneRecipe) -> dict[str, str]:
     """Hash of the weights to start from; of an encoder from elsewhere, whose configuration may be mended under the same
     weights, also of that."""
     if recipe.encoder == SCRATCH:
+        check_layers(recipe, recipe.architecture.layers)
         return {"encoder": SCRATCH, **_narrow(recipe, recipe.architecture.width)}
     encoder = load_encoder(recipe.encoder)
+    check_layers(recipe, encoder.config.layers)
     found = {"encoder": encoder_hash(encoder), **_narrow(recipe, encoder.config.width)}
     learns = recipe.frontend_learns(encoder.config)
     if encoder.config.frontend == "light" and not recipe.frozen:

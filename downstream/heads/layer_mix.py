@@ -2,7 +2,7 @@
 
     mixed = sum over k of softmax(weights)[k] * layer k
 
-as in SUPERB (Yang et al. 2021, section 2; s3prl's `Featurizer`) and, before it, ELMo (Peters et al. 2018). Weights
+as in SUPERB (Yang et al. 2021; s3prl's `Featurizer`) and, before it, ELMo (Peters et al. 2018). Weights
 start at zero: every layer counts the same.
 """
 

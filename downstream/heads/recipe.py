@@ -14,8 +14,8 @@ LAST, MIX = "last", "mix"
 class HeadRecipe:
     """The head of a recogniser. By default a linear map of the encoder's output.
 
-    `bilstm` with `layers=mix` is what SUPERB puts on frozen encoders (Yang et al. 2021, section 2; s3prl's
-    `downstream/asr`); its values are those of `width`, `depth` and `dropout` here, with a `projection` to 1024.
+    `bilstm` with `layers=mix` is what SUPERB puts on frozen encoders (Yang et al. 2021; s3prl's `downstream/asr`); its
+    values are those of `width`, `depth` and `dropout` here, with a `projection` to 1024.
 
     Layer 0 is the input of the first block and layer k the output of block k, but the last one is the encoder's output,
     after the final norm in pre-norm models, as in the hidden states of s3prl and transformers.

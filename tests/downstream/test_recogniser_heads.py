@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -273,14 +272,25 @@ def test_a_head_that_lost_a_tensor_is_named(tmp_path):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"encoder": "scratch", "architecture": SHAPE}, "with an encoder from scratch: blocks past 1"),
     ({"fresh_layers": 1}, "with fresh_layers=1: blocks past 1")])
-def test_random_blocks_that_would_never_run_are_refused(corpus, changes, message):
+def test_random_blocks_that_would_never_run_are_refused(corpus, tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
-        build_recogniser(recipe(corpus, HeadRecipe(layers=[0, 1]), frozen=False, **changes), VOCABULARY)
+        finetune(recipe(corpus, HeadRecipe(layers=[0, 1]), frozen=False, **changes), tmp_path / "asr", lambda line: None)
+    assert not (tmp_path / "asr").exists()
 
 
-def test_a_refused_head_leaves_the_recogniser_that_was_there(trained, corpus, tmp_path):
-    shutil.copytree(trained[0], tmp_path / "asr")
-    before = (tmp_path / "asr/head.safetensors").read_bytes()
+@pytest.mark.parametrize("changes", [{}, {"encoder": "scratch", "architecture": SHAPE, "frozen": False}])
+def test_a_layer_that_is_not_there_is_refused_before_anything_is_made(corpus, tmp_path, changes):
     with pytest.raises(UsageError, match=r"head\.layers=5: this encoder has layers 0 to 2"):
-        finetune(recipe(corpus, HeadRecipe(layers=5)), tmp_path / "asr", lambda line: None)
-    assert (tmp_path / "asr/head.safetensors").read_bytes() == before
+        finetune(recipe(corpus, HeadRecipe(layers=5), **changes), tmp_path / "asr", lambda line: None)
+    assert not (tmp_path / "asr").exists()
+
+
+def test_transformers_reads_the_encoder_of_a_folder_whose_head_it_does_not_have(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = random_recogniser(dataclasses.replace(CONV, conv_norm="layer"), SUPERB)
+    save_recogniser(model, VOCABULARY, tmp_path, {})
+    theirs, info = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(noise(1, 9000)).last_hidden_state,
+                                   model.encoder(noise(1, 9000)).last, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,8 @@ from downstream.finetune import stage_settings
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from downstream.heads.recipe import HeadRecipe
 from upstream.errors import RecipeError, UsageError
-from upstream.recipe import as_settings, load_recipe
+from upstream.recipe import as_settings, load_recipe, refine
+from upstream.training.optimiser import cut_short, learning_rate
 
 
 @pytest.mark.parametrize("values", [
@@ -73,3 +74,21 @@ def test_settings_make_the_head_again():
 def test_a_recipe_is_the_same_after_it_was_read_as_values():
     head = HeadRecipe(kind="bilstm", layers=[0, 3])
     assert HeadRecipe(**OmegaConf.to_container(OmegaConf.create(as_settings(head)))) == head
+
+
+def test_superbs_recipe_says_what_superb_does():
+    found = load_recipe(FinetuneRecipe, "ctc-superb", [], SHIPPED)
+    assert found.frozen
+    assert found.head == HeadRecipe("bilstm", "mix", layer_norm=False, projection=1024, width=1024, depth=2, dropout=0.2)
+    training = found.training
+    rates = [learning_rate(training.optimiser, update, training.updates) for update in (1, 2, 100_000, 200_000)]
+    assert rates == [1e-4] * 4
+    assert cut_short(training.optimiser, training.updates) is None
+
+
+def test_an_amount_of_labels_may_have_a_head_of_its_own():
+    """What `bench low-resource` does with `labelled.NAME.finetune`."""
+    base = load_recipe(FinetuneRecipe, "ctc-probe", [], SHIPPED)
+    assert refine(base, {"head": {"layers": [2, 1]}}, "labelled").head == dataclasses.replace(base.head, layers=[1, 2])
+    assert refine(dataclasses.replace(base, head=HeadRecipe(layers=[1])), {"head": {"layers": "mix"}}, "labelled"
+                  ).head.layers == "mix"
