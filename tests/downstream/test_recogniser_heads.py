@@ -273,8 +273,9 @@ def test_a_head_that_lost_a_tensor_is_named(tmp_path):
     ({"encoder": "scratch", "architecture": SHAPE}, "with an encoder from scratch: blocks past 1"),
     ({"fresh_layers": 1}, "with fresh_layers=1: blocks past 1")])
 def test_random_blocks_that_would_never_run_are_refused(corpus, tmp_path, changes, message):
+    found = recipe(corpus, HeadRecipe(layers=[0, 1]), frozen=False, **changes)
     with pytest.raises(UsageError, match=message):
-        finetune(recipe(corpus, HeadRecipe(layers=[0, 1]), frozen=False, **changes), tmp_path / "asr", lambda line: None)
+        finetune(found, tmp_path / "asr", lambda line: None)
     assert not (tmp_path / "asr").exists()
 
 

@@ -79,7 +79,7 @@ def test_a_recipe_is_the_same_after_it_was_read_as_values():
 def test_superbs_recipe_says_what_superb_does():
     found = load_recipe(FinetuneRecipe, "ctc-superb", [], SHIPPED)
     assert found.frozen
-    assert found.head == HeadRecipe("bilstm", "mix", layer_norm=False, projection=1024, width=1024, depth=2, dropout=0.2)
+    assert found.head == HeadRecipe("bilstm", "mix", projection=1024, width=1024, depth=2, dropout=0.2)
     training = found.training
     rates = [learning_rate(training.optimiser, update, training.updates) for update in (1, 2, 100_000, 200_000)]
     assert rates == [1e-4] * 4
