@@ -17,7 +17,7 @@ from torch import Tensor
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe, SpecMaskRecipe
-from downstream.finetune_start import check_start, encoded, warn_of_dev
+from downstream.finetune_start import check_layers, check_start, encoded, warn_of_dev
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.phrases import longest_pause
 from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
@@ -100,6 +100,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         if recipe.training.keep_best:
             final |= ranks.alone(lambda: _take_best(task.model, folder, say))
         if ranks.first():
+            if shares := task.model.mix.shares():
+                say(f"{folder.name}: shares of the layers: " + ", ".join(f"{k} {v:.3f}" for k, v in shares.items()))
             found = {name: value for name, value in final.items() if name in ("longest_pause", "best_update")}
             save_recogniser(task.model, vocabulary, folder, {"from": recipe.encoder, "data": manifest.hash, **found})
         return {"hash": recogniser_hash(task.model), **final,
@@ -132,7 +134,11 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
         elsewhere.add("speeds")  # likewise
     if recipe.symbols == "english":
         elsewhere.add("symbols")  # likewise; those of the data stand with it
+    if not recipe.head.settings():
+        elsewhere.add("head")  # likewise
     settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
+    if "head" in settings:
+        settings["head"] = recipe.head.settings()
     settings["train_frontend"] = bool(recipe.train_frontend)  # that of a light one stands with its encoder (`_source`)
     architecture = settings.get("architecture", {})
     if architecture.get("stride_ms") == EncoderConfig().stride_ms:
@@ -158,7 +164,7 @@ def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recognis
             config = replace(config, feature_grad_mult=1.0)
         encoder = with_config(pretrained, config)
         freshen(encoder, recipe.fresh_layers, recipe.seed)
-    recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout)
+    recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout, recipe.head)
     return recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
 
 
@@ -226,7 +232,7 @@ class RecogniserTask:
     def groups(self) -> list[ParameterGroup]:
         """Head and encoder with rates of their own; the encoder waits for `freeze_updates`."""
         recipe = self._recipe
-        groups = [ParameterGroup(list(self.model.head.parameters()), recipe.head_scale)]
+        groups = [ParameterGroup(list(self.model.over_encoder().values()), recipe.head_scale)]
         if recipe.frozen:
             self.model.encoder.requires_grad_(False)
             return groups
@@ -373,8 +379,10 @@ def _source(recipe: FinetuneRecipe) -> dict[str, str]:
     """Hash of the weights to start from; of an encoder from elsewhere, whose configuration may be mended under the same
     weights, also of that."""
     if recipe.encoder == SCRATCH:
+        check_layers(recipe, recipe.architecture.layers)
         return {"encoder": SCRATCH, **_narrow(recipe, recipe.architecture.width)}
     encoder = load_encoder(recipe.encoder)
+    check_layers(recipe, encoder.config.layers)
     found = {"encoder": encoder_hash(encoder), **_narrow(recipe, encoder.config.width)}
     learns = recipe.frontend_learns(encoder.config)
     if encoder.config.frontend == "light" and not recipe.frozen:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from downstream.heads.recipe import HeadRecipe
 from upstream.audio.caching import CacheRecipe
 from upstream.audio.speed import FASTEST, SLOWEST
 from upstream.model.config import EncoderConfig
@@ -54,7 +55,8 @@ class FinetuneRecipe:
     train_frontend: bool | None = None  # not said: a pretrained conv front end stays as it is, a light one learns
     head_scale: float = 1.0  # rate of the head over the schedule's
     encoder_scale: float = 1.0  # rate of the encoder over the schedule's
-    head_dropout: float = 0.0
+    head_dropout: float = 0.0  # on what the head hears of the encoder
+    head: HeadRecipe = field(default_factory=HeadRecipe)
     mask: SpecMaskRecipe = field(default_factory=SpecMaskRecipe)
     speeds: list[float] = field(default_factory=lambda: [1.0])  # an utterance is heard at one of them, drawn every time
     training: TrainingRecipe = field(default_factory=TrainingRecipe)

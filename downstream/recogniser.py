@@ -13,6 +13,7 @@ from torch import Tensor
 
 from downstream.emissions import Emissions, EmissionsWriter, holds, join
 from downstream.heads.ctc import Recogniser
+from downstream.heads.recipe import HeadRecipe
 from downstream.text.vocabulary import BLANK, Vocabulary, named_blank
 from upstream.ahead import ahead
 from upstream.audio.caching import AudioCache
@@ -20,25 +21,29 @@ from upstream.audio.manifest import Manifest
 from upstream.device import best_device, sent
 from upstream.disk import content_hash
 from upstream.errors import FormatError, InputError, UsageError
-from upstream.features.long_recordings import is_long, output_of_long
+from upstream.features.long_recordings import is_long
 from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.model import Encoder, prepared, read_description
 from upstream.model.formats import Checkpoint, CtcHead
+from upstream.model.formats.checkpoint import refuse_rest, take
 from upstream.model.formats.tensors import as_saved
-from upstream.model.saving import encoder_hash, read_checkpoint_folder, save_encoder
+from upstream.model.saving import encoder_hash, read_checkpoint_folder, save_encoder, tensors_hash
 from upstream.progress import progress, say
 from upstream.stretches import remove_stretches, stretch_folder, stretches
 from upstream.training.precision import autocast
 
 STRETCH_SECONDS = 36_000.0  # of audio whose emissions are in memory at a time, 115 MB with 32 symbols at 50 Hz, and
 STRETCH_VALUES = 1 << 26  # no more values than these, 128 MiB, where there are thousands of symbols
+_LINEAR = ("head.weight", "head.bias")  # of a recogniser's parameters
 
 
 def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, extra: dict[str, Any]) -> None:
     """Write a recogniser: the encoder's files with the head, and `vocab.json`.
 
-    With the conv front end the head stands in model.safetensors, and `transformers.AutoModelForCTC` and `AutoProcessor`
-    load the folder; otherwise it is head.safetensors (`weight (V, D)`, `bias (V,)`).
+    With the conv front end the linear head stands in model.safetensors, and `transformers.AutoModelForCTC` and
+    `AutoProcessor` load the folder; otherwise it is head.safetensors (`weight (V, D)`, `bias (V,)`). Of another head
+    that file holds all weights, hubertkit.json its settings (`head_settings`) and, where it hears several layers, what
+    each counts (`layer_weights`: softmaxed, by the layer's number).
 
     Raises:
         InputError: a blank that is not to be told by its name, and would be another symbol when the folder is read.
@@ -48,8 +53,11 @@ def save_recogniser(model: Recogniser, vocabulary: Vocabulary, folder: Path, ext
         read = "and none would be" if named is None else f"and {vocabulary.symbols[named]!r} would be"
         raise InputError(f"{folder}: the blank is {vocabulary.symbols[vocabulary.blank]!r}, {read} when vocab.json is "
                          f"read again; call the blank {BLANK}, and no other symbol")
-    head = CtcHead(as_saved(model.head.weight), as_saved(model.head.bias), vocabulary.symbols, vocabulary.blank)
-    save_encoder(model.encoder, Path(folder), extra={"head": "ctc", **extra}, ctc=head)
+    under = {name: as_saved(tensor) for name, tensor in model.over_encoder().items() if name not in _LINEAR}
+    head = CtcHead(as_saved(model.head.weight), as_saved(model.head.bias), vocabulary.symbols, vocabulary.blank,
+                   model.recipe.settings(), under)
+    shares = {"layer_weights": model.mix.shares()} if len(model.mix.layers) > 1 else {}
+    save_encoder(model.encoder, Path(folder), extra={"head": "ctc", **shares, **extra}, ctc=head)
 
 
 def heard_pause(folder: Path) -> float | None:
@@ -75,21 +83,34 @@ def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:
                          f"(hubertkit finetune RECIPE encoder={folder} ...)")
     found = read_checkpoint_folder(folder)
     vocabulary, head = _vocabulary(folder / "vocab.json", found), found.ctc
-    wanted = (len(vocabulary.symbols), found.config.width)
     if head is None:
+        wanted = (len(vocabulary.symbols), found.config.width)
         raise FormatError(f"{folder}: vocab.json wants a head of shape {wanted}, and neither model.safetensors nor "
                           "head.safetensors has one")
+    recipe = _head_recipe(head, found, folder / "hubertkit.json")
+    wanted = (len(vocabulary.symbols), recipe.width_over(found.config.width))
     if tuple(head.weight.shape) != wanted or tuple(head.bias.shape) != wanted[:1]:
-        name = "model.safetensors" if found.config.frontend == "conv" else "head.safetensors"
+        name = "head.safetensors" if head.settings or found.config.frontend != "conv" else "model.safetensors"
         raise FormatError(f"{folder / name}: a head with weight {tuple(head.weight.shape)} and bias "
                           f"{tuple(head.bias.shape)}; vocab.json and the encoder want {wanted} and {wanted[:1]}")
-    return recogniser_of(found.encoder(), head), vocabulary
+    return recogniser_of(found.encoder(), head, folder / "head.safetensors"), vocabulary
+
+
+def _head_recipe(head: CtcHead, found: Checkpoint, where: Path) -> HeadRecipe:
+    """Raises FormatError where the settings of a head make none, or it is to hear a layer that is not there."""
+    try:
+        recipe = HeadRecipe(**head.settings)
+        recipe.layers_read(found.config.layers)
+    except (TypeError, ValueError, UsageError) as error:
+        raise FormatError(f"{where}: head_settings: {error}; fine-tune again, or use the version of hubertkit that "
+                          "wrote it") from error
+    return recipe
 
 
 def _vocabulary(path: Path, found: Checkpoint) -> Vocabulary:
     """The symbols of a recogniser. With the conv front end config.json says which is the blank, as transformers has it;
     otherwise its name does."""
-    if found.config.frontend != "conv" or found.ctc is None or found.ctc.symbols is None:
+    if found.config.frontend != "conv" or found.ctc is None or found.ctc.symbols is None or found.ctc.settings:
         return Vocabulary.load(path)
     try:
         return Vocabulary(found.ctc.symbols, found.ctc.blank)
@@ -97,10 +118,16 @@ def _vocabulary(path: Path, found: Checkpoint) -> Vocabulary:
         raise FormatError(f"{path}: {error}") from error
 
 
-def recogniser_of(encoder: Encoder, head: CtcHead) -> Recogniser:
-    """An encoder under a given head, in evaluation mode."""
-    model = Recogniser(encoder, len(head.weight))
-    model.head.load_state_dict({"weight": head.weight, "bias": head.bias})
+def recogniser_of(encoder: Encoder, head: CtcHead, where: str | Path = "the head") -> Recogniser:
+    """An encoder under a given head, in evaluation mode. Raises FormatError naming `where` for weights that are
+    missing, left over, or of another shape than the head's settings say."""
+    model = Recogniser(encoder, len(head.weight), recipe=HeadRecipe(**head.settings))
+    own, found = model.over_encoder(), {"head.weight": head.weight, "head.bias": head.bias, **head.under}
+    weights = take({name: tuple(p.shape) for name, p in own.items()}, found, lambda name: name, where)
+    refuse_rest(found, where)
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
     return model.eval()
 
 
@@ -174,7 +201,7 @@ def _emitted(model: Recogniser, waveforms: Tensor, lengths: Tensor, precision: s
         # not inference_mode, whose tensors nothing could learn from
         with torch.no_grad(), autocast(waveforms.device, precision):
             if len(waveforms) == 1 and is_long(waveforms.shape[1]):
-                logprobs = model.logprobs(output_of_long(model.encoder, waveforms[0])[None])
+                logprobs = model.of_long(waveforms[0])
                 frames = torch.tensor([logprobs.shape[1]])
             else:
                 logprobs, frames = model(waveforms, lengths)
@@ -217,6 +244,9 @@ def pad(waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def recogniser_hash(model: Recogniser) -> str:
-    """sha256 (hex) over all weights."""
-    head = {name: tensor.tolist() for name, tensor in model.head.state_dict().items()}
+    """sha256 (hex) over all weights and, of another head than the linear one, its settings."""
+    head: dict[str, Any] = {name: tensor.tolist() for name, tensor in model.head.state_dict().items()}
+    if settings := model.recipe.settings():
+        under = {name: p for name, p in model.over_encoder().items() if name not in _LINEAR}
+        head |= {"settings": settings, "under": tensors_hash(under)}
     return content_hash([encoder_hash(model.encoder), head])

@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 
 
 def finetune(
-    recipe: Annotated[str, typer.Argument(help="A recipe that ships (ctc-tiny, ctc-light, ctc-base-10h) or a YAML "
-                                               "file.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe that ships (ctc-tiny, ctc-light, ctc-probe, ctc-superb, "
+                                               "ctc-base-10h) or a YAML file.")],
     overrides: Annotated[list[str] | None,
                          typer.Argument(help="key=value, e.g. data=train.arrow dev=dev.arrow encoder=DIR")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the recogniser; the same command again goes on there.")] = ...,  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""A recogniser: an encoder with a linear CTC head over characters (HuBERT paper, section III-C)."""
+"""A recogniser: an encoder with a CTC head over characters. By default that is linear (HuBERT paper, section III-C)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from downstream.heads.bilstm import BiLstm
+from downstream.heads.layer_mix import LayerMix
+from downstream.heads.recipe import HeadRecipe
 from upstream.device import sent
 from upstream.model.encoder import Encoder
 from upstream.model.frontend import working_dtype
@@ -21,21 +24,42 @@ class Recogniser(nn.Module):
     Args:
         encoder: any encoder.
         symbols: size of the vocabulary, the CTC blank included.
-        dropout: on the encoder's output, in training.
+        dropout: on what the head hears of the encoder, in training.
+        recipe: of the head.
+
+    Attributes:
+        mix: what the head hears of the encoder.
+        bilstm: what stands between that and the linear map; None if nothing does.
+        head: the linear map.
+
+    Raises:
+        UsageError: the head is to hear a layer that the encoder does not have.
     """
 
-    def __init__(self, encoder: Encoder, symbols: int, dropout: float = 0.0) -> None:
+    def __init__(self, encoder: Encoder, symbols: int, dropout: float = 0.0, recipe: HeadRecipe | None = None) -> None:
         super().__init__()
+        self.recipe = recipe or HeadRecipe()
+        config = encoder.config
         self.encoder = encoder
+        self.mix = LayerMix(self.recipe, config.layers)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(encoder.config.width, symbols)
+        self.bilstm = BiLstm(config.width, self.recipe) if self.recipe.kind == "bilstm" else None
+        self.head = nn.Linear(self.recipe.width_over(config.width), symbols)
 
     def initialise_head(self, generator: torch.Generator) -> Recogniser:
-        """Xavier-uniform weight and zero bias, as fairseq's `HubertEncoder.proj`; returns itself."""
+        """Xavier-uniform weight and zero bias for the linear map, as fairseq's `HubertEncoder.proj`; returns itself."""
         with torch.no_grad():
             nn.init.xavier_uniform_(self.head.weight, generator=generator)
             nn.init.zeros_(self.head.bias)
+        if self.bilstm is not None:
+            self.bilstm.initialise(generator)
         return self
+
+    def over_encoder(self) -> dict[str, nn.Parameter]:
+        """All that is not the encoder's, by name: the linear map first."""
+        found = dict(self.named_parameters())
+        names = sorted((name for name in found if not name.startswith("encoder.")), key=lambda n: n[:5] != "head.")
+        return {name: found[name] for name in names}
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None, mask: Tensor | None = None,
                 channel_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -47,12 +71,20 @@ class Recogniser(nn.Module):
         Returns:
             (B, T, V) float32 natural-log probabilities, and (B,) int64 frames of each utterance, on the host.
         """
-        output = self.encoder(waveforms, lengths, mask, channel_mask=channel_mask)
-        return self.logprobs(output.last), output.lengths
+        heard, frames = self.mix.read(self.encoder, waveforms, lengths, mask, channel_mask)
+        return self.logprobs(heard, frames), frames
 
-    def logprobs(self, last: Tensor) -> Tensor:
-        """(B, T, V) of what an encoder gives, (B, T, D)."""
-        x, frames = self.dropout(last), last.shape[1]
+    def of_long(self, waveform: Tensor) -> Tensor:
+        """(1, T, V) of one recording (S,) too long for one pass; the caller has switched gradients off."""
+        heard = self.mix.read_long(self.encoder, waveform)[None]
+        return self.logprobs(heard, torch.tensor([heard.shape[1]]))
+
+    def logprobs(self, heard: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, V) of what the head hears of an encoder, (B, T, D), and (B,) frames of each utterance, on the host."""
+        x = self.dropout(heard)
+        if self.bilstm is not None:
+            x = self.bilstm(x, lengths)
+        frames = x.shape[1]
         room = roomy_frames(frames, x.shape[2], x.device, working_dtype(x)) - frames
         if room:  # or the head's products would have every shape
             x = F.pad(x, (0, 0, 0, room))

@@ -21,6 +21,7 @@ from downstream.finetune import RecogniserTask, _source, _up_to, build_recognise
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe, SpecMaskRecipe
 from downstream.finetune_start import check_start, warn_of_dev
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
+from downstream.heads.recipe import HeadRecipe
 from downstream.phrases import READ_SPEECH_SECONDS, longest_pause
 from downstream.recogniser import compute_emissions, emit, heard_pause, load_recogniser
 from downstream.text.vocabulary import Vocabulary
@@ -516,7 +517,8 @@ def test_the_architecture_counts_from_scratch_only(corpus):
 
 COUNT = {"symbols": "data", "changes": {"dropout": 0.3}, "seed": 1, "frozen": True, "freeze_updates": 7,
          "fresh_layers": 1, "train_frontend": True, "head_scale": 2.0, "encoder_scale": 0.5, "head_dropout": 0.1,
-         "mask": SpecMaskRecipe(time_share=0.1), "speeds": [0.9, 1.1], "training": TrainingRecipe(precision="float32")}
+         "head": HeadRecipe(layers="mix"), "mask": SpecMaskRecipe(time_share=0.1), "speeds": [0.9, 1.1],
+         "training": TrainingRecipe(precision="float32")}
 
 
 @pytest.mark.parametrize("name", COUNT)

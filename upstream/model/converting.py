@@ -35,6 +35,9 @@ def write_as(checkpoint: Checkpoint, target: Path, to: Format,
     if checkpoint.config.frontend != "conv":
         raise UsageError(f"{checkpoint.source}: the {checkpoint.config.frontend} front end is hubertkit's own; {to} "
                          "has convolutions only, so nothing was written")
+    if checkpoint.ctc is not None and checkpoint.ctc.settings:
+        raise UsageError(f"{checkpoint.source}: its head is hubertkit's own ({checkpoint.ctc.described}); {to} has a "
+                         "linear one on the encoder's output only, so nothing was written")
     if is_taken(target):
         raise UsageError(f"{target}: already there; give a name that is free")
     if to == "huggingface":

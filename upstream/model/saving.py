@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ from upstream.model.formats.checkpoint import (
 from upstream.model.formats.tensors import as_saved, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
-WRITTEN_HERE = ("format", "encoder", "transformers_loads_it", "transformers_lacks", "hash", "has_head", "versions")
+WRITTEN_HERE = ("format", "encoder", "transformers_loads_it", "transformers_lacks", "hash", "has_head", "versions",
+                "head_settings")
 
 
 def save_encoder(
@@ -99,11 +101,11 @@ def read_checkpoint_folder(folder: Path) -> Checkpoint:
     head_file = folder / "head.safetensors"
     others = read_tensors(head_file) if head_file.is_file() and described.get("has_head", True) else {}
     ctc = found.ctc
-    if ctc is None and described.get("head") == "ctc" and set(others) == {"weight", "bias"}:
-        ctc = CtcHead(others.pop("weight"), others.pop("bias"), None)
+    if ctc is None and described.get("head") == "ctc":
+        ctc = _take_ctc(others, described, folder)
     if ctc is not None:
         symbols, blank = huggingface.read_vocabulary(folder, len(ctc.weight))
-        ctc = CtcHead(ctc.weight, ctc.bias, symbols, blank)
+        ctc = replace(ctc, symbols=symbols, blank=blank)
     prediction = _take_prediction(others, described, found.config, head_file)
     quantiser = found.quantiser or huggingface.take_quantiser(others)
     extra = {key: value for key, value in described.items() if key not in WRITTEN_HERE}
@@ -146,6 +148,11 @@ def encoder_hash(encoder: Encoder | Path) -> str:
     return _hash(tensors)
 
 
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) over the names, shapes and float32 values of tensors, in the order of their names."""
+    return _hash({name: as_saved(tensor) for name, tensor in tensors.items()})
+
+
 def _hash(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -158,17 +165,20 @@ def _hash(tensors: dict[str, Tensor]) -> str:
 def _write(checkpoint: Checkpoint, folder: Path) -> None:
     config, ctc, head = checkpoint.config, checkpoint.ctc, dict(checkpoint.others)
     files = huggingface_files.json_files(checkpoint)
-    conv = config.frontend == "conv"
+    lacks = [] if config.frontend == "conv" else [f"the {config.frontend} front end"]
+    if ctc is not None and ctc.settings:
+        lacks.append(f"the head ({ctc.described})")
     described = {
         "format": FORMAT_VERSION,
         "encoder": config.to_dict(),
-        "transformers_loads_it": conv,
-        "transformers_lacks": [] if conv else [f"the {config.frontend} front end"],
+        "transformers_loads_it": not lacks,
+        "transformers_lacks": lacks,
         "hash": _hash({new_weight_norm(name): as_saved(tensor) for name, tensor in checkpoint.tensors.items()}),
         "versions": {"torch": torch.__version__},
     }
-    if ctc is not None and not conv:  # transformers cannot load it anyway
-        head |= {"weight": ctc.weight, "bias": ctc.bias}
+    if ctc is not None and lacks:  # transformers cannot load it anyway
+        head |= {"weight": ctc.weight, "bias": ctc.bias, **ctc.under}
+        described |= {"head_settings": ctc.settings} if ctc.settings else {}
         checkpoint = replace(checkpoint, ctc=None)
     described["has_head"] = bool(head)
     taken = sorted(set(described) & set(checkpoint.extra))
@@ -202,6 +212,18 @@ def _read_encoder(folder: Path, described: dict[str, Any]) -> Checkpoint:
     quantiser = huggingface.take_quantiser(heads)
     refuse_rest(heads, where)
     return Checkpoint(folder, config, tensors, quantiser=quantiser, ctc=ctc)
+
+
+def _take_ctc(head: dict[str, Tensor], described: dict[str, Any], folder: Path) -> CtcHead | None:
+    """The head of a recogniser, taken out of `head`; None if that holds another, or none. Raises FormatError."""
+    settings, where = described.get("head_settings", {}), folder / "hubertkit.json"
+    if not isinstance(settings, dict):
+        raise FormatError(f"{where}: head_settings must be a mapping; copy the recogniser once more")
+    if not {"weight", "bias"} <= set(head) or (len(head) > 2 and not settings):
+        return None
+    found = CtcHead(head.pop("weight"), head.pop("bias"), None, settings=settings, under=dict(head))
+    head.clear()
+    return found
 
 
 def _prediction_keys(prediction: Prediction, objective: dict[str, Any]) -> dict[str, Any]:

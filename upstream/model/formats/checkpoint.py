@@ -24,18 +24,28 @@ Source = str | Path
 
 @dataclass(frozen=True)
 class CtcHead:
-    """A linear CTC head.
+    """A CTC head: a linear map of the encoder's output or, where there are `settings`, of what they make of its layers.
 
     Attributes:
         weight, bias: (V, D) and (V,) float32.
         symbols: what each row stands for; None if the file does not say.
         blank: row of the CTC blank.
+        settings: what of the encoder is heard and what stands between that and the linear map, plain values that
+            `downstream.heads` knows; empty for the linear head, the only one that other formats have.
+        under: float32 weights of what stands between.
     """
 
     weight: Tensor
     bias: Tensor
     symbols: tuple[str, ...] | None
     blank: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    under: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def described(self) -> str:
+        """The settings in words; empty for the linear head."""
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
 
 
 @dataclass(frozen=True)

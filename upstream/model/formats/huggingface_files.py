@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -38,6 +39,11 @@ def has_pretraining(checkpoint: Checkpoint) -> bool:
 def json_files(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     """The JSON files beside the weights, by their names."""
     config, ctc, files = checkpoint.config, checkpoint.ctc, {}
+    if ctc is not None and ctc.settings:  # transformers has no such head: to it this is an encoder
+        files = json_files(replace(checkpoint, ctc=None))
+        if ctc.symbols is not None:
+            files["vocab.json"] = {symbol: index for index, symbol in enumerate(ctc.symbols)}
+        return files
     if config.frontend != "conv":  # a model_type that transformers refuses
         files["config.json"] = {"model_type": f"hubertkit-{config.frontend}", **config.to_dict()}
     else:
