@@ -9,14 +9,18 @@ from rich.table import Table
 
 from benchmarks.results import table
 
-COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]  # of single fine-tunings
+COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "errors"]  # of single fine-tunings
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """The tables of a result: rates of every cell, with one seed as its rows have them and otherwise as means; and the
     differences from each encoder that others are compared with."""
     seeds = sorted({seed for summary in results["summaries"] for seed in summary["seeds"]})
-    first = rate_table(results["summaries"], seeds) if len(seeds) > 1 else table(results["rows"], COLUMNS)
+    if len(seeds) > 1:
+        first = rate_table(results["summaries"], seeds)
+    else:
+        first = table(results["rows"], COLUMNS)
+        first.caption = f"of {results['rows'][0]['words']} words [95% over test utterances]"
     compared = results["comparisons"]
     return [first, *(difference_table([c for c in compared if c["against"] == base], base)
                      for base in dict.fromkeys(c["against"] for c in compared))]
