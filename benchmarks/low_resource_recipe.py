@@ -1,24 +1,25 @@
-"""What a low-resource comparison may say: one pretraining, several amounts of labels, one recogniser and decoder."""
+"""What a low-resource comparison may say: encoders of a pretraining and from elsewhere, several amounts of labels and
+seeds, one recogniser and decoder."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
-from upstream.errors import RecipeError
-from upstream.model.config import EncoderConfig
-from upstream.pretrain_recipe import SWITCHES, PretrainRecipe, Round, rounds_of
+from upstream.pretrain_recipe import PretrainRecipe, rounds_of
 from upstream.recipe import Named, refine
 from upstream.training.recipe import TrainingRecipe
 
 SHIPPED = Path(__file__).with_name("recipes")
 KENLM_ORDER = 6  # the highest that its Python package is built for
 OF_THE_COMPARISON = ("data", "dev", "encoder", "architecture", "seed")  # of a fine-tuning
-_SETS_IT = "the comparison sets it itself; leave it out (`seed`, `pretrain.encoder` and the splits say what it is)"
+_SETS_IT = ("the comparison sets it itself; leave it out (`seed` or `seeds`, `pretrain.encoder` or `encoders`, and the "
+            "splits say what it is)")
+_FOLDER = re.compile(r"\w[\w.+-]*")  # a word that folders may be named by
+_ROUND = re.compile(r"round ?(\d+)")
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,46 @@ class LabelledRecipe:
 
 
 @dataclass(frozen=True)
-class LowResourceRecipe:
-    """A grid of cells `LABELLED: ENCODER`, run in the order given; ENCODER is `scratch` or `round N`.
+class OtherEncoderRecipe:
+    """An encoder from elsewhere, under a name that cells may have, and what of the fine-tuning recipe changes with
+    it: after what the amount of labels changes."""
 
-    Scratch has random weights in the shape of the rounds that it stands beside: that of `init`, where there is one.
+    encoder: str = ""  # whatever `finetune encoder=` takes; must be given
+    finetune: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is fine-tuned: an encoder on an amount of labels.
+
+    Attributes:
+        encoder: `scratch`, `round N`, or one of the recipe's `encoders`.
+    """
+
+    labelled: str
+    encoder: str
+
+    @property
+    def round(self) -> int:
+        """The round of pretraining that it wants; 0 for others."""
+        found = _ROUND.fullmatch(self.encoder)
+        return int(found[1]) if found else 0
+
+    def folder(self, seed: int | None = None) -> str:
+        """`1h: round 2` as `1h-round2`, with a seed as `1h-round2-seed1`: the name of its folder."""
+        return f"{self.labelled}-{self.encoder.replace(' ', '')}" + ("" if seed is None else f"-seed{seed}")
+
+
+@dataclass(frozen=True)
+class LowResourceRecipe:
+    """A grid of cells `LABELLED: ENCODER`, run in the order given; ENCODER is `scratch`, `round N` of the pretraining,
+    or one of `encoders`. Each is fine-tuned with every one of `seeds`, all cells with the first before the next.
+
+    Scratch has random weights in the shape of what it stands beside (`benchmarks.low_resource_scratch`).
 
     The data folder holds the audio (`corpus`: a folder in the LibriSpeech layout, or a manifest) and, in `splits`, text
-    files of utterance ids.
+    files of utterance ids. Where no cell is of a round, there is no pretraining: `pretrain` (but for the shape of
+    scratch), `unlabelled`, `aligned` and `alignments` play no part.
     """
 
     corpus: str = "LibriSpeech"
@@ -84,13 +118,16 @@ class LowResourceRecipe:
     test: str = "test"
     aligned: str | None = None  # split that the PNMI probe reads
     alignments: str | None = None  # folder of its TextGrid or CTM files
-    seed: int = 0
+    seed: int = 0  # of the pretraining, and of what is drawn for intervals
+    seeds: tuple[int, ...] = ()  # of the fine-tunings; `seed` alone, if none are given
     pretrain: PretrainRecipe = field(default_factory=PretrainRecipe)
     finetune: FinetuneRecipe = field(default_factory=FinetuneRecipe)
     lm: LanguageModelRecipe = field(default_factory=LanguageModelRecipe)
     decoding: DecodingRecipe = field(default_factory=DecodingRecipe)
     labelled: dict[str, LabelledRecipe] = field(default_factory=dict)
+    encoders: dict[str, OtherEncoderRecipe] = field(default_factory=dict)
     cells: tuple[str, ...] = ()
+    baseline: str | None = None  # what others are compared with besides scratch: NAME or `round N`
 
     def __post_init__(self) -> None:
         for part, defaults, names in ((self.pretrain, PretrainRecipe(), ("data", "seed")),
@@ -100,34 +137,88 @@ class LowResourceRecipe:
                     key = "pretrain" if part is self.pretrain else "finetune"
                     raise ValueError(f"{key}.{name}: {_SETS_IT}")
         for name in self.labelled:
-            if not re.fullmatch(r"[\w][\w.+-]*", name):  # of folders
+            if not _FOLDER.fullmatch(name):
                 raise ValueError(f"labelled: {name!r} names a folder; use letters, digits, points and hyphens")
+        for name, other in self.encoders.items():
+            _check_other(name, other)
+        self._check_splits()
+        if not self.cells:
+            raise ValueError("cells: give at least one, for instance `1h: scratch`")
+        self._check_cells([parse_cell(cell, self) for cell in self.cells])
+
+    def _check_splits(self) -> None:
         splits = {"unlabelled": self.unlabelled, "dev": self.dev, "test": self.test, "aligned": self.aligned or ""}
         for key, split in (splits | {f"labelled.{n}.split": a.split for n, a in self.labelled.items()}).items():
             if Path(split).name != split:  # it would be written outside of the run
                 raise ValueError(f"{key}={split}: must be the name of a file in `splits`, without folders and `.txt`")
-        if not self.cells:
-            raise ValueError("cells: give at least one, for instance `1h: scratch`")
-        cells = [parse_cell(cell, self) for cell in self.cells]
+
+    def _check_cells(self, cells: list[Cell]) -> None:
         if twice := [cell for cell, meant in zip(self.cells, cells) if cells.count(meant) > 1]:
             raise ValueError(f"cells: {twice[0]!r} is there more than once")
+        if again := [seed for seed in self.seeds if self.seeds.count(seed) > 1]:
+            raise ValueError(f"seeds: {again[0]} is there more than once")
+        folders: dict[str, Cell] = {}
+        for cell, seed in self.trainings:
+            other = folders.setdefault(self.folder(cell, seed), cell)
+            if other != cell:
+                raise ValueError(f"cells: `{other.labelled}: {other.encoder}` and `{cell.labelled}: {cell.encoder}` "
+                                 f"would share the folder {self.folder(cell, seed)}; give one of them another name")
+        encoders = list(dict.fromkeys(cell.encoder for cell in cells))
+        if self.baseline is not None and self.baseline not in encoders:
+            raise ValueError(f"baseline={self.baseline}: no cell has it; give one of {', '.join(encoders)}")
 
     def settled(self, named: Named) -> LowResourceRecipe:
-        """What was meant: a word for `finetune` counts also for amounts of labels that the file gave a value of their
-        own, and one for `pretrain` as in a pretraining."""
-        labelled = {name: replace(amount, finetune=named.yielding(f"labelled.{name}.finetune", "finetune",
-                                                                  amount.finetune))
+        """What was meant: a word for `finetune` counts also for amounts of labels and encoders that the file gave a
+        value of their own, and one for `pretrain` as in a pretraining."""
+
+        def own(part: str, values: dict[str, Any]) -> dict[str, Any]:
+            return named.yielding(f"{part}.finetune", "finetune", values)
+
+        labelled = {name: replace(amount, finetune=own(f"labelled.{name}", amount.finetune))
                     for name, amount in self.labelled.items()}
-        return replace(self, labelled=labelled, pretrain=self.pretrain.settled(named.below("pretrain")))
+        encoders = {name: replace(other, finetune=own(f"encoders.{name}", other.finetune))
+                    for name, other in self.encoders.items()}
+        return replace(self, labelled=labelled, encoders=encoders,
+                       pretrain=self.pretrain.settled(named.below("pretrain")))
+
+    @property
+    def parsed_cells(self) -> list[Cell]:
+        """The cells in their order."""
+        return [parse_cell(cell, self) for cell in self.cells]
+
+    @property
+    def trainings(self) -> list[tuple[Cell, int]]:
+        """Every fine-tuning and its seed in the order of work: all cells with one seed, then with the next."""
+        return [(cell, seed) for seed in self.seeds or (self.seed,) for cell in self.parsed_cells]
+
+    @property
+    def rounds_wanted(self) -> int:
+        """The last round that a cell wants; 0: there is no pretraining."""
+        return max(cell.round for cell in self.parsed_cells)
+
+    @property
+    def encoders_wanted(self) -> dict[str, OtherEncoderRecipe]:
+        """Those from elsewhere that a cell has."""
+        return {cell.encoder: self.encoders[cell.encoder] for cell in self.parsed_cells
+                if cell.encoder in self.encoders}
 
     @property
     def device(self) -> str:
-        """`cpu` where both trainings are to leave GPUs alone."""
-        return "cpu" if self.pretrain.device == self.finetune.device == "cpu" else "auto"
+        """`cpu` where all trainings are to leave GPUs alone."""
+        devices = {self.finetuning(cell.labelled, cell.encoder).device for cell in self.parsed_cells}
+        return "cpu" if devices | ({self.pretrain.device} if self.rounds_wanted else set()) == {"cpu"} else "auto"
 
-    def finetuning(self, labelled: str) -> FinetuneRecipe:
-        """The fine-tuning of one amount of labels. Raises RecipeError naming the key that cannot be changed so."""
-        return refine(self.finetune, self.labelled[labelled].finetune, f"labelled.{labelled}.finetune")
+    def folder(self, cell: Cell, seed: int) -> str:
+        """Name of a fine-tuning's folder: with the recipe's own seed that of a run that has no other."""
+        return cell.folder(None if seed == self.seed else seed)
+
+    def finetuning(self, labelled: str, encoder: str = SCRATCH) -> FinetuneRecipe:
+        """The fine-tuning of an encoder on an amount of labels. Raises RecipeError naming the key that cannot be
+        changed so."""
+        found = refine(self.finetune, self.labelled[labelled].finetune, f"labelled.{labelled}.finetune")
+        if encoder not in self.encoders:
+            return found
+        return refine(found, self.encoders[encoder].finetune, f"encoders.{encoder}.finetune")
 
 
 def micro_batches(recipe: LowResourceRecipe) -> list[int]:
@@ -141,48 +232,29 @@ def most_ranks(recipe: LowResourceRecipe) -> int:
 
 
 def _trainings(recipe: LowResourceRecipe) -> list[TrainingRecipe]:
-    return [r.training for r in rounds_of(recipe.pretrain)] + [
-        recipe.finetuning(name).training for name in recipe.labelled]
+    pretraining = [r.training for r in rounds_of(recipe.pretrain)] if recipe.rounds_wanted else []
+    return pretraining + [recipe.finetuning(cell.labelled, cell.encoder).training for cell in recipe.parsed_cells]
 
 
-def parse_cell(cell: str, recipe: LowResourceRecipe) -> tuple[str, int]:
-    """`1h: round 2` as ("1h", 2); `scratch` is round 0. Raises ValueError with what there is."""
+def parse_cell(cell: str, recipe: LowResourceRecipe) -> Cell:
+    """`1h: round 2`, taken apart. Raises ValueError with what there is."""
     labelled, _, encoder = (part.strip() for part in cell.partition(":"))
-    rounds = len(recipe.pretrain.rounds)
-    known = {SCRATCH: 0} | {f"round {n}": n for n in range(1, rounds + 1)}
+    known = [SCRATCH, *(f"round {n}" for n in range(1, len(recipe.pretrain.rounds) + 1)), *recipe.encoders]
     if labelled not in recipe.labelled or encoder not in known:
         raise ValueError(f"cells: {cell!r} is none; expected LABELLED: ENCODER, LABELLED one of "
                          f"{', '.join(recipe.labelled)}, ENCODER one of {', '.join(known)}")
-    return labelled, known[encoder]
+    return Cell(labelled, encoder)
 
 
-def scratch_encoder(recipe: LowResourceRecipe, labelled: str, rounds: Sequence[Round]) -> EncoderConfig:
-    """What scratch trains: an encoder of the shape of those that it stands beside, pretrained and with the same labels,
-    so that pretraining is all that they differ in. With `init` that is not the recipe's own.
-
-    Args:
-        rounds: of the pretraining; none where no cell has one.
-
-    Raises:
-        RecipeError: they have several shapes; the first value that differs is named.
-    """
-    if not rounds:
-        return recipe.pretrain.encoder
-    numbers = {number for name, number in (parse_cell(cell, recipe) for cell in recipe.cells) if name == labelled}
-    beside = [rounds[number - 1] for number in sorted(numbers - {0})] or list(rounds[:1])
-    shape = _shape(beside[0])
-    for other in beside[1:]:
-        for name, value in _shape(other).items():
-            if value != shape[name]:
-                raise RecipeError(f"rounds {beside[0].number} and {other.number} have encoders with {name}="
-                                  f"{shape[name]} and {name}={value}, and scratch beside both can have one shape only; "
-                                  "leave out one of their cells, and compare it in a run of its own")
-    found = beside[0].encoder
-    if found.feature_grad_mult == 0:  # of an init whose front end has learnt; a random one would stay as it is
-        return replace(found, feature_grad_mult=recipe.pretrain.encoder.feature_grad_mult)
-    return found
-
-
-def _shape(round_: Round) -> dict[str, Any]:
-    """What of the configuration of a round's encoder its weights' sizes and meaning depend on."""
-    return {name: value for name, value in round_.encoder.effective().items() if name not in SWITCHES}
+def _check_other(name: str, other: OtherEncoderRecipe) -> None:
+    """Raise ValueError where an encoder from elsewhere has a name that means something else, or is none."""
+    if not _FOLDER.fullmatch(name):
+        raise ValueError(f"encoders: {name!r} names a folder; use letters, digits, points and hyphens")
+    if name == SCRATCH or _ROUND.fullmatch(name):
+        raise ValueError(f"encoders: {name!r} means something else in a cell; give it another name")
+    if other.encoder in ("", SCRATCH):
+        raise ValueError(f"encoders.{name}.encoder={other.encoder}: must be given, a folder, a file or a model of the "
+                         f"hub; what starts from random weights is a cell `LABELLED: {SCRATCH}`")
+    for key in OF_THE_COMPARISON:
+        if key in other.finetune:
+            raise ValueError(f"encoders.{name}.finetune.{key}: {_SETS_IT}")

@@ -30,6 +30,7 @@ from benchmarks.kmeans import run as run_kmeans
 from benchmarks.lm import run as run_lm
 from benchmarks.low_resource import run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches, most_ranks
+from benchmarks.low_resource_table import tables
 from benchmarks.posteriors import Sets, import_posteriors
 from benchmarks.ranks import Plan as RanksPlan
 from benchmarks.ranks import run as run_ranks
@@ -71,7 +72,6 @@ RANKS_COLUMNS = ["what", "processes", "threads", "audio_seconds_per_second", "ti
 LM_COLUMNS = ["what", "order", "prune", "words", "seconds", "cpu_seconds", "peak_memory", "ngrams"]
 FRONT_END_COLUMNS = ["what", "model", "front_end", "seconds", "audio_seconds_per_second", "share_of_conv", "best"]
 DECODING_COLUMNS = ["decoder", "beam", "threads", "wer", "speed", "memory_mb", "difference"]
-COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "words", "errors"]
 
 
 @app.callback()
@@ -87,12 +87,12 @@ def low_resource(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on there.")] = ...,  # type: ignore[assignment]
     ranks: RanksOption = AUTO,
 ) -> None:
-    """Scratch beside every round on several amounts of labels, decoded greedily and with an n-gram."""
+    """Encoders beside scratch on several amounts of labels and seeds, decoded greedily and with an n-gram."""
     command = shlex.join(["hubertkit", *sys.argv[1:]])
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
     with launched(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded)):
         results = run(loaded, data, out, command)
-    Console().print(table(results["rows"], COLUMNS))
+    Console().print(*tables(results))
     print(out / "results.json")
 
 

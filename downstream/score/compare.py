@@ -1,13 +1,15 @@
-"""Two sets of hypotheses against the same references."""
+"""Two sets of hypotheses against the same references, or two systems that were each trained several times."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from downstream.score.rates import score
+import numpy as np
+
+from downstream.score.rates import UtteranceCounts, score
 from downstream.score.significance import Difference, paired_difference
-from upstream.errors import UsageError
+from upstream.errors import InputError, UsageError
 
 
 def compare(references: Mapping[str, str], first: Mapping[str, str], second: Mapping[str, str], rate: str, seed: int,
@@ -23,16 +25,58 @@ def compare(references: Mapping[str, str], first: Mapping[str, str], second: Map
         where all speakers are known, and two at least, `by_speaker`: {`interval`, `p_value`} of whole speakers, which
         is what says how it would be with others.
     """
-    if rate not in ("wer", "cer"):
-        raise UsageError(f"rate={rate!r}: expected wer or cer")
-    counts = [score(references, hypotheses).per_utterance for hypotheses in (first, second)]
-    errors = [c.errors if rate == "wer" else c.character_errors for c in counts]
-    sizes = counts[0].words if rate == "wer" else counts[0].characters
-    found = paired_difference(errors[0], errors[1], sizes, seed=seed)
+    _check_rate(rate)
+    counts = [[score(references, hypotheses).per_utterance] for hypotheses in (first, second)]
+    return compare_trainings(counts[0], counts[1], rate, seed, speakers)
+
+
+def compare_trainings(first: Sequence[UtteranceCounts], second: Sequence[UtteranceCounts], rate: str, seed: int,
+                      speakers: Sequence[str | None] | None = None) -> dict[str, Any]:
+    """Difference of two systems that were each trained several times, with the same seeds: of the means of their error
+    rates over the trainings.
+
+    Each utterance counts with its errors summed over the trainings of a system. So interval and p-value cover how
+    other test utterances, or speakers, would have come out with these very trainings; they do not cover what other
+    seeds would have given, however many there are here: for that, look at how the trainings differ among themselves.
+
+    Args:
+        first, second: counts of the same utterances, for each training; as many of both systems.
+        rate, seed, speakers: as `compare`, whose result with one training of each it is.
+
+    Raises:
+        InputError: no trainings, or not as many of both.
+    """
+    if not first or len(first) != len(second):
+        raise InputError(f"{len(first)} and {len(second)} trainings; a paired comparison needs as many of both systems")
+    errors, others = summed_errors(first, rate), summed_errors(second, rate)
+    sizes = len(first) * sizes_of(first[0], rate)
+    found = paired_difference(errors, others, sizes, seed=seed)
     compared = {"difference": round(found.points, 3), **_sure(found)}
     if speakers is not None and None not in speakers and len(set(speakers)) > 1:
-        compared["by_speaker"] = _sure(paired_difference(errors[0], errors[1], sizes, seed=seed, groups=speakers))
+        compared["by_speaker"] = _sure(paired_difference(errors, others, sizes, seed=seed, groups=speakers))
     return compared
+
+
+def summed_errors(trainings: Sequence[UtteranceCounts], rate: str) -> np.ndarray:
+    """(N,) int64: errors of each utterance, in words or characters, over all trainings."""
+    return sum((errors_of(counts, rate) for counts in trainings), np.zeros(len(trainings[0].ids), np.int64))
+
+
+def errors_of(counts: UtteranceCounts, rate: str) -> np.ndarray:
+    """(N,) int64: what a rate counts. UsageError where it is neither `wer` nor `cer`."""
+    _check_rate(rate)
+    return counts.errors if rate == "wer" else counts.character_errors
+
+
+def sizes_of(counts: UtteranceCounts, rate: str) -> np.ndarray:
+    """(N,) int64: what a rate counts errors of, words or characters of the references."""
+    _check_rate(rate)
+    return counts.words if rate == "wer" else counts.characters
+
+
+def _check_rate(rate: str) -> None:
+    if rate not in ("wer", "cer"):
+        raise UsageError(f"rate={rate!r}: expected wer or cer")
 
 
 def _sure(found: Difference) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The interval is of the paired bootstrap (Bisani & Ney 2004). The p-value is of t
 were the systems equal, each utterance's errors might as well have been the other's, and the p-value is how often such
 swaps make a difference at least as large. So utterances with the same errors by both make nothing surer, and with few
 speakers equal systems are called different no more often than promised, which a bootstrap's tail does not keep to.
+Of many comparisons some look sure by chance: `holm` says how sure each is among all (Holm 1979).
 """
 
 from __future__ import annotations
@@ -86,3 +87,30 @@ def randomisation_p_value(differences: np.ndarray, seed: int = 0, swaps: int = R
             swapped = rng.integers(2, size=(count, len(untied)), dtype=np.int8)
         found += int((np.abs(untied.sum() - 2 * (swapped @ untied)) >= reached).sum())
     return found / total if exact else (found + 1) / (total + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of a family of comparisons (Holm 1979, "A simple sequentially rejective multiple test
+    procedure"): whoever believes those below a level is wrong about any of them no more often than that level says,
+    however the comparisons depend on each other.
+
+    The least p-value is multiplied by their number m, the next by m - 1, and so on; none becomes less than one before
+    it, nor more than 1.
+
+    Args:
+        p_values: of m comparisons, each in [0, 1], in any order.
+
+    Returns:
+        m adjusted p-values in the same order; a single one is as it was.
+
+    Raises:
+        InputError: a p-value outside [0, 1].
+    """
+    odd = [p for p in p_values if not 0 <= p <= 1]
+    if odd:
+        raise InputError(f"p-value {odd[0]} must lie between 0 and 1")
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted

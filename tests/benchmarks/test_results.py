@@ -8,10 +8,13 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from benchmarks.low_resource import _pretrain_recipe, _report, check_finetunings, compare_cells
-from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, parse_cell, scratch_encoder
+from benchmarks.low_resource import Grid, _report
+from benchmarks.low_resource_checks import Planned, check_finetunings, pretrain_recipe
+from benchmarks.low_resource_recipe import SHIPPED, Cell, LowResourceRecipe, parse_cell
+from benchmarks.low_resource_scratch import scratch_encoder
+from benchmarks.low_resource_table import COLUMNS
+from benchmarks.over_seeds import Tally
 from benchmarks.results import check, read_results, refuse_other_results, write_results
-from tools.bench import COLUMNS
 from tools.demo import show
 from tools.main import run
 from upstream.audio import import_folder
@@ -38,7 +41,7 @@ def test_results_carry_command_machine_versions_and_date(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "says"), [
-    ({"encoder": "best"}, r"rows\.0\.encoder"), ({"wer": -1}, r"rows\.0\.wer"), ({"words": 0}, r"rows\.0\.words"),
+    ({"encoder": "the best"}, r"rows\.0\.encoder"), ({"wer": -1}, r"rows\.0\.wer"), ({"words": 0}, r"rows\.0\.words"),
     ({"errors": 1.5}, r"rows\.0\.errors"), ({"wer_interval": [1]}, r"wer_interval"),
 ])
 def test_a_result_that_does_not_fit_the_schema_is_not_written(tmp_path, changes, says):
@@ -56,8 +59,9 @@ def test_committed_results_fit_the_schema():
 
 def test_cells_name_an_amount_and_an_encoder():
     recipe = load_recipe(LowResourceRecipe, "librispeech-mini", [], SHIPPED)
-    assert parse_cell("1h: round 2", recipe) == ("1h", 2)
-    assert parse_cell("all: scratch", recipe) == ("all", 0)
+    assert parse_cell("1h: round 2", recipe) == Cell("1h", "round 2")
+    assert parse_cell("all: scratch", recipe) == Cell("all", "scratch")
+    assert [parse_cell(cell, recipe).round for cell in ("1h: round 2", "all: scratch")] == [2, 0]
     for bad in ("2h: scratch", "1h: round 3", "1h"):
         with pytest.raises(ValueError, match="LABELLED: ENCODER"):
             parse_cell(bad, recipe)
@@ -102,7 +106,7 @@ def test_a_comparison_without_alignments_has_no_probe(name, spoken):
     """Its recipe may name layers for a probe, which a pretraining refuses where nothing is aligned."""
     chosen = load_recipe(LowResourceRecipe, name, ["alignments=null"], SHIPPED)
     splits = SimpleNamespace(file=lambda split: spoken / "manifest.arrow")
-    pretraining = _pretrain_recipe(chosen, spoken, splits)
+    pretraining = pretrain_recipe(chosen, spoken, splits)
     assert pretraining.probe.layers == ()
     check_sources(pretraining, rounds_of(pretraining), {})
 
@@ -140,8 +144,8 @@ def test_comparisons_pair_pretrained_with_scratch_on_the_same_utterances(tmp_pat
         lines = [json.dumps({"id": i, "text": t, "score": 0.0, "acoustic": 0.0}) for i, t in said.items()]
         (tmp_path / cell / "decoded/greedy.jsonl").write_text("\n".join(lines) + "\n")
         encoder = "scratch" if cell.endswith("scratch") else "round 2"
-        rows.append({"cell": cell, "encoder": encoder, "labelled": "1h", "decoder": "greedy"})
-    found = compare_cells(rows, tmp_path, Test, seed=0)
+        rows.append({"cell": cell, "encoder": encoder, "labelled": "1h", "decoder": "greedy", "seed": 0})
+    found = Tally(tmp_path, Test, seed=0, resamples=100).comparisons(rows, ["scratch"])
     assert [c["rate"] for c in found] == ["wer", "cer"]
     assert found[0]["difference"] == -50.0  # 1 of 4 words wrong against 3 of 4
     assert found[0]["interval"][0] <= -50.0 <= found[0]["interval"][1]
@@ -246,14 +250,14 @@ def test_a_demo_without_alignments_shows_its_scores_all_the_same(capsys):
 
 def test_a_whole_result_stays_until_that_of_a_changed_recipe_is_whole(tmp_path, monkeypatch):
     """Looking again at a finished comparison with a newer version left one cell of eight, for hours or for good."""
-    monkeypatch.setattr("benchmarks.low_resource.compare_cells", lambda *words: [])
     monkeypatch.setattr("benchmarks.low_resource.write_results", lambda path, results: path.write_text(
         json.dumps(results)))
     recipe = load_recipe(LowResourceRecipe, "librispeech-mini", [], SHIPPED)
-    splits = SimpleNamespace(manifests={recipe.test: None})
+    tally = SimpleNamespace(summaries=lambda *_: [], comparisons=lambda *_: [])
 
     def report(found, cells):
-        _report(found, splits, [{"cell": cell} for cell in range(cells)], [], cells, tmp_path, "command")
+        grid = Grid(found, None, Planned(), None, tmp_path)
+        _report(grid, tally, [{"cell": cell} for cell in range(cells)], [], cells, "command")
         names = ("results.json", "results.partial.json")
         return [len(json.loads((tmp_path / n).read_text())["rows"]) if (tmp_path / n).exists() else 0 for n in names]
 

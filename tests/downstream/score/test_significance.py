@@ -1,5 +1,7 @@
 """Two systems: worked examples, symmetry, false alarms, and systems that sclite's tests tell apart."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test
 from test_rates import read_trn
 
-from downstream.score.compare import compare
+from downstream.score.compare import compare, compare_trainings
 from downstream.score.rates import score
-from downstream.score.significance import paired_difference, randomisation_p_value
+from downstream.score.significance import holm, paired_difference, randomisation_p_value
 from upstream.errors import InputError, UsageError
 
 
@@ -150,3 +152,79 @@ def test_a_rate_that_is_none_is_refused():
     """`WER` gave the difference of the character error rates."""
     with pytest.raises(UsageError, match="rate='WER': expected wer or cer"):
         compare({"a": "A B"}, {"a": "A"}, {"a": "A B"}, "WER", 0)
+
+
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=7)
+
+
+def test_holm_by_hand():
+    """.01 * 4 = .04; .03 * 3 = .09; .04 * 2 = .08, raised to the .09 before it; .5 * 1."""
+    assert holm([0.04, 0.01, 0.5, 0.03]) == pytest.approx([0.09, 0.04, 0.5, 0.09])
+    assert holm([0.03]) == [0.03]
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([]) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(P_VALUES)
+def test_holm_is_the_closed_test_of_bonferroni(p_values):
+    """A comparison is as sure as the least sure of all families that it is in, each with Bonferroni's correction
+    (Marcus, Peritz and Gabriel 1976)."""
+    places = range(len(p_values))
+    families = [family for size in places for family in combinations(places, size + 1)]
+    wanted = [max(min(1, len(family) * min(p_values[i] for i in family)) for family in families if place in family)
+              for place in places]
+    assert holm(p_values) == pytest.approx(wanted)
+
+
+@given(P_VALUES, st.randoms())
+def test_holm_does_not_depend_on_the_order_and_makes_nothing_surer(p_values, random):
+    adjusted = holm(p_values)
+    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted))
+    order = random.sample(range(len(p_values)), len(p_values))
+    assert holm([p_values[i] for i in order]) == [adjusted[i] for i in order]
+
+
+@pytest.mark.parametrize("odd", [-0.1, 1.5, float("nan")])
+def test_holm_refuses_what_is_no_p_value(odd):
+    with pytest.raises(InputError, match="must lie between 0 and 1"):
+        holm([0.5, odd])
+
+
+REFERENCES = {"u1": "A B C D", "u2": "E F G H"}
+
+
+def counts(*texts):
+    return score(REFERENCES, dict(zip(REFERENCES, texts))).per_utterance
+
+
+def test_trainings_are_summed_within_utterances_by_hand():
+    """Errors of the first in u1 and u2: 1 + 0 and 0 + 0; of the second 1 + 3 and 0 + 0. So -3 in one utterance, of 16
+    words: -18.75 points, the mean of 0 and -37.5; the one that differs may as well be swapped: p = 1."""
+    first = [counts("A B C X", "E F G H"), counts("A B C D", "E F G H")]
+    second = [counts("X B C D", "E F G H"), counts("X Y Z D", "E F G H")]
+    found = compare_trainings(first, second, "wer", 0)
+    assert (found["difference"], found["p_value"]) == (-18.75, 1)
+    each = [compare_trainings([a], [b], "wer", 0)["difference"] for a, b in zip(first, second)]
+    assert each == [0, -37.5]
+
+
+def test_the_same_training_twice_is_that_training():
+    """Nothing becomes surer by repeating what is known."""
+    first, second = counts("A B C X", "E F G H"), counts("A X Y D", "E F X H")
+    for rate in ("wer", "cer"):
+        assert compare_trainings([first] * 3, [second] * 3, rate, 0) == compare_trainings([first], [second], rate, 0)
+
+
+def test_one_training_of_each_is_a_comparison_of_two_systems():
+    texts = {"u1": "A B C X", "u2": "E F G H"}, {"u1": "A X Y D", "u2": "E F X H"}
+    found = compare_trainings(*([counts(*t.values())] for t in texts), "cer", 1, ["ann", "bob"])
+    assert found == compare(REFERENCES, *texts, "cer", 1, ["ann", "bob"])
+    assert "by_speaker" in found
+
+
+def test_trainings_without_a_partner_are_refused():
+    one = counts("A B C D", "E F G H")
+    for first, second in (([], []), ([one, one], [one])):
+        with pytest.raises(InputError, match="as many of both"):
+            compare_trainings(first, second, "wer", 0)

@@ -1,0 +1,287 @@
+"""Encoders from elsewhere and several seeds in a low-resource comparison: what may be asked, and what a run leaves."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from tones import write_tones
+
+from benchmarks.low_resource import run as compare_encoders
+from benchmarks.low_resource_recipe import SHIPPED, Cell, LowResourceRecipe, micro_batches
+from benchmarks.low_resource_scratch import scratch_encoder, told_shape
+from benchmarks.results import read_results
+from tools.main import run
+from upstream.audio.manifest import Manifest
+from upstream.disk import read_json
+from upstream.errors import Interrupted, RecipeError
+from upstream.model import Encoder, EncoderConfig, save_encoder
+from upstream.recipe import load_recipe
+
+SHAPE = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
+                      positional_groups=2, dropout=0, attention_dropout=0, input_dropout=0, layerdrop=0)
+RECIPE = """
+corpus: manifest.arrow
+labelled: {3min: {split: labelled}}
+encoders:
+  frozen: {encoder: ENCODERS/one, finetune: {frozen: true}}
+  other: {encoder: ENCODERS/two}
+cells: ["3min: scratch", "3min: frozen", "3min: other"]
+seeds: [0, 5]
+finetune:
+  mask: {time_share: 0, channel_share: 0}
+  training: {updates: 2, batch_seconds: 2, micro_batch_seconds: 2, precision: float32, validate_every: 2,
+             save_every: 2, optimiser: {peak_rate: 1.0e-2, warmup_updates: 1}}
+lm: {text: text, order: 2, prune: [0], discount_fallback: true}
+decoding: {beam: 2, tokens_per_frame: 3, tune_seconds: 1, tune_decodes: 3, resamples: 50}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder without unlabelled recordings."""
+    folder = write_tones(tmp_path_factory.mktemp("tones"), [2] * 12, dev=3)
+    whole = [*Manifest.load(folder / "train.arrow"), *Manifest.load(folder / "dev.arrow")]
+    Manifest.of(whole, "tones").save(folder / "manifest.arrow")
+    (folder / "splits").mkdir()
+    ids = [u.id for u in whole]
+    for name, part in {"labelled": ids[:6], "dev": ids[6:9], "test": ids[9:]}.items():
+        (folder / f"splits/{name}.txt").write_text("\n".join(part))
+    words = ["".join(letters) for letters in product("ABC", repeat=3)]
+    (folder / "text").write_text("".join(f"{a} {b}\n" for a, b in zip(words, words[1:] + words[:1])))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    for seed, name in enumerate(("one", "two")):
+        save_encoder(Encoder(SHAPE).initialise(seed), folder / name, {})
+    return folder
+
+
+BEGUN = re.compile(r"\S+/recogniser: (started|stale|interrupted)")
+
+
+def recipe(tmp_path, encoders, *words):
+    (tmp_path / "mine.yaml").write_text(RECIPE.replace("ENCODERS", str(encoders)))
+    return load_recipe(LowResourceRecipe, tmp_path / "mine.yaml", list(words), SHIPPED)
+
+
+def test_cells_may_name_encoders_and_are_run_with_each_seed_in_turn(tmp_path, encoders):
+    found = recipe(tmp_path, encoders, "labelled.1h.split=labelled", "cells=['3min: scratch', '1h: frozen']")
+    assert found.trainings == [(Cell("3min", "scratch"), 0), (Cell("1h", "frozen"), 0), (Cell("3min", "scratch"), 5),
+                               (Cell("1h", "frozen"), 5)]
+    assert list(found.encoders_wanted) == ["frozen"]
+    assert found.rounds_wanted == 0
+
+
+def test_the_folder_of_the_recipes_own_seed_is_that_of_a_run_with_one():
+    found = load_recipe(LowResourceRecipe, "librispeech-mini", ["seed=3"], SHIPPED)
+    assert [found.folder(*training) for training in found.trainings[:2]] == ["all-scratch", "all-round2"]
+    more = replace(found, seeds=(4, 3))
+    assert [more.folder(*more.trainings[place]) for place in (0, 1, 9)] == [
+        "all-scratch-seed4", "all-round2-seed4", "all-scratch"]
+
+
+def test_a_fine_tuning_is_changed_by_its_labels_and_then_by_its_encoder(tmp_path, encoders):
+    words = ["labelled.3min.finetune={frozen: false, head_dropout: 0.2}", "encoders.other.finetune.head_dropout=0.3"]
+    found = recipe(tmp_path, encoders, *words)
+    asked = [found.finetuning("3min", name) for name in ("scratch", "frozen", "other")]
+    assert [(one.frozen, one.head_dropout) for one in asked] == [(False, 0.2), (True, 0.2), (False, 0.3)]
+
+
+def test_a_word_for_all_fine_tunings_counts_in_those_of_encoders(tmp_path, encoders):
+    """As in those of amounts of labels that the file gave a value of their own."""
+    (tmp_path / "more.yaml").write_text(RECIPE.replace("{frozen: true}", "{frozen: true, training: {updates: 9}}"))
+    found = load_recipe(LowResourceRecipe, tmp_path / "more.yaml", ["finetune.training.updates=7"], SHIPPED)
+    assert found.finetuning("3min", "frozen").training.updates == 7
+    own = ["finetune.training.updates=7", "encoders.frozen.finetune.training.updates=8"]
+    found = load_recipe(LowResourceRecipe, tmp_path / "more.yaml", own, SHIPPED)
+    assert found.finetuning("3min", "frozen").training.updates == 8
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("encoders.scratch.encoder=DIR", "encoders: 'scratch' means something else in a cell"),
+    ("encoders={round1: {encoder: DIR}}", "encoders: 'round1' means something else"),
+    ("encoders={round 1: {encoder: DIR}}", "encoders: 'round 1' names a folder"),
+    ("encoders={../evil: {encoder: DIR}}", "encoders: '../evil' names a folder"),
+    ("encoders.third.finetune.frozen=true", "encoders.third.encoder=: must be given"),
+    ("encoders.other.encoder=scratch", "encoders.other.encoder=scratch: must be given"),
+    ("encoders.other.finetune.seed=7", "encoders.other.finetune.seed: the comparison sets it itself"),
+    ("cells=['3min: wavlm']", "'3min: wavlm' is none; expected LABELLED: ENCODER, LABELLED one of 3min, ENCODER one of "
+                              "scratch, round 1, frozen, other"),
+    ("cells=['3min: other', '3min:other']", "'3min: other' is there more than once"),
+    ("seeds=[1, 2, 1]", "seeds: 1 is there more than once"),
+    ("baseline=wavlm", "baseline=wavlm: no cell has it; give one of scratch, frozen, other"),
+])
+def test_what_means_nothing_is_refused(tmp_path, encoders, word, says):
+    with pytest.raises(RecipeError, match=re.escape(says)):
+        recipe(tmp_path, encoders, word)
+
+
+def test_two_fine_tunings_in_one_folder_are_refused(tmp_path, encoders):
+    words = ["encoders={frozen-seed5: {encoder: DIR}}", "cells=['3min: frozen', '3min: frozen-seed5']"]
+    with pytest.raises(RecipeError, match=r"`3min: frozen-seed5` and `3min: frozen` would share the folder 3min-froz"):
+        recipe(tmp_path, encoders, *words)
+
+
+def test_ranks_share_what_is_trained_and_nothing_else(tmp_path, encoders):
+    """Without a round, that the default pretraining's micro-batches could be shared plays no part."""
+    words = ["encoders.other.finetune.training.batch_seconds=8"]
+    assert micro_batches(recipe(tmp_path, encoders, *words)) == [1, 1, 4]
+
+
+SMALL, WIDE = EncoderConfig(width=384, heads=6, dropout=0.3), EncoderConfig(width=512, heads=8)
+
+
+@pytest.mark.parametrize(("outside", "own", "shape", "whose"), [
+    ({"frozen": SMALL, "other": replace(SMALL, family="wav2vec2", dropout=0)}, {}, SMALL, "as frozen and other"),
+    ({"frozen": SMALL, "other": WIDE}, {}, EncoderConfig(), "as HuBERT BASE: frozen and other have width=384"),
+    ({"frozen": SMALL, "other": SMALL}, {"width": 24, "heads": 2, "positional_groups": 2},
+     EncoderConfig(width=24, heads=2, positional_groups=2), "as pretrain.encoder says"),
+    ({"frozen": replace(SMALL, feature_grad_mult=0.0)}, {}, replace(SMALL, feature_grad_mult=0.1), "as frozen"),
+])
+def test_scratch_is_of_the_shape_of_the_encoders_beside_it(tmp_path, encoders, outside, own, shape, whose):
+    found = recipe(tmp_path, encoders, f"pretrain.encoder={json.dumps(own)}")
+    assert scratch_encoder(found, "3min", [], outside) == shape
+    assert whose in told_shape(found, "3min", outside)
+
+
+@pytest.mark.parametrize(("words", "says", "code"), [
+    (["encoders.other.encoder=nowhere"], "encoders.other: nowhere: no such file or folder", 2),
+    (["encoders.other.encoder=splits"], "encoders.other: splits holds no encoder", 2),
+    (["encoders.other.encoder=OUT/cells/3min-frozen/recogniser"], "this very comparison makes it", 2),
+    (["encoders.frozen.finetune.fresh_layers=1"], "cell '3min: frozen': fresh_layers=1 with frozen=true", 2),
+    (["encoders.other.finetune.fresh_layers=3"], "cell '3min: other': finetune.fresh_layers=3: the encoder has 2", 2),
+    (["encoders.other.finetune.frozen=perhaps"], "encoders.other.finetune: frozen: Value 'perhaps'", 2),
+    (["encoders.other.finetune.changes={width: 9}"], "encoders.other.finetune: changes.width: only dropouts", 2),
+    (["encoders.other.finetune.symbol=data"], "encoders.other.finetune: unknown key symbol", 2),
+    (["labelled.3min.split=small"], "cell '3min: scratch': small-u00: ", 1),
+    (["lm.text=small-text"], "lm.text, cell '3min: scratch': the recogniser can spell 0%", 1),
+    (["lm.text=other-text"], "lm.text, cell '3min: scratch': the language model has 0% of the", 1),
+])
+def test_what_cannot_be_is_said_before_the_first_cell(tmp_path, data, encoders, capsys, monkeypatch, words, says, code):
+    monkeypatch.chdir(data)
+    recipe(tmp_path, encoders)
+    given = shutil.copytree(data, tmp_path / "data")
+    small = [replace(u, id=f"small-{u.id}", text=(u.text or "").lower()) for u in Manifest.load(data / "train.arrow")]
+    for name, text in (("small-text", "abc cab\nbca abc\n"), ("other-text", "SOME WORDS\nWORDS\n")):
+        (given / name).write_text(text * 9)
+    whole = [*Manifest.load(data / "manifest.arrow"), *small]
+    Manifest.of(whole, "tones").save(given / "manifest.arrow")
+    (given / "splits/small.txt").write_text("\n".join(u.id for u in small[:6]))
+    out = tmp_path / "out"
+    words = [word.replace("OUT", str(out)) for word in words]
+    assert run(["bench", "low-resource", str(tmp_path / "mine.yaml"), *words, "--ranks", "1", "--data", str(given),
+                "--out", str(out)]) == code
+    assert says in capsys.readouterr().err
+    assert not (out / "cells").exists()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, data, encoders):
+    """A comparison of two encoders and scratch with two seeds: its recipe, its folder, and what was said."""
+    folder, lines = tmp_path_factory.mktemp("done"), []
+    found = recipe(folder, encoders, "baseline=frozen")
+    compare_encoders(found, data, folder / "out", "hubertkit bench", lines.append)
+    return found, folder / "out", lines
+
+
+def test_encoders_are_compared_over_seeds_without_a_pretraining(done):
+    _, out, lines = done
+    results = read_results(out / "results.json")
+    assert [line for line in lines if line.startswith("cell")] == [
+        f"cell {n} of 6: 3min: {encoder}, seed {seed}" for n, (seed, encoder) in enumerate(
+            ((s, e) for s in (0, 5) for e in ("scratch", "frozen", "other")), 1)]
+    assert "3min: scratch is of 2 layers of 32 (fbank), as frozen and other" in lines
+    assert not (out / "pretrain").exists()
+    assert {(row["encoder"], row["seed"], row["cell"]) for row in results["rows"]} == {
+        (e, s, f"3min-{e}{end}") for e in ("scratch", "frozen", "other") for s, end in ((0, ""), (5, "-seed5"))}
+    assert len({row["recogniser"] for row in results["rows"]}) == 6
+    assert [(s["encoder"], s["decoder"], s["seeds"]) for s in results["summaries"]] == [
+        (e, d, [0, 5]) for e in ("scratch", "frozen", "other") for d in ("greedy", "beam+2gram")]
+    assert {(c["encoder"], c["against"]) for c in results["comparisons"]} == {
+        ("frozen", "scratch"), ("other", "scratch"), ("other", "frozen")}
+    assert all(c["p_value"] <= c["p_holm"] and c["seeds"] == [0, 5] for c in results["comparisons"])
+    assert [(e["name"], e["layers"]) for e in results["encoders"]] == [("frozen", 2), ("other", 2)]
+
+
+def test_a_frozen_encoder_is_what_it_was_and_another_is_not(done, encoders):
+    _, out, _ = done
+    from safetensors.torch import load_file
+
+    given = {name: load_file(encoders / name / "model.safetensors") for name in ("one", "two")}
+    for cell, source, same in (("3min-frozen", "one", True), ("3min-other", "two", False)):
+        learnt = load_file(out / f"cells/{cell}/recogniser/model.safetensors")
+        values = [(learnt[name], value) for name, value in given[source].items() if name in learnt]
+        assert values
+        assert all(bool((a == b).all()) for a, b in values) == same
+
+
+def again(done, data, tmp_path, *changes):
+    """The same comparison once more in a copy of its folder, changed: its results, and which cells were trained."""
+    found, before, _ = done
+    out, lines = shutil.copytree(before, tmp_path / "out"), []
+    for change in changes:
+        found = change(found)
+    results = compare_encoders(found, data, out, "hubertkit bench", lines.append)
+    return results, [line.partition("/")[0] for line in lines if BEGUN.match(line)]
+
+
+def test_the_same_command_again_trains_nothing(done, data, tmp_path):
+    results, trained = again(done, data, tmp_path)
+    assert trained == []
+    kept = read_json(done[1] / "results.json")
+    for key in ("rows", "summaries", "comparisons", "encoders"):
+        assert results[key] == kept[key]
+
+
+@pytest.mark.processes
+def test_a_seed_added_later_leaves_what_there_is(data, encoders, tmp_path):
+    """A run of one seed, as all were once: its cells keep their folders."""
+    one, lines = recipe(tmp_path, encoders, "seeds=[]", "cells=['3min: frozen', '3min: other']"), []
+    first = compare_encoders(one, data, tmp_path / "out", "hubertkit bench", lines.append)
+    assert [row["cell"] for row in first["rows"][::2]] == ["3min-frozen", "3min-other"]
+    assert first["comparisons"] == []
+    records = {p: p.read_bytes() for p in (tmp_path / "out/cells").rglob("stage.json")}
+    both = compare_encoders(replace(one, seeds=(0, 5)), data, tmp_path / "out", "hubertkit bench", lines.append)
+    assert {p: p.read_bytes() for p in records} == records
+    assert both["rows"][:4] == first["rows"]
+    assert [row["cell"] for row in both["rows"][4::2]] == ["3min-frozen-seed5", "3min-other-seed5"]
+
+
+@pytest.mark.processes
+def test_other_weights_of_an_encoder_make_its_cells_stale_and_no_others(done, data, encoders, tmp_path):
+    changed = shutil.copytree(encoders, tmp_path / "encoders")
+    save_encoder(Encoder(SHAPE).initialise(9), tmp_path / "new", {})
+    shutil.rmtree(changed / "two")
+    (tmp_path / "new").rename(changed / "two")
+    _, trained = again(done, data, tmp_path, lambda found: replace(found, encoders={
+        name: replace(other, encoder=other.encoder.replace(str(encoders), str(changed)))
+        for name, other in found.encoders.items()}))
+    assert trained == ["3min-other", "3min-other-seed5"]
+
+
+@pytest.mark.processes
+def test_a_run_killed_between_two_seeds_goes_on_there(done, data, tmp_path):
+    found, whole, _ = done
+
+    def killed(line):
+        if line.startswith("cell 5"):
+            raise Interrupted("killed")
+
+    with pytest.raises(Interrupted):
+        compare_encoders(found, data, tmp_path / "out", "hubertkit bench", killed)
+    partial = read_json(tmp_path / "out/results.json")
+    assert [(s["encoder"], s["seeds"]) for s in partial["summaries"][::2]] == [
+        ("scratch", [0, 5]), ("frozen", [0]), ("other", [0])]
+    assert {tuple(c["seeds"]) for c in partial["comparisons"]} == {(0,)}
+    lines = []
+    results = compare_encoders(found, data, tmp_path / "out", "hubertkit bench", lines.append)
+    assert sum(bool(BEGUN.match(line)) for line in lines) == 2
+    before = read_json(whole / "results.json")
+    for key in ("summaries", "comparisons"):
+        assert results[key] == before[key]

@@ -1,0 +1,123 @@
+"""Means, deviations and paired differences over seeds, by hand; and the tables that show them."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from benchmarks.low_resource_table import tables
+from benchmarks.over_seeds import Tally, add_holm
+
+
+class Recordings:
+    """Utterances of four words and eleven characters, spaces among them."""
+
+    ids = ("u1", "u2")
+    texts = ("AA BB CC DD", "EE FF GG HH")
+    speakers = ("ann", "bob")
+
+
+# words wrong of eight: scratch 4 and 2, mine 1 and 1, other 2 with seed 0 alone
+SAID = {("scratch", 0): ("XX YY CC DD", "EE FF XX YY"), ("scratch", 7): ("XX YY CC DD", "EE FF GG HH"),
+        ("mine", 0): ("XX BB CC DD", "EE FF GG HH"), ("mine", 7): ("AA BB CC DD", "EE FF GG XX"),
+        ("other", 0): ("XX YY CC DD", "EE FF GG HH")}
+
+
+@pytest.fixture
+def tally(tmp_path):
+    """Of the rows of `SAID`, which are given as well."""
+    rows = []
+    for (encoder, seed), texts in SAID.items():
+        cell = f"1h-{encoder}-seed{seed}"
+        (tmp_path / cell / "decoded").mkdir(parents=True)
+        lines = [json.dumps({"id": i, "text": t, "score": 0.0, "acoustic": 0.0}) for i, t in zip(Recordings.ids, texts)]
+        (tmp_path / cell / "decoded/greedy.jsonl").write_text("\n".join(lines) + "\n")
+        rows.append({"cell": cell, "encoder": encoder, "labelled": "1h", "decoder": "greedy", "seed": seed})
+    return Tally(tmp_path, Recordings, seed=0, resamples=200), rows
+
+
+def test_summaries_by_hand(tally):
+    """Scratch: 50 and 25 %, mean 37.5, deviation sqrt(2 * 12.5 ** 2 / 1) = 17.678. u1 has 2 errors with either seed, u2
+    2 and 0: draws of two utterances give 4 + 4, 4 + 2 or 2 + 2 of 16 words."""
+    counted, rows = tally
+    scratch, mine, other = counted.summaries(rows)
+    assert (scratch["encoder"], scratch["seeds"]) == ("scratch", [0, 7])
+    assert (scratch["wer"], scratch["wer_sd"]) == (37.5, 17.678)
+    assert scratch["wer_interval"] == [25.0, 50.0]
+    assert scratch["cer"] == pytest.approx(100 * (8 + 4) / 44, abs=1e-3)  # of 22 characters each seed
+    assert (mine["wer"], mine["wer_sd"]) == (12.5, 0)
+    assert (other["seeds"], other["wer"], other["wer_sd"]) == ([0], 25.0, None)
+    assert all("test utterances" in summary["interval_covers"] for summary in (scratch, mine, other))
+
+
+def test_comparisons_by_hand(tally):
+    """Mine against scratch: -37.5 and -12.5 points. Of 16 words, u1 has 1 + 0 errors against 2 + 2 and u2 0 + 1 against
+    2 + 0: differences -3 and -1, which 2 of 4 swaps reach."""
+    counted, rows = tally
+    found = {(c["encoder"], c["against"], c["rate"]): c for c in counted.comparisons(rows, ["scratch", "other"])}
+    assert list(found) == [("mine", "scratch", "wer"), ("mine", "scratch", "cer"), ("other", "scratch", "wer"),
+                           ("other", "scratch", "cer"), ("mine", "other", "wer"), ("mine", "other", "cer")]
+    mine = found["mine", "scratch", "wer"]
+    assert (mine["difference"], mine["p_value"], mine["seeds"]) == (-25.0, 0.5, [0, 7])
+    assert mine["per_seed"] == [{"seed": 0, "difference": -37.5}, {"seed": 7, "difference": -12.5}]
+    alone = found["other", "scratch", "wer"]
+    assert (alone["difference"], alone["seeds"]) == (-25.0, [0])  # of the seed that both have
+    assert {c["p_holm"] for c in found.values()} == {1}  # .5 and more, three times
+
+
+def test_what_is_kept_is_what_would_be_computed_again(tally, tmp_path):
+    counted, rows = tally
+    counted.comparisons(rows[:4], ["scratch"])
+    first = counted.comparisons(rows, ["scratch"])
+    assert counted.comparisons(rows, ["scratch"]) == first
+    assert Tally(tmp_path, Recordings, seed=0, resamples=200).comparisons(rows, ["scratch"]) == first
+
+
+def test_seeds_that_only_one_side_has_are_not_compared(tally):
+    counted, rows = tally
+    assert counted.comparisons([rows[0], rows[3]], ["scratch"]) == []
+
+
+def test_holm_is_taken_over_the_comparisons_of_one_rate_and_decoder():
+    """.01, .04 of one family: .02, .04; one alone stays; speakers are a family of their own."""
+    values = [("wer", "greedy", 0.01, 0.5), ("cer", "greedy", 0.03, 0.5), ("wer", "greedy", 0.04, None)]
+    found = [{"rate": rate, "decoder": decoder, "p_value": p} | ({} if by is None else {"by_speaker": {"p_value": by}})
+             for rate, decoder, p, by in values]
+    add_holm(found)
+    assert [c["p_holm"] for c in found] == [0.02, 0.03, 0.04]
+    assert [c["by_speaker"]["p_holm"] for c in found[:2]] == [0.5, 0.5]
+
+
+def shown(results):
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(*tables(results))
+    return capture.get().splitlines()
+
+
+LONG = {"labelled": "10min", "encoder": "hubert-frozen", "decoder": "beam+4gram"}
+RATES = {"wer": 101.3, "wer_interval": [100.1, 102.6], "cer": 88.76, "cer_interval": [80.1, 89.9]}
+COMPARED = {**LONG, "against": "scratch", "rate": "wer", "difference": -12.34, "interval": [-13.5, -11.1], "seeds": [0],
+            "p_value": 0.0001, "p_holm": 0.0004, "per_seed": [{"seed": 0, "difference": -12.34}]}
+
+
+def test_one_seed_is_shown_by_its_rows_with_differences_below():
+    row = {**LONG, **RATES, "seed": 0, "words": 5010, "errors": 4917}
+    summary = {**LONG, **RATES, "seeds": [0], "wer_sd": None, "cer_sd": None}
+    text = shown({"rows": [row], "summaries": [summary], "comparisons": [COMPARED]})
+    assert any("4917 " in line and "101.3 [100.1, 102.6]" in line for line in text)
+    assert any("-12.3 [-13.5, -11.1]" in line and "< 0.001" in line for line in text)
+    assert not any("seed" in line for line in text)
+    assert max(map(len, text)) <= 100
+
+
+def test_several_seeds_are_shown_as_means_within_a_hundred_columns():
+    summary = {**LONG, **RATES, "seeds": [0, 1, 2], "wer_sd": 0.52, "cer_sd": 1.1}
+    seeds = {"seeds": [0, 1, 2], "per_seed": [{"seed": s, "difference": d} for s, d in enumerate((-12.9, -11, -13.2))]}
+    text = shown({"rows": [], "summaries": [summary], "comparisons": [
+        {**COMPARED, **seeds}, {**COMPARED, **seeds, "against": "wavlm", "p_holm": 0.04}]})
+    assert any("101.3 (0.5) [100.1, 102.6]" in line and "88.8 (1.1) [80.1, 89.9]" in line for line in text)
+    lines = [line for line in text if "-13.2 to -11.0" in line]
+    assert ["0.040" in line for line in lines] == [False, True]
+    assert ["difference from scratch" in " ".join(text), "difference from wavlm" in " ".join(text)] == [True, True]
+    assert max(map(len, text)) <= 100
