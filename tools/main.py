@@ -33,7 +33,7 @@ INTERRUPTED = 130
 # Which module of `tools` holds a command, in the order of `--help`.
 COMMANDS = {"demo": "demo", "pretrain": "pretrain", "status": "pretrain", "finetune": "recognise", "emit": "recognise",
             "transcribe": "transcribe", "decode-check": "decode_check", "decode": "decode", "tune": "decode",
-            "rescore": "rescore", "rescore-tune": "rescore", "score": "score", "errors": "decomposition",
+            "rescore": "rescore", "rescore-tune": "rescore", "score": "score", "report": "report", "errors": "decomposition",
             "align": "align", "units": "units", "convert": "convert"}
 GROUPS = {"corpus": "Manifests: import, export, check, show, segment, split.",
           "teacher": "Teachers: fit, import, check, how good they are, which layer.",
