@@ -1,5 +1,4 @@
-"""Reference and hypothesis word by word: as `score` counts them, which words are taken for which, and where it is worst.
-"""
+"""Reference and hypothesis word by word, as `score` counts them: which words are taken for which, and where."""
 
 from __future__ import annotations
 
@@ -31,7 +30,8 @@ def align(references: Mapping[str, str], hypotheses: Mapping[str, str], unit: Un
 
     truth = {id: compared_words(text, unit) for id, text in references.items()}
     found = {id: compared_words(hypotheses[id], unit) for id in references}
-    chunks = jiwer.process_words([" ".join(w) for w in truth.values()], [" ".join(w) for w in found.values()]).alignments
+    chunks = jiwer.process_words([" ".join(words) for words in truth.values()],
+                                 [" ".join(words) for words in found.values()]).alignments
     return {id: [pair for chunk in those for pair in _pairs(chunk, truth[id], found[id])]
             for id, those in zip(references, chunks)}
 

@@ -1,4 +1,4 @@
-"""What a reader must be told before believing a table, as far as the files show it: each a sentence with its numbers."""
+"""What a reader must be told before believing a table, as far as the files show it: sentences with their numbers."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def imbalanced(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
                "insertions": "words are made up; a lower word score may help"}
     for (many, few), found in more.items():
         _, name, most, least = max(found)
-        yield (f"{many.capitalize()} outnumber {few} more than {IMBALANCE} times in {counted(len(found), 'row')} (most: "
-               f"{name}, {most:,} to {least:,}): {meaning[many]}.")
+        yield (f"{many.capitalize()} outnumber {few} more than {IMBALANCE} times in {counted(len(found), 'row')} "
+               f"(most: {name}, {most:,} to {least:,}): {meaning[many]}.")
 
 
 def few_speakers(speakers: int) -> Iterator[str]:
@@ -64,8 +64,8 @@ def _between(files: Sequence[Results]) -> Iterator[str]:
         return
     words = any("words" in named_test(file) for file in files)
     if words and not all(names_hash(file) for file in files):
-        yield ("Not all files name the hash of their test set; that it is the same in all is taken from equal numbers of "
-               "reference words and characters.")
+        yield ("Not all files name the hash of their test set; that it is the same in all is taken from equal numbers "
+               "of reference words and characters.")
     for what, key in (("Versions", "versions"), ("Machines", "machine")):
         if differing := _differing([file.content.get(key) for file in files]):
             yield f"{what} differ between the files: {_named(differing)}."
@@ -76,7 +76,7 @@ def _between(files: Sequence[Results]) -> Iterator[str]:
 def _of(file: Results) -> Iterator[str]:
     content, rows = file.content, file.rows
     recipe: dict[str, Any] = found if isinstance(found := content.get("recipe"), dict) else {}
-    if recipe.get("test") is not None and recipe["test"] == recipe.get("dev") or _same_sets(content):
+    if (recipe.get("test") is not None and recipe["test"] == recipe.get("dev")) or _same_sets(content):
         yield "Weights were tuned on the test set itself: the error rates are too good."
     cells = recipe.get("cells")
     if isinstance(cells, list | tuple) and (done := len({row.get("cell") for row in rows})) < len(cells):
@@ -97,8 +97,8 @@ def _seeds(file: Results) -> Iterator[str]:
     least = min(map(len, seeds.values()))
     if least == 1:
         which = "One seed" if all(len(s) == 1 for s in seeds.values()) else "One seed in some cells"
-        yield (f"{which}: intervals say how other test utterances would vary, not how another training would, and seeds "
-               "may vary by more.")
+        yield (f"{which}: intervals say how other test utterances would vary, not how another training would, and "
+               "seeds may vary by more.")
     elif least < 3:
         yield f"{least} seeds: their standard deviation is hardly known."
 
@@ -125,8 +125,13 @@ def _comparisons(found: Any) -> Iterator[str]:
         return
     found = [one for one in found if isinstance(one, dict) and one.get("p_value") is not None]
     if len(found) > 1 and not all(one.get("p_holm") is not None for one in found):
-        yield (f"The file's {len(found)} p-values are each of a single comparison: of 20 such between equal systems one "
-               "is below 0.05 by chance. The column p (Holm) is adjusted here.")
+        yield (f"The file's {len(found)} p-values are each of a single comparison: of 20 such between equal systems "
+               "one is below 0.05 by chance. The p-values in brackets are adjusted here, by Holm's procedure.")
+    speakers = [one["by_speaker"]["p_value"] for one in found if isinstance(one.get("by_speaker"), dict)
+                and isinstance(one["by_speaker"].get("p_value"), int | float)]
+    if len(speakers) > 1 and min(speakers) * len(speakers) > 0.05:
+        yield (f"By speakers the smallest of {len(speakers)} p-values is {min(speakers):.2g}: none is below 0.05 once "
+               "adjusted, whatever single intervals exclude; fewer comparisons or more speakers would tell.")
     if found and not all(isinstance(one.get("by_speaker"), dict) for one in found):
         yield ("Comparisons are by utterances only; drawing whole speakers says how it would be with other speakers, "
                "and may be less sure.")

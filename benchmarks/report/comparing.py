@@ -9,6 +9,7 @@ from benchmarks.report.document import MINUS, Cell, Column, Table, counted, inte
 from downstream.score.holm import holm
 
 UTTERANCES, SPEAKERS = "utterances", "speakers"  # what intervals draw
+LEVEL = 0.05
 _MANY = 8  # comparisons that a sentence names
 
 
@@ -54,11 +55,20 @@ class Difference:
     @property
     def name(self) -> str:
         """What it is of, in a sentence."""
-        return f"{self.system} {MINUS} {self.against} ({', '.join([*(v for _, v in self.place), self.rate.upper()])})"
+        return f"{self.named(False)} ({', '.join([*(v for _, v in self.place), self.rate.upper()])})"
+
+    def named(self, from_one: bool) -> str:
+        """Its system, and what it is compared with where that is not one for all."""
+        return self.system if from_one else f"{self.system} {MINUS} {self.against}"
 
     def by(self, sampling: str) -> Sure | None:
         """How sure it is by utterances or by speakers."""
         return self.utterances if sampling == UTTERANCES else self.speakers
+
+
+def from_one(found: Sequence[Difference]) -> bool:
+    """Whether several systems are compared with one and the same."""
+    return len({d.against for d in found}) == 1 and len({d.system for d in found}) > 1
 
 
 def adjusted(found: Sequence[Difference], sampling: str) -> list[float | None]:
@@ -72,31 +82,35 @@ def adjusted(found: Sequence[Difference], sampling: str) -> list[float | None]:
     return [None if s is None or s.p is None else next(left) for s in sure]
 
 
-def difference_table(found: Sequence[Difference], name: str, caption: str, digits: int) -> Table:
-    """One row for each difference. Bold are those whose interval excludes 0.
+def difference_table(found: Sequence[Difference], what: str, digits: int) -> Table:
+    """One row for each difference. Bold are the intervals that exclude 0.
 
     Args:
+        what: is compared: the head of the column that names it.
         digits: of the differences after the point.
     """
     samplings = [s for s in (UTTERANCES, SPEAKERS) if any(d.by(s) is not None for d in found)]
     several = len(found) > 1
-    columns = [Column(head, numeric=False) for head in (*dict(found[0].place), "difference", "rate")]
+    same = from_one(found)
+    columns = [Column(head, numeric=False) for head in (*dict(found[0].place), what, "rate")]
     columns += [Column("points")]
     for sampling in samplings:
-        columns += [Column(f"95 % by {sampling}"), Column("p"), *([Column("p (Holm)")] if several else [])]
+        columns += [Column(f"95 % by {sampling}"), Column("p [Holm]" if several else "p")]
     seeds = any(d.seeds for d in found)
     columns += [Column("each seed")] if seeds else []
     corrected = {sampling: adjusted(found, sampling) for sampling in samplings}
     rows = []
     for index, difference in enumerate(found):
         row = [Cell(value) for _, value in difference.place]
-        row += [Cell(f"{difference.system} {MINUS} {difference.against}"), Cell(difference.rate.upper())]
-        row += [Cell(number(difference.points, digits, "+"), strong=difference.utterances.excludes_zero)]
+        row += [Cell(difference.named(same))]
+        row += [Cell(difference.rate.upper()), Cell(number(difference.points, digits, "+"))]
         for sampling in samplings:
-            row += _sure_cells(difference.by(sampling), digits, corrected[sampling][index] if several else None, several)
+            row += _sure_cells(difference.by(sampling), digits, corrected[sampling][index] if several else None)
         row += [Cell(", ".join(number(s, digits, "+") for s in difference.seeds))] if seeds else []
         rows.append(tuple(row))
-    return Table(name, caption, tuple(columns), tuple(rows), _note(found, samplings, several))
+    caption = f"Differences of error rates from {found[0].against}" if same else "Differences of error rates"
+    return Table("differences", f"{caption}, on the same utterances.", tuple(columns), tuple(rows),
+                 _note(found, samplings, several))
 
 
 def verdicts(found: Sequence[Difference], naming: bool = True) -> list[str]:
@@ -109,16 +123,20 @@ def verdicts(found: Sequence[Difference], naming: bool = True) -> list[str]:
     for sampling in (UTTERANCES, SPEAKERS):
         those = [d for d in found if (sure := d.by(sampling)) is not None and sure.ends is not None]
         if those:
-            said.append(_verdict(those, sampling, naming))
+            certain = [p for p in adjusted(found, sampling) if p is not None and p < LEVEL]
+            among = (f" Adjusted by Holm's procedure, {len(certain)} of {len(those)} p-values "
+                     f"{'is' if len(certain) == 1 else 'are'} below {LEVEL}.")
+            said.append(_verdict(those, sampling, naming) + among * (len(those) > 1))
     return said
 
 
 def _verdict(those: Sequence[Difference], sampling: str, naming: bool) -> str:
     excluding = [d for d in those if (sure := d.by(sampling)) is not None and sure.excludes_zero]
     others = [d for d in those if d not in excluding]
+    than = those[0].against if from_one(those) else "the second of the pair"
     lower = sum(d.points < 0 for d in excluding)
-    ways = [f"{lower} with fewer errors than the baseline"] * bool(lower)
-    ways += [f"{len(excluding) - lower} with more"] * (len(excluding) > lower)
+    ways = [f"{lower} with fewer errors than {than}"] * bool(lower)
+    ways += [f"{len(excluding) - lower} with more{'' if lower else f' than {than}'}"] * (len(excluding) > lower)
     if not (others and naming):
         which = ""
     elif len(excluding) < len(others):
@@ -126,6 +144,10 @@ def _verdict(those: Sequence[Difference], sampling: str, naming: bool) -> str:
     else:
         which = f"; all but {_named(others)}"
     how = f" ({listed(ways)})" if ways else ""
+    if len(those) == 1:
+        said = "excludes" if excluding else "includes"
+        return (f"Drawing {sampling}, the 95 % interval of {those[0].name} {said} 0: "
+                f"{number(those[0].points, 2, '+')} points.")
     return f"Drawing {sampling}, the 95 % interval excludes 0 in {len(excluding)} of {len(those)}{how}{which}."
 
 
@@ -134,18 +156,19 @@ def _named(those: Sequence[Difference]) -> str:
     return listed([d.name for d in those[:_MANY]] + more)
 
 
-def _sure_cells(sure: Sure | None, digits: int, corrected: float | None, several: bool) -> list[Cell]:
+def _sure_cells(sure: Sure | None, digits: int, corrected: float | None) -> list[Cell]:
     if sure is None:
-        return [Cell()] * (2 + several)
-    cells = [Cell(interval(sure.ends, digits, "+"), strong=sure.excludes_zero), Cell(p_value(sure.p))]
-    return cells + [Cell(p_value(corrected))] if several else cells
+        return [Cell(), Cell()]
+    return [Cell(interval(sure.ends, digits, "+"), strong=sure.excludes_zero),
+            Cell(p_value(sure.p), "" if corrected is None else f"[{p_value(corrected)}]")]
 
 
 def _note(found: Sequence[Difference], samplings: Sequence[str], several: bool) -> str:
     """How the numbers came about, as far as the file says."""
-    said = ["Percentage points; negative: fewer errors. Bold: the interval excludes 0."]
+    said = ["Percentage points; negative: fewer errors. Bold: intervals that exclude 0."]
     if several:
         own = all(s is None or s.p is None or s.p_holm is not None for d in found for s in map(d.by, samplings))
-        said.append("p (Holm) as the file has it, for the comparisons that it was made with." if own else
-                    f"p (Holm) is adjusted for the {counted(len(found), 'comparison')} of this table.")
+        said.append("In brackets beside p: adjusted by Holm's procedure, as the file has it." if own else
+                    "In brackets beside p: adjusted by Holm's procedure for the "
+                    f"{counted(len(found), 'comparison')} of this table.")
     return " ".join(said)

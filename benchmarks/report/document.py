@@ -127,6 +127,11 @@ class Report:
         return [b for s in self.sections for b in s.blocks if isinstance(b, Table) and b.paper]
 
 
+def grouped(table: Table) -> bool:
+    """Whether names in the first column come several times, so that a line may stand between them."""
+    return not table.columns[0].numeric and len({row[0].text for row in table.rows}) < len(table.rows)
+
+
 def shown(text: str) -> str:
     """A text in which no character steers what stands around it: control characters, those that turn the direction of
     writing and halves of surrogate pairs as their numbers, line breaks as spaces."""
@@ -150,7 +155,9 @@ def interval(ends: Sequence[float] | None, digits: int, sign: str = "") -> str:
 
 def p_value(value: float | None) -> str:
     """Three digits, four where three would be 0."""
-    return "" if value is None else f"{value:.3f}" if value >= 0.0005 else f"{value:.4f}" if value >= 5e-5 else "<0.0001"
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value >= 5e-4 else f"{value:.4f}" if value >= 5e-5 else "<0.0001"
 
 
 def counted(count: int, what: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report.comparing import SPEAKERS, UTTERANCES, Difference
+from benchmarks.report.comparing import SPEAKERS, UTTERANCES, Difference, from_one
 from benchmarks.report.document import Figure, shown
 from benchmarks.report.seeds import Measured, encoder_order, in_order, label_order
 from upstream.picture import drawn_svg
@@ -56,7 +56,7 @@ def rate_figure(cells: Sequence[Measured]) -> list[Figure]:
                     axes.set_title(_plain(decoder), loc="left", fontsize=_SIZE, color=INK)
                 if column == 0:
                     axes.set_ylabel(f"{rate.upper()} %", color=QUIET, fontsize=_SIZE)
-        names = [" · ".join(filter(None, pair)) for pair in series]
+        names = [" · ".join(filter(None, (e, file if len(files) > 1 else ""))) for e, file in series]
         if any(names):
             _legend(figure, panels[0][0], [_plain(name) for name in names])
 
@@ -72,7 +72,8 @@ def rate_figure(cells: Sequence[Measured]) -> list[Figure]:
 def difference_figure(found: Sequence[Difference]) -> list[Figure]:
     """Every difference with its intervals, a panel for each rate: thick by utterances, thin by speakers."""
     rates = list(dict.fromkeys(d.rate for d in found))
-    names = list(dict.fromkeys(_place(d) for d in found))
+    same = from_one(found)
+    names = list(dict.fromkeys(_place(d, same) for d in found))
     speakers = any(d.speakers is not None for d in found)
 
     def draw(figure: Canvas) -> None:
@@ -81,7 +82,7 @@ def difference_figure(found: Sequence[Difference]) -> list[Figure]:
             axes.axvline(0, color=INK, linewidth=0.8)
             for difference in found:
                 if difference.rate == rate:
-                    _forest(axes, len(names) - 1 - names.index(_place(difference)), difference)
+                    _forest(axes, len(names) - 1 - names.index(_place(difference, same)), difference)
             axes.set_title(f"{rate.upper()}, points", loc="left", fontsize=_SIZE, color=INK)
             _bare(axes, "x")
         panels[0].set_yticks(range(len(names)), [_plain(name) for name in reversed(names)])
@@ -105,7 +106,7 @@ def scatter_figure(points: Callable[[Any], None], name: str, caption: str) -> Fi
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=_SIZE, labelcolor=INK)
 
-    return Figure(f"{name}-figure", caption, themed(drawn_svg(_WIDTH, 4.0, draw), name))
+    return Figure(f"{name}-figure", caption, themed(drawn_svg(1.2 * _WIDTH, 5.0, draw), name))
 
 
 def themed(svg: str, name: str) -> str:
@@ -149,8 +150,8 @@ def _forest(axes: Any, place: int, difference: Difference) -> None:
               markerfacecolor=colour if sure.excludes_zero else PAPER)
 
 
-def _place(difference: Difference) -> str:
-    return " · ".join([*(value for _, value in difference.place), difference.system])
+def _place(difference: Difference, same: bool) -> str:
+    return " · ".join([*(value for _, value in difference.place), difference.named(same)])
 
 
 def _ticks(axes: Any, names: Sequence[str]) -> None:
@@ -177,6 +178,6 @@ def _bare(axes: Any, grid: str) -> None:
 
 
 def _legend(figure: Canvas, axes: Any, names: Sequence[str]) -> None:
-    handles = [container for container in axes.containers][:len(names)]
+    handles = list(axes.containers)[:len(names)]
     figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(names)), frameon=False, fontsize=_SIZE,
                   labelcolor=INK, handlelength=1.4, columnspacing=1.6)

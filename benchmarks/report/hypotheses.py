@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.report.alignments import Pair, align, confusions, worst
+from benchmarks.report.alignments import Confusions, confusions, worst
 from benchmarks.report.cautions import few_speakers, few_words, imbalanced
-from benchmarks.report.comparing import Difference, Sure, difference_table, verdicts
+from benchmarks.report.comparing import Difference, difference_table, verdicts
 from benchmarks.report.document import (
     Aligned,
     Block,
@@ -32,41 +31,16 @@ from benchmarks.report.document import (
 from benchmarks.report.figures import difference_figure
 from benchmarks.report.measuring import short, versions
 from benchmarks.report.reading import names_of
-from downstream.decode.hypothesis import read_hypotheses
-from downstream.decode.provenance import provenance_path, read_provenance
-from downstream.score.intervals import bootstrap_interval
-from downstream.score.rates import NO_SPACES, Score, Unit, score, without_spaces
+from benchmarks.report.scoring import Decoded, decoded, difference, known_speakers, rates
+from downstream.decode.provenance import provenance_path
+from downstream.score.rates import NO_SPACES, Unit, without_spaces
 from downstream.score.references import References
-from downstream.score.significance import Difference as Paired
-from downstream.score.significance import paired_difference
-from upstream.disk import file_hash, read_json
-from upstream.errors import FormatError, InputError
+from upstream.disk import file_hash
 
 DIGITS = 2
 _CONFUSIONS = 15  # of a kind, that are listed
 _WORST = 10  # utterances that are shown
 _SPEAKERS = 40
-Ends = tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A file of hypotheses and its scores.
-
-    Attributes:
-        made_by: what stands beside it; None where nobody says.
-        tuned: the file of weights that it names, where that is there as it was.
-        intervals: {(rate, whether speakers are drawn): ends}.
-    """
-
-    name: str
-    path: Path
-    texts: dict[str, str]
-    made_by: dict[str, Any] | None
-    tuned: dict[str, Any] | None
-    score: Score
-    intervals: dict[tuple[str, bool], Ends]
-    aligned: dict[str, list[Pair]]
 
 
 def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
@@ -83,17 +57,17 @@ def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
     speakers = known_speakers(truth)
     found = []
     for path, name in zip(paths, names_of(paths)):
-        found.append(_decoded(path, name, truth, unit, seed, speakers))
+        found.append(decoded(path, name, truth, unit, seed, speakers))
         progress(len(found))
     compared = []
     for one, other in combinations(found, 2):
-        compared += [_difference(one, other, rate, seed, speakers) for rate in _rates(unit)]
-        progress(len(found) + len(compared) / len(_rates(unit)))
-    sections = [Section("rates", "Error rates", (_rate_table(found, unit, speakers),))]
+        compared += [difference(one, other, rate, seed, speakers) for rate in rates(unit)]
+        progress(len(found) + len(compared) / len(rates(unit)))
+    sections = [Section("rates", "Error rates", (_rate_table(found, unit, speakers), _count_table(found, unit)))]
     if compared:
         sections.append(Section("differences", "Differences", (
-            difference_table(compared, "differences", "Differences of error rates on the same utterances, all pairs.",
-                             DIGITS), Points(tuple(verdicts(compared))), *difference_figure(compared))))
+            difference_table(compared, "pair", DIGITS), Points(tuple(verdicts(compared))),
+            *difference_figure(compared))))
     sections.append(Section("cautions", "Read with care", (Points(tuple(_cautions(found, truth, speakers))),)))
     if speakers is not None:
         sections.append(Section("speakers", "Speakers", (_speaker_table(found, speakers),)))
@@ -105,73 +79,31 @@ def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
                   tuple(_lead(found, compared, unit)), tuple(sections), _records(found, compared, truth))
 
 
-def known_speakers(truth: References) -> list[str] | None:
-    """The speaker of each utterance, where all are known and there are two at least."""
-    if truth.speakers is None or None in truth.speakers.values():
-        return None
-    speakers = [str(speaker) for speaker in truth.speakers.values()]
-    return speakers if len(set(speakers)) > 1 else None
-
-
-def _decoded(path: Path, name: str, truth: References, unit: Unit, seed: int,
-             speakers: Sequence[str] | None) -> Decoded:
-    texts = {h.id: h.text for h in read_hypotheses(path)}
-    try:
-        found = score(truth.texts, texts, unit)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    made_by = read_provenance(path)
-    intervals = {(rate, drawn): _ends(found, rate, seed, speakers if drawn else None) for rate in _rates(unit)
-                 for drawn in ((False, True) if speakers else (False,))}
-    return Decoded(name, path, texts, made_by, _tuned(path, made_by), found, intervals, align(truth.texts, texts, unit))
-
-
-def _ends(found: Score, rate: str, seed: int, speakers: Sequence[str] | None) -> Ends:
-    errors, sizes = _counts(found, rate)
-    return bootstrap_interval(errors, sizes, seed=seed, groups=speakers).ends
-
-
-def _counts(found: Score, rate: str) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) errors and (N,) reference words or characters."""
-    counts = found.per_utterance
-    return (counts.errors, counts.words) if rate == "wer" else (counts.character_errors, counts.characters)
-
-
-def _rates(unit: Unit) -> tuple[str, ...]:
-    """Of characters the two are one."""
-    return ("wer", "cer") if unit == "word" else ("cer",)
-
-
-def _difference(one: Decoded, other: Decoded, rate: str, seed: int, speakers: Sequence[str] | None) -> Difference:
-    (errors, sizes), (others, _) = _counts(one.score, rate), _counts(other.score, rate)
-    drawn = paired_difference(errors, others, sizes, seed=seed)
-    by_speaker = None if speakers is None else paired_difference(errors, others, sizes, seed=seed, groups=speakers)
-    return Difference((), one.name, other.name, rate, drawn.points, _sure(drawn),
-                      None if by_speaker is None else _sure(by_speaker))
-
-
-def _sure(found: Paired) -> Sure:
-    return Sure(found.interval.ends, found.p_value)
-
-
 def _rate_table(found: Sequence[Decoded], unit: Unit, speakers: Sequence[str] | None) -> Table:
     columns = [Column("hypotheses", numeric=False)]
-    for rate in _rates(unit):
+    for rate in rates(unit):
         columns += [Column(f"{rate.upper()} %"), *([Column("by speakers")] if speakers else [])]
-    columns += [Column(h) for h in (f"{unit}s", "errors", "sub", "del", "ins", "wrong sentences")]
     rows = []
     for one in found:
         row = [Cell(one.name)]
-        for rate in _rates(unit):
+        for rate in rates(unit):
             value = one.score.wer if rate == "wer" else one.score.cer
             row += [Cell(number(value, DIGITS), interval(one.intervals[rate, False], DIGITS))]
             row += [Cell(interval(one.intervals[rate, True], DIGITS))] if speakers else []
-        s = one.score
-        row += [Cell(f"{n:,}") for n in (s.words, s.errors, s.substitutions, s.deletions, s.insertions)]
-        rows.append((*row, Cell(f"{s.sentence_errors:,} of {len(one.texts):,}")))
+        rows.append(tuple(row))
     note = "In brackets: 95 % intervals, drawing utterances" + ("; by speakers: drawing whole speakers." if speakers
                                                                   else ".")
-    return Table("rates", "Error rates.", tuple(columns), tuple(rows), note)
+    return Table("rates", f"{'Word and character' if unit == 'word' else 'Character'} error rates.", tuple(columns),
+                 tuple(rows), note)
+
+
+def _count_table(found: Sequence[Decoded], unit: Unit) -> Table:
+    heads = (f"{unit}s", "errors", "substituted", "deleted", "inserted", "sentences with an error")
+    rows = [(Cell(one.name), *(Cell(f"{count:,}") for count in (
+        one.score.words, one.score.errors, one.score.substitutions, one.score.deletions, one.score.insertions)),
+             Cell(f"{one.score.sentence_errors:,} of {len(one.texts):,}")) for one in found]
+    return Table("counts", f"Errors in {unit}s.", (Column("hypotheses", numeric=False), *map(Column, heads)),
+                 tuple(rows))
 
 
 def _speaker_table(found: Sequence[Decoded], speakers: Sequence[str]) -> Table:
@@ -197,29 +129,28 @@ def _speaker_table(found: Sequence[Decoded], speakers: Sequence[str]) -> Table:
 
 def _errors(one: Decoded, several: bool, place: int, unit: Unit) -> Section:
     """What is taken for what, and the utterances with the most errors."""
-    found = confusions(one.aligned)
-    blocks: list[Block] = [_confusion_table(f"confusions-{place}", f"Most frequent confusions of {unit}s.", found)]
+    if not one.score.errors:
+        return Section(f"errors-{place}", f"Errors of {one.name}" if several else "Errors", (Points(("No errors.",)),))
+    blocks: list[Block] = [_confusion_table(f"confusions-{place}", f"Most frequent confusions of {unit}s.",
+                                            confusions(one.aligned))]
     for id in worst(one.aligned, _WORST):
         pairs = one.aligned[id]
         errors, words = sum(a != b for a, b in pairs), sum(a is not None for a, _ in pairs)
         blocks.append(Aligned(f"{id}: {counted(errors, 'error')} in {counted(words, unit)}", tuple(pairs)))
-    if len(blocks) == 1:
-        blocks = [Points(("No errors.",))]
     return Section(f"errors-{place}", f"Errors of {one.name}" if several else "Errors", tuple(blocks))
 
 
-def _confusion_table(name: str, caption: str, found: Any) -> Table:
-    kinds = ([f"{a} → {b}" for (a, b), _ in found.substitutions], [w for w, _ in found.deletions],
-             [w for w, _ in found.insertions])
-    counts = [[n for _, n in those] for those in (found.substitutions, found.deletions, found.insertions)]
-    length = min(_CONFUSIONS, max(map(len, kinds)))
-    rows = tuple(tuple(cell for words, times in zip(kinds, counts) for cell in (
-        (Cell(words[i]), Cell(f"{times[i]:,}")) if i < len(words) else (Cell(), Cell()))) for i in range(length))
-    columns = tuple(Column(head, numeric) for kind in ("substituted", "deleted", "inserted")
-                    for head, numeric in ((kind, False), ("times", True)))
-    totals = [f"{len(those):,} different {what}" for those, what in zip(kinds, (
-        "substitutions", "deleted words", "inserted words"))]
-    return Table(name, caption, columns, rows, f"{listed(totals)} in all.", paper=False)
+def _confusion_table(name: str, caption: str, found: Confusions) -> Table:
+    """What there is of the three kinds, side by side."""
+    kinds = {"substituted": [(f"{a} → {b}", n) for (a, b), n in found.substitutions], "deleted": found.deletions,
+             "inserted": found.insertions}
+    kinds = {kind: those for kind, those in kinds.items() if those}
+    rows = tuple(tuple(cell for those in kinds.values() for cell in (
+        (Cell(those[i][0]), Cell(f"{those[i][1]:,}")) if i < len(those) else (Cell(), Cell())))
+        for i in range(min(_CONFUSIONS, max(map(len, kinds.values())))))
+    columns = tuple(Column(head, numeric) for kind in kinds for head, numeric in ((kind, False), ("times", True)))
+    totals = listed([f"{len(those):,} {kind}" for kind, those in kinds.items()])
+    return Table(name, caption, columns, rows, f"Different in all: {totals}.", paper=False)
 
 
 def _cautions(found: Sequence[Decoded], truth: References, speakers: Sequence[str] | None) -> Iterator[str]:
@@ -239,14 +170,15 @@ def _cautions(found: Sequence[Decoded], truth: References, speakers: Sequence[st
     elif truth.speakers is not None and None not in truth.speakers.values():
         yield from few_speakers(1)
     else:
-        yield ("Speakers are not known for all utterances, so intervals draw utterances only: too narrow where speakers "
-               "are few.")
+        yield ("Speakers are not known for all utterances, so intervals draw utterances only: too narrow where "
+               "speakers are few.")
     yield from imbalanced((one.name, {"deletions": one.score.deletions, "insertions": one.score.insertions,
                                       "words": one.score.words}) for one in found)
     made = {one.name: one.made_by for one in found if one.made_by is not None}
     for what, key in (("recognisers", "recogniser_hash"), ("versions", "versions")):
         if len({str(by.get(key)) for by in made.values()}) > 1:
-            yield f"The files are of different {what}: {listed([f'{n} ({_told(by.get(key))})' for n, by in made.items()])}."
+            each = listed([f"{name} ({_told(by.get(key))})" for name, by in made.items()])
+            yield f"The files are of different {what}: {each}."
 
 
 def _tuning(one: Decoded, truth: References) -> Iterator[str]:
@@ -259,21 +191,8 @@ def _tuning(one: Decoded, truth: References) -> Iterator[str]:
     if truth.manifest_hash and one.tuned.get("manifest_hash") == truth.manifest_hash:
         yield f"{one.name}: its weights were tuned on these very utterances: the error rates are too good."
     if one.tuned.get("on_edge"):
-        yield (f"{one.name}: {listed([str(e) for e in one.tuned['on_edge']])} of its weights lies on the edge of what was "
-               "tried; a better one may lie beyond.")
-
-
-def _tuned(path: Path, made_by: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The file of weights that made hypotheses, if it is the same now."""
-    named = (made_by or {}).get("tuned")
-    if not isinstance(named, dict) or not isinstance(named.get("file"), str):
-        return None
-    file = path.parent / named["file"]
-    try:
-        found = read_json(file) if file.is_file() and file_hash(file) == named.get("sha256") else None
-    except FormatError:
-        return None
-    return found if isinstance(found, dict) else None
+        yield (f"{one.name}: {listed([str(e) for e in one.tuned['on_edge']])} of its weights lies on the edge of what "
+               "was tried; a better one may lie beyond.")
 
 
 def _facts(one: Decoded, truth: References, unit: Unit, seed: int) -> Iterator[tuple[str, str]]:
@@ -304,7 +223,7 @@ def _lead(found: Sequence[Decoded], compared: Sequence[Difference], unit: Unit) 
     best = min(found, key=lambda one: one.score.errors)
     what = "Word" if unit == "word" else "Character"
     which = f"Lowest {what.lower()} error rate" if len(found) > 1 else f"{what} error rate"
-    rate = _rates(unit)[0]
+    rate = rates(unit)[0]
     yield (f"{which}: {number(best.score.wer, DIGITS)} % {interval(best.intervals[rate, False], DIGITS)}"
            f"{f', {best.name}' if len(found) > 1 else ''}.")
     yield from verdicts(compared, naming=False)
@@ -316,7 +235,8 @@ def _records(found: Sequence[Decoded], compared: Sequence[Difference], truth: Re
               "insertions": one.score.insertions, "characters": one.score.characters,
               "character_errors": one.score.character_errors, "sentences": len(one.texts),
               "sentence_errors": one.score.sentence_errors}
-             | {f"{rate}_interval{'_by_speaker' if drawn else ''}": ends for (rate, drawn), ends in one.intervals.items()}
+             | {f"{rate}_interval{'_by_speaker' if drawn else ''}": ends
+                for (rate, drawn), ends in one.intervals.items()}
              for one in found]
     differences = [{"hypotheses": d.system, "against": d.against, "rate": d.rate, "difference": d.points,
                     "difference_interval": d.utterances.ends, "p_value": d.utterances.p}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
-from benchmarks.report.document import Cell, Report, Table, shown
+from benchmarks.report.document import Cell, Report, Table, grouped, shown
 
 MARK = "% Made by hubertkit report"  # by which a file is known as ours
 _SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
             "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
-            ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "-": "-{}", "`": "\\`{}", "'": "'{}",
-            "[": "{[}", "]": "{]}", "*": "{*}",  # after a line's end these would be its arguments
+            ">": r"\textgreater{}", "|": r"\textbar{}", '"': "{''}", "`": "\\`{}",
             "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "→": r"$\to$", "·": r"$\cdot$", "…": r"\ldots{}",
-            "–": "--", "—": "---", "’": "'", "‘": "`", "“": "``", "”": "''", "\u00a0": "~", "ß": r"\ss{}", "æ": r"\ae{}",
-            "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}",
+            "–": "--", "—": "---", "’": "'", "‘": "`", "“": "``", "”": "''", "\u00a0": "~",
+            "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}",
+            "œ": r"\oe{}", "Œ": r"\OE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}", "Ł": r"\L{}",
             "ı": r"\i{}", "§": r"\S{}", "©": r"\copyright{}", "£": r"\pounds{}"}
+_LIGATURE = re.compile(r"-{2,}|'{2,}|`{2,}|[!?]`|,,")  # that TeX would set as one sign
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
             "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c", "\u0328": "k", "\u0323": "d"}
 _ACCENTS_OF_T1 = {"k"}  # which the usual encoding lacks
@@ -29,7 +31,8 @@ def latex(report: Report) -> str:
 
 def escaped(text: str) -> str:
     """A text that LaTeX prints as it is, whatever its encoding; scripts that pdfLaTeX does not know as numbers."""
-    return "".join(map(_character, shown(text)))
+    plain = _LIGATURE.sub(lambda found: "\0".join(found[0]), shown(text))
+    return "".join(map(_character, plain)).replace("\0", "{}")
 
 
 def _character(c: str) -> str:
@@ -37,7 +40,7 @@ def _character(c: str) -> str:
         return _SPECIAL[c]
     if c.isascii():
         return c
-    base, *marks = unicodedata.normalize("NFD", c)
+    base, marks = unicodedata.normalize("NFD", c)[:1], unicodedata.normalize("NFD", c)[1:]
     if base.isascii() and base.isalpha() and len(marks) == 1 and marks[0] in _ACCENTS and (
             _ACCENTS[marks[0]] not in _ACCENTS_OF_T1):
         return f"\\{_ACCENTS[marks[0]]}{{{base}}}"
@@ -56,14 +59,14 @@ def _table(table: Table) -> str:
 def _rows(table: Table) -> list[str]:
     """A thin line where the first column changes, a name in it once."""
     lines, before = [], None
-    groups = len(table.columns) > 2 and not table.columns[0].numeric and len({r[0].text for r in table.rows}) < len(
-        table.rows)
+    groups = grouped(table)
     for row in table.rows:
         first = row[0].text
         if groups and before is not None and first != before:
             lines.append(r"\addlinespace")
         cells = [Cell() if groups and first == before else row[0], *row[1:]]
-        lines.append(" & ".join(map(_cell, cells)) + r" \\")
+        line = " & ".join(map(_cell, cells)) + r" \\"
+        lines.append(f"{{}}{line}" if line[:1] in "[*" else line)  # or the line before would take it for its argument
         before = first
     return lines
 

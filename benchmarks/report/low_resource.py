@@ -19,7 +19,7 @@ from benchmarks.report.document import (
 )
 from benchmarks.report.figures import difference_figure, rate_figure
 from benchmarks.report.reading import Results
-from benchmarks.report.seeds import Measured, measured, over_files
+from benchmarks.report.seeds import Measured, label_order, measured, over_files
 
 RATES = ("wer", "cer")
 DIGITS = 1
@@ -37,14 +37,13 @@ def sections(files: Sequence[Results]) -> list[Section]:
     found = [Section("rates", "Error rates", tuple(rates))]
     compared = differences(files)
     if compared:
-        blocks: list[Block] = [difference_table(compared, "differences", "Differences of error rates on the same "
-                                                "utterances.", DIGITS), Points(tuple(verdicts(compared)))]
+        blocks: list[Block] = [difference_table(compared, "encoder", DIGITS + 1), Points(tuple(verdicts(compared)))]
         found.append(Section("differences", "Differences", (*blocks, *difference_figure(compared))))
     else:
         found.append(Section("differences", "Differences", (Paragraph(
             "The results hold no comparisons. Intervals of single rates that overlap do not say that systems are "
             "equal, nor that they differ; a paired comparison needs the hypotheses."),)))
-    return found + _rounds(files)
+    return found
 
 
 def lead(files: Sequence[Results]) -> list[str]:
@@ -60,9 +59,10 @@ def lead(files: Sequence[Results]) -> list[str]:
 
 
 def differences(files: Sequence[Results]) -> list[Difference]:
-    """The comparisons of all files, in their order."""
-    return [_difference(file.name if len(files) > 1 else None, found) for file in files
-            for found in _dicts(file.content.get("comparisons")) if {"difference", "encoder", "rate"} <= found.keys()]
+    """The comparisons of all files, by labels, and otherwise in their order."""
+    found = [_difference(file.name if len(files) > 1 else None, one) for file in files
+             for one in _dicts(file.content.get("comparisons")) if {"difference", "encoder", "rate"} <= one.keys()]
+    return sorted(found, key=lambda d: label_order(dict(d.place).get("labels", "")))
 
 
 def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
@@ -70,7 +70,7 @@ def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
     decoders = list(dict.fromkeys(m.decoder for m in cells))
     by_place: dict[tuple[str, ...], dict[str, Measured]] = {}
     for m in cells:
-        place = (m.labelled, m.encoder, m.file) if name_files else (m.labelled, m.encoder)
+        place = (m.labelled, m.encoder, *([m.file] if name_files else []))
         by_place.setdefault(place, {})[m.decoder] = m
     least = {(d, r): min(m.mean(r) for m in cells if m.decoder == d) for d in decoders for r in RATES}
     heads = ["labels", "encoder", *(["file"] if name_files else [])]
@@ -80,8 +80,8 @@ def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
     for place, found in by_place.items():
         row = [Cell(value) for value in place]
         for decoder in decoders:
-            m = found.get(decoder)
-            row += [Cell() if m is None else _rate(m, rate, m.mean(rate) == least[decoder, rate]) for rate in RATES]
+            row += [_rate(found[decoder], rate, found[decoder].mean(rate) == least[decoder, rate]) if decoder in found
+                    else Cell() for rate in RATES]
         rows.append(tuple(row))
     seeds = {len(m.rows) for m in cells}
     what = "In brackets: 95 % intervals over test utterances." if seeds == {1} else (
@@ -128,7 +128,7 @@ def _difference(file: str | None, found: dict[str, Any]) -> Difference:
              if key in found]
     speakers = found.get("by_speaker")
     return Difference(
-        place=tuple([("file", file)] * (file is not None) + place), system=str(found["encoder"]),
+        place=(*([] if file is None else [("file", file)]), *place), system=str(found["encoder"]),
         against=str(found.get("against", "baseline")), rate=str(found["rate"]), points=float(found["difference"]),
         utterances=_sure(found), speakers=_sure(speakers) if isinstance(speakers, dict) else None,
         seeds=tuple(_seed_differences(found)))
@@ -148,7 +148,7 @@ def _seed_differences(found: dict[str, Any]) -> Iterator[float]:
             yield float(value)
 
 
-def _rounds(files: Sequence[Results]) -> list[Section]:
+def pretraining(files: Sequence[Results]) -> list[Section]:
     """What the rounds of pretraining gave, as far as the files say."""
     rows = [(file, found) for file in files for found in _dicts(file.content.get("rounds"))]
     if not rows:
@@ -169,11 +169,12 @@ def _round(found: dict[str, Any], features: str) -> list[str]:
     parts: list[dict[str, Any]] = [part if isinstance(part := found.get(key), dict) else {}
                                    for key in ("teacher", "units", "encoder")]
     teacher, units, encoder = parts
-    layer, classes = teacher.get("layer"), units.get("classes")
+    read = features if teacher.get("layer") is None else f"layer {teacher['layer']}"
+    classes = " × ".join(map(str, units["classes"])) if isinstance(units.get("classes"), list) else ""
     layers = {k.removeprefix("pnmi_layer"): v for k, v in encoder.items() if k.startswith("pnmi_layer")}
     best = max(layers, key=lambda k: layers[k]) if layers else None
-    return [str(found.get("round", "")), features if layer is None else f"layer {layer}", " × ".join(map(str, classes)) if isinstance(classes, list) else "",
-            _three(units.get("pnmi")), _three(encoder.get("masked_accuracy")),
+    return [str(found.get("round", "")), read, classes, _three(units.get("pnmi")),
+            _three(encoder.get("masked_accuracy")),
             "" if best is None else f"{_three(layers[best])} (layer {best})", _three(encoder.get("loss"))]
 
 

@@ -32,6 +32,7 @@ def report(files: Sequence[Results]) -> Report:
     sections = kind.sections(files)
     if warned:
         sections.append(Section("cautions", "Read with care", (Points(tuple(warned)),)))
+    sections += low_resource.pretraining(files) if kind is low_resource else []
     sections.append(measuring.section(files))
     dates = listed(list(dict.fromkeys(str(file.content["date"]) for file in files)))
     machines = dict.fromkeys(str(file.content["machine"].get("processor")) for file in files)

@@ -58,14 +58,17 @@ def recogniser_table(file: Results, title: str) -> Table:
     """Recognisers, what was trained, and the weights that were tuned on dev."""
     heads = {"cell": ("cell", "seed", "decoder"), "tuned": ("lm_weight", "word_score", "beam", "dev_wer", "on_edge")}
     keys = [k for k in (*heads["cell"], "recogniser", "finetune_updates", "seconds", *heads["tuned"])
-            if any(k in row for row in file.rows)]
+            if any(row.get(k) not in (None, []) for row in file.rows)]
     named = {"cell": "cell", "recogniser": "recogniser", "finetune_updates": "updates", "lm_weight": "LM weight",
              "word_score": "word score", "dev_wer": "dev WER %", "on_edge": "on edge"}
-    columns = tuple(Column(named.get(k, k), numeric=k not in ("cell", "decoder", "recogniser", "on_edge")) for k in keys)
+    texts = ("cell", "decoder", "recogniser", "on_edge")
+    columns = tuple(Column(named.get(key, key), numeric=key not in texts) for key in keys)
     rows = tuple(tuple(Cell(_weight(key, row)) for key in keys) for row in file.rows)
+    edge = "; on edge: the weight lies on the edge of what was tried" if "on_edge" in keys else (
+        "; none lies on the edge of what was tried" if any("on_edge" in row for row in file.rows) else "")
     return Table("recognisers", f"Recognisers and the weights found on dev{f', {title}' if title else ''}.", columns,
-                 rows, "Recognisers by the beginning of their hash. Weights are of natural logarithms; on edge: the "
-                 "weight lies on the edge of what was tried.", paper=False)
+                 rows, "Recognisers by the beginning of their hash. Weights are of natural logarithms"
+                 f"{edge}.", paper=False)
 
 
 def machine(found: Mapping[str, Any]) -> str:
@@ -88,7 +91,7 @@ def duration(seconds: float) -> str:
     """`7,172 s (2 h 0 min)`."""
     minutes = round(seconds / 60)
     spelled = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-    return f"{number(seconds, 0) if seconds < 1e3 else f'{seconds:,.0f}'} s" + (f" ({spelled})" if seconds >= 90 else "")
+    return f"{seconds:,.0f} s" + (f" ({spelled})" if seconds >= 90 else "")
 
 
 def short(digest: Any) -> str:
@@ -114,6 +117,8 @@ def _weight(key: str, row: Mapping[str, Any]) -> str:
         return ""
     if key == "recogniser":
         return short(value)
+    if key == "dev_wer":
+        return number(float(value), 2)
     if key == "on_edge":
         return listed([str(v) for v in value]) if isinstance(value, list) else str(value)
     return _plain(value)

@@ -18,10 +18,14 @@ from benchmarks.report.document import (
     Report,
     Section,
     Table,
+    grouped,
     shown,
 )
 
 MARK = '<meta name="generator" content="hubertkit report">'  # by which a page is known as ours
+_SHORT = 24  # characters of a name that stay on a line
+_KEY = ('<p class="key">Reference above hypothesis: <span class="substituted">substituted</span>, '
+        '<span class="deleted">deleted</span>, <span class="inserted">inserted</span>.</p>\n')
 _STYLE = Path(__file__).with_name("page.css")
 
 
@@ -43,11 +47,8 @@ def page(report: Report) -> str:
 
 def _section(section: Section) -> str:
     blocks = "\n".join(map(_block, section.blocks))
-    key = '<p class="key">Reference above hypothesis: <span class="substituted">substituted</span>, <span ' \
-          'class="deleted">deleted</span>, <span class="inserted">inserted</span>.</p>\n'
-    aligned = any(isinstance(block, Aligned) for block in section.blocks)
-    return (f'<section id="{_text(section.name)}">\n<h2>{_text(section.heading)}</h2>\n{key if aligned else ""}{blocks}\n'
-            "</section>\n")
+    key = _KEY if any(isinstance(block, Aligned) for block in section.blocks) else ""
+    return f'<section id="{_text(section.name)}">\n<h2>{_text(section.heading)}</h2>\n{key}{blocks}\n</section>\n'
 
 
 @singledispatch
@@ -87,11 +88,12 @@ def _(block: Listing) -> str:
 @_block.register
 def _(block: Table) -> str:
     head = "".join(f'<th scope="col"{_class(column.numeric)}>{_text(column.head)}</th>' for column in block.columns)
-    rows, before = [], ""
+    rows, before, groups = [], "", grouped(block)
     for row in block.rows:
-        group = row[0].text != before and not block.columns[0].numeric  # a light line where the first column changes
+        group = groups and row[0].text != before  # a light line where the first column changes
         before = row[0].text
-        cells = "".join(f"<td{_class(column.numeric)}>{_cell(cell)}</td>" for column, cell in zip(block.columns, row))
+        cells = "".join(f"<td{_class(column.numeric, len(cell.text) <= _SHORT)}>{_cell(cell)}</td>"
+                        for column, cell in zip(block.columns, row))
         rows.append(f'<tr class="group">{cells}</tr>' if group else f"<tr>{cells}</tr>")
     note = f'\n<p class="note">{_text(block.note)}</p>' if block.note else ""
     body = "\n".join(rows)
@@ -117,8 +119,8 @@ def _cell(cell: Cell) -> str:
     return f"{text}<small>{_text(cell.detail)}</small>" if cell.detail else text
 
 
-def _class(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
+def _class(numeric: bool, short: bool = False) -> str:
+    return ' class="number"' if numeric else ' class="short"' if short else ""
 
 
 def _text(text: str) -> str:

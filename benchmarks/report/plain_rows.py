@@ -16,8 +16,7 @@ _HASH = re.compile(r"[0-9a-f]{40,}")
 _HEADS = {"wer": "WER %", "cer": "CER %", "dev_wer": "dev WER %", "pnmi": "PNMI", "lm_weight": "LM weight",
           "gpu_memory": "GPU memory", "cpu_seconds": "CPU seconds", "ngrams": "n-grams", "tflop": "TFLOP"}
 _RATES = ("wer", "cer", "dev_wer", "difference")
-_NUMBERS = ("round", "layer", "stream", "update", "seed", "beam", "order", "run")  # that name something and count nothing
-_ANYTHING = ("comparisons",)  # with tables of their own elsewhere
+_NUMBERS = ("round", "layer", "stream", "update", "seed", "beam", "order", "run")  # they name and count nothing
 
 
 def sections(files: Sequence[Results]) -> list[Section]:
@@ -28,8 +27,8 @@ def sections(files: Sequence[Results]) -> list[Section]:
         blocks += [_decoding_figure(file, len(files) > 1) for file in files]
     found = [Section("rows", "Measured", tuple(blocks))]
     for key in dict.fromkeys(key for file in files for key in file.content):
-        lists = [(file.name, one) for file in files if _is_table(value := file.content.get(key)) for one in value]
-        if key not in ("rows", *_ANYTHING) and lists:
+        lists = [(file.name, one) for file in files if _is_table(file.content.get(key)) for one in file.content[key]]
+        if key != "rows" and lists:
             name = key.replace("_", " ")
             found.append(Section(f"more-{_slug(key)}", name.capitalize(), tuple(
                 tables(lists, f"more-{_slug(key)}", f"{name.capitalize()}.", len(files) > 1))))
@@ -38,8 +37,9 @@ def sections(files: Sequence[Results]) -> list[Section]:
 
 def lead(files: Sequence[Results]) -> list[str]:
     """How much there is; which of the rows matters the benchmark alone knows."""
-    said = [f"{counted(len(file.rows), 'row')} of the benchmark {file.benchmark}, measured on {file.content['date']}"
+    rows = [f"{counted(len(file.rows), 'row')} of the benchmark {file.benchmark}, measured on {file.content['date']}"
             + (f" ({file.name})" if len(files) > 1 else "") + "." for file in files]
+    said = []
     rated = [(file, row) for file in files for row in file.rows if isinstance(row.get("wer"), int | float)]
     if rated:
         file, best = min(rated, key=lambda pair: pair[1]["wer"])
@@ -48,7 +48,7 @@ def lead(files: Sequence[Results]) -> list[str]:
         ends = interval(best.get("wer_interval"), 2)
         said.append(f"Lowest word error rate: {number(best['wer'], 2)} % {ends} ({what})".replace(" %  (", " % (")
                     + (f" in {file.name}." if len(files) > 1 else "."))
-    return said
+    return said + rows
 
 
 def tables(rows: Sequence[tuple[str, Mapping[str, Any]]], name: str, caption: str, name_files: bool) -> list[Table]:

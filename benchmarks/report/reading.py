@@ -15,7 +15,8 @@ from upstream.errors import FormatError, InputError, UsageError
 # Benchmarks whose results there are, and what a report on them is called.
 TITLES = {"low-resource": "Recognition with few labels", "decoding": "Decoders: error rate against speed",
           "teachers": "Teachers against phones", "speed": "Speed of an update", "speed-ledger": "Speed of an update, "
-          "commit by commit", "pretraining-speed": "Speed of a pretraining", "finetuning-shapes": "Speed of a fine-tuning",
+          "commit by commit", "pretraining-speed": "Speed of a pretraining",
+          "finetuning-shapes": "Speed of a fine-tuning",
           "front-ends": "Front ends: cost and what they learn", "ranks": "What a second rank is worth",
           "feeding": "How fast recordings become batches", "kmeans": "k-means: fitting and labelling",
           "lm": "Estimating n-gram models", "scale": "A corpus of millions of utterances",

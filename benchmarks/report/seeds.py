@@ -42,7 +42,8 @@ class Measured:
 
 def measured(files: Sequence[Results]) -> list[Measured]:
     """Every cell of every file, by labels, then decoder, encoder and file."""
-    return [found for file in files for found in _gathered(file.name, ((row_seed(row, file), row) for row in file.rows))]
+    found = [m for file in files for m in _gathered(file.name, ((row_seed(row, file), row) for row in file.rows))]
+    return _ordered(found)
 
 
 def over_files(files: Sequence[Results]) -> list[Measured]:
@@ -86,6 +87,11 @@ def _gathered(name: str, rows: Iterable[tuple[int | None, Row]]) -> list[Measure
         cells.setdefault((row["labelled"], row["encoder"], row["decoder"]), []).append((seed, row))
     found = [Measured(name, *key, tuple(row for _, row in sorted(
         those, key=lambda pair: (pair[0] is None, pair[0] or 0)))) for key, those in cells.items()]
+    return _ordered(found)
+
+
+def _ordered(found: Sequence[Measured]) -> list[Measured]:
+    """By labels, decoder, encoder, and then as they came."""
     decoders = [m.decoder for m in found]
     return sorted(found, key=lambda m: (label_order(m.labelled), m.labelled, decoders.index(m.decoder),
                                         encoder_order(m.encoder)))
