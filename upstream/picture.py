@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,8 @@ def drawn_svg(width: float, height: float, draw: Callable[[Figure], None]) -> st
     from matplotlib.figure import Figure
 
     written = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hubertkit", "font.family": "sans-serif"}):
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hubertkit", "font.family": "sans-serif"}):
+        warnings.filterwarnings("ignore", "Glyph")  # who shows the texts has fonts of their own
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)

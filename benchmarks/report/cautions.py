@@ -83,6 +83,9 @@ def _of(file: Results) -> Iterator[str]:
         yield f"The comparison is not finished: {done} of {len(cells)} cells of its recipe are there."
     yield from _seeds(file)
     yield from _size(file)
+    judged = content.get("judged_on")
+    if isinstance(judged, dict) and isinstance(judged.get("speakers"), int) and judged["speakers"] < FEW_SPEAKERS:
+        yield f"Judged on {counted(judged['speakers'], 'speaker')}: with others, close numbers may change places."
     yield from _edges(rows)
     yield from imbalanced((_row_name(row), row) for row in rows)
     yield from _comparisons(content.get("comparisons"))

@@ -25,6 +25,7 @@ _VARIABLES = {INK: "ink", QUIET: "quiet", RULE: "rule", PAPER: "paper", "#000000
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _WIDTH = 7.4  # inches; the page shows them as wide as its column
 _SIZE = 9.0  # of texts, in points
+_LONGEST = 44  # characters of a name
 _ROW = 0.21  # inches that a line of a list of intervals takes
 
 
@@ -83,7 +84,7 @@ def difference_figure(found: Sequence[Difference]) -> list[Figure]:
             for difference in found:
                 if difference.rate == rate:
                     _forest(axes, len(names) - 1 - names.index(_place(difference, same)), difference)
-            axes.set_title(f"{rate.upper()}, points", loc="left", fontsize=_SIZE, color=INK)
+            axes.set_title(_plain(f"{rate.upper()}, points"), loc="left", fontsize=_SIZE, color=INK)
             _bare(axes, "x")
         panels[0].set_yticks(range(len(names)), [_plain(name) for name in reversed(names)])
         panels[0].set_ylim(-0.6, len(names) - 0.4)
@@ -161,8 +162,9 @@ def _ticks(axes: Any, names: Sequence[str]) -> None:
 
 
 def _plain(text: str) -> str:
-    """A name as it is: matplotlib takes what stands between dollars for a formula."""
-    return shown(text).replace("$", r"\$")
+    """A name as it is, or the beginning of a long one: matplotlib takes what stands between dollars for a formula."""
+    name = shown(text)
+    return (name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…").replace("$", r"\$")
 
 
 def _bare(axes: Any, grid: str) -> None:

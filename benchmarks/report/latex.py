@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from benchmarks.report.document import Cell, Report, Table, grouped, shown
+from benchmarks.report.document import Cell, Column, Report, Table, grouped, shown
 
 MARK = "% Made by hubertkit report"  # by which a file is known as ours
 _SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%",
@@ -19,12 +19,14 @@ _SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": 
 _LIGATURE = re.compile(r"-{2,}|'{2,}|`{2,}|[!?]`|,,")  # that TeX would set as one sign
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
             "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c", "\u0328": "k", "\u0323": "d"}
+_MANY, _LONG = 8, 11  # columns that are set smaller; characters of a head that goes on two lines
 _ACCENTS_OF_T1 = {"k"}  # which the usual encoding lacks
 
 
 def latex(report: Report) -> str:
     """All tables of papers, each in a `table` of its own with a label `tab:NAME`."""
-    head = (f"{MARK}; in the preamble: \\usepackage{{booktabs}}\n% {_comment(report.title)}: "
+    head = (f"{MARK}; in the preamble: \\usepackage{{booktabs}}; of two columns, table* for wide ones\n"
+            f"% {_comment(report.title)}: "
             f"{_comment(report.subtitle)}\n")
     return head + "".join(f"\n{_table(table)}" for table in report.tables())
 
@@ -49,31 +51,47 @@ def _character(c: str) -> str:
 
 def _table(table: Table) -> str:
     kinds = "".join("r" if column.numeric else "l" for column in table.columns)
-    head = " & ".join(escaped(column.head) for column in table.columns)
+    head = " & ".join(_head(column) for column in table.columns)
+    size = r"\scriptsize" if len(table.columns) > _MANY else r"\footnotesize"
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(table.caption)}{_note(table)}}}",
-             rf"\label{{tab:{table.name}}}", r"\small", rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}", r"\toprule",
+             rf"\label{{tab:{table.name}}}", size, r"\setlength{\tabcolsep}{3.5pt}",
+             rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}", r"\toprule",
              rf"{head} \\", r"\midrule", *_rows(table), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
+def _head(column: Column) -> str:
+    """A long head on two lines, of nearly the same length."""
+    words = column.head.split(" ")
+    if len(column.head) < _LONG or len(words) < 2:
+        return escaped(column.head)
+    lines = min(((" ".join(words[:n]), " ".join(words[n:])) for n in range(1, len(words))),
+                key=lambda pair: max(map(len, pair)))
+    return rf"\shortstack[{'r' if column.numeric else 'l'}]{{{escaped(lines[0])}\\{escaped(lines[1])}}}"
+
+
 def _rows(table: Table) -> list[str]:
-    """A thin line where the first column changes, a name in it once."""
-    lines, before = [], None
-    groups = grouped(table)
+    """A little room where the first column changes, a name in it once; how sure a number is stands below it."""
+    lines, before, groups = [], None, grouped(table)
     for row in table.rows:
         first = row[0].text
         if groups and before is not None and first != before:
             lines.append(r"\addlinespace")
         cells = [Cell() if groups and first == before else row[0], *row[1:]]
-        line = " & ".join(map(_cell, cells)) + r" \\"
-        lines.append(f"{{}}{line}" if line[:1] in "[*" else line)  # or the line before would take it for its argument
+        lines.append(_line([_main(cell) for cell in cells]))
+        if any(cell.detail for cell in cells):
+            lines.append(_line([rf"{{\scriptsize {escaped(cell.detail)}}}" if cell.detail else "" for cell in cells]))
         before = first
     return lines
 
 
-def _cell(cell: Cell) -> str:
-    text = rf"\textbf{{{escaped(cell.text)}}}" if cell.strong and cell.text else escaped(cell.text)
-    return rf"{text} {{\footnotesize {escaped(cell.detail)}}}" if cell.detail else text
+def _line(cells: list[str]) -> str:
+    line = " & ".join(cells) + r" \\"
+    return f"{{}}{line}" if line[:1] in "[*" else line  # or the line before would take it for its argument
+
+
+def _main(cell: Cell) -> str:
+    return rf"\textbf{{{escaped(cell.text)}}}" if cell.strong and cell.text else escaped(cell.text)
 
 
 def _note(table: Table) -> str:

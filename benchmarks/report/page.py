@@ -23,6 +23,7 @@ from benchmarks.report.document import (
 )
 
 MARK = '<meta name="generator" content="hubertkit report">'  # by which a page is known as ours
+_FEW = 4  # columns that do not fill the page
 _SHORT = 24  # characters of a name that stay on a line
 _KEY = ('<p class="key">Reference above hypothesis: <span class="substituted">substituted</span>, '
         '<span class="deleted">deleted</span>, <span class="inserted">inserted</span>.</p>\n')
@@ -97,7 +98,9 @@ def _(block: Table) -> str:
         rows.append(f'<tr class="group">{cells}</tr>' if group else f"<tr>{cells}</tr>")
     note = f'\n<p class="note">{_text(block.note)}</p>' if block.note else ""
     body = "\n".join(rows)
-    return (f'<div class="scroll"><table id="{_text(block.name)}-table">\n<caption>{_text(block.caption)}</caption>\n'
+    narrow = ' class="narrow"' if len(block.columns) <= _FEW else ""  # or numbers stand far apart
+    return (f'<div class="scroll"><table id="{_text(block.name)}-table"{narrow}>\n'
+            f"<caption>{_text(block.caption)}</caption>\n"
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>{note}")
 
 

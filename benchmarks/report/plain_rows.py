@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +14,8 @@ from benchmarks.report.measuring import short
 from benchmarks.report.reading import Results
 
 _HASH = re.compile(r"[0-9a-f]{40,}")
-_HEADS = {"wer": "WER %", "cer": "CER %", "dev_wer": "dev WER %", "pnmi": "PNMI", "lm_weight": "LM weight",
-          "gpu_memory": "GPU memory", "cpu_seconds": "CPU seconds", "ngrams": "n-grams", "tflop": "TFLOP"}
+_HEADS = {"wer": "WER %", "cer": "CER %", "dev_wer": "dev WER %", "ngrams": "n-grams"}
+_CAPITALS = {"wer", "cer", "pnmi", "lm", "gpu", "cpu", "tflop", "tflops"}
 _RATES = ("wer", "cer", "dev_wer", "difference")
 _NUMBERS = ("round", "layer", "stream", "update", "seed", "beam", "order", "run")  # they name and count nothing
 
@@ -69,8 +70,9 @@ def _table(rows: Sequence[tuple[str, Mapping[str, Any]]], name: str, caption: st
     keys = [k for k in keys if k not in same] or keys
     columns = ([Column("file", numeric=False)] if name_files else []) + [
         Column(_head(k), numeric=not any(isinstance(row.get(k), str | bool) for _, row in rows)) for k in keys]
+    digits = {k: _digits([row[k] for _, row in rows if isinstance(row.get(k), float)]) for k in keys}
     cells = [(*([Cell(file)] if name_files else []), *(
-        Cell(_shown(k, row.get(k)), interval(row.get(f"{k}_interval"), 2)) for k in keys)) for file, row in rows]
+        Cell(_shown(k, row.get(k), digits[k]), interval(row.get(f"{k}_interval"), 2)) for k in keys)) for file, row in rows]
     note = "; ".join(f"{_head(k)} {_shown(k, rows[0][1][k])}" for k in same if k in rows[0][1] and k not in keys)
     intervals = any(key.endswith("_interval") for _, row in rows for key in row)
     said = ["In brackets: 95 % intervals over test utterances."] * intervals
@@ -79,17 +81,28 @@ def _table(rows: Sequence[tuple[str, Mapping[str, Any]]], name: str, caption: st
 
 
 def _head(key: str) -> str:
-    return _HEADS.get(key, key.replace("_", " "))
+    words = [word.upper() if word in _CAPITALS else word for word in key.split("_")]
+    return _HEADS.get(key, " ".join(words))
 
 
-def _shown(key: str, value: Any) -> str:
+def _digits(values: Sequence[float]) -> int | None:
+    """How many digits after the point all numbers of a column may have: five figures of the largest, and no more than
+    the file has; None where the smallest would lose its figures."""
+    if not values or any("e" in repr(value) or not math.isfinite(value) for value in values):
+        return None
+    digits = max(0, 4 - math.floor(math.log10(max(1.0, *map(abs, values)))))
+    digits = min(digits, max(len(repr(value).partition(".")[2]) for value in values))
+    return digits if all(value == 0 or abs(value) >= 10.0 ** (1 - digits) for value in values) else None
+
+
+def _shown(key: str, value: Any, digits: int | None = None) -> str:
     """A value to be read; the CSV file has it in full."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        return _number(key, value)
+        return _number(key, value, digits)
     if isinstance(value, list):
         if len(value) == 2 and all(isinstance(v, float) for v in value):
             return f"{_number(key, value[0])} to {_number(key, value[1])}"
@@ -99,13 +112,15 @@ def _shown(key: str, value: Any) -> str:
     return short(value) + "…" if _HASH.fullmatch(str(value)) else str(value)
 
 
-def _number(key: str, value: float) -> str:
+def _number(key: str, value: float, digits: int | None = None) -> str:
     if "memory" in key or "bytes" in key:
         return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
     if key in _RATES:
         return number(value, 2, "+" if key == "difference" else "")
     if isinstance(value, int):
         return str(value) if key in _NUMBERS else f"{value:,}".replace("-", MINUS)
+    if digits is not None:
+        return f"{value:,.{digits}f}".replace("-", MINUS)
     if abs(value) >= 1000:
         return f"{value:,.0f}".replace("-", MINUS)
     return f"{value:.4g}".replace("-", MINUS)
