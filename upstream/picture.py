@@ -40,7 +40,8 @@ def drawn_svg(width: float, height: float, draw: Callable[[Figure], None]) -> st
     from matplotlib.figure import Figure
 
     written = io.StringIO()
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "hubertkit", "font.family": "sans-serif"}):
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "hubertkit", "font.family": "sans-serif"}
+    with warnings.catch_warnings(), matplotlib.rc_context(settings):
         warnings.filterwarnings("ignore", "Glyph")  # who shows the texts has fonts of their own
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)

@@ -88,7 +88,7 @@ def _head(key: str) -> str:
 def _digits(values: Sequence[float]) -> int | None:
     """How many digits after the point all numbers of a column may have: five figures of the largest, and no more than
     the file has; None where the smallest would lose its figures."""
-    if not values or any("e" in repr(value) or not math.isfinite(value) for value in values):
+    if not values or any("e" in repr(v) or not math.isfinite(v) for v in values):
         return None
     digits = max(0, 4 - math.floor(math.log10(max(1.0, *map(abs, values)))))
     digits = min(digits, max(len(repr(value).partition(".")[2]) for value in values))

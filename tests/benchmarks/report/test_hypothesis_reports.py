@@ -1,4 +1,4 @@
-"""Reports of hypotheses: alignments worked by hand, numbers that are those of `score`, and what is said of where from."""
+"""Reports of hypotheses: alignments worked by hand, two files side by side, and what is said of what made them."""
 
 import json
 
@@ -97,7 +97,8 @@ def test_what_made_hypotheses_is_told_and_what_was_tuned_on_the_test_set(write, 
     tuned = tmp_path / "tuned.json"
     tuned.write_text(json.dumps({"manifest_hash": "m", "on_edge": ["word_score"]}))
     made_by = {"command": "hubertkit decode", "decoder": "batched", "settings": {"beam": 50, "lm_weight": 0.5},
-               "tuned": {"file": "tuned.json", "sha256": file_hash(tuned)}, "recogniser_hash": "r", "manifest_hash": "m"}
+               "tuned": {"file": "tuned.json", "sha256": file_hash(tuned)}, "recogniser_hash": "r",
+               "manifest_hash": "m"}
     path = write("mine", FOUND, made_by)
     found = report([path], References(TRUTH, SPEAKERS, "m"), "word", 0)
     facts = dict(blocks(found, Facts)[0].pairs)
