@@ -16,19 +16,29 @@ def plot_decoding(rows: Sequence[Row], path: Path) -> None:
     """Write a PNG; bars are the intervals of the error rates, hollow points are over several threads."""
     with picture(path, 9.0, 5.6, dpi=130) as figure:
         axes = figure.add_subplot()
-        drawn, far = _split(rows)
-        names = list(dict.fromkeys(row["decoder"] for row in drawn))
-        for number, name in enumerate(names):
-            _line(axes, [r for r in drawn if r["decoder"] == name], f"C{number}", name)
-        axes.set_xscale("log")
-        axes.set_xlabel("audio seconds a second (logarithmic)")
-        axes.set_ylabel("WER (%) with 95 % intervals")
-        _number_ticks(axes)
+        draw_decoding(axes, rows)
         axes.grid(which="both", alpha=0.25)
         axes.legend(loc="best", framealpha=0.9)
-        aside = "; ".join(f"{r['decoder']}: WER {r['wer']:.1f} at {r['audio_seconds_per_second']:,.0f}" for r in far)
+        aside = not_drawn(rows)
         axes.set_title("Error rate against speed; numbers are beams" + (f"\nnot drawn: {aside}" if aside else ""),
                        fontsize=11)
+
+
+def draw_decoding(axes: Any, rows: Sequence[Row]) -> None:
+    """Lines, their beams and the scales, in axes that are there."""
+    drawn, _ = _split(rows)
+    for number, name in enumerate(dict.fromkeys(row["decoder"] for row in drawn)):
+        _line(axes, [r for r in drawn if r["decoder"] == name], f"C{number}", name)
+    axes.set_xscale("log")
+    axes.set_xlabel("audio seconds a second (logarithmic)")
+    axes.set_ylabel("WER (%) with 95 % intervals")
+    _number_ticks(axes)
+
+
+def not_drawn(rows: Sequence[Row]) -> str:
+    """What lies too far above the others to be drawn, in words."""
+    return "; ".join(f"{r['decoder']}: WER {r['wer']:.1f} at {r['audio_seconds_per_second']:,.0f}"
+                     for r in _split(rows)[1])
 
 
 def _split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

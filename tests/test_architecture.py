@@ -10,6 +10,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("upstream", "downstream", "benchmarks", "tools")  # a later one may import the earlier ones
 FLAT = ("benchmarks", "tools")  # whose modules are listed on one line, in no order
 MODULE = re.compile(r"\b(\w+)\.py\b")
+FOLDER = re.compile(r"\b(\w+)/ \(")
+
+
+def closing(text, start):
+    """Where the bracket ends that opened before `start`."""
+    depth = 1
+    while depth:
+        depth += {"(": 1, ")": -1}.get(text[start], 0)
+        start += 1
+    return start
 
 
 def listed(package):
@@ -17,7 +27,11 @@ def listed(package):
     page = (ROOT / "docs/architecture.md").read_text()
     first, *lines = page.partition(f"\n    {package}/ ")[2].partition("\n\n")[0].split("\n")
     if package in FLAT:
-        return MODULE.findall(first)
+        whole, folders = first, []
+        while found := FOLDER.search(whole):  # a folder and its modules, in brackets that may hold others
+            end = closing(whole, found.end())
+            folders, whole = [*folders, found[1]], whole[:found.start()] + whole[end:]
+        return MODULE.findall(whole) + folders
     found = []
     for line in lines:
         if re.match(r"    \w", line):  # the next package
@@ -52,6 +66,13 @@ def test_every_room_is_on_the_page_and_no_other(package):
     found = listed(package)
     assert len(found) == len(set(found))
     assert set(found) - {"selftrain"} == rooms(package)
+
+
+def test_every_module_of_the_report_is_on_the_page():
+    page = (ROOT / "docs/architecture.md").read_text()
+    start = page.index("report/ (reading.py") + len("report/ (")
+    found = MODULE.findall(page[start:closing(page, start)])
+    assert sorted(found) == sorted(p.stem for p in (ROOT / "benchmarks/report").glob("*.py") if p.stem != "__init__")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

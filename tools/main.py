@@ -33,8 +33,8 @@ INTERRUPTED = 130
 # Which module of `tools` holds a command, in the order of `--help`.
 COMMANDS = {"demo": "demo", "pretrain": "pretrain", "status": "pretrain", "finetune": "recognise", "emit": "recognise",
             "transcribe": "transcribe", "decode-check": "decode_check", "decode": "decode", "tune": "decode",
-            "rescore": "rescore", "rescore-tune": "rescore", "score": "score", "errors": "decomposition",
-            "align": "align", "units": "units", "convert": "convert", "doctor": "doctor"}
+            "rescore": "rescore", "rescore-tune": "rescore", "score": "score", "report": "report",
+            "errors": "decomposition", "align": "align", "units": "units", "convert": "convert", "doctor": "doctor"}
 GROUPS = {"corpus": "Manifests: import, export, check, show, segment, split.",
           "teacher": "Teachers: fit, import, check, how good they are, which layer.",
           "lm": "Language models: build, prune, interpolate, pack, info, score of n-grams; train one of characters.",

@@ -1,0 +1,195 @@
+"""The low-resource comparison: error rates by labels, encoder and decoder, and differences from the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.report.comparing import Difference, Sure, difference_table, verdicts
+from benchmarks.report.document import (
+    Block,
+    Cell,
+    Column,
+    Paragraph,
+    Points,
+    Section,
+    Table,
+    interval,
+    number,
+)
+from benchmarks.report.figures import difference_figure, rate_figure
+from benchmarks.report.reading import Results
+from benchmarks.report.seeds import Measured, label_order, measured, over_files
+
+RATES = ("wer", "cer")
+DIGITS = 1
+
+
+def sections(files: Sequence[Results]) -> list[Section]:
+    """What was found."""
+    cells, together = measured(files), over_files(files)
+    rates: list[Block] = [rate_table(cells, len(files) > 1)]
+    if any(len(m.rows) > 1 for m in cells):
+        rates.append(seed_table(cells, len(files) > 1))
+    if together:
+        rates.append(_over_files_table(together))
+    rates += rate_figure(together or cells)
+    found = [Section("rates", "Error rates", tuple(rates))]
+    compared = differences(files)
+    if compared:
+        blocks: list[Block] = [difference_table(compared, "encoder", DIGITS + 1), Points(tuple(verdicts(compared)))]
+        found.append(Section("differences", "Differences", (*blocks, *difference_figure(compared))))
+    else:
+        found.append(Section("differences", "Differences", (Paragraph(
+            "The results hold no comparisons. Intervals of single rates that overlap do not say that systems are "
+            "equal, nor that they differ; a paired comparison needs the hypotheses."),)))
+    return found
+
+
+def lead(files: Sequence[Results]) -> list[str]:
+    """The best cell, and what is sure of the differences."""
+    cells = measured(files)
+    best = min(cells, key=lambda m: m.mean("wer"))
+    several = f", mean of {len(best.rows)} seeds" if len(best.rows) > 1 else ""
+    ends = interval(best.rows[0]["wer_interval"], DIGITS) if len(best.rows) == 1 else _deviation(best, "wer")
+    where = f" in {best.file}" if len(files) > 1 else ""
+    said = [f"Lowest word error rate: {number(best.mean('wer'), DIGITS)} % {ends}{several}, with {best.encoder}, "
+            f"labels {best.labelled}, decoder {best.decoder}{where}."]
+    return said + verdicts(differences(files), naming=False)
+
+
+def differences(files: Sequence[Results]) -> list[Difference]:
+    """The comparisons of all files, by labels, and otherwise in their order."""
+    found = [_difference(file.name if len(files) > 1 else None, one) for file in files
+             for one in _dicts(file.content.get("comparisons")) if {"difference", "encoder", "rate"} <= one.keys()]
+    return sorted(found, key=lambda d: label_order(dict(d.place).get("labels", "")))
+
+
+def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
+    """Labels and encoders down, decoders and rates across; the lowest of each column in bold."""
+    decoders = list(dict.fromkeys(m.decoder for m in cells))
+    by_place: dict[tuple[str, ...], dict[str, Measured]] = {}
+    for m in cells:
+        place = (m.labelled, m.encoder, *([m.file] if name_files else []))
+        by_place.setdefault(place, {})[m.decoder] = m
+    least = {(d, r): min(m.mean(r) for m in cells if m.decoder == d) for d in decoders for r in RATES}
+    heads = ["labels", "encoder", *(["file"] if name_files else [])]
+    columns = [Column(head, numeric=False) for head in heads] + [
+        Column(f"{decoder} {rate.upper()} %") for decoder in decoders for rate in RATES]
+    rows = []
+    for place, found in by_place.items():
+        row = [Cell(value) for value in place]
+        for decoder in decoders:
+            row += [_rate(found[decoder], rate, found[decoder].mean(rate) == least[decoder, rate]) if decoder in found
+                    else Cell() for rate in RATES]
+        rows.append(tuple(row))
+    seeds = {len(m.rows) for m in cells}
+    what = "In brackets: 95 % intervals over test utterances." if seeds == {1} else (
+        "±: standard deviation of single seeds; in brackets: 95 % intervals over test utterances, of what was trained "
+        "with one seed.")
+    return Table("rates", "Word and character error rates.", tuple(columns), tuple(rows),
+                 f"{what} Bold: the lowest of a column.")
+
+
+def seed_table(cells: Sequence[Measured], name_files: bool) -> Table:
+    """Every seed by itself, where a cell has several."""
+    columns = [Column(h, numeric=False) for h in ("labels", "encoder", *(["file"] if name_files else []), "decoder")]
+    columns += [Column("seed"), *(Column(f"{rate.upper()} %") for rate in RATES)]
+    rows = []
+    for m in cells:
+        for row in m.rows if len(m.rows) > 1 else ():
+            place = [m.labelled, m.encoder, *([m.file] if name_files else []), m.decoder, str(row.get("seed", ""))]
+            rows.append((*map(Cell, place), *(Cell(number(row[r], DIGITS), interval(row[f"{r}_interval"], DIGITS))
+                                              for r in RATES)))
+    return Table("seeds", "Every seed.", tuple(columns), tuple(rows), "In brackets: 95 % intervals over test "
+                 "utterances.")
+
+
+def _over_files_table(together: Sequence[Measured]) -> Table:
+    columns = [Column(head, numeric=False) for head in ("labels", "encoder", "decoder")]
+    columns += [Column("seeds"), *(Column(f"{rate.upper()} %") for rate in RATES)]
+    rows = tuple((*map(Cell, (m.labelled, m.encoder, m.decoder)), Cell(str(len(m.rows))),
+                  *(_rate(m, rate, False) for rate in RATES)) for m in together)
+    return Table("over-files", "Means over the files, whose recipes differ in the seed only.", tuple(columns), rows,
+                 "±: standard deviation of single seeds.")
+
+
+def _rate(m: Measured, rate: str, strong: bool) -> Cell:
+    detail = interval(m.rows[0][f"{rate}_interval"], DIGITS) if len(m.rows) == 1 else _deviation(m, rate)
+    return Cell(number(m.mean(rate), DIGITS), detail, strong)
+
+
+def _deviation(m: Measured, rate: str) -> str:
+    return f"± {number(m.deviation(rate) or 0.0, DIGITS)}"
+
+
+def _difference(file: str | None, found: dict[str, Any]) -> Difference:
+    place = [(column, str(found[key])) for column, key in (("labels", "labelled"), ("decoder", "decoder"))
+             if key in found]
+    speakers = found.get("by_speaker")
+    return Difference(
+        place=(*([] if file is None else [("file", file)]), *place), system=str(found["encoder"]),
+        against=str(found.get("against", "baseline")), rate=str(found["rate"]), points=float(found["difference"]),
+        utterances=_sure(found), speakers=_sure(speakers) if isinstance(speakers, dict) else None,
+        seeds=tuple(_seed_differences(found)))
+
+
+def _sure(found: dict[str, Any]) -> Sure:
+    ends = found.get("interval")
+    return Sure(None if ends is None else (float(ends[0]), float(ends[1])), found.get("p_value"), found.get("p_holm"))
+
+
+def _seed_differences(found: dict[str, Any]) -> Iterator[float]:
+    """Of a comparison over several seeds: a list of numbers, or of objects with a `difference`."""
+    seeds = found.get("per_seed")
+    for one in seeds.values() if isinstance(seeds, dict) else seeds if isinstance(seeds, list) else ():
+        value = one.get("difference") if isinstance(one, dict) else one
+        if isinstance(value, int | float):
+            yield float(value)
+
+
+def pretraining(files: Sequence[Results]) -> list[Section]:
+    """What the rounds of pretraining gave, as far as the files say."""
+    rows = [(file, found) for file in files for found in _dicts(file.content.get("rounds"))]
+    if not rows:
+        return []
+    heads = [*(["file"] if len(files) > 1 else []), "round", "teacher reads", "classes", "PNMI of the units",
+             "masked accuracy", "best layer's PNMI", "loss"]
+    cells = [tuple(map(Cell, [*([file.name] if len(files) > 1 else []), *_round(found, _features(file, found))]))
+             for file, found in rows]
+    kept = [i for i in range(len(heads)) if any(row[i].text for row in cells)]
+    left = 2 if len(files) > 1 else 1
+    columns = tuple(Column(heads[i], numeric=not (i == left or heads[i] == "file")) for i in kept)
+    table = Table("rounds", "Rounds of pretraining.", columns, tuple(tuple(row[i] for i in kept) for row in cells),
+                  "PNMI: phone-normalised mutual information with aligned phones, 0 to 1.", paper=False)
+    return [Section("rounds", "Pretraining", (table,))]
+
+
+def _round(found: dict[str, Any], features: str) -> list[str]:
+    parts: list[dict[str, Any]] = [part if isinstance(part := found.get(key), dict) else {}
+                                   for key in ("teacher", "units", "encoder")]
+    teacher, units, encoder = parts
+    read = features if teacher.get("layer") is None else f"layer {teacher['layer']}"
+    classes = " × ".join(map(str, units["classes"])) if isinstance(units.get("classes"), list) else ""
+    layers = {k.removeprefix("pnmi_layer"): v for k, v in encoder.items() if k.startswith("pnmi_layer")}
+    best = max(layers, key=lambda k: layers[k]) if layers else None
+    return [str(found.get("round", "")), read, classes, _three(units.get("pnmi")),
+            _three(encoder.get("masked_accuracy")),
+            "" if best is None else f"{_three(layers[best])} (layer {best})", _three(encoder.get("loss"))]
+
+
+def _features(file: Results, found: dict[str, Any]) -> str:
+    """What the teacher of a round reads, as the recipe says it; "" where it does not."""
+    try:
+        return str(file.content["recipe"]["pretrain"]["rounds"][found["round"] - 1]["teacher"]["features"]).upper()
+    except (KeyError, IndexError, TypeError):
+        return ""
+
+
+def _three(value: Any) -> str:
+    return number(float(value), 3) if isinstance(value, int | float) else ""
+
+
+def _dicts(found: Any) -> list[dict[str, Any]]:
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+

@@ -1,0 +1,106 @@
+"""Hypotheses and their scores: what `hubertkit score` computes, for several files and all pairs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report.alignments import Pair, align
+from benchmarks.report.comparing import Difference, Sure
+from downstream.decode.hypothesis import read_hypotheses
+from downstream.decode.provenance import read_provenance
+from downstream.score.intervals import bootstrap_interval
+from downstream.score.rates import Score, Unit, score
+from downstream.score.references import References
+from downstream.score.significance import Difference as Paired
+from downstream.score.significance import paired_difference
+from upstream.disk import file_hash, read_json
+from upstream.errors import FormatError, InputError
+
+Ends = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A file of hypotheses and its scores.
+
+    Attributes:
+        made_by: what stands beside it; None where nobody says.
+        tuned: the file of weights that it names, where that is there as it was.
+        intervals: {(rate, whether speakers are drawn): ends}.
+    """
+
+    name: str
+    path: Path
+    texts: dict[str, str]
+    made_by: dict[str, Any] | None
+    tuned: dict[str, Any] | None
+    score: Score
+    intervals: dict[tuple[str, bool], Ends]
+    aligned: dict[str, list[Pair]]
+
+
+def known_speakers(truth: References) -> list[str] | None:
+    """The speaker of each utterance, where all are known and there are two at least."""
+    if truth.speakers is None or None in truth.speakers.values():
+        return None
+    speakers = [str(speaker) for speaker in truth.speakers.values()]
+    return speakers if len(set(speakers)) > 1 else None
+
+
+def decoded(path: Path, name: str, truth: References, unit: Unit, seed: int,
+             speakers: Sequence[str] | None) -> Decoded:
+    texts = {h.id: h.text for h in read_hypotheses(path)}
+    try:
+        found = score(truth.texts, texts, unit)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    made_by = read_provenance(path)
+    intervals = {(rate, drawn): _ends(found, rate, seed, speakers if drawn else None) for rate in rates(unit)
+                 for drawn in ((False, True) if speakers else (False,))}
+    return Decoded(name, path, texts, made_by, _tuned(path, made_by), found, intervals, align(truth.texts, texts, unit))
+
+
+def _ends(found: Score, rate: str, seed: int, speakers: Sequence[str] | None) -> Ends:
+    errors, sizes = _counts(found, rate)
+    return bootstrap_interval(errors, sizes, seed=seed, groups=speakers).ends
+
+
+def _counts(found: Score, rate: str) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) errors and (N,) reference words or characters."""
+    counts = found.per_utterance
+    return (counts.errors, counts.words) if rate == "wer" else (counts.character_errors, counts.characters)
+
+
+def rates(unit: Unit) -> tuple[str, ...]:
+    """Of characters the two are one."""
+    return ("wer", "cer") if unit == "word" else ("cer",)
+
+
+def difference(one: Decoded, other: Decoded, rate: str, seed: int, speakers: Sequence[str] | None) -> Difference:
+    (errors, sizes), (others, _) = _counts(one.score, rate), _counts(other.score, rate)
+    drawn = paired_difference(errors, others, sizes, seed=seed)
+    by_speaker = None if speakers is None else paired_difference(errors, others, sizes, seed=seed, groups=speakers)
+    return Difference((), one.name, other.name, rate, drawn.points, _sure(drawn),
+                      None if by_speaker is None else _sure(by_speaker))
+
+
+def _sure(found: Paired) -> Sure:
+    return Sure(found.interval.ends, found.p_value)
+
+
+def _tuned(path: Path, made_by: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The file of weights that made hypotheses, if it is the same now."""
+    named = (made_by or {}).get("tuned")
+    if not isinstance(named, dict) or not isinstance(named.get("file"), str):
+        return None
+    file = path.parent / named["file"]
+    try:
+        found = read_json(file) if file.is_file() and file_hash(file) == named.get("sha256") else None
+    except FormatError:
+        return None
+    return found if isinstance(found, dict) else None

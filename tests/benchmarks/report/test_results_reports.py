@@ -1,0 +1,344 @@
+"""Reports of results files: all that are committed, a hand-worked one, several side by side, and what is refused."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import making
+from benchmarks.report.cautions import cautions as cautions_of
+from benchmarks.report.document import Report, Table
+from benchmarks.report.latex import latex
+from benchmarks.report.making import WRITERS, report, write
+from benchmarks.report.markdown import markdown
+from benchmarks.report.page import page
+from benchmarks.report.reading import TITLES, given_files, names_of, read_all
+from benchmarks.report.records import records
+from upstream.errors import FormatError, InputError, UsageError
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "benchmarks" / "results"
+COMMITTED = sorted(RESULTS.rglob("*.json"))
+HOSTILE = '<script>alert("x")</script> & a_b $x^2$ 50% #1 {y} ~ \\input{z} | * [q] `c` \u202e\ud800 é 中'
+VOID = {"meta", "br"}
+
+
+class Tags(HTMLParser):
+    """Which elements there are, all closed in the order in which they were opened."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.attributes = [], set(), []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def row(encoder="scratch", wer=50.0, labelled="1h", decoder="greedy", **more):
+    return {"encoder": encoder, "labelled": labelled, "cell": f"{labelled}-{encoder}", "decoder": decoder, "wer": wer,
+            "wer_interval": [wer - 2, wer + 2], "cer": wer / 2, "cer_interval": [wer / 2 - 1, wer / 2 + 1],
+            "words": 20_000, "errors": int(200 * wer), "substitutions": 100, "deletions": 10, "insertions": 10,
+            "characters": 90_000, **more}
+
+
+def compared(difference, interval, encoder="round 1", **more):
+    return {"labelled": "1h", "decoder": "greedy", "encoder": encoder, "against": "scratch", "rate": "wer",
+            "difference": difference, "interval": interval, "p_value": 0.01, **more}
+
+
+def results(rows, **more):
+    return {"format": 1, "date": "2026-11-30", "machine": {"processor": "a processor", "cores": 2},
+            "versions": {"python": "3.11", "torch": "2.11"}, "benchmark": "low-resource",
+            "command": "hubertkit bench low-resource", "rows": rows, **more}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """What a report says of contents of results files, each named `file N`."""
+    def make(*contents):
+        paths = [tmp_path / f"file {number}.json" for number in range(len(contents))]
+        for path, content in zip(paths, contents):
+            path.write_text(json.dumps(content))
+        return report(read_all(paths))
+
+    return make
+
+
+@pytest.fixture
+def warned(tmp_path):
+    """What is said to be careful about in contents of results files."""
+    def warn(*contents):
+        paths = [tmp_path / f"file {number}.json" for number in range(len(contents))]
+        for path, content in zip(paths, contents):
+            path.write_text(json.dumps(content))
+        return " ".join(cautions_of(read_all(paths)))
+
+    return warn
+
+
+def tables(found):
+    return {block.name: block for section in found.sections for block in section.blocks if isinstance(block, Table)}
+
+
+def cautions(found):
+    return " ".join(s for section in found.sections if section.name == "cautions"
+                    for block in section.blocks for s in block.sentences)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_every_committed_result_has_a_report_that_needs_nothing_else(path, tmp_path):
+    files, decoded = given_files([path])
+    assert not decoded
+    found = report(read_all(files))
+    whole = page(found)
+    tags = Tags(whole)
+    assert {"script", "link", "img", "iframe"} & tags.seen == set()
+    assert not [value for name, value in tags.attributes if name in ("href", "src") and not value.startswith("#")
+                and not name.startswith("xmlns")]
+    assert "@import" not in whole
+    assert whole.count("<table") == whole.count("</table>") >= 1
+    rows = list(csv.DictReader(io.StringIO(records(found))))
+    assert sum(r["table"] == "rows" for r in rows) == len(json.loads(path.read_text())["rows"])
+    assert markdown(found).startswith("<!-- Made by hubertkit report -->\n\n# ")
+
+
+def test_every_benchmark_of_ours_is_known():
+    sources = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    written = set(re.findall(r'(?:"benchmark": |BENCHMARK = )"([\w-]+)"', sources))
+    assert written <= set(TITLES)
+    assert {json.loads(path.read_text())["benchmark"] for path in COMMITTED} <= set(TITLES)
+
+
+def test_figures_of_the_committed_comparison_are_the_files():
+    """The table of `benchmarks/results/README.md`, from the same file by another hand."""
+    found = report(read_all([RESULTS / "librispeech-mini-light.json"]))
+    rates = tables(found)["rates"]
+    line = next(r for r in rates.rows if [c.text for c in r[:2]] == ["all", "round 2"])
+    assert [c.text for c in line[2:]] == ["91.1", "40.0", "71.6", "39.5"]
+    assert line[4].detail == "[69.8, 73.4]"
+    assert found.lead[0] == ("Lowest word error rate: 71.6 % [69.8, 73.4], with round 2, labels all, decoder "
+                             "beam+4gram.")
+    assert "excludes 0 in 17 of 20 (16 with fewer errors than scratch and 1 with more)" in found.lead[1]
+    assert "0 of 20 p-values are below 0.05" in found.lead[2]
+    assert "By speakers the smallest of 20 p-values is 0.031" in cautions(found)
+
+
+def test_mean_and_deviation_over_seeds_by_hand(made):
+    """50, 52 and 57: mean 53, squares 9 + 1 + 16 = 26, over 2: 13, its root 3.606."""
+    found = made(results([row(wer=wer, seed=seed) for seed, wer in ((2, 57.0), (0, 50.0), (1, 52.0))]))
+    cell = tables(found)["rates"].rows[0][2]
+    assert (cell.text, cell.detail) == ("53.0", "± 3.6")
+    assert [r[3].text for r in tables(found)["seeds"].rows] == ["0", "1", "2"]
+    assert "mean of 3 seeds" in found.lead[0]
+    assert "One seed" not in cautions(found)
+
+
+def test_files_that_differ_in_their_seed_are_averaged_beside_each_other(made):
+    """50 and 54: mean 52, squares 4 + 4 over 1, root of 8: 2.8."""
+    found = made(*(results([row(wer=wer)], recipe={"seed": seed, "lm": {"order": 4}}) for seed, wer in enumerate((
+        50.0, 54.0))))
+    assert [(r[2].text, r[3].text) for r in tables(found)["rates"].rows] == [("file 0", "50.0"), ("file 1", "54.0")]
+    cell = tables(found)["over-files"].rows[0][4]
+    assert (cell.text, cell.detail) == ("52.0", "± 2.8")
+    assert "Recipes differ between the files: seed." in cautions(found)
+    other = made(*(results([row()], recipe={"seed": seed, "lm": {"order": order}}) for seed, order in ((0, 3), (1, 4))))
+    assert "over-files" not in tables(other)
+    assert "Recipes differ between the files: seed and lm.order." in cautions(other)
+
+
+def test_differences_say_what_is_sure_by_what_sampling(made):
+    found = made(results([row(), row("round 1", 47.0), row("round 2", 49.0)], comparisons=[
+        compared(-3.0, [-4.0, -2.0], by_speaker={"interval": [-6.0, 0.5], "p_value": 0.25}),
+        compared(-1.0, [-2.5, 0.5], "round 2", p_value=0.2, by_speaker={"interval": [-1.5, -0.5], "p_value": 0.03})]))
+    first, second = tables(found)["differences"].rows
+    assert [c.text for c in first[2:6]] == ["round 1", "WER", "−3.00", "[−4.00, −2.00]"]
+    assert [first[5].strong, first[7].strong, second[5].strong, second[7].strong] == [True, False, False, True]
+    assert (first[6].text, first[6].detail) == ("0.010", "[0.020]")  # the smaller of two, times two
+    said = " ".join(s for section in found.sections if section.name == "differences"
+                    for s in section.blocks[1].sentences)
+    assert ("Drawing utterances, the 95 % interval excludes 0 in 1 of 2 (1 with fewer errors than scratch); all but "
+            "round 2 − scratch (1h, greedy, WER).") in said
+    assert "Drawing speakers, the 95 % interval excludes 0 in 1 of 2" in said
+
+
+def test_adjusted_p_values_of_the_file_are_taken_as_they_are(made):
+    found = made(results([row(), row("round 1"), row("round 2")], comparisons=[
+        compared(-3.0, [-4.0, -2.0], p_holm=0.07), compared(-1.0, [-2.0, 0.5], "round 2", p_holm=0.09)]))
+    assert [r[6].detail for r in tables(found)["differences"].rows] == ["[0.070]", "[0.090]"]
+    assert "single comparison" not in cautions(found)
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    (results([row(words=5010)]), "The test set is small: 5,010 reference words."),
+    (results([row()], test={"speakers": 6}), "The test set has 6 speakers"),
+    (results([row()]), "does not say how many speakers"),
+    (results([row()]), "One seed: "),
+    (results([row(seed=0), row(seed=1)]), "2 seeds: their standard deviation is hardly known."),
+    (results([row(on_edge=["lm_weight"])]), "lie on the edge of what was tried in 1h-scratch, greedy (lm_weight)"),
+    (results([row(deletions=400, insertions=100)]), "Deletions outnumber insertions more than 3 times in 1 row (most: "
+     "1h-scratch, greedy, 400 to 100)"),
+    (results([row(deletions=100, insertions=400)]), "Insertions outnumber deletions"),
+    (results([row()], recipe={"test": "held", "dev": "held"}), "tuned on the test set itself"),
+    (results([row()], recipe={"cells": ["1h: scratch", "1h: round 1"]}), "1 of 2 cells"),
+    (results([row()], comparisons=[compared(-1, [-2, 0])] * 2), "2 p-values are each of a single comparison"),
+    (results([row()], comparisons=[compared(-1, [-2, 0])]), "Comparisons are by utterances only"),
+])
+def test_a_caution_is_said_where_there_is_reason(warned, content, says):
+    assert says in warned(content)
+
+
+def test_no_caution_without_reason(warned):
+    seeds = [row(seed=seed, encoder=e) for seed in range(3) for e in ("scratch", "round 1")]
+    content = results(seeds, test={"speakers": 40}, comparisons=[compared(
+        -3.0, [-4.0, -2.0], by_speaker={"interval": [-5.0, -1.0], "p_value": 0.01})])
+    assert warned(content) == ""
+
+
+def test_versions_and_machines_that_differ_between_files_are_told_of(warned):
+    other = results([row(wer=40.0)]) | {"versions": {"python": "3.11", "torch": "2.12"}}
+    said = warned(results([row()]), other)
+    assert "Versions differ between the files: torch." in said
+    assert "Not all files name the hash of their test set" in said
+    assert "Machines differ" not in said
+
+
+@pytest.mark.parametrize(("contents", "says"), [
+    ([results([row()]), results([row(words=20_001)])], "another test set than .*20,001 reference words here"),
+    ([results([row(), row("round 1", characters=1)])], "row 2: another test set than"),
+    ([results([row()], test={"manifest": 64 * "a"}), results([row(wer=40)], test={"manifest": 64 * "b"})],
+     "manifest bbbbbbbbbbbb… here, manifest aaaaaaaaaaaa… there"),
+    ([results([row()]), results([row()])], "the same results as"),
+    ([results([row()]), results([{"update": 1}]) | {"benchmark": "curves"}], "of the benchmark curves, and .* of low"),
+    ([results([])], "no rows"),
+])
+def test_what_cannot_stand_side_by_side_is_refused(made, contents, says):
+    with pytest.raises((InputError, FormatError), match=says):
+        made(*contents)
+
+
+def test_an_unknown_benchmark_is_refused_with_those_that_are_known(made):
+    with pytest.raises(FormatError, match=r"of the benchmark 'mine', which is not known here; known are curves, "):
+        made(results([{"a": 1}]) | {"benchmark": "mine"})
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "no json", '{"format": 1}'])
+def test_a_file_that_is_no_results_is_refused(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(FormatError, match=r"x\.json: "):
+        read_all([tmp_path / "x.json"])
+
+
+def test_names_tell_files_apart(tmp_path):
+    assert names_of([Path("a/x/results.json"), Path("b/y/results.json")]) == ["x", "y"]
+    assert names_of([Path("a/x/results.json"), Path("b/x/results.json")]) == ["a/x", "b/x"]
+    assert names_of([Path("one.json"), Path("two.json")]) == ["one", "two"]
+    assert names_of([Path("a/one.jsonl"), Path("b/one.jsonl")]) == ["a/one", "b/one"]
+    with pytest.raises(UsageError, match="given twice"):
+        given_files([ROOT / "setup.py", ROOT / "docs" / ".." / "setup.py"])
+
+
+@pytest.fixture
+def hostile(made):
+    """A report in which every name that a file may choose is hostile."""
+    rows = [row(decoder=HOSTILE, labelled=HOSTILE, cell=HOSTILE, on_edge=[HOSTILE], recogniser=HOSTILE),
+            row("round 1", decoder=HOSTILE, labelled=HOSTILE)]
+    content = results(rows, comparisons=[compared(-3.0, [-4.0, -2.0], HOSTILE, against=HOSTILE, rate=HOSTILE,
+                                                  labelled=HOSTILE, decoder=HOSTILE)] * 2,
+                      recipe={"seed": 0, HOSTILE: HOSTILE}, notes=HOSTILE, extra={HOSTILE: HOSTILE},
+                      rounds=[{"round": HOSTILE, "teacher": {"layer": HOSTILE}, "units": {"classes": [HOSTILE]}}])
+    return made(content | {"command": HOSTILE, "machine": {"processor": HOSTILE, "cores": 1}})
+
+
+def test_no_name_becomes_markup_on_the_page(hostile):
+    whole = page(hostile)
+    assert "script" not in Tags(whole).seen
+    assert "\u202e" not in whole
+    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; a_b" in whole
+    whole.encode()
+
+
+def test_no_name_becomes_a_command_in_latex(hostile):
+    text = latex(hostile)
+    assert r"\textless{}script\textgreater{}" in text
+    assert r"a\_b \$x\textasciicircum{}2\$ 50\% \#1 \{y\} \textasciitilde{} \textbackslash{}input\{z\}" in text
+    assert r"\'{e} \texttt{U+4E2D}" in text
+    assert text.isascii()
+    assert all(line.startswith("%") for line in text.split("\n") if "input{z}" in line)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_the_tables_compile_with_booktabs_alone(hostile, tmp_path):
+    (tmp_path / "tables.tex").write_text(latex(hostile))
+    (tmp_path / "paper.tex").write_text("\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+                                        "\\input{tables}\n\\end{document}\n")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"], cwd=tmp_path,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout[-1500:]
+
+
+def test_no_name_becomes_a_column_in_markdown_or_csv(hostile):
+    lines = markdown(hostile).split("\n")
+    heads = [n for n, line in enumerate(lines) if re.fullmatch(r"\|( -+:? \|)+", line)]
+    for head in heads:
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in lines[head - 1:head + 3] if line.startswith("|")}
+        assert len(columns) == 1
+    assert "<script" not in re.sub("`` .* ``", "code", markdown(hostile)).replace("\\<script", "")
+    assert {len(line) for line in csv.reader(io.StringIO(records(hostile)))} == {
+        len(next(csv.reader(io.StringIO(records(hostile)))))}
+
+
+def test_the_same_files_make_the_same_bytes(tmp_path):
+    for folder in ("one", "two"):
+        write(report(read_all([RESULTS / "demo-seed0.json"])), tmp_path / folder)
+    for name in WRITERS:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_records_hold_every_figure_in_full(made):
+    found = made(results([row(wer=51.23456)], comparisons=[compared(-1.0, [-2.0, 0.5], by_speaker={
+        "interval": [-3.0, 1.0], "p_value": 0.5})]))
+    rows = list(csv.DictReader(io.StringIO(records(found))))
+    assert (rows[0]["table"], rows[0]["wer"], rows[0]["wer_interval_low"]) == ("rows", "51.23456", "49.23456")
+    assert (rows[1]["table"], rows[1]["by_speaker.interval_low"], rows[1]["interval_high"]) == (
+        "comparisons", "-3.0", "0.5")
+
+
+def test_files_of_somebody_else_are_left_and_nothing_is_half_written(tmp_path, monkeypatch):
+    found = report(read_all([RESULTS / "ranks.json"]))
+    write(found, tmp_path)
+    making.check_place(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in WRITERS}
+
+    def broken(found: Report) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(WRITERS, "report.md", (broken, WRITERS["report.md"][1]))
+    with pytest.raises(OSError, match="No space"):
+        write(report(read_all([RESULTS / "lm.json"])), tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in WRITERS} == before
+    assert len(list(tmp_path.iterdir())) == len(WRITERS)
+    for name in WRITERS:
+        other = tmp_path / f"of {name}"
+        other.mkdir()
+        (other / name).write_text("mine\n")
+        with pytest.raises(UsageError, match="no report of ours"):
+            making.check_place(other)
