@@ -73,7 +73,8 @@ class Utterance:
 
 
 class Manifest:
-    """Utterances in a fixed order. Immutable: `select`, `only` and the like give new manifests that share nothing but columns.
+    """Utterances in a fixed order. Immutable: `select`, `only` and the others give new ones that share nothing but
+    columns.
 
     Made by `Manifest.load`, by `Manifest.of` or by an import of a corpus.
     """
