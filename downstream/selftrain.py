@@ -96,8 +96,12 @@ def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say) -> dict[str, A
 def _prepare(run: _Run, out: Path) -> None:
     """What is wrong with the decoder's files is said before hours of training, where they are still ahead."""
     vocabulary = run.sets.vocabulary
-    if not (out / "round0" / "tuned" / "stage.json").is_file():
-        ranks.alone(run.recipe.decoding.make(vocabulary.symbols, vocabulary.blank).prepare)
+
+    def load() -> None:
+        if not (out / "round0" / "tuned" / "stage.json").is_file():
+            run.recipe.decoding.make(vocabulary.symbols, vocabulary.blank).prepare()
+
+    ranks.alone(load)
 
 
 def _first_teacher(run: _Run, out: Path) -> tuple[Path, str]:
