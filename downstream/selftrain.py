@@ -124,7 +124,7 @@ def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
         if recipe.tunes and not isinstance(decoder, GreedyDecoder):
             with progress("tuning on dev", recipe.tuning.decodes * len(emissions)) as report:
                 found = tune(emissions, truth, decoder, recipe.tuning.search(), progress=report)
-            write_json(into / "tuning.json", asdict(found))
+            write_json(into / "tuning.json", asdict(found) | _tuned_for(run, emissions))
             weights = {"lm_weight": found.lm_weight, "word_score": found.word_score}
             decoder = replace(decoder, **weights)
             if found.on_edge:
@@ -253,6 +253,14 @@ def _decode(emissions: Emissions, decoder: AnyDecoder, out: Path, run: _Run) -> 
         "emissions_hash": emissions.hash, "recogniser_hash": emissions.meta.get("recogniser_hash"),
         "manifest_hash": emissions.manifest_hash, "versions": versions()})
     return found
+
+
+def _tuned_for(run: _Run, emissions: Emissions) -> dict[str, Any]:
+    """What a file of weights says besides them, for `decode --tuned`."""
+    decoding = run.recipe.decoding
+    lm, lexicon = (None if file is None else str(Path(file).resolve()) for file in (decoding.lm, decoding.lexicon))
+    return {"tokens_per_frame": decoding.tokens_per_frame, "lm": lm, "lm_sha256": run.sets.lm_hash,
+            "recogniser_hash": emissions.meta.get("recogniser_hash"), "lexicon": lexicon}
 
 
 def _decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:

@@ -110,6 +110,8 @@ def _with_transcripts(manifest: Manifest, name: str, say: Callable[[str], None])
 def _without(unlabelled: Manifest, labelled: Manifest, recipe: SelftrainRecipe,
              say: Callable[[str], None]) -> Manifest:
     """The unlabelled utterances that are not labelled too: these stay with their true transcripts."""
+    if not len(unlabelled):
+        raise InputError(f"unlabelled={recipe.unlabelled}: holds no utterances")
     same, others = shared_ids(unlabelled, labelled)
     if others:
         raise InputError(f"{others[0]} and {len(others) - 1} more ids are both in labelled={recipe.labelled} and in "

@@ -22,6 +22,7 @@ from downstream.selftrain import selftrain, training_set
 from downstream.selftrain_recipe import SHIPPED, FilterRecipe, SelftrainRecipe, TuningRecipe
 from downstream.selftrain_start import check_selftrain
 from downstream.text.vocabulary import Vocabulary
+from tools.decoder_options import choice_of
 from upstream.audio import Manifest
 from upstream.disk import file_hash
 from upstream.errors import InputError, RecipeError, UsageError
@@ -113,6 +114,8 @@ def test_the_results_say_what_was_measured_and_with_which_files(run, corpus):
     assert beside["settings"]["word_score"] == tuned["word_score"]
     assert tuned["decoded"]["words"] == tuned["greedy"]["words"] == 6
     assert 0 <= tuned["greedy"]["cer"] < 60
+    weights = choice_of(lm=corpus / "lm.arpa", tuned=folder / "round0/tuned/tuning.json")  # of `decode`
+    assert (weights.lm_weight, weights.word_score) == (tuned["lm_weight"], tuned["word_score"])
     rates = results["rounds"][1]["labels"]["diagnosis"]
     assert rates["all"]["utterances"] == 6
     assert rates["kept"]["utterances"] == results["rounds"][1]["labels"]["kept"]["utterances"]
@@ -209,7 +212,7 @@ def test_rounds_go_on_from_a_given_recogniser_and_from_one_another(run, corpus, 
 
 def test_where_nothing_is_kept_one_line_says_why(run, corpus, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
-    with pytest.raises(InputError, match=r"round1: none of 6 pseudo labels is kept \(.*6 low confidence\); loosen") as e:
+    with pytest.raises(InputError, match=r"none of 6 pseudo labels is kept \(.*6 low confidence\); loosen") as e:
         selftrain(recipe(corpus, filter=FilterRecipe(least_confidence=1.0)), tmp_path / "run", lambda line: None)
     assert "\n" not in str(e.value)
     results, said = said_by(recipe(corpus), tmp_path / "run")  # what was there before stays
@@ -229,7 +232,7 @@ def test_dev_and_test_are_never_learnt_from(corpus, tmp_path):
             for held in ({}, {"dev": str(tmp_path / "few.arrow"), "test": str(corpus / "dev.arrow")}):
                 train.select([9]).with_ids(["apart"]).save(tmp_path / "few.arrow")
                 sets = recipe(corpus, **{name: str(path)}, **held)
-                with pytest.raises(InputError, match="utterances of (dev|test)=.* are in "):
+                with pytest.raises(InputError, match=r"utterances of (dev|test)=.* are in "):
                     check_selftrain(sets, tmp_path / "out")
     with pytest.raises(InputError, match=r"utterances of test=.* are in dev="):
         check_selftrain(recipe(corpus, test=str(corpus / "dev.arrow")), tmp_path / "out")
@@ -274,10 +277,10 @@ def test_a_teacher_of_other_symbols_is_refused(run, corpus, tmp_path):
     model, vocabulary = load_recogniser(run[0] / "round0/recogniser")
     small = Vocabulary(tuple(s.lower() if len(s) == 1 else s for s in vocabulary.symbols))
     save_recogniser(model, small, tmp_path / "small", {})
-    with pytest.raises(InputError, match="give finetune.symbols=data"):
+    with pytest.raises(InputError, match=r"give finetune\.symbols=data"):
         check_selftrain(recipe(corpus, recogniser=str(tmp_path / "small")), tmp_path / "out")
     of_data = dataclasses.replace(recipe(corpus).finetune, symbols="data")
-    with pytest.raises(InputError, match="has the character 'A', which .* never writes"):
+    with pytest.raises(InputError, match=r"has the character 'A', which .* never writes"):
         check_selftrain(recipe(corpus, recogniser=str(tmp_path / "small"), finetune=of_data), tmp_path / "out")
 
 
@@ -300,12 +303,12 @@ def test_a_file_of_somebody_else_is_left_as_it_is(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("values", [
-    {"rounds": 0}, {"labelled_repeats": 0}, {"finetune": FinetuneRecipe(data="m.arrow")}, {"student": {"dev": "m.arrow"}},
-    {"student": {"symbols": "data"}},
+    {"rounds": 0}, {"labelled_repeats": 0}, {"finetune": FinetuneRecipe(data="m.arrow")},
+    {"student": {"dev": "m.arrow"}}, {"student": {"symbols": "data"}},
     {"decoding": DecodingRecipe(decoder=Name.batched, lm="lm.arpa", lm_weight=1.0)}, {"tuning": {"decodes": 2}}])
 def test_a_recipe_that_contradicts_itself_is_refused(values):
     with pytest.raises(ValueError, match=r"must be|sets it itself|finetune.symbols|give both"):
-        SelftrainRecipe(**{name: TuningRecipe(**value) if name == "tuning" else value for name, value in values.items()})
+        SelftrainRecipe(**{k: TuningRecipe(**value) if k == "tuning" else value for k, value in values.items()})
 
 
 def test_given_weights_are_not_tuned(corpus):
