@@ -11,8 +11,6 @@ after every round.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +19,23 @@ import torch
 
 from downstream.decode.choice import AnyDecoder, name_of, settings_of
 from downstream.decode.greedy import GreedyDecoder
-from downstream.decode.hypothesis import Hypothesis, read_hypotheses, write_hypotheses
+from downstream.decode.hypothesis import Hypothesis, write_hypotheses
 from downstream.decode.pool import decode_all
 from downstream.decode.tune import tune
 from downstream.emissions import Emissions
 from downstream.finetune import finetune
-from downstream.pseudo_labels import KEPT, PseudoLabel, confidence, counts, fit_line, judge
 from downstream.recogniser import compute_emissions
-from downstream.score.rates import score
+from downstream.selftrain_data import DECODED, GREEDY, Say, data_stage, diagnosis_stage, error_rates
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.selftrain_start import FORMAT, RESULTS, Sets, check_selftrain
 from downstream.text.vocabulary import composed
 from upstream import ranks
 from upstream.audio.manifest import Manifest
 from upstream.device import chosen_device
-from upstream.disk import content_hash, disk_errors, file_hash, write_json, writing
-from upstream.errors import InputError
+from upstream.disk import content_hash, file_hash, write_json
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.stage import run_stage, versions
-
-Say = Callable[[str], None]
-DECODED, GREEDY = "hypotheses.jsonl", "greedy.jsonl"
 
 
 @dataclass(frozen=True)
@@ -130,8 +123,8 @@ def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
             if found.on_edge:
                 run.say(f"  {', '.join(found.on_edge)} lies on the edge of what was tried; the best may lie beyond")
         decoded = _decode(emissions, decoder, into / DECODED, run)
-        return {"hash": content_hash([weights, file_hash(into / DECODED)]), "greedy": _rates(truth, greedy),
-                "decoded": _rates(truth, decoded), **weights}
+        return {"hash": content_hash([weights, file_hash(into / DECODED)]), "greedy": error_rates(truth, greedy),
+                "decoded": error_rates(truth, decoded), **weights}
 
     tuning = as_settings(recipe.tuning) if recipe.tunes else {}
     result = run_stage(target / "tuned", "tuned decoding", version=1, work=work, say=run.say,
@@ -158,77 +151,11 @@ def _label(run: _Run, teacher: _Recogniser, folder: Path) -> dict[str, Any]:
     labelled = run_stage(folder / "hypotheses", "hypotheses", version=1, work=work, say=run.say,
                          settings={"decoding": _decoding_settings(run.recipe) | weights},
                          inputs={"emissions": emissions.hash, **_files(run.sets)})
-    data = _data_stage(run, teacher, labelled["hash"], folder)
-    _tell(run, data, folder.name)
-    diagnosis = _diagnosis_stage(run, labelled["hash"], data["hash"], folder)
-    return {key: value for key, value in data.items() if key != "hash"} | {"teacher": teacher.hash, **diagnosis}
-
-
-def _data_stage(run: _Run, teacher: _Recogniser, hypotheses_hash: str, folder: Path) -> dict[str, Any]:
-    sets, filters, repeats = run.sets, run.recipe.filter, run.recipe.labelled_repeats
-    normalised = filters.confidence == "normalised"
-
-    def work(into: Path) -> dict[str, Any]:
-        line = fit_line(read_hypotheses(teacher.tuned / DECODED)) if normalised else None
-        greedy = {h.id: h.text for h in read_hypotheses(folder / "hypotheses" / GREEDY)}
-        seconds = dict(zip(sets.unlabelled.ids, (sets.unlabelled.lengths / 16_000).tolist()))
-        labels = [PseudoLabel(h.id, h.text, greedy[h.id], seconds[h.id], confidence(h, filters.confidence, line))
-                  for h in read_hypotheses(folder / "hypotheses" / DECODED)]
-        reasons = judge(labels, filters)
-        found, kept = counts(labels, reasons), [label for label in labels if reasons[label.id] == KEPT]
-        if not kept:
-            why = ", ".join(f"{value['utterances']} {reason}" for reason, value in found.items() if reason != "kept")
-            raise InputError(f"{folder.name}: none of {len(labels)} pseudo labels is kept ({why}); loosen `filter`, or "
-                             "begin with a better teacher: more labels, more updates, an encoder")
-        _write_labels(into / "labels.jsonl", labels, reasons)
-        union = training_set(sets.labelled, repeats, sets.unlabelled, {label.id: label.text for label in kept})
-        union.save(into / "train.arrow")
-        return {"hash": union.hash, "utterances": len(union), "hours": round(union.seconds / 3600, 4),
-                "labelled_hours": round(repeats * sets.labelled.seconds / 3600, 4), "kept": found.pop("kept"),
-                "dropped": found, "lowest_confidence": min(label.confidence for label in kept),
-                **({} if line is None else {"line": asdict(line)})}
-
-    inputs = {"hypotheses": hypotheses_hash, "unlabelled": sets.unlabelled.hash, "labelled": sets.labelled.hash}
-    return run_stage(folder / "data", "training data", version=1, work=work, say=run.say,
-                     settings={"filter": as_settings(filters), "labelled_repeats": repeats},
-                     inputs=inputs | ({"dev": teacher.dev["hash"]} if normalised else {}))
-
-
-def training_set(labelled: Manifest, repeats: int, unlabelled: Manifest, texts: dict[str, str]) -> Manifest:
-    """What a student learns from: the labelled utterances, so many times, and those of the unlabelled that have texts.
-
-    A second copy of `a` is `a~2`: masks and speeds are drawn by id, so it is heard otherwise.
-    """
-    copies = [labelled, *(labelled.with_ids([f"{id}~{n}" for id in labelled.ids]) for n in range(2, repeats + 1))]
-    chosen = unlabelled.only(texts)
-    return Manifest.joined([*copies, chosen.with_texts([texts[id] for id in chosen.ids])],
-                           "labelled and pseudo-labelled utterances")
-
-
-def _diagnosis_stage(run: _Run, hypotheses_hash: str, data_hash: str, folder: Path) -> dict[str, Any]:
-    """Error rates of the pseudo labels where the unlabelled set has transcripts, by what became of them. Nothing reads
-    it; empty where there are none."""
-    truth = {id: composed(text) for id, text in run.sets.references.items()}
-    if not any(truth.values()):
-        return {}
-
-    def work(into: Path) -> dict[str, Any]:
-        lines = (folder / "data" / "labels.jsonl").read_text(encoding="utf-8").splitlines()
-        labels = [label for label in map(json.loads, lines) if label["id"] in truth]
-        groups = {"all": labels, "kept": [label for label in labels if not label["dropped"]]}
-        for label in labels:
-            if label["dropped"]:
-                groups.setdefault(label["dropped"], []).append(label)
-        rates = {name: _rates({one["id"]: truth[one["id"]] for one in group}, {one["id"]: one["text"] for one in group})
-                 for name, group in groups.items() if any(truth[one["id"]] for one in group)}
-        return {"hash": content_hash(rates), "rates": rates}
-
-    rates = run_stage(folder / "diagnosis", "diagnosis", version=1, settings={}, work=work, say=run.say,
-                      inputs={"hypotheses": hypotheses_hash, "data": data_hash, "references": content_hash(truth)}
-                      )["rates"]
-    told = "; ".join(f"{name}: WER {rate['wer']:.1f}, CER {rate['cer']:.1f}" for name, rate in rates.items())
-    run.say(f"{folder.name}, labels against transcripts that nothing learns from: {told}")
-    return {"diagnosis": rates}
+    data = data_stage(folder, run.recipe, run.sets, labelled["hash"], teacher.tuned / DECODED, teacher.dev["hash"],
+                      run.say)
+    diagnosis = diagnosis_stage(folder, run.sets, data["labels"], run.say)
+    told = {key: value for key, value in data.items() if key not in ("hash", "labels")}
+    return told | {"teacher": teacher.hash, **diagnosis}
 
 
 def _emissions_stage(run: _Run, recogniser: Path, digest: str, manifest: Manifest, folder: Path) -> Emissions:
@@ -275,29 +202,6 @@ def _decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:
 def _files(sets: Sets) -> dict[str, str]:
     given = {"lm": sets.lm_hash, "lexicon": sets.lexicon_hash}
     return {name: digest for name, digest in given.items() if digest is not None}
-
-
-def _rates(truth: dict[str, str], found: Sequence[Hypothesis] | dict[str, str]) -> dict[str, Any]:
-    texts = found if isinstance(found, dict) else {h.id: h.text for h in found}
-    rates = score(truth, texts)
-    return {"wer": round(rates.wer, 3), "cer": round(rates.cer, 3), "words": rates.words, "utterances": len(truth)}
-
-
-def _write_labels(path: Path, labels: Sequence[PseudoLabel], reasons: dict[str, str]) -> None:
-    """One JSON object a line: `id`, `text`, `confidence` (null of an empty text) and why it was `dropped`, empty where
-    it was not."""
-    with disk_errors(path), writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for label in labels:
-            sure = label.confidence if label.text else None
-            file.write(json.dumps({"id": label.id, "text": label.text, "confidence": sure, "dropped":
-                                   reasons[label.id]}, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _tell(run: _Run, data: dict[str, Any], name: str) -> None:
-    total = len(run.sets.unlabelled)
-    dropped = "".join(f"; {value['utterances']} dropped: {reason}" for reason, value in data["dropped"].items())
-    run.say(f"{name}: {data['kept']['utterances']} of {total} pseudo labels kept, {data['kept']['hours']:.2f} of "
-            f"{run.sets.unlabelled.seconds / 3600:.2f} h, beside {data['labelled_hours']:.2f} h of labels{dropped}")
 
 
 def _round_row(number: int, recogniser: _Recogniser) -> dict[str, Any]:

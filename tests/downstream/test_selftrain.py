@@ -11,6 +11,7 @@ from tones import write_tones
 
 from downstream import finetune as finetuning
 from downstream import selftrain as rounds
+from downstream import selftrain_data
 from downstream.decode.choice import Name
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.recipe import DecodingRecipe
@@ -18,7 +19,8 @@ from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
 from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.recogniser import load_recogniser, recogniser_hash, save_recogniser
-from downstream.selftrain import selftrain, training_set
+from downstream.selftrain import selftrain
+from downstream.selftrain_data import training_set
 from downstream.selftrain_recipe import SHIPPED, FilterRecipe, SelftrainRecipe, TuningRecipe
 from downstream.selftrain_start import check_selftrain
 from downstream.text.vocabulary import Vocabulary
@@ -181,8 +183,8 @@ def test_a_run_killed_in_any_stage_goes_on_to_the_same_end(run, corpus, tmp_path
             return result
         return run_stage(folder, *given, work=works, **named)
 
-    monkeypatch.setattr(rounds, "run_stage", dying)
-    monkeypatch.setattr(finetuning, "run_stage", dying)
+    for module in (rounds, selftrain_data, finetuning):
+        monkeypatch.setattr(module, "run_stage", dying)
     for _ in STAGES:
         with pytest.raises(KeyboardInterrupt):
             selftrain(recipe(corpus), out, lambda line: None)
