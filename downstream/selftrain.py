@@ -116,7 +116,8 @@ def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
         decoder, weights = recipe.decoding.make(emissions.symbols, emissions.blank), dict[str, Any]()
         if recipe.tunes and not isinstance(decoder, GreedyDecoder):
             with progress("tuning on dev", recipe.tuning.decodes * len(emissions)) as report:
-                found = tune(emissions, truth, decoder, recipe.tuning.search(), progress=report)
+                found = tune(emissions, truth, decoder, recipe.tuning.search(), unit=recipe.tuning.unit,
+                             progress=report)
             write_json(into / "tuning.json", asdict(found) | _tuned_for(run, emissions))
             weights = {"lm_weight": found.lm_weight, "word_score": found.word_score}
             decoder = replace(decoder, **weights)
@@ -133,6 +134,10 @@ def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
     found = [f"{name} WER {result[key]['wer']:.1f}, CER {result[key]['cer']:.1f}"
              for name, key in (("greedy", "greedy"), (recipe.decoding.decoder.value, "decoded"))]
     run.say(f"{target.name}, dev: {'; '.join(found)}")
+    if result["decoded"]["cer"] > result["greedy"]["cer"]:
+        run.say(f"warning: {target.name}: of the characters that are decoded more are wrong than of those of greedy "
+                "decoding, and characters are what a student learns; give tuning.unit=character, another language "
+                "model, or decoding.decoder=greedy")
     return _Recogniser(folder, digest, target / "tuned", result)
 
 

@@ -58,6 +58,9 @@ class TuningRecipe:
 
     seconds: float = 300.0  # audio of dev that the search decodes each time, about
     decodes: int = 8  # pairs of weights that the search decodes with, at most
+    # What the search counts errors in. A weak teacher's words are mostly wrong whatever the weights, and a student
+    # learns characters; and where there are no spaces between words, they are all there is to count.
+    unit: Literal["word", "character"] = "word"
 
     def __post_init__(self) -> None:
         if self.decodes < 3 or not self.seconds > 0:

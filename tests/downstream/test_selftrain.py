@@ -155,6 +155,7 @@ def test_transcripts_of_the_unlabelled_set_change_nothing_that_is_learnt(run, co
 @pytest.mark.parametrize(("changes", "first"), [
     ({"filter": FilterRecipe(keep=0.9)}, "round1/data"), ({"labelled_repeats": 1}, "round1/data"),
     ({"decoding": {"beam": 5}}, "round0/tuned"),
+    ({"tuning": TuningRecipe(decodes=3, unit="character")}, "round0/tuned"),
     ({"student": {"training": {**STUDENT["training"], "updates": 3}}}, "round1/recogniser")])
 def test_what_changed_is_done_anew_and_what_is_before_it_is_not(run, corpus, tmp_path, changes, first):
     shutil.copytree(run[0], tmp_path / "run")
@@ -165,7 +166,7 @@ def test_what_changed_is_done_anew_and_what_is_before_it_is_not(run, corpus, tmp
     assert found[0] == first
     behind = STAGES[STAGES.index(first):]
     assert set(found) <= set(behind)
-    assert "round1/data" in found or first == "round1/recogniser" or "decoding" in changes
+    assert "round1/data" in found or first in ("round0/tuned", "round1/recogniser")
     assert any("stale" in line for line in said if line.startswith(first))
 
 
@@ -311,6 +312,19 @@ def test_a_file_of_somebody_else_is_left_as_it_is(corpus, tmp_path):
 def test_a_recipe_that_contradicts_itself_is_refused(values):
     with pytest.raises(ValueError, match=r"must be|sets it itself|finetune.symbols|give both"):
         SelftrainRecipe(**{k: TuningRecipe(**value) if k == "tuning" else value for k, value in values.items()})
+
+
+def test_labels_whose_characters_are_worse_than_those_of_greedy_decoding_are_a_warning(run, corpus, tmp_path):
+    """A model that overrules what was heard: of all words it likes one."""
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "text.txt").write_text("CCC CCC\n" * 50 + (corpus / "text.txt").read_text())
+    write_arpa(estimate([tmp_path / "text.txt"], 2, Options(fallback=FALLBACK)), tmp_path / "lm.arpa")
+    decoding = dataclasses.replace(recipe(corpus).decoding, lm=str(tmp_path / "lm.arpa"), lm_weight=30.0,
+                                   word_score=0.0)
+    results, said = said_by(recipe(corpus, decoding=decoding), tmp_path / "run")
+    dev = results["rounds"][0]["dev"]
+    assert dev["decoded"]["cer"] > dev["greedy"]["cer"]
+    assert any(line.startswith("warning: round0: ") and "tuning.unit=character" in line for line in said)
 
 
 def test_given_weights_are_not_tuned(corpus):
