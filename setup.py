@@ -21,7 +21,7 @@ setup(
                                     for sub in ("", ".*")]),
     package_data={
         "upstream": ["recipes/*.yaml", "training/curves/*.json"],
-        "downstream": ["recipes/*.yaml", "recipes/decoding/*.yaml"],
+        "downstream": ["recipes/*.yaml", "recipes/decoding/*.yaml", "recipes/selftrain/*.yaml"],
         "benchmarks": ["recipes/*.yaml", "*.json", "report/*.css"],
     },
     install_requires=[

@@ -65,7 +65,7 @@ def imports(path):
 def test_every_room_is_on_the_page_and_no_other(package):
     found = listed(package)
     assert len(found) == len(set(found))
-    assert set(found) - {"selftrain"} == rooms(package)
+    assert set(found) == rooms(package)
 
 
 def test_every_module_of_the_report_is_on_the_page():

@@ -32,6 +32,7 @@ from upstream.telling import tell
 INTERRUPTED = 130
 # Which module of `tools` holds a command, in the order of `--help`.
 COMMANDS = {"demo": "demo", "pretrain": "pretrain", "status": "pretrain", "finetune": "recognise", "emit": "recognise",
+            "selftrain": "selftrain",
             "transcribe": "transcribe", "decode-check": "decode_check", "decode": "decode", "tune": "decode",
             "rescore": "rescore", "rescore-tune": "rescore", "score": "score", "report": "report",
             "errors": "decomposition", "align": "align", "units": "units", "convert": "convert", "doctor": "doctor"}
@@ -40,10 +41,10 @@ GROUPS = {"corpus": "Manifests: import, export, check, show, segment, split.",
           "lm": "Language models: build, prune, interpolate, pack, info, score of n-grams; train one of characters.",
           "bench": "Benchmarks that write results.json."}
 # What is done is on disk, and the same command takes it up: their --out says so. All others begin again.
-GOING_ON = ("demo", "pretrain", "finetune", "bench low-resource", "bench curves", "bench teachers", "bench lm",
-            "bench front-ends", "bench decoding")
+GOING_ON = ("demo", "pretrain", "finetune", "selftrain", "bench low-resource", "bench curves", "bench teachers",
+            "bench lm", "bench front-ends", "bench decoding")
 # What several ranks do as one; any other command works by itself, though RANK and WORLD_SIZE are set in its container.
-TOGETHER = ("demo", "pretrain", "finetune", "bench", "teacher", "units")
+TOGETHER = ("demo", "pretrain", "finetune", "selftrain", "bench", "teacher", "units")
 # Before CUDA starts: batches of many shapes would leave its memory in pieces.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 

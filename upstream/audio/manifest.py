@@ -27,6 +27,7 @@ from upstream.audio.manifest_file import (
     checked_hash,
     file_bytes,
     look,
+    one_table,
     read_table,
     table_hash,
     write_table,
@@ -72,7 +73,8 @@ class Utterance:
 
 
 class Manifest:
-    """Utterances in a fixed order. Immutable: `select` and `only` give new manifests that share nothing but columns.
+    """Utterances in a fixed order. Immutable: `select`, `only` and the others give new ones that share nothing but
+    columns.
 
     Made by `Manifest.load`, by `Manifest.of` or by an import of a corpus.
     """
@@ -112,6 +114,27 @@ class Manifest:
             if table[extra.name].null_count == len(table):
                 table = table.drop_columns(extra.name)
         manifest = Manifest(table, "/", source)
+        manifest._refuse_repeated_ids()
+        return manifest
+
+    @staticmethod
+    def joined(parts: Sequence[Manifest], source: str) -> Manifest:
+        """All utterances of several manifests, in their order; no file is looked into again.
+
+        Raises:
+            InputError: an id occurs twice.
+        """
+        manifest = Manifest(one_table([(part._table, part._root) for part in parts]), "/", source)
+        manifest._refuse_repeated_ids()
+        return manifest
+
+    def with_texts(self, texts: Sequence[str | None]) -> Manifest:
+        """The same utterances with other transcripts, one each, None for none."""
+        return self._with("text", texts)
+
+    def with_ids(self, ids: Sequence[str]) -> Manifest:
+        """The same utterances under other ids, one each. Raises InputError if one occurs twice."""
+        manifest = self._with("id", ids)
         manifest._refuse_repeated_ids()
         return manifest
 
@@ -225,6 +248,11 @@ class Manifest:
             raise InputError(f"{self.source}: no utterance {first}{more}{self._similar(first)}")
         table = self._table.filter(pc.is_in(self._ids, value_set=wanted))
         return Manifest(table.combine_chunks(), self._root, self.source)
+
+    def _with(self, column: str, values: Sequence[str | None]) -> Manifest:
+        place = ALL_COLUMNS.get_field_index(column)
+        table = self._table.set_column(place, ALL_COLUMNS.field(place), pa.array(values, pa.large_string()))
+        return Manifest(table, self._root, self.source)
 
     def _refuse_repeated_ids(self) -> None:
         ordered = self._ids.take(pa.array(self._order))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,22 @@ def read_table(path: Path) -> tuple[pa.Table, str, str | None]:
                           "import the corpus again")
     said = metadata.get("hash") if ours else None
     return _checked(path, table, foreign=not ours), metadata.get("source", str(path)), said
+
+
+def one_table(parts: Sequence[tuple[pa.Table, str]]) -> pa.Table:
+    """The rows of tables one below the other, with absolute audio paths.
+
+    Args:
+        parts: each table with the folder that its audio paths are relative to.
+    """
+    tables = []
+    for table, root in parts:
+        audio = _rebased(pc.cast(table["audio"], pa.large_string()), root, "")
+        place = COLUMNS.get_field_index("audio")
+        tables.append(table.set_column(place, COLUMNS.field(place), pc.dictionary_encode(audio)))
+    there = [name for name in ALL_COLUMNS.names if any(name in table.column_names for table in tables)]
+    whole = pa.concat_tables(tables, promote_options="default").select(there)
+    return whole.unify_dictionaries().combine_chunks()
 
 
 def is_manifest(path: Path) -> bool:
@@ -233,8 +250,11 @@ def _sizes(audio: pa.ChunkedArray, folder: Path) -> pa.Array:
 
 
 def _rebased(audio: pa.ChunkedArray, root: str, folder: str) -> pa.ChunkedArray:
-    """Paths relative to `root` as paths relative to `folder` where they lie below it, absolute otherwise."""
+    """Paths relative to `root` as paths relative to `folder` where they lie below it, absolute otherwise, or where it
+    is empty."""
     inside, nothing = pa.scalar(os.path.join(root, ""), pa.large_string()), pa.scalar("", pa.large_string())
     absolute = pc.if_else(pc.starts_with(audio, "/"), audio, pc.binary_join_element_wise(inside, audio, nothing))
+    if not folder:
+        return absolute
     prefix = os.path.join(folder, "")
     return pc.if_else(pc.starts_with(absolute, prefix), pc.utf8_slice_codeunits(absolute, len(prefix)), absolute)

@@ -349,3 +349,35 @@ def test_a_manifest_can_be_made_with_every_pyarrow_that_is_admitted(monkeypatch,
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 16_000)
     found = Manifest.of([Utterance("a", tmp_path / "a.wav", 0, 100, 16_000, 1, "ann", None)], "a test")
     assert found.speakers == ["ann"]
+
+
+@given(utterance_lists(), st.data())
+def test_other_texts_and_ids_leave_everything_else_as_it_was(utterances, data):
+    texts = data.draw(st.lists(st.none() | words, min_size=len(utterances), max_size=len(utterances)))
+    manifest = Manifest.of(utterances, "a test")
+    assert list(manifest.with_texts(texts)) == [replace(u, text=t) for u, t in zip(utterances, texts)]
+    assert list(manifest.with_ids([f"{u.id}~2" for u in utterances])) == [
+        replace(u, id=f"{u.id}~2") for u in utterances]
+    assert manifest.with_texts([u.text for u in utterances]).hash == manifest.hash
+    assert list(manifest) == utterances
+
+
+def test_a_manifest_joined_of_parts_is_the_one_of_all_their_utterances(tmp_path):
+    """Audio paths relative to folders of their own; an offset that only one part has."""
+    files_in(tmp_path / "a", 9, 9, 9)
+    files_in(tmp_path / "b", 9, 9, 9)
+    one = numbered(4, tmp_path / "a")
+    other = [replace(u, id=f"other-{u.id}", speaker="third", offset=3, size=5) for u in numbered(3, tmp_path / "b")]
+    for name, rows in (("a", one), ("b", other)):
+        Manifest.of(rows, name).save(tmp_path / name / "m.arrow")
+    loaded = [Manifest.load(tmp_path / name / "m.arrow") for name in "ab"]
+    for order, rows in ((loaded, one + other), (loaded[::-1], other + one)):
+        joined = Manifest.joined(order, "both")
+        assert list(joined) == rows
+        assert joined.hash == Manifest.of(rows, "both").hash
+        joined.save(tmp_path / "joined.arrow")
+        assert list(Manifest.load(tmp_path / "joined.arrow")) == rows
+    with pytest.raises(InputError, match="a second utterance with the id u000"):
+        Manifest.joined([loaded[0], loaded[0]], "twice")
+    with pytest.raises(InputError, match="a second utterance with the id same"):
+        loaded[0].with_ids(["same"] * 4)

@@ -1,0 +1,225 @@
+"""Self-training: a teacher writes what it hears in unlabelled audio, and a student learns from it beside the labels.
+
+    hubertkit selftrain RECIPE --out DIR labelled=10min.arrow unlabelled=train.arrow dev=dev.arrow encoder=DIR
+
+Pseudo-labelling as in Kahn et al. 2020, by rounds as in Xu et al. 2020 ("Iterative pseudo-labeling for speech
+recognition") and Park et al. 2020 (noisy student: what is masked, dropped out and played faster is the noise), from a
+pretrained encoder as in Xu et al. 2020 ("Self-training and pre-training are complementary for speech recognition").
+Round 0 is the first teacher; every step is a stage, so a run that was killed goes on, and `selftrain.json` is written
+after every round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from downstream.decode.choice import AnyDecoder, name_of, settings_of
+from downstream.decode.greedy import GreedyDecoder
+from downstream.decode.hypothesis import Hypothesis, write_hypotheses
+from downstream.decode.pool import decode_all
+from downstream.decode.tune import tune
+from downstream.emissions import Emissions
+from downstream.finetune import finetune
+from downstream.recogniser import compute_emissions
+from downstream.selftrain_data import DECODED, GREEDY, Say, data_stage, diagnosis_stage, error_rates
+from downstream.selftrain_recipe import SelftrainRecipe
+from downstream.selftrain_start import FORMAT, RESULTS, Sets, check_selftrain
+from downstream.text.vocabulary import composed
+from upstream import ranks
+from upstream.audio.manifest import Manifest
+from upstream.device import chosen_device
+from upstream.disk import content_hash, file_hash, write_json
+from upstream.progress import progress, say
+from upstream.recipe import as_settings
+from upstream.stage import run_stage, versions
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every stage of a run may need."""
+
+    recipe: SelftrainRecipe
+    sets: Sets
+    device: torch.device
+    say: Say
+
+
+@dataclass(frozen=True)
+class _Recogniser:
+    """One that has been looked at on dev.
+
+    Attributes:
+        folder, hash: its own.
+        tuned: folder of the stage that did.
+        dev: what that stage gave: error rates in percent, weights, hashes.
+    """
+
+    folder: Path
+    hash: str
+    tuned: Path
+    dev: dict[str, Any]
+
+
+def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say) -> dict[str, Any]:
+    """Run the rounds into `out` and give the content of `out/selftrain.json`.
+
+    Raises:
+        UsageError, InputError: as `check_selftrain`; and InputError where a round keeps no pseudo label.
+    """
+    run = _Run(recipe, check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
+    _prepare(run, out)
+    teacher = _look_at(run, *_first_teacher(run, out), out / "round0")
+    rounds = [_round_row(0, teacher)]
+    results = _report(run, out, rounds)
+    for number in range(1, recipe.rounds + 1):
+        folder = out / f"round{number}"
+        data = _label(run, teacher, folder)
+        trained = finetune(recipe.studying(str(folder / "data" / "train.arrow"), str(teacher.folder)),
+                           folder / "recogniser", say)
+        teacher = _look_at(run, folder / "recogniser", trained["hash"], folder)
+        rounds.append(_round_row(number, teacher) | {"labels": data})
+        results = _report(run, out, rounds)
+    return results
+
+
+def _prepare(run: _Run, out: Path) -> None:
+    """What is wrong with the decoder's files is said before hours of training, where they are still ahead."""
+    vocabulary = run.sets.vocabulary
+
+    def load() -> None:
+        if not (out / "round0" / "tuned" / "stage.json").is_file():
+            run.recipe.decoding.make(vocabulary.symbols, vocabulary.blank).prepare()
+
+    ranks.alone(load)
+
+
+def _first_teacher(run: _Run, out: Path) -> tuple[Path, str]:
+    """Its folder and its hash: the one that was given, or one that learns from the labels first."""
+    if run.recipe.recogniser is not None and run.sets.teacher_hash is not None:
+        return Path(run.recipe.recogniser), run.sets.teacher_hash
+    folder = out / "round0" / "recogniser"
+    return folder, finetune(run.recipe.teaching(), folder, run.say)["hash"]
+
+
+def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
+    """A recogniser on dev: greedy, and with the decoder that labels, its weights found there."""
+    emissions = _emissions_stage(run, folder, digest, run.sets.dev, target / "dev-emissions")
+    dev, recipe = run.sets.dev, run.recipe
+
+    def work(into: Path) -> dict[str, Any]:
+        truth = {id: composed(text or "") for id, text in zip(dev.ids, dev.texts)}
+        greedy = _decode(emissions, GreedyDecoder(emissions.symbols, emissions.blank), into / GREEDY, run)
+        decoder, weights = recipe.decoding.make(emissions.symbols, emissions.blank), dict[str, Any]()
+        if recipe.tunes and not isinstance(decoder, GreedyDecoder):
+            with progress("tuning on dev", recipe.tuning.decodes * len(emissions)) as report:
+                found = tune(emissions, truth, decoder, recipe.tuning.search(), unit=recipe.tuning.unit,
+                             progress=report)
+            write_json(into / "tuning.json", asdict(found) | _tuned_for(run, emissions))
+            weights = {"lm_weight": found.lm_weight, "word_score": found.word_score}
+            decoder = replace(decoder, **weights)
+            if found.on_edge:
+                run.say(f"  {', '.join(found.on_edge)} lies on the edge of what was tried; the best may lie beyond")
+        decoded = _decode(emissions, decoder, into / DECODED, run)
+        return {"hash": content_hash([weights, file_hash(into / DECODED)]), "greedy": error_rates(truth, greedy),
+                "decoded": error_rates(truth, decoded), **weights}
+
+    tuning = as_settings(recipe.tuning) if recipe.tunes else {}
+    result = run_stage(target / "tuned", "tuned decoding", version=1, work=work, say=run.say,
+                       settings={"decoding": _decoding_settings(recipe), "tuning": tuning},
+                       inputs={"emissions": emissions.hash, "references": dev.hash, **_files(run.sets)})
+    found = [f"{name} WER {result[key]['wer']:.1f}, CER {result[key]['cer']:.1f}"
+             for name, key in (("greedy", "greedy"), (recipe.decoding.decoder.value, "decoded"))]
+    run.say(f"{target.name}, dev: {'; '.join(found)}")
+    if result["decoded"]["cer"] > result["greedy"]["cer"]:
+        run.say(f"warning: {target.name}: of the characters that are decoded more are wrong than of those of greedy "
+                "decoding, and characters are what a student learns; give tuning.unit=character, another language "
+                "model, or decoding.decoder=greedy")
+    return _Recogniser(folder, digest, target / "tuned", result)
+
+
+def _label(run: _Run, teacher: _Recogniser, folder: Path) -> dict[str, Any]:
+    """A teacher labels, the filters choose, and `data/train.arrow` holds what a student learns from. Gives what the
+    results say of it."""
+    emissions = _emissions_stage(run, teacher.folder, teacher.hash, run.sets.unlabelled, folder / "emissions")
+    weights = {name: teacher.dev[name] for name in ("lm_weight", "word_score") if name in teacher.dev}
+
+    def work(into: Path) -> dict[str, Any]:
+        decoder: Any = replace(run.recipe.decoding.make(emissions.symbols, emissions.blank), **weights)
+        _decode(emissions, GreedyDecoder(emissions.symbols, emissions.blank), into / GREEDY, run)
+        _decode(emissions, decoder, into / DECODED, run)
+        return {"hash": content_hash([file_hash(into / name) for name in (DECODED, GREEDY)])}
+
+    labelled = run_stage(folder / "hypotheses", "hypotheses", version=1, work=work, say=run.say,
+                         settings={"decoding": _decoding_settings(run.recipe) | weights},
+                         inputs={"emissions": emissions.hash, **_files(run.sets)})
+    data = data_stage(folder, run.recipe, run.sets, labelled["hash"], teacher.tuned / DECODED, teacher.dev["hash"],
+                      run.say)
+    diagnosis = diagnosis_stage(folder, run.sets, data["labels"], run.say)
+    told = {key: value for key, value in data.items() if key not in ("hash", "labels")}
+    return told | {"teacher": teacher.hash, **diagnosis}
+
+
+def _emissions_stage(run: _Run, recogniser: Path, digest: str, manifest: Manifest, folder: Path) -> Emissions:
+    def work(into: Path) -> dict[str, Any]:
+        return {"hash": compute_emissions(recogniser, manifest, into, run.device)}
+
+    run_stage(folder, "emissions", version=1, settings={}, work=work, say=run.say,
+              inputs={"recogniser": digest, "recordings": manifest.hash})
+    return Emissions.load(folder)
+
+
+def _decode(emissions: Emissions, decoder: AnyDecoder, out: Path, run: _Run) -> list[Hypothesis]:
+    """Hypotheses with confidences of their words, written with what made them."""
+    with progress(f"decoding, {name_of(decoder).value}", len(emissions)) as report:
+        found = decode_all(emissions, decoder, progress=report, confidences=True)
+    files = {} if isinstance(decoder, GreedyDecoder) else {
+        name: None if file is None else {"file": file, "sha256": digest} for name, file, digest in (
+            ("lm", run.recipe.decoding.lm, run.sets.lm_hash),
+            ("lexicon", run.recipe.decoding.lexicon, run.sets.lexicon_hash))}
+    write_hypotheses(out, found, {
+        "decoder": name_of(decoder).value, "settings": settings_of(decoder), **files,
+        "emissions_hash": emissions.hash, "recogniser_hash": emissions.meta.get("recogniser_hash"),
+        "manifest_hash": emissions.manifest_hash, "versions": versions()})
+    return found
+
+
+def _tuned_for(run: _Run, emissions: Emissions) -> dict[str, Any]:
+    """What a file of weights says besides them, for `decode --tuned`."""
+    decoding = run.recipe.decoding
+    lm, lexicon = (None if file is None else str(Path(file).resolve()) for file in (decoding.lm, decoding.lexicon))
+    return {"tokens_per_frame": decoding.tokens_per_frame, "lm": lm, "lm_sha256": run.sets.lm_hash,
+            "recogniser_hash": emissions.meta.get("recogniser_hash"), "lexicon": lexicon}
+
+
+def _decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:
+    """What of the decoder its texts depend on, besides the contents of its files."""
+    decoding = recipe.decoding
+    lm_weight, word_score = (None, None) if decoding.lm is None else decoding.weights()
+    elsewhere = {"lm", "lexicon", "device", "published", "labels", "pretrained_on"}
+    return {name: value for name, value in as_settings(decoding).items() if name not in elsewhere} | {
+        "lm_weight": lm_weight, "word_score": word_score}
+
+
+def _files(sets: Sets) -> dict[str, str]:
+    given = {"lm": sets.lm_hash, "lexicon": sets.lexicon_hash}
+    return {name: digest for name, digest in given.items() if digest is not None}
+
+
+def _round_row(number: int, recogniser: _Recogniser) -> dict[str, Any]:
+    return {"round": number, "folder": str(recogniser.folder), "recogniser": recogniser.hash,
+            "dev": {key: value for key, value in recogniser.dev.items() if key != "hash"}}
+
+
+def _report(run: _Run, out: Path, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write what the rounds so far gave."""
+    sets = run.sets
+    results = {"format": FORMAT, "version": 1, "recipe": as_settings(run.recipe), **{
+        name: {"utterances": len(manifest), "hours": round(manifest.seconds / 3600, 4), "hash": manifest.hash}
+        for name, manifest in (("labelled", sets.labelled), ("unlabelled", sets.unlabelled), ("dev", sets.dev))},
+        "lm": sets.lm_hash, "lexicon": sets.lexicon_hash, "rounds": rounds, "versions": versions()}
+    ranks.alone(lambda: write_json(out / RESULTS, results))
+    return results

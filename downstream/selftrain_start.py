@@ -1,0 +1,162 @@
+"""What self-training needs, looked at before anything is made: its sets and that they are apart, symbols, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from downstream.finetune import build_recogniser
+from downstream.finetune_recipe import SCRATCH
+from downstream.finetune_start import check_start
+from downstream.lm.arrays import model_hash
+from downstream.recogniser import load_recogniser, recogniser_hash
+from downstream.score.shared import shared_audio, shared_ids
+from downstream.selftrain_recipe import SelftrainRecipe
+from downstream.text.vocabulary import Vocabulary
+from upstream.audio.manifest import Manifest
+from upstream.disk import file_hash, read_json
+from upstream.errors import FormatError, InputError, UsageError
+from upstream.progress import say
+
+RESULTS = "selftrain.json"
+FORMAT = "hubertkit selftrain"
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What a run learns from and tunes on.
+
+    Attributes:
+        labelled: utterances with transcripts.
+        unlabelled: without the labelled ones, and without transcripts, whatever the file has.
+        references: its transcripts, where there are any: for a diagnosis that nothing learns from.
+        dev: with transcripts.
+        vocabulary: of the first teacher.
+        teacher_hash: of a recogniser that was given; None where it is still to be trained.
+        lm_hash, lexicon_hash: of the decoder's files; None without one.
+    """
+
+    labelled: Manifest
+    unlabelled: Manifest
+    references: dict[str, str]
+    dev: Manifest
+    vocabulary: Vocabulary
+    teacher_hash: str | None
+    lm_hash: str | None
+    lexicon_hash: str | None
+
+
+def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], None] = say) -> Sets:
+    """Look at what a run needs before anything is made.
+
+    Raises:
+        UsageError: a set that is not given or not there, files of the decoder that are not, settings that cannot be,
+            a file of somebody else where the results go.
+        InputError: sets that share recordings, no transcripts, symbols that are not the teacher's.
+    """
+    _refuse_other_results(out)
+    for name, what in (("labelled", "transcripts to learn from"), ("unlabelled", "recordings to label"),
+                       ("dev", "transcripts to validate and tune on")):
+        if not getattr(recipe, name):
+            raise UsageError(f"no {what}: give {name}=MANIFEST")
+    for name in ("lm", "lexicon"):
+        file = getattr(recipe.decoding, name)
+        if file is not None and not Path(file).is_file():
+            raise UsageError(f"decoding.{name}={file}: no such file")
+    labelled = _with_transcripts(Manifest.load(recipe.labelled), recipe.labelled, say)
+    dev, unlabelled = Manifest.load(recipe.dev), Manifest.load(recipe.unlabelled)
+    _refuse_held_out(recipe, labelled, unlabelled, dev)
+    unlabelled = _without(unlabelled, labelled, recipe, say)
+    vocabulary, teacher_hash = _check_trainings(recipe, out)
+    recipe.decoding.make(vocabulary.symbols, vocabulary.blank)
+    lm, lexicon = recipe.decoding.lm, recipe.decoding.lexicon
+    return Sets(labelled, unlabelled.with_texts([None] * len(unlabelled)),
+                {id: text for id, text in zip(unlabelled.ids, unlabelled.texts) if text is not None}, dev, vocabulary,
+                teacher_hash, None if lm is None else model_hash(Path(lm)),
+                None if lexicon is None else file_hash(Path(lexicon)))
+
+
+def _check_trainings(recipe: SelftrainRecipe, out: Path) -> tuple[Vocabulary, str | None]:
+    """The symbols of the first teacher, and its hash where it is given. What a training would find wrong is said now:
+    the last one may begin in hours."""
+    folder = out / "round1" / "recogniser"
+    student = recipe.studying(recipe.labelled, recipe.recogniser or recipe.encoder)
+    _, _, learnt = check_start(student, folder)
+    if student.encoder != SCRATCH:
+        build_recogniser(student, learnt)
+    if recipe.recogniser is None:
+        return check_start(recipe.teaching(), out / "round0" / "recogniser")[2], None
+    model, vocabulary = load_recogniser(Path(recipe.recogniser))
+    if student.symbols == "english" and vocabulary.letters != learnt.letters:
+        raise InputError(f"{recipe.recogniser}: writes {vocabulary.shown()}, and a student with finetune.symbols="
+                         f"english {learnt.shown()}; give finetune.symbols=data, or another recogniser")
+    if more := sorted(learnt.letters - vocabulary.letters):
+        raise InputError(f"{recipe.labelled}: has the character {more[0]!r}, which {recipe.recogniser} never writes "
+                         f"({vocabulary.shown()}); normalise the transcripts as its own were")
+    return vocabulary, recogniser_hash(model)
+
+
+def _with_transcripts(manifest: Manifest, name: str, say: Callable[[str], None]) -> Manifest:
+    there = [text is not None for text in manifest.texts]
+    if not any(manifest.texts):
+        raise InputError(f"labelled={name}: no utterance has a transcript; is `text` filled in the manifest?")
+    if all(there):
+        return manifest
+    say(f"{there.count(False)} of {len(there)} labelled utterances have no transcript and are left out")
+    return manifest.select([place for place, has in enumerate(there) if has])
+
+
+def _without(unlabelled: Manifest, labelled: Manifest, recipe: SelftrainRecipe,
+             say: Callable[[str], None]) -> Manifest:
+    """The unlabelled utterances that are not labelled too: these stay with their true transcripts."""
+    if not len(unlabelled):
+        raise InputError(f"unlabelled={recipe.unlabelled}: holds no utterances")
+    same, others = shared_ids(unlabelled, labelled)
+    if others:
+        raise InputError(f"{others[0]} and {len(others) - 1} more ids are both in labelled={recipe.labelled} and in "
+                         f"unlabelled={recipe.unlabelled}, for files that differ; give one set ids of its own "
+                         "(hubertkit corpus import ... --prefix more-)")
+    known = {*same, *shared_audio(unlabelled, labelled)}
+    if len(known) == len(unlabelled):
+        raise InputError(f"unlabelled={recipe.unlabelled}: all {len(unlabelled)} utterances are labelled; there is "
+                         "nothing to label")
+    if not known:
+        return unlabelled
+    say(f"{len(known)} of {len(unlabelled)} unlabelled utterances are labelled too, and keep their transcripts")
+    return unlabelled.select([place for place, id in enumerate(unlabelled.ids) if id not in known])
+
+
+def _refuse_held_out(recipe: SelftrainRecipe, labelled: Manifest, unlabelled: Manifest, dev: Manifest) -> None:
+    """Raise InputError where dev or test could be learnt from, or test tuned on."""
+    learnt = {f"labelled={recipe.labelled}": labelled, f"unlabelled={recipe.unlabelled}": unlabelled}
+    _refuse_shared(f"dev={recipe.dev}", dev, learnt.items())
+    if recipe.test is not None:
+        _refuse_shared(f"test={recipe.test}", Manifest.load(recipe.test), [*learnt.items(), (f"dev={recipe.dev}", dev)])
+
+
+def _refuse_shared(name: str, held: Manifest, others: Iterable[tuple[str, Manifest]]) -> None:
+    for other_name, other in others:
+        same, only_ids = shared_ids(held, other)
+        both = sorted({*same, *shared_audio(held, other)})
+        if both:
+            raise InputError(f"{both[0]} and {len(both) - 1} more utterances of {name} are in {other_name} as well; a "
+                             "score on what was learnt from or tuned on says nothing: take them out of one of the two")
+        if only_ids:
+            raise InputError(f"{only_ids[0]} and {len(only_ids) - 1} more ids are both in {name} and in {other_name}, "
+                             "for files that differ; if these are other recordings, give them ids of their own "
+                             "(hubertkit corpus import ... --prefix dev-)")
+
+
+def _refuse_other_results(out: Path) -> None:
+    """Raise UsageError where the results would be written over a file of somebody else."""
+    path = out / RESULTS
+    if not path.exists():
+        return
+    try:
+        found = read_json(path) if path.is_file() else None
+    except FormatError:
+        found = None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise UsageError(f"{path}: is there already and no run of ours wrote it, so it is left as it is; give another "
+                         "folder to write to, or move it away")

@@ -1,0 +1,350 @@
+"""Self-training by rounds: what a student learns from, what is refused, and that a killed or changed run goes on."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import soundfile
+from test_finetune import SHAPE, TRAINING
+from tones import write_tones
+
+from downstream import finetune as finetuning
+from downstream import selftrain as rounds
+from downstream import selftrain_data
+from downstream.decode.choice import Name
+from downstream.decode.hypothesis import read_hypotheses
+from downstream.decode.recipe import DecodingRecipe
+from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.lm.arpa import write_arpa
+from downstream.lm.kneser_ney import FALLBACK, Options, estimate
+from downstream.recogniser import load_recogniser, recogniser_hash, save_recogniser
+from downstream.selftrain import selftrain
+from downstream.selftrain_data import training_set
+from downstream.selftrain_recipe import SHIPPED, FilterRecipe, SelftrainRecipe, TuningRecipe
+from downstream.selftrain_start import check_selftrain
+from downstream.text.vocabulary import Vocabulary
+from tools.decoder_options import choice_of
+from upstream.audio import Manifest
+from upstream.disk import file_hash
+from upstream.errors import InputError, RecipeError, UsageError
+from upstream.model.saving import encoder_hash
+from upstream.recipe import load_recipe
+from upstream.stage import read_stage, run_stage
+from upstream.training.optimiser import OptimiserRecipe
+
+LEARNING = dataclasses.replace(TRAINING, updates=110, validate_every=110, save_every=110,
+                               optimiser=OptimiserRecipe(peak_rate=4e-3, warmup_updates=10, weight_decay=0.0))
+STUDENT = {"training": {"updates": 4, "validate_every": 4, "save_every": 2}}
+STAGES = ["round0/recogniser", "round0/dev-emissions", "round0/tuned", "round1/emissions", "round1/hypotheses",
+          "round1/data", "round1/diagnosis", "round1/recogniser", "round1/dev-emissions", "round1/tuned"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("downstream.decode.pool.available_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = write_tones(tmp_path_factory.mktemp("tones"), [2] * 13, dev=3)
+    Manifest.load(folder / "train.arrow").select(range(4)).save(folder / "labelled.arrow")
+    words = [f"{a}{b}{c}" for a in "ABC" for b in "ABC" for c in "ABC"]
+    (folder / "text.txt").write_text("\n".join(f"{a} {b}" for a, b in zip(words, words[5:] + words[:5])) + "\n")
+    write_arpa(estimate([folder / "text.txt"], 2, Options(fallback=FALLBACK)), folder / "lm.arpa")
+    return folder
+
+
+def recipe(corpus, **changes):
+    values = {"labelled": str(corpus / "labelled.arrow"), "unlabelled": str(corpus / "train.arrow"),
+              "dev": str(corpus / "dev.arrow"), "student": STUDENT, "labelled_repeats": 2,
+              "finetune": FinetuneRecipe(architecture=SHAPE, mask=SpecMaskRecipe(0, 5, 0, 8), training=LEARNING),
+              "decoding": DecodingRecipe(decoder=Name.batched, lm=str(corpus / "lm.arpa"), beam=10),
+              "tuning": TuningRecipe(decodes=3), "filter": FilterRecipe(keep=0.5)}
+    return SelftrainRecipe(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def run(corpus):
+    """A run that is done, and what it gave."""
+    return corpus / "run", selftrain(recipe(corpus), corpus / "run", lambda line: None)
+
+
+def said_by(found, out):
+    said = []
+    results = selftrain(found, out, said.append)
+    return results, said
+
+
+def redone(said):
+    """The stages that were not skipped."""
+    return [line.split(":")[0] for line in said if ": done in " in line]
+
+
+def test_a_student_learns_from_the_labels_and_from_the_best_of_what_its_teacher_heard(run, corpus):
+    folder, results = run
+    labelled, whole = (Manifest.load(corpus / f"{name}.arrow") for name in ("labelled", "train"))
+    learnt = Manifest.load(folder / "round1/data/train.arrow")
+    heard = {h.id: h.text for h in read_hypotheses(folder / "round1/hypotheses/hypotheses.jsonl")}
+    assert list(heard) == whole.ids[4:]
+    texts = dict(zip(learnt.ids, learnt.texts))
+    assert learnt.ids[:8] == [*labelled.ids, *(f"{id}~2" for id in labelled.ids)]
+    assert learnt.texts[:8] == labelled.texts * 2
+    chosen = learnt.ids[8:]
+    assert chosen == [id for id in whole.ids if id in chosen]  # in their order
+    assert {id: texts[id] for id in chosen} == {id: heard[id] for id in chosen}
+    spoken = [id for id in heard if heard[id]]
+    assert len(chosen) == -(-len(spoken) // 2) > 0
+    row = results["rounds"][1]
+    assert row["labels"]["kept"]["utterances"] == len(chosen)
+    assert row["labels"]["hours"] == round(learnt.seconds / 3600, 4)
+    assert sum(v["utterances"] for v in row["labels"]["dropped"].values()) == len(heard) - len(chosen)
+    assert row["labels"]["teacher"] == results["rounds"][0]["recogniser"] != row["recogniser"]
+    assert row["recogniser"] == recogniser_hash(load_recogniser(folder / "round1/recogniser")[0])
+
+
+def test_the_results_say_what_was_measured_and_with_which_files(run, corpus):
+    folder, results = run
+    assert json.loads((folder / "selftrain.json").read_text()) == json.loads(json.dumps(results))
+    assert results["lm"] == file_hash(corpus / "lm.arpa")
+    beside = json.loads((folder / "round1/hypotheses/hypotheses.jsonl.json").read_text())
+    assert beside["lm"]["sha256"] == results["lm"]
+    tuned = results["rounds"][0]["dev"]
+    assert beside["settings"]["lm_weight"] == tuned["lm_weight"]
+    assert beside["settings"]["word_score"] == tuned["word_score"]
+    assert tuned["decoded"]["words"] == tuned["greedy"]["words"] == 6
+    assert 0 <= tuned["greedy"]["cer"] < 60
+    weights = choice_of(lm=corpus / "lm.arpa", tuned=folder / "round0/tuned/tuning.json")  # of `decode`
+    assert (weights.lm_weight, weights.word_score) == (tuned["lm_weight"], tuned["word_score"])
+    rates = results["rounds"][1]["labels"]["diagnosis"]
+    assert rates["all"]["utterances"] == 6
+    assert rates["kept"]["utterances"] == results["rounds"][1]["labels"]["kept"]["utterances"]
+
+
+def test_a_student_writes_what_its_teacher_writes(run):
+    folder, _ = run
+    symbols = {load_recogniser(folder / f"round{n}/recogniser")[1].symbols for n in (0, 1)}
+    assert len(symbols) == 1
+    learnt = Manifest.load(folder / "round1/data/train.arrow")
+    assert Vocabulary(*symbols).letters.union(" ").issuperset("".join(learnt.texts))
+
+
+def test_the_same_command_again_does_nothing(run, corpus):
+    results, said = said_by(recipe(corpus), run[0])
+    assert redone(said) == []
+    assert results == run[1]
+
+
+def test_transcripts_of_the_unlabelled_set_change_nothing_that_is_learnt(run, corpus, tmp_path):
+    """Other texts, or none: a diagnosis tells them apart, and nothing else does."""
+    shutil.copytree(run[0], tmp_path / "run")
+    whole = Manifest.load(corpus / "train.arrow")
+    rest = [None] * (len(whole) - 4)
+    for texts, stages in (([text and "CAB" for text in rest], []), (["A LIE"] * len(rest), ["round1/diagnosis"])):
+        whole.with_texts(whole.texts[:4] + texts).save(tmp_path / "train.arrow")
+        results, said = said_by(recipe(corpus, unlabelled=str(tmp_path / "train.arrow")), tmp_path / "run")
+        assert redone(said) == stages
+        assert results["rounds"][1]["recogniser"] == run[1]["rounds"][1]["recogniser"]
+        assert ("diagnosis" in results["rounds"][1]["labels"]) == bool(stages)
+    assert results["unlabelled"] == run[1]["unlabelled"]
+    assert results["rounds"][1]["labels"]["diagnosis"]["all"]["wer"] > 90
+
+
+@pytest.mark.parametrize(("changes", "first"), [
+    ({"filter": FilterRecipe(keep=0.9)}, "round1/data"), ({"labelled_repeats": 1}, "round1/data"),
+    ({"decoding": {"beam": 5}}, "round0/tuned"),
+    ({"tuning": TuningRecipe(decodes=3, unit="character")}, "round0/tuned"),
+    ({"student": {"training": {**STUDENT["training"], "updates": 3}}}, "round1/recogniser")])
+def test_what_changed_is_done_anew_and_what_is_before_it_is_not(run, corpus, tmp_path, changes, first):
+    shutil.copytree(run[0], tmp_path / "run")
+    if "decoding" in changes:
+        changes = {"decoding": dataclasses.replace(recipe(corpus).decoding, **changes["decoding"])}
+    _, said = said_by(recipe(corpus, **changes), tmp_path / "run")
+    found = redone(said)
+    assert found[0] == first
+    behind = STAGES[STAGES.index(first):]
+    assert set(found) <= set(behind)
+    assert "round1/data" in found or first in ("round0/tuned", "round1/recogniser")
+    assert any("stale" in line for line in said if line.startswith(first))
+
+
+def test_a_run_killed_in_any_stage_goes_on_to_the_same_end(run, corpus, tmp_path, monkeypatch):
+    """Each stage is killed once, when its work is done and it is about to say so."""
+    out, killed = tmp_path / "run", []
+
+    def dying(folder, *given, work, **named):
+        def works(into):
+            result = work(into)
+            name = str(folder.relative_to(out))
+            if name not in killed:
+                killed.append(name)
+                raise KeyboardInterrupt
+            return result
+        return run_stage(folder, *given, work=works, **named)
+
+    for module in (rounds, selftrain_data, finetuning):
+        monkeypatch.setattr(module, "run_stage", dying)
+    for _ in STAGES:
+        with pytest.raises(KeyboardInterrupt):
+            selftrain(recipe(corpus), out, lambda line: None)
+    results = selftrain(recipe(corpus), out, lambda line: None)
+    assert killed == STAGES
+    assert [{k: v for k, v in row.items() if k != "folder"} for row in results["rounds"]] == [
+        {k: v for k, v in row.items() if k != "folder"} for row in run[1]["rounds"]]
+
+
+def test_rounds_go_on_from_a_given_recogniser_and_from_one_another(run, corpus, tmp_path):
+    """No language model, the teacher's own encoder to start from, and the score normalised on dev."""
+    given = run[0] / "round0/recogniser"
+    found = recipe(corpus, recogniser=str(given), start="recogniser", rounds=2,
+                   decoding=DecodingRecipe(decoder=Name.greedy), filter=FilterRecipe(confidence="normalised"))
+    results, said = said_by(found, tmp_path / "run")
+    assert "round0/recogniser" not in redone(said)
+    rows = results["rounds"]
+    assert [row["round"] for row in rows] == [0, 1, 2]
+    assert rows[0]["recogniser"] == run[1]["rounds"][0]["recogniser"]
+    assert [row["labels"]["teacher"] for row in rows[1:]] == [row["recogniser"] for row in rows[:2]]
+    assert rows[0]["dev"]["greedy"] == rows[0]["dev"]["decoded"] == run[1]["rounds"][0]["dev"]["greedy"]
+    assert set(rows[1]["labels"]["line"]) == {"slope", "offset", "spread"}
+    inputs = [read_stage(tmp_path / f"run/round{n}/recogniser")["inputs"]["encoder"] for n in (1, 2)]
+    assert inputs == [encoder_hash(load_recogniser(folder)[0].encoder)
+                      for folder in (given, tmp_path / "run/round1/recogniser")]
+
+
+def test_where_nothing_is_kept_one_line_says_why(run, corpus, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    with pytest.raises(InputError, match=r"none of 6 pseudo labels is kept \(.*6 low confidence\); loosen") as e:
+        selftrain(recipe(corpus, filter=FilterRecipe(least_confidence=1.0)), tmp_path / "run", lambda line: None)
+    assert "\n" not in str(e.value)
+    results, said = said_by(recipe(corpus), tmp_path / "run")  # what was there before stays
+    assert "round1/recogniser" not in redone(said)
+    assert results["rounds"] == [
+        row | {"folder": row["folder"].replace(str(run[0]), str(tmp_path / "run"))} for row in run[1]["rounds"]]
+
+
+def test_dev_and_test_are_never_learnt_from(corpus, tmp_path):
+    """By their ids, or by the samples that they hold, whatever the ids are."""
+    dev, train = (Manifest.load(corpus / f"{name}.arrow") for name in ("dev", "train"))
+    renamed = dev.with_ids([f"other-{id}" for id in dev.ids])
+    for number, part in enumerate((dev, renamed)):
+        path = tmp_path / f"{number}.arrow"
+        Manifest.joined([train, part], "test").save(path)
+        for name in ("labelled", "unlabelled"):
+            for held in ({}, {"dev": str(tmp_path / "few.arrow"), "test": str(corpus / "dev.arrow")}):
+                train.select([9]).with_ids(["apart"]).save(tmp_path / "few.arrow")
+                sets = recipe(corpus, **{name: str(path)}, **held)
+                with pytest.raises(InputError, match=r"utterances of (dev|test)=.* are in "):
+                    check_selftrain(sets, tmp_path / "out")
+    with pytest.raises(InputError, match=r"utterances of test=.* are in dev="):
+        check_selftrain(recipe(corpus, test=str(corpus / "dev.arrow")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_recordings_of_the_same_ids_are_refused(corpus, tmp_path):
+    train = Manifest.load(corpus / "train.arrow")
+    soundfile.write(tmp_path / "x.wav", [0.1] * 9000, 16_000)
+    other = Manifest.of([dataclasses.replace(train[0], audio=tmp_path / "x.wav", samples=9000)], "others")
+    Manifest.joined([other, train.select([8, 9])], "others").save(tmp_path / "others.arrow")
+    with pytest.raises(InputError, match=r"both in labelled=.* and in unlabelled=.*--prefix more-"):
+        check_selftrain(recipe(corpus, unlabelled=str(tmp_path / "others.arrow")), tmp_path / "out")
+
+
+def test_labelled_utterances_are_taken_out_of_the_unlabelled_ones(corpus, tmp_path):
+    said = []
+    sets = check_selftrain(recipe(corpus), tmp_path / "out", said.append)
+    train = Manifest.load(corpus / "train.arrow")
+    assert sets.unlabelled.ids == train.ids[4:]
+    assert sets.unlabelled.texts == [None] * 6
+    assert said == ["4 of 10 unlabelled utterances are labelled too, and keep their transcripts"]
+    train.select(range(4)).with_ids(list("abcd")).save(tmp_path / "renamed.arrow")
+    assert check_selftrain(recipe(corpus, labelled=str(tmp_path / "renamed.arrow")), tmp_path / "out",
+                           said.append).unlabelled.ids == train.ids[4:]
+    with pytest.raises(InputError, match="all 4 utterances are labelled"):
+        check_selftrain(recipe(corpus, unlabelled=str(corpus / "labelled.arrow")), tmp_path / "out")
+
+
+def test_labelled_utterances_without_transcripts_are_labelled_by_the_teacher(corpus, tmp_path):
+    labelled = Manifest.load(corpus / "labelled.arrow")
+    labelled.with_texts([None, *labelled.texts[1:]]).save(tmp_path / "some.arrow")
+    sets = check_selftrain(recipe(corpus, labelled=str(tmp_path / "some.arrow")), tmp_path / "out", lambda line: None)
+    assert sets.labelled.ids == labelled.ids[1:]
+    assert labelled.ids[0] in sets.unlabelled.ids
+    labelled.with_texts([None] * 4).save(tmp_path / "some.arrow")
+    with pytest.raises(InputError, match="no utterance has a transcript"):
+        check_selftrain(recipe(corpus, labelled=str(tmp_path / "some.arrow")), tmp_path / "out")
+
+
+def test_a_teacher_of_other_symbols_is_refused(run, corpus, tmp_path):
+    model, vocabulary = load_recogniser(run[0] / "round0/recogniser")
+    small = Vocabulary(tuple(s.lower() if len(s) == 1 else s for s in vocabulary.symbols))
+    save_recogniser(model, small, tmp_path / "small", {})
+    with pytest.raises(InputError, match=r"give finetune\.symbols=data"):
+        check_selftrain(recipe(corpus, recogniser=str(tmp_path / "small")), tmp_path / "out")
+    of_data = dataclasses.replace(recipe(corpus).finetune, symbols="data")
+    with pytest.raises(InputError, match=r"has the character 'A', which .* never writes"):
+        check_selftrain(recipe(corpus, recogniser=str(tmp_path / "small"), finetune=of_data), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"labelled": ""}, "give labelled="), ({"unlabelled": ""}, "give unlabelled="), ({"dev": ""}, "give dev="),
+    ({"decoding": DecodingRecipe(decoder=Name.batched, lm="nowhere.arpa")}, "decoding.lm=nowhere.arpa: no such file"),
+    ({"decoding": DecodingRecipe(decoder=Name.greedy, lm=__file__)}, "no effect on the greedy decoder"),
+    ({"recogniser": "nowhere"}, "nowhere"), ({"encoder": "nowhere"}, "nowhere"),
+    ({"student": {"training": {"updtes": 3}}}, "did you mean updates")])
+def test_what_cannot_be_is_said_before_anything_is_made(corpus, tmp_path, changes, says):
+    with pytest.raises(UsageError, match=says):
+        selftrain(recipe(corpus, **changes), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_somebody_else_is_left_as_it_is(corpus, tmp_path):
+    (tmp_path / "selftrain.json").write_text("{}")
+    with pytest.raises(UsageError, match="no run of ours wrote it"):
+        check_selftrain(recipe(corpus), tmp_path)
+
+
+@pytest.mark.parametrize("values", [
+    {"rounds": 0}, {"labelled_repeats": 0}, {"finetune": FinetuneRecipe(data="m.arrow")},
+    {"student": {"dev": "m.arrow"}}, {"student": {"symbols": "data"}},
+    {"decoding": DecodingRecipe(decoder=Name.batched, lm="lm.arpa", lm_weight=1.0)}, {"tuning": {"decodes": 2}}])
+def test_a_recipe_that_contradicts_itself_is_refused(values):
+    with pytest.raises(ValueError, match=r"must be|sets it itself|finetune.symbols|give both"):
+        SelftrainRecipe(**{k: TuningRecipe(**value) if k == "tuning" else value for k, value in values.items()})
+
+
+def test_labels_whose_characters_are_worse_than_those_of_greedy_decoding_are_a_warning(run, corpus, tmp_path):
+    """A model that overrules what was heard: of all words it likes one."""
+    shutil.copytree(run[0], tmp_path / "run")
+    (tmp_path / "text.txt").write_text("CCC CCC\n" * 50 + (corpus / "text.txt").read_text())
+    write_arpa(estimate([tmp_path / "text.txt"], 2, Options(fallback=FALLBACK)), tmp_path / "lm.arpa")
+    decoding = dataclasses.replace(recipe(corpus).decoding, lm=str(tmp_path / "lm.arpa"), lm_weight=30.0,
+                                   word_score=0.0)
+    results, said = said_by(recipe(corpus, decoding=decoding), tmp_path / "run")
+    dev = results["rounds"][0]["dev"]
+    assert dev["decoded"]["cer"] > dev["greedy"]["cer"]
+    assert any(line.startswith("warning: round0: ") and "tuning.unit=character" in line for line in said)
+
+
+def test_given_weights_are_not_tuned(corpus):
+    decoding = DecodingRecipe(decoder=Name.batched, lm="lm.arpa", lm_weight=1.0, word_score=0.5)
+    assert recipe(corpus).tunes
+    assert not recipe(corpus, decoding=decoding).tunes
+    assert not recipe(corpus, decoding=DecodingRecipe(decoder=Name.greedy)).tunes
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_recipes_that_ship_are_valid(name):
+    found = load_recipe(SelftrainRecipe, name, ["finetune.training.updates=7"], SHIPPED)
+    assert found.teaching().training.updates == found.studying("m.arrow", "").training.updates == 7
+    assert load_recipe(SelftrainRecipe, name, ["student.training.updates=7"], SHIPPED).teaching().training.updates != 7
+    with pytest.raises(RecipeError, match="did you mean labelled"):
+        load_recipe(SelftrainRecipe, name, ["labeled=m.arrow"], SHIPPED)
+
+
+def test_a_training_set_without_repeats_is_the_plain_union(corpus):
+    labelled, whole = (Manifest.load(corpus / f"{name}.arrow") for name in ("labelled", "train"))
+    found = training_set(labelled, 1, whole, {whole.ids[9]: "B", whole.ids[5]: "A"})
+    assert list(zip(found.ids, found.texts)) == [*zip(labelled.ids, labelled.texts), (whole.ids[5], "A"),
+                                                 (whole.ids[9], "B")]
