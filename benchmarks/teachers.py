@@ -133,7 +133,7 @@ def _named(others: Sequence[Path]) -> dict[str, Path]:
     """Other encoders by the names of their folders, which are to be folders of the measurement."""
     found: dict[str, Path] = {}
     for path in others:
-        name = path.resolve().name
+        name = path.absolute().name  # a link keeps its own
         if name in found or re.fullmatch(r"round\d+", name):
             raise UsageError(f"--encoder {path}: there is another encoder {name}; rows are named for the last part of "
                              "the path, so give it another one (a link will do)")

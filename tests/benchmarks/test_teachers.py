@@ -121,6 +121,15 @@ def test_other_encoders_and_frames_without_their_means_are_judged_too(monkeypatc
     assert all(row["encoder"] == "mine" and row["round"] == 0 for row in rows if row["teacher"].startswith("mine"))
 
 
+def test_a_link_gives_an_encoder_another_name(monkeypatch, recordings, trained, tmp_path):
+    monkeypatch.setattr(teachers, "PLAIN", ())
+    for number in (1, 2):
+        (tmp_path / f"plain{number}").symlink_to(trained / f"round{number}" / "encoder")
+    found = run(recordings, None, [3], tmp_path / "out", "a command", say=lambda _: None,
+                others=[tmp_path / "plain1", tmp_path / "plain2"])
+    assert [row["encoder"] for row in found["rows"]] == ["plain1", "plain1", "plain2", "plain2"]
+
+
 def test_two_encoders_of_one_name_are_refused(recordings, trained, tmp_path):
     for others in ([tmp_path / "a" / "same", tmp_path / "b" / "same"], [tmp_path / "round1"]):
         with pytest.raises(UsageError, match="there is another encoder"):
