@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import refuse_other_results, write_results
+from benchmarks.teachers_plot import plot_teachers
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device
@@ -87,7 +88,7 @@ PLAIN = (
 
 def run(recordings: Recordings, rounds: Path | None, clusters: Sequence[int], out: Path, command: str,
         say: Callable[[str], None] = say, *, others: Sequence[Path] = (), cmn: bool = False) -> dict[str, Any]:
-    """Judge every teacher into `out` and give the content of `out/results.json`.
+    """Judge every teacher into `out` and give the content of `out/results.json`; `out/teachers.png` shows it.
 
     Args:
         rounds: folder of a pretraining run; None for the teachers that need none.
@@ -117,6 +118,7 @@ def run(recordings: Recordings, rounds: Path | None, clusters: Sequence[int], ou
                    "judged_on": {"manifest": recordings.aligned.hash, "utterances": len(recordings.aligned),
                                  "speakers": len(set(recordings.aligned.speakers))}}
         write_results(out / "results.json", results)
+        plot_teachers(rows, results["curves"], out / "teachers.png")
     return results
 
 

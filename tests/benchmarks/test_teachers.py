@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +13,7 @@ import soundfile
 from benchmarks import teachers
 from benchmarks.results import read_results
 from benchmarks.teachers import Candidate, recordings_of, run
+from benchmarks.teachers_plot import plot_teachers
 from upstream.audio.corpora.folder import import_folder
 from upstream.errors import UsageError
 from upstream.model import Encoder, EncoderConfig
@@ -134,3 +136,26 @@ def test_two_encoders_of_one_name_are_refused(recordings, trained, tmp_path):
     for others in ([tmp_path / "a" / "same", tmp_path / "b" / "same"], [tmp_path / "round1"]):
         with pytest.raises(UsageError, match="there is another encoder"):
             run(recordings, trained, [3], tmp_path / "out", "a command", say=lambda _: None, others=others)
+
+
+def test_the_picture_shows_layers_beside_plain_features_and_nothing_where_there_are_none(tmp_path):
+    place = {"kind": "single", "stream": 0, "classes": 100, "encoder": None, "cmn": False}
+    plain = [place | {"teacher": "mfcc-100", "round": 0, "layer": None, "pnmi": 0.33},
+             place | {"teacher": "mfcc-cmn-100", "round": 0, "layer": None, "pnmi": 0.35, "cmn": True}]
+    layers = [place | {"teacher": f"round{n}-layer{layer}-100", "round": n, "layer": layer, "pnmi": 0.3 + 0.02 * n,
+                       "cmn": cmn} for n in (1, 2) for layer in (1, 2) for cmn in (False, True)]
+    curves = [{"round": n, "update": u, "layer": layer, "pnmi": 0.3 + u / 1000 + layer / 100}
+              for n in (1, 2) for u in (10, 20) for layer in (1, 2)]
+    plot_teachers(plain, [], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    plot_teachers(plain + layers, curves, tmp_path / "both.png")
+    plot_teachers(plain + layers, [], tmp_path / "one.png")
+    shapes = [plt.imread(tmp_path / name).shape for name in ("one.png", "both.png")]
+    assert shapes[1][1] == 2 * shapes[0][1]  # a panel more
+
+
+def test_old_rows_without_cmn_are_drawn(tmp_path):
+    rows = [{"teacher": "round1-layer1-100", "kind": "single", "round": 1, "layer": 1, "stream": 0, "classes": 100,
+             "pnmi": 0.3}]
+    plot_teachers(rows, [], tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
