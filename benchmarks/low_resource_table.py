@@ -9,6 +9,7 @@ from rich.table import Table
 
 from benchmarks.results import table
 
+WIDTH = 100  # columns of text that the tables have room in
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "errors"]  # of single fine-tunings
 
 
@@ -31,7 +32,7 @@ def rate_table(summaries: Sequence[dict[str, Any]], seeds: Sequence[int]) -> Tab
     found = Table(title=f"mean over seeds {', '.join(map(str, seeds))} (standard deviation of a seed) "
                         "[95% over test utterances]")
     for column in ("labelled", "encoder", "decoder"):
-        found.add_column(column)
+        found.add_column(column, overflow="fold")  # names are never cut short
     for column in ("WER", "CER"):
         found.add_column(column, justify="right")
     for summary in summaries:
@@ -47,7 +48,7 @@ def difference_table(comparisons: Sequence[dict[str, Any]], base: str) -> Table:
                   caption="p: Holm, over all comparisons of a rate and decoder" + (
                       "; it says nothing of other seeds" * several))
     for column in ("labelled", "encoder", "decoder", "rate"):
-        found.add_column(column)
+        found.add_column(column, overflow="fold")
     for column in ("difference", *(["single seeds"] * several), "p"):
         found.add_column(column, justify="right")
     for c in comparisons:

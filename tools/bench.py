@@ -30,7 +30,7 @@ from benchmarks.kmeans import run as run_kmeans
 from benchmarks.lm import run as run_lm
 from benchmarks.low_resource import run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches, most_ranks
-from benchmarks.low_resource_table import tables
+from benchmarks.low_resource_table import WIDTH, tables
 from benchmarks.posteriors import Sets, import_posteriors
 from benchmarks.ranks import Plan as RanksPlan
 from benchmarks.ranks import run as run_ranks
@@ -92,7 +92,10 @@ def low_resource(
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
     with launched(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded)):
         results = run(loaded, data, out, command)
-    Console().print(*tables(results))
+    console = Console()
+    if not console.is_terminal:  # a file has no width of its own
+        console.width = max(WIDTH, console.width)
+    console.print(*tables(results))
     print(out / "results.json")
 
 
