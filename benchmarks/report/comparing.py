@@ -41,6 +41,7 @@ class Difference:
         system, against: their names.
         rate: `wer` or `cer`.
         seeds: differences of single seeds, where there are several.
+        file: that it is of; "" where there is one only.
     """
 
     place: tuple[tuple[str, str], ...]
@@ -51,6 +52,7 @@ class Difference:
     utterances: Sure
     speakers: Sure | None = None
     seeds: tuple[float, ...] = ()
+    file: str = ""
 
     @property
     def name(self) -> str:
@@ -92,7 +94,9 @@ def difference_table(found: Sequence[Difference], what: str, digits: int) -> Tab
     samplings = [s for s in (UTTERANCES, SPEAKERS) if any(d.by(s) is not None for d in found)]
     several = len(found) > 1
     same = from_one(found)
-    columns = [Column(head, numeric=False) for head in (*dict(found[0].place), what, "rate")]
+    files = any(d.file for d in found)
+    columns = [Column(head, numeric=False) for head in (*(["file"] if files else []), *dict(found[0].place), what,
+                                                        "rate")]
     columns += [Column("points")]
     for sampling in samplings:
         columns += [Column(f"95 % by {sampling}"), Column("p [Holm]" if several else "p")]
@@ -101,7 +105,7 @@ def difference_table(found: Sequence[Difference], what: str, digits: int) -> Tab
     corrected = {sampling: adjusted(found, sampling) for sampling in samplings}
     rows = []
     for index, difference in enumerate(found):
-        row = [Cell(value) for _, value in difference.place]
+        row = [Cell(value) for value in (*([difference.file] if files else []), *dict(difference.place).values())]
         row += [Cell(difference.named(same))]
         row += [Cell(difference.rate.upper()), Cell(number(difference.points, digits, "+"))]
         for sampling in samplings:
@@ -114,26 +118,30 @@ def difference_table(found: Sequence[Difference], what: str, digits: int) -> Tab
 
 
 def verdicts(found: Sequence[Difference], naming: bool = True) -> list[str]:
-    """How many intervals exclude 0, a sentence for each sampling.
+    """How many intervals exclude 0, a sentence for each file and sampling; p-values are adjusted for all of them.
 
     Args:
         naming: whether it says which.
     """
     said = []
     for sampling in (UTTERANCES, SPEAKERS):
-        those = [d for d in found if (sure := d.by(sampling)) is not None and sure.ends is not None]
-        if those:
-            certain = [p for p in adjusted(found, sampling) if p is not None and p < LEVEL]
-            among = (f" Adjusted by Holm's procedure, {len(certain)} of {len(those)} p-values "
-                     f"{'is' if len(certain) == 1 else 'are'} below {LEVEL}.")
-            said.append(_verdict(those, sampling, naming) + among * (len(those) > 1))
+        corrected = adjusted(found, sampling)
+        for file in dict.fromkeys(d.file for d in found):
+            those = [(d, p) for d, p in zip(found, corrected) if d.file == file and (sure := d.by(sampling)) is not None
+                     and sure.ends is not None]
+            if not those:
+                continue
+            certain = sum(p is not None and p < LEVEL for _, p in those)
+            among = (f" Adjusted by Holm's procedure, {certain} of {len(those)} p-values "
+                     f"{'is' if certain == 1 else 'are'} below {LEVEL}.") * (len(found) > 1)
+            said.append((f"{file}: " if file else "") + _verdict([d for d, _ in those], sampling, naming) + among)
     return said
 
 
 def _verdict(those: Sequence[Difference], sampling: str, naming: bool) -> str:
     excluding = [d for d in those if (sure := d.by(sampling)) is not None and sure.excludes_zero]
     others = [d for d in those if d not in excluding]
-    than = those[0].against if from_one(those) else "the second of the pair"
+    than = those[0].against if len({d.against for d in those}) == 1 else "the second of the pair"
     lower = sum(d.points < 0 for d in excluding)
     ways = [f"{lower} with fewer errors than {than}"] * bool(lower)
     ways += [f"{len(excluding) - lower} with more{'' if lower else f' than {than}'}"] * (len(excluding) > lower)

@@ -59,10 +59,13 @@ def lead(files: Sequence[Results]) -> list[str]:
 
 
 def differences(files: Sequence[Results]) -> list[Difference]:
-    """The comparisons of all files, by labels, and otherwise in their order."""
-    found = [_difference(file.name if len(files) > 1 else None, one) for file in files
-             for one in _dicts(file.content.get("comparisons")) if {"difference", "encoder", "rate"} <= one.keys()]
-    return sorted(found, key=lambda d: label_order(dict(d.place).get("labels", "")))
+    """The comparisons of each file, by labels, and otherwise in their order."""
+    found = []
+    for file in files:
+        those = [_difference(file.name if len(files) > 1 else "", one) for one in _dicts(
+            file.content.get("comparisons")) if {"difference", "encoder", "rate"} <= one.keys()]
+        found += sorted(those, key=lambda d: label_order(dict(d.place).get("labels", "")))
+    return found
 
 
 def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
@@ -123,12 +126,12 @@ def _deviation(m: Measured, rate: str) -> str:
     return f"± {number(m.deviation(rate) or 0.0, DIGITS)}"
 
 
-def _difference(file: str | None, found: dict[str, Any]) -> Difference:
+def _difference(file: str, found: dict[str, Any]) -> Difference:
     place = [(column, str(found[key])) for column, key in (("labels", "labelled"), ("decoder", "decoder"))
              if key in found]
     speakers = found.get("by_speaker")
     return Difference(
-        place=(*([] if file is None else [("file", file)]), *place), system=str(found["encoder"]),
+        place=tuple(place), file=file, system=str(found["encoder"]),
         against=str(found.get("against", "baseline")), rate=str(found["rate"]), points=float(found["difference"]),
         utterances=_sure(found), speakers=_sure(speakers) if isinstance(speakers, dict) else None,
         seeds=tuple(_seed_differences(found)))
