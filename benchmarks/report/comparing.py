@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.document import MINUS, Cell, Column, Table, counted, interval, listed, number, p_value
+from benchmarks.report.document import MINUS, Cell, Column, Table, interval, listed, number, p_value
 from downstream.score.holm import holm
 
 UTTERANCES, SPEAKERS = "utterances", "speakers"  # what intervals draw
@@ -74,14 +74,23 @@ def from_one(found: Sequence[Difference]) -> bool:
 
 
 def adjusted(found: Sequence[Difference], sampling: str) -> list[float | None]:
-    """p-values for as many comparisons as there are: those of the file where it has them all, otherwise by Holm's
-    procedure over those with a p-value here."""
-    sure = [difference.by(sampling) for difference in found]
-    if all(s is None or s.p is None or s.p_holm is not None for s in sure):
-        return [None if s is None else s.p_holm for s in sure]
-    values = [s.p for s in sure if s is not None and s.p is not None]
-    left = iter(holm(values))
-    return [None if s is None or s.p is None else next(left) for s in sure]
+    """p-values for as many comparisons as there are: those of the file where it has them, otherwise by Holm's procedure
+    over those of the same file, rate and decoder, as `bench low-resource` does it."""
+    values: list[float | None] = [None] * len(found)
+    families: dict[tuple[str | None, ...], list[int]] = {}
+    for index, difference in enumerate(found):
+        sure = difference.by(sampling)
+        if sure is not None and sure.p_holm is not None:
+            values[index] = sure.p_holm
+        elif sure is not None and sure.p is not None:
+            key = (difference.file, difference.rate, dict(difference.place).get("decoder"))
+            families.setdefault(key, []).append(index)
+    for members in families.values():
+        p_values = [sure.p for index in members
+                    if (sure := found[index].by(sampling)) is not None and sure.p is not None]
+        for index, value in zip(members, holm(p_values)):
+            values[index] = value
+    return values
 
 
 def difference_table(found: Sequence[Difference], what: str, digits: int) -> Table:
@@ -114,11 +123,11 @@ def difference_table(found: Sequence[Difference], what: str, digits: int) -> Tab
         rows.append(tuple(row))
     caption = f"Differences of error rates from {found[0].against}" if same else "Differences of error rates"
     return Table("differences", f"{caption}, on the same utterances.", tuple(columns), tuple(rows),
-                 _note(found, samplings, several))
+                 _note(found, several))
 
 
 def verdicts(found: Sequence[Difference], naming: bool = True) -> list[str]:
-    """How many intervals exclude 0, a sentence for each file and sampling; p-values are adjusted for all of them.
+    """How many intervals exclude 0, a sentence for each file and sampling, and how many p-values stay small.
 
     Args:
         naming: whether it says which.
@@ -171,12 +180,15 @@ def _sure_cells(sure: Sure | None, digits: int, corrected: float | None) -> list
             Cell(p_value(sure.p), "" if corrected is None else f"[{p_value(corrected)}]")]
 
 
-def _note(found: Sequence[Difference], samplings: Sequence[str], several: bool) -> str:
+def _note(found: Sequence[Difference], several: bool) -> str:
     """How the numbers came about, as far as the file says."""
     said = ["Percentage points; negative: fewer errors. Bold: intervals that exclude 0."]
     if several:
-        own = all(s is None or s.p is None or s.p_holm is not None for d in found for s in map(d.by, samplings))
-        said.append("In brackets beside p: adjusted by Holm's procedure, as the file has it." if own else
-                    "In brackets beside p: adjusted by Holm's procedure for the "
-                    f"{counted(len(found), 'comparison')} of this table.")
+        own = all(s is None or s.p is None or s.p_holm is not None for d in found for s in (d.utterances, d.speakers))
+        of = ["rate", *(["decoder"] if "decoder" in dict(found[0].place) else []), *(["file"] if found[0].file else [])]
+        said.append("In brackets beside p: adjusted by Holm's procedure, " + (
+            "as the file has it." if own else f"among the comparisons of the same {listed(of)}."))
+    if any(d.seeds for d in found):
+        said.append("Intervals and p-values are of test utterances or speakers with these very trainings; what other "
+                    "seeds would give, only the differences of each seed show.")
     return " ".join(said)

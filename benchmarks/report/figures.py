@@ -133,7 +133,7 @@ def _series(axes: Any, places: list[float], chosen: Sequence[Measured], rate: st
     """Points and bars of an encoder; of which file they are, marker and line say."""
     marker = _MARKERS[file % len(_MARKERS)]
     values = [m.mean(rate) for m in chosen]
-    ends = [m.rows[0][f"{rate}_interval"] if (d := m.deviation(rate)) is None else (v - d, v + d)
+    ends = [(m.interval(rate) or (v, v)) if (d := m.deviation(rate)) is None else (v - d, v + d)
             for m, v in zip(chosen, values)]
     bars = [[max(0.0, v - low) for v, (low, _) in zip(values, ends)],
             [max(0.0, high - v) for v, (_, high) in zip(values, ends)]]

@@ -51,10 +51,10 @@ def lead(files: Sequence[Results]) -> list[str]:
     cells = measured(files)
     best = min(cells, key=lambda m: m.mean("wer"))
     several = f", mean of {len(best.rows)} seeds" if len(best.rows) > 1 else ""
-    ends = interval(best.rows[0]["wer_interval"], DIGITS) if len(best.rows) == 1 else _deviation(best, "wer")
     where = f" in {best.file}" if len(files) > 1 else ""
-    said = [f"Lowest word error rate: {number(best.mean('wer'), DIGITS)} % {ends}{several}, with {best.encoder}, "
-            f"labels {best.labelled}, decoder {best.decoder}{where}."]
+    rate = f"{number(best.mean('wer'), DIGITS)} % {_sureness(best, 'wer')}{several}"
+    said = [f"Lowest word error rate: {rate}, with {best.encoder}, labels {best.labelled}, decoder "
+            f"{best.decoder}{where}."]
     return said + verdicts(differences(files), naming=False)
 
 
@@ -88,8 +88,7 @@ def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
         rows.append(tuple(row))
     seeds = {len(m.rows) for m in cells}
     what = "In brackets: 95 % intervals over test utterances." if seeds == {1} else (
-        "±: standard deviation of single seeds; in brackets: 95 % intervals over test utterances, of what was trained "
-        "with one seed.")
+        "±: standard deviation of single seeds; in brackets: 95 % intervals over test utterances.")
     return Table("rates", "Word and character error rates.", tuple(columns), tuple(rows),
                  f"{what} Bold: the lowest of a column.")
 
@@ -118,12 +117,14 @@ def _over_files_table(together: Sequence[Measured]) -> Table:
 
 
 def _rate(m: Measured, rate: str, strong: bool) -> Cell:
-    detail = interval(m.rows[0][f"{rate}_interval"], DIGITS) if len(m.rows) == 1 else _deviation(m, rate)
-    return Cell(number(m.mean(rate), DIGITS), detail, strong)
+    return Cell(number(m.mean(rate), DIGITS), _sureness(m, rate), strong)
 
 
-def _deviation(m: Measured, rate: str) -> str:
-    return f"± {number(m.deviation(rate) or 0.0, DIGITS)}"
+def _sureness(m: Measured, rate: str) -> str:
+    """The standard deviation of seeds, where there are several, and the interval, where it is known."""
+    deviation = m.deviation(rate)
+    said = [] if deviation is None else [f"± {number(deviation, DIGITS)}"]
+    return " ".join([*said, interval(m.interval(rate), DIGITS)]).strip()
 
 
 def _difference(file: str, found: dict[str, Any]) -> Difference:
