@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from upstream.disk import disk_errors, writing
 
@@ -40,7 +40,7 @@ def drawn_svg(width: float, height: float, draw: Callable[[Figure], None]) -> st
     from matplotlib.figure import Figure
 
     written = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "hubertkit", "font.family": "sans-serif"}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "hubertkit", "font.family": "sans-serif"}
     with warnings.catch_warnings(), matplotlib.rc_context(settings):
         warnings.filterwarnings("ignore", "Glyph")  # who shows the texts has fonts of their own
         figure = Figure(figsize=(width, height), layout="constrained")

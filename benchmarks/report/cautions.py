@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.report.comparing import LEVEL, SPEAKERS, adjusted
 from benchmarks.report.document import counted, listed
+from benchmarks.report.low_resource import differences
 from benchmarks.report.reading import Results
 from benchmarks.report.seeds import row_seed
 from benchmarks.report.test_sets import named_test, names_hash
@@ -79,8 +81,12 @@ def _of(file: Results) -> Iterator[str]:
     if (recipe.get("test") is not None and recipe["test"] == recipe.get("dev")) or _same_sets(content):
         yield "Weights were tuned on the test set itself: the error rates are too good."
     cells = recipe.get("cells")
-    if isinstance(cells, list | tuple) and (done := len({row.get("cell") for row in rows})) < len(cells):
-        yield f"The comparison is not finished: {done} of {len(cells)} cells of its recipe are there."
+    if isinstance(cells, list):
+        seeds = recipe.get("seeds")
+        planned = len(cells) * max(1, len(seeds) if isinstance(seeds, list) else 1)
+        done = len({(row.get("labelled"), row.get("encoder"), row.get("seed")) for row in rows})
+        if done < planned:
+            yield f"The comparison is not finished: {done} of {planned} trainings of its recipe are there."
     yield from _seeds(file)
     yield from _size(file)
     judged = content.get("judged_on")
@@ -88,7 +94,7 @@ def _of(file: Results) -> Iterator[str]:
         yield f"Judged on {counted(judged['speakers'], 'speaker')}: with others, close numbers may change places."
     yield from _edges(rows)
     yield from imbalanced((_row_name(row), row) for row in rows)
-    yield from _comparisons(content.get("comparisons"))
+    yield from _comparisons(file)
 
 
 def _seeds(file: Results) -> Iterator[str]:
@@ -123,18 +129,19 @@ def _edges(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield (f"Tuned weights lie on the edge of what was tried in {_named(edges)}: better ones may lie beyond.")
 
 
-def _comparisons(found: Any) -> Iterator[str]:
-    if not isinstance(found, list):
+def _comparisons(file: Results) -> Iterator[str]:
+    found = file.content.get("comparisons")
+    if file.benchmark != "low-resource" or not isinstance(found, list):
         return
     found = [one for one in found if isinstance(one, dict) and one.get("p_value") is not None]
     if len(found) > 1 and not all(one.get("p_holm") is not None for one in found):
         yield (f"The file's {len(found)} p-values are each of a single comparison: of 20 such between equal systems "
                "one is below 0.05 by chance. The p-values in brackets are adjusted here, by Holm's procedure.")
-    speakers = [one["by_speaker"]["p_value"] for one in found if isinstance(one.get("by_speaker"), dict)
-                and isinstance(one["by_speaker"].get("p_value"), int | float)]
-    if len(speakers) > 1 and min(speakers) * len(speakers) > 0.05:
-        yield (f"By speakers the smallest of {len(speakers)} p-values is {min(speakers):.2g}: none is below 0.05 once "
-               "adjusted, whatever single intervals exclude; fewer comparisons or more speakers would tell.")
+    speakers = [p for p in adjusted(differences([file]), SPEAKERS) if p is not None]
+    if len(speakers) > 1 and min(speakers) > LEVEL:
+        yield (f"By speakers none of {len(speakers)} p-values is below {LEVEL} once adjusted (the smallest is "
+               f"{min(speakers):.2g}), whatever single intervals exclude: fewer comparisons or more speakers would "
+               "tell.")
     if found and not all(isinstance(one.get("by_speaker"), dict) for one in found):
         yield ("Comparisons are by utterances only; drawing whole speakers says how it would be with other speakers, "
                "and may be less sure.")

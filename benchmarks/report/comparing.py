@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.document import MINUS, Cell, Column, Table, counted, interval, listed, number, p_value
+from benchmarks.report.document import MINUS, Cell, Column, Table, interval, listed, number, p_value
 from downstream.score.holm import holm
 
 UTTERANCES, SPEAKERS = "utterances", "speakers"  # what intervals draw
@@ -41,6 +41,7 @@ class Difference:
         system, against: their names.
         rate: `wer` or `cer`.
         seeds: differences of single seeds, where there are several.
+        file: that it is of; "" where there is one only.
     """
 
     place: tuple[tuple[str, str], ...]
@@ -51,6 +52,7 @@ class Difference:
     utterances: Sure
     speakers: Sure | None = None
     seeds: tuple[float, ...] = ()
+    file: str = ""
 
     @property
     def name(self) -> str:
@@ -72,14 +74,23 @@ def from_one(found: Sequence[Difference]) -> bool:
 
 
 def adjusted(found: Sequence[Difference], sampling: str) -> list[float | None]:
-    """p-values for as many comparisons as there are: those of the file where it has them all, otherwise by Holm's
-    procedure over those with a p-value here."""
-    sure = [difference.by(sampling) for difference in found]
-    if all(s is None or s.p is None or s.p_holm is not None for s in sure):
-        return [None if s is None else s.p_holm for s in sure]
-    values = [s.p for s in sure if s is not None and s.p is not None]
-    left = iter(holm(values))
-    return [None if s is None or s.p is None else next(left) for s in sure]
+    """p-values for as many comparisons as there are: those of the file where it has them, otherwise by Holm's procedure
+    over those of the same file, rate and decoder, as `bench low-resource` does it."""
+    values: list[float | None] = [None] * len(found)
+    families: dict[tuple[str | None, ...], list[int]] = {}
+    for index, difference in enumerate(found):
+        sure = difference.by(sampling)
+        if sure is not None and sure.p_holm is not None:
+            values[index] = sure.p_holm
+        elif sure is not None and sure.p is not None:
+            key = (difference.file, difference.rate, dict(difference.place).get("decoder"))
+            families.setdefault(key, []).append(index)
+    for members in families.values():
+        p_values = [sure.p for index in members
+                    if (sure := found[index].by(sampling)) is not None and sure.p is not None]
+        for index, value in zip(members, holm(p_values)):
+            values[index] = value
+    return values
 
 
 def difference_table(found: Sequence[Difference], what: str, digits: int) -> Table:
@@ -92,7 +103,9 @@ def difference_table(found: Sequence[Difference], what: str, digits: int) -> Tab
     samplings = [s for s in (UTTERANCES, SPEAKERS) if any(d.by(s) is not None for d in found)]
     several = len(found) > 1
     same = from_one(found)
-    columns = [Column(head, numeric=False) for head in (*dict(found[0].place), what, "rate")]
+    files = any(d.file for d in found)
+    columns = [Column(head, numeric=False) for head in (*(["file"] if files else []), *dict(found[0].place), what,
+                                                        "rate")]
     columns += [Column("points")]
     for sampling in samplings:
         columns += [Column(f"95 % by {sampling}"), Column("p [Holm]" if several else "p")]
@@ -101,7 +114,7 @@ def difference_table(found: Sequence[Difference], what: str, digits: int) -> Tab
     corrected = {sampling: adjusted(found, sampling) for sampling in samplings}
     rows = []
     for index, difference in enumerate(found):
-        row = [Cell(value) for _, value in difference.place]
+        row = [Cell(value) for value in (*([difference.file] if files else []), *dict(difference.place).values())]
         row += [Cell(difference.named(same))]
         row += [Cell(difference.rate.upper()), Cell(number(difference.points, digits, "+"))]
         for sampling in samplings:
@@ -110,30 +123,34 @@ def difference_table(found: Sequence[Difference], what: str, digits: int) -> Tab
         rows.append(tuple(row))
     caption = f"Differences of error rates from {found[0].against}" if same else "Differences of error rates"
     return Table("differences", f"{caption}, on the same utterances.", tuple(columns), tuple(rows),
-                 _note(found, samplings, several))
+                 _note(found, several))
 
 
 def verdicts(found: Sequence[Difference], naming: bool = True) -> list[str]:
-    """How many intervals exclude 0, a sentence for each sampling.
+    """How many intervals exclude 0, a sentence for each file and sampling, and how many p-values stay small.
 
     Args:
         naming: whether it says which.
     """
     said = []
     for sampling in (UTTERANCES, SPEAKERS):
-        those = [d for d in found if (sure := d.by(sampling)) is not None and sure.ends is not None]
-        if those:
-            certain = [p for p in adjusted(found, sampling) if p is not None and p < LEVEL]
-            among = (f" Adjusted by Holm's procedure, {len(certain)} of {len(those)} p-values "
-                     f"{'is' if len(certain) == 1 else 'are'} below {LEVEL}.")
-            said.append(_verdict(those, sampling, naming) + among * (len(those) > 1))
+        corrected = adjusted(found, sampling)
+        for file in dict.fromkeys(d.file for d in found):
+            those = [(d, p) for d, p in zip(found, corrected) if d.file == file and (sure := d.by(sampling)) is not None
+                     and sure.ends is not None]
+            if not those:
+                continue
+            certain = sum(p is not None and p < LEVEL for _, p in those)
+            among = (f" Adjusted by Holm's procedure, {certain} of {len(those)} p-values "
+                     f"{'is' if certain == 1 else 'are'} below {LEVEL}.") * (len(found) > 1)
+            said.append((f"{file}: " if file else "") + _verdict([d for d, _ in those], sampling, naming) + among)
     return said
 
 
 def _verdict(those: Sequence[Difference], sampling: str, naming: bool) -> str:
     excluding = [d for d in those if (sure := d.by(sampling)) is not None and sure.excludes_zero]
     others = [d for d in those if d not in excluding]
-    than = those[0].against if from_one(those) else "the second of the pair"
+    than = those[0].against if len({d.against for d in those}) == 1 else "the second of the pair"
     lower = sum(d.points < 0 for d in excluding)
     ways = [f"{lower} with fewer errors than {than}"] * bool(lower)
     ways += [f"{len(excluding) - lower} with more{'' if lower else f' than {than}'}"] * (len(excluding) > lower)
@@ -163,12 +180,15 @@ def _sure_cells(sure: Sure | None, digits: int, corrected: float | None) -> list
             Cell(p_value(sure.p), "" if corrected is None else f"[{p_value(corrected)}]")]
 
 
-def _note(found: Sequence[Difference], samplings: Sequence[str], several: bool) -> str:
+def _note(found: Sequence[Difference], several: bool) -> str:
     """How the numbers came about, as far as the file says."""
     said = ["Percentage points; negative: fewer errors. Bold: intervals that exclude 0."]
     if several:
-        own = all(s is None or s.p is None or s.p_holm is not None for d in found for s in map(d.by, samplings))
-        said.append("In brackets beside p: adjusted by Holm's procedure, as the file has it." if own else
-                    "In brackets beside p: adjusted by Holm's procedure for the "
-                    f"{counted(len(found), 'comparison')} of this table.")
+        own = all(s is None or s.p is None or s.p_holm is not None for d in found for s in (d.utterances, d.speakers))
+        of = ["rate", *(["decoder"] if "decoder" in dict(found[0].place) else []), *(["file"] if found[0].file else [])]
+        said.append("In brackets beside p: adjusted by Holm's procedure, " + (
+            "as the file has it." if own else f"among the comparisons of the same {listed(of)}."))
+    if any(d.seeds for d in found):
+        said.append("Intervals and p-values are of test utterances or speakers with these very trainings; what other "
+                    "seeds would give, only the differences of each seed show.")
     return " ".join(said)

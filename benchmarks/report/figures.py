@@ -22,9 +22,11 @@ SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06", "#0a
 _CYCLE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")  # C0 to C7
 _VARIABLES = {INK: "ink", QUIET: "quiet", RULE: "rule", PAPER: "paper", "#000000": "ink", "#ffffff": "paper"} | {
     colour: f"series{number}" for colours in (SERIES, _CYCLE) for number, colour in enumerate(colours)}
+_LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _WIDTH = 7.4  # inches; the page shows them as wide as its column
 _SIZE = 9.0  # of texts, in points
+_LINE = 100  # characters of names, and their marks as long as six, beside each other
 _LONGEST = 44  # characters of a name
 _ROW = 0.21  # inches that a line of a list of intervals takes
 
@@ -37,7 +39,9 @@ def rate_figure(cells: Sequence[Measured]) -> list[Figure]:
     encoders = in_order((m.encoder for m in cells), encoder_order)
     files = list(dict.fromkeys(m.file for m in cells))
     by_labels = len(labels) > 1
-    series = [(encoder, file) for encoder in encoders for file in files] if by_labels else [("", f) for f in files]
+    pairs = {(m.encoder, m.file) for m in cells}
+    series = [(encoder, file) for encoder in encoders for file in files if (encoder, file) in pairs]
+    series = series if by_labels else [("", file) for file in files]
 
     def draw(figure: Canvas) -> None:
         panels = figure.subplots(len(rates), len(decoders), squeeze=False, sharex=True)
@@ -50,8 +54,7 @@ def rate_figure(cells: Sequence[Measured]) -> list[Figure]:
                     places = [labels.index(m.labelled) if by_labels else encoders.index(m.encoder) for m in chosen]
                     offset = 0.09 * (number - (len(series) - 1) / 2)
                     colour = SERIES[(encoders.index(encoder) if by_labels else number) % len(SERIES)]
-                    _series(axes, [p + offset for p in places], chosen, rate, colour,
-                            _MARKERS[files.index(file) % len(_MARKERS)], by_labels)
+                    _series(axes, [p + offset for p in places], chosen, rate, colour, files.index(file), by_labels)
                 _ticks(axes, labels if by_labels else encoders)
                 if row == 0:
                     axes.set_title(_plain(decoder), loc="left", fontsize=_SIZE, color=INK)
@@ -125,10 +128,12 @@ def themed(svg: str, name: str) -> str:
     return re.sub("|".join(_VARIABLES), lambda found: f"var(--{_VARIABLES[found[0]]})", element).strip()
 
 
-def _series(axes: Any, places: list[float], chosen: Sequence[Measured], rate: str, colour: str, marker: str,
+def _series(axes: Any, places: list[float], chosen: Sequence[Measured], rate: str, colour: str, file: int,
             joined: bool) -> None:
+    """Points and bars of an encoder; of which file they are, marker and line say."""
+    marker = _MARKERS[file % len(_MARKERS)]
     values = [m.mean(rate) for m in chosen]
-    ends = [m.rows[0][f"{rate}_interval"] if (d := m.deviation(rate)) is None else (v - d, v + d)
+    ends = [(m.interval(rate) or (v, v)) if (d := m.deviation(rate)) is None else (v - d, v + d)
             for m, v in zip(chosen, values)]
     bars = [[max(0.0, v - low) for v, (low, _) in zip(values, ends)],
             [max(0.0, high - v) for v, (_, high) in zip(values, ends)]]
@@ -136,7 +141,7 @@ def _series(axes: Any, places: list[float], chosen: Sequence[Measured], rate: st
         for row in m.rows if len(m.rows) > 1 else ():
             axes.plot(place, row[rate], marker=marker, markersize=3, color=colour, alpha=0.4, linestyle="none")
     axes.errorbar(places, values, bars, color=colour, linewidth=1.2 if joined else 0, elinewidth=1.2, marker=marker,
-                  markersize=4.5, markeredgewidth=0)
+                  linestyle=_LINES[file % len(_LINES)], markersize=4.5, markeredgewidth=0)
 
 
 def _forest(axes: Any, place: int, difference: Difference) -> None:
@@ -152,7 +157,8 @@ def _forest(axes: Any, place: int, difference: Difference) -> None:
 
 
 def _place(difference: Difference, same: bool) -> str:
-    return " · ".join([*(value for _, value in difference.place), difference.named(same)])
+    names = [difference.file, *(value for _, value in difference.place), difference.named(same)]
+    return " · ".join(filter(None, names))
 
 
 def _ticks(axes: Any, names: Sequence[str]) -> None:
@@ -181,5 +187,6 @@ def _bare(axes: Any, grid: str) -> None:
 
 def _legend(figure: Canvas, axes: Any, names: Sequence[str]) -> None:
     handles = list(axes.containers)[:len(names)]
-    figure.legend(handles, names, loc="outside upper left", ncols=min(4, len(names)), frameon=False, fontsize=_SIZE,
+    columns = max(1, min(4, len(names), _LINE // (6 + max(map(len, names)))))
+    figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=_SIZE,
                   labelcolor=INK, handlelength=1.4, columnspacing=1.6)

@@ -54,7 +54,7 @@ def _table(table: Table) -> str:
     head = " & ".join(_head(column) for column in table.columns)
     size = r"\scriptsize" if len(table.columns) > _MANY else r"\footnotesize"
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(table.caption)}{_note(table)}}}",
-             rf"\label{{tab:{table.name}}}", size, r"\setlength{\tabcolsep}{3.5pt}",
+             rf"\label{{tab:{table.name}}}", r"\smallskip", size, r"\setlength{\tabcolsep}{3.5pt}",
              rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}", r"\toprule",
              rf"{head} \\", r"\midrule", *_rows(table), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"

@@ -51,18 +51,21 @@ def lead(files: Sequence[Results]) -> list[str]:
     cells = measured(files)
     best = min(cells, key=lambda m: m.mean("wer"))
     several = f", mean of {len(best.rows)} seeds" if len(best.rows) > 1 else ""
-    ends = interval(best.rows[0]["wer_interval"], DIGITS) if len(best.rows) == 1 else _deviation(best, "wer")
     where = f" in {best.file}" if len(files) > 1 else ""
-    said = [f"Lowest word error rate: {number(best.mean('wer'), DIGITS)} % {ends}{several}, with {best.encoder}, "
-            f"labels {best.labelled}, decoder {best.decoder}{where}."]
+    rate = f"{number(best.mean('wer'), DIGITS)} % {_sureness(best, 'wer')}{several}"
+    said = [f"Lowest word error rate: {rate}, with {best.encoder}, labels {best.labelled}, decoder "
+            f"{best.decoder}{where}."]
     return said + verdicts(differences(files), naming=False)
 
 
 def differences(files: Sequence[Results]) -> list[Difference]:
-    """The comparisons of all files, by labels, and otherwise in their order."""
-    found = [_difference(file.name if len(files) > 1 else None, one) for file in files
-             for one in _dicts(file.content.get("comparisons")) if {"difference", "encoder", "rate"} <= one.keys()]
-    return sorted(found, key=lambda d: label_order(dict(d.place).get("labels", "")))
+    """The comparisons of each file, by labels, and otherwise in their order."""
+    found = []
+    for file in files:
+        those = [_difference(file.name if len(files) > 1 else "", one) for one in _dicts(
+            file.content.get("comparisons")) if {"difference", "encoder", "rate"} <= one.keys()]
+        found += sorted(those, key=lambda d: label_order(dict(d.place).get("labels", "")))
+    return found
 
 
 def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
@@ -85,8 +88,7 @@ def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
         rows.append(tuple(row))
     seeds = {len(m.rows) for m in cells}
     what = "In brackets: 95 % intervals over test utterances." if seeds == {1} else (
-        "±: standard deviation of single seeds; in brackets: 95 % intervals over test utterances, of what was trained "
-        "with one seed.")
+        "±: standard deviation of single seeds; in brackets: 95 % intervals over test utterances.")
     return Table("rates", "Word and character error rates.", tuple(columns), tuple(rows),
                  f"{what} Bold: the lowest of a column.")
 
@@ -115,20 +117,22 @@ def _over_files_table(together: Sequence[Measured]) -> Table:
 
 
 def _rate(m: Measured, rate: str, strong: bool) -> Cell:
-    detail = interval(m.rows[0][f"{rate}_interval"], DIGITS) if len(m.rows) == 1 else _deviation(m, rate)
-    return Cell(number(m.mean(rate), DIGITS), detail, strong)
+    return Cell(number(m.mean(rate), DIGITS), _sureness(m, rate), strong)
 
 
-def _deviation(m: Measured, rate: str) -> str:
-    return f"± {number(m.deviation(rate) or 0.0, DIGITS)}"
+def _sureness(m: Measured, rate: str) -> str:
+    """The standard deviation of seeds, where there are several, and the interval, where it is known."""
+    deviation = m.deviation(rate)
+    said = [] if deviation is None else [f"± {number(deviation, DIGITS)}"]
+    return " ".join([*said, interval(m.interval(rate), DIGITS)]).strip()
 
 
-def _difference(file: str | None, found: dict[str, Any]) -> Difference:
+def _difference(file: str, found: dict[str, Any]) -> Difference:
     place = [(column, str(found[key])) for column, key in (("labels", "labelled"), ("decoder", "decoder"))
              if key in found]
     speakers = found.get("by_speaker")
     return Difference(
-        place=(*([] if file is None else [("file", file)]), *place), system=str(found["encoder"]),
+        place=tuple(place), file=file, system=str(found["encoder"]),
         against=str(found.get("against", "baseline")), rate=str(found["rate"]), points=float(found["difference"]),
         utterances=_sure(found), speakers=_sure(speakers) if isinstance(speakers, dict) else None,
         seeds=tuple(_seed_differences(found)))

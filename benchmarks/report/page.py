@@ -23,8 +23,8 @@ from benchmarks.report.document import (
 )
 
 MARK = '<meta name="generator" content="hubertkit report">'  # by which a page is known as ours
-_FEW = 4  # columns that do not fill the page
-_SHORT = 24  # characters of a name that stay on a line
+_FEW, _MANY = 4, 9  # columns that do not fill the page, and columns that only just fit when they are set smaller
+_SHORT = 32  # characters of a name that stay on a line
 _KEY = ('<p class="key">Reference above hypothesis: <span class="substituted">substituted</span>, '
         '<span class="deleted">deleted</span>, <span class="inserted">inserted</span>.</p>\n')
 _STYLE = Path(__file__).with_name("page.css")
@@ -98,8 +98,9 @@ def _(block: Table) -> str:
         rows.append(f'<tr class="group">{cells}</tr>' if group else f"<tr>{cells}</tr>")
     note = f'\n<p class="note">{_text(block.note)}</p>' if block.note else ""
     body = "\n".join(rows)
-    narrow = ' class="narrow"' if len(block.columns) <= _FEW else ""  # or numbers stand far apart
-    return (f'<div class="scroll"><table id="{_text(block.name)}-table"{narrow}>\n'
+    narrow = len(block.columns) <= _FEW  # or numbers stand far apart
+    width = ' class="narrow"' if narrow else ' class="wide"' if len(block.columns) > _MANY else ""
+    return (f'<div class="scroll"><table id="{_text(block.name)}-table"{width}>\n'
             f"<caption>{_text(block.caption)}</caption>\n"
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>{note}")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.decoding_plot import draw_decoding, not_drawn
-from benchmarks.report.document import MINUS, Block, Cell, Column, Section, Table, counted, interval, number
+from benchmarks.report.document import MINUS, Block, Cell, Column, Section, Table, counted, interval, listed, number
 from benchmarks.report.figures import scatter_figure
 from benchmarks.report.measuring import short
 from benchmarks.report.reading import Results
@@ -65,6 +65,8 @@ def _table(rows: Sequence[tuple[str, Mapping[str, Any]]], name: str, caption: st
     keys = list(dict.fromkeys(key for _, row in rows for key in row))
     keys = [k for k in keys if not (k.endswith("_interval") and k.removesuffix("_interval") in keys)
             and any(row.get(k) not in (None, []) for _, row in rows)]
+    readings = [k for k in keys if any(_is_readings(row.get(k)) for _, row in rows)]
+    keys = [k for k in keys if k not in readings] or keys
     same = [k for k in keys if len(rows) > 1 and f"{k}_interval" not in rows[0][1] and all(
         k in row and row[k] == rows[0][1][k] for _, row in rows)]
     keys = [k for k in keys if k not in same] or keys
@@ -72,12 +74,14 @@ def _table(rows: Sequence[tuple[str, Mapping[str, Any]]], name: str, caption: st
         Column(_head(k), numeric=not any(isinstance(row.get(k), str | bool) for _, row in rows)) for k in keys]
     digits = {k: _digits([row[k] for _, row in rows if isinstance(row.get(k), float)]) for k in keys}
     cells = [(*([Cell(file)] if name_files else []), *(
-        Cell(_shown(k, row.get(k), digits[k]), interval(row.get(f"{k}_interval"), 2)) for k in keys)) for file, row in rows]
+        Cell(_shown(k, row.get(k), digits[k]), interval(row.get(f"{k}_interval"), 2)) for k in keys))
+        for file, row in rows]
     note = "; ".join(f"{_head(k)} {_shown(k, rows[0][1][k])}" for k in same if k in rows[0][1] and k not in keys)
     intervals = any(key.endswith("_interval") for _, row in rows for key in row)
+    left = [f"Single readings of {listed([_head(k) for k in readings])} are in tables.csv."] if readings else []
     said = ["In brackets: 95 % intervals over test utterances."] * intervals
     return Table(name, caption, tuple(columns), tuple(cells),
-                 " ".join([*said, *([f"In all rows: {note}."] if note else [])]))
+                 " ".join([*said, *([f"In all rows: {note}."] if note else []), *left]))
 
 
 def _head(key: str) -> str:
@@ -132,6 +136,11 @@ def _decoding_figure(file: Results, name_files: bool) -> Block:
     return scatter_figure(lambda axes: draw_decoding(axes, file.rows), f"speed-{_slug(file.name)}",
                           f"Error rate against speed{which}; numbers are beams, bars 95 % intervals over test "
                           f"utterances, hollow points over several threads.{f' Not drawn: {aside}.' if aside else ''}")
+
+
+def _is_readings(value: Any) -> bool:
+    """Whether something was measured again and again; a pair is a range."""
+    return isinstance(value, list) and len(value) > 2 and all(isinstance(one, float) for one in value)
 
 
 def _is_table(value: Any) -> bool:

@@ -6,7 +6,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.report.reading import Results
@@ -23,6 +23,7 @@ class Measured:
     Attributes:
         file: its name; "" where the seeds are those of several.
         rows: one for each seed, in the order of the seeds.
+        summary: what the file says of them together, with intervals of their means; empty where it says nothing.
     """
 
     file: str
@@ -30,6 +31,13 @@ class Measured:
     encoder: str
     decoder: str
     rows: tuple[Row, ...]
+    summary: Row = field(default_factory=dict)
+
+    def interval(self, rate: str) -> tuple[float, float] | None:
+        """The 95 % interval over test utterances: of the one seed, or of the mean where the file has it."""
+        of = self.rows[0] if len(self.rows) == 1 else self.summary
+        ends = of.get(f"{rate}_interval")
+        return None if ends is None else (ends[0], ends[1])
 
     def mean(self, rate: str) -> float:
         """Of a rate, over the seeds."""
@@ -42,7 +50,8 @@ class Measured:
 
 def measured(files: Sequence[Results]) -> list[Measured]:
     """Every cell of every file, by labels, then decoder, encoder and file."""
-    found = [m for file in files for m in _gathered(file.name, ((row_seed(row, file), row) for row in file.rows))]
+    found = [_summed_up(m, file) for file in files
+             for m in _gathered(file.name, ((row_seed(row, file), row) for row in file.rows))]
     return _ordered(found)
 
 
@@ -88,6 +97,16 @@ def _gathered(name: str, rows: Iterable[tuple[int | None, Row]]) -> list[Measure
     found = [Measured(name, *key, tuple(row for _, row in sorted(
         those, key=lambda pair: (pair[0] is None, pair[0] or 0)))) for key, those in cells.items()]
     return _ordered(found)
+
+
+def _summed_up(found: Measured, file: Results) -> Measured:
+    """With what the file says of its seeds together, if it is of as many."""
+    summaries = file.content.get("summaries")
+    for one in summaries if isinstance(summaries, list) else ():
+        if (one["labelled"], one["encoder"], one["decoder"]) == (found.labelled, found.encoder, found.decoder) and (
+                len(one["seeds"]) == len(found.rows)):
+            return replace(found, summary=one)
+    return found
 
 
 def _ordered(found: Sequence[Measured]) -> list[Measured]:

@@ -139,7 +139,7 @@ def test_figures_of_the_committed_comparison_are_the_files():
                              "beam+4gram.")
     assert "excludes 0 in 17 of 20 (16 with fewer errors than scratch and 1 with more)" in found.lead[1]
     assert "0 of 20 p-values are below 0.05" in found.lead[2]
-    assert "By speakers the smallest of 20 p-values is 0.031" in cautions(found)
+    assert "By speakers none of 20 p-values is below 0.05 once adjusted (the smallest is 0.16)" in cautions(found)
 
 
 def test_mean_and_deviation_over_seeds_by_hand(made):
@@ -150,6 +150,19 @@ def test_mean_and_deviation_over_seeds_by_hand(made):
     assert [r[3].text for r in tables(found)["seeds"].rows] == ["0", "1", "2"]
     assert "mean of 3 seeds" in found.lead[0]
     assert "One seed" not in cautions(found)
+
+
+def test_what_the_file_says_of_its_seeds_together_is_shown(made):
+    summary = {"labelled": "1h", "encoder": "scratch", "decoder": "greedy", "seeds": [0, 1], "wer": 51.0, "wer_sd": 1.4,
+               "wer_interval": [49.5, 52.5], "cer": 25.5, "cer_sd": 0.7, "cer_interval": [25.0, 26.0],
+               "interval_covers": "test utterances"}
+    rows = [row(wer=wer, seed=seed) for seed, wer in enumerate((50.0, 52.0))]
+    seeds = [{"seed": 0, "difference": -3.5}, {"seed": 1, "difference": -2.5}]
+    found = made(results([*rows, *(r | {"encoder": "round 1", "wer": 40.0} for r in rows)], summaries=[summary],
+                         comparisons=[compared(-3.0, [-4.0, -2.0], seeds=[0, 1], per_seed=seeds)]))
+    by_encoder = {r[1].text: r[2].detail for r in tables(found)["rates"].rows}
+    assert by_encoder == {"scratch": "± 1.4 [49.5, 52.5]", "round 1": "± 0.0"}
+    assert tables(found)["differences"].rows[0][-1].text == "−3.50, −2.50"
 
 
 def test_files_that_differ_in_their_seed_are_averaged_beside_each_other(made):
@@ -198,7 +211,7 @@ def test_adjusted_p_values_of_the_file_are_taken_as_they_are(made):
      "1h-scratch, greedy, 400 to 100)"),
     (results([row(deletions=100, insertions=400)]), "Insertions outnumber deletions"),
     (results([row()], recipe={"test": "held", "dev": "held"}), "tuned on the test set itself"),
-    (results([row()], recipe={"cells": ["1h: scratch", "1h: round 1"]}), "1 of 2 cells"),
+    (results([row()], recipe={"cells": ["1h: scratch", "1h: round 1"]}), "1 of 2 trainings"),
     (results([row()], comparisons=[compared(-1, [-2, 0])] * 2), "2 p-values are each of a single comparison"),
     (results([row()], comparisons=[compared(-1, [-2, 0])]), "Comparisons are by utterances only"),
 ])
@@ -261,8 +274,7 @@ def hostile(made):
     """A report in which every name that a file may choose is hostile."""
     rows = [row(decoder=HOSTILE, labelled=HOSTILE, cell=HOSTILE, on_edge=[HOSTILE], recogniser=HOSTILE),
             row("round 1", decoder=HOSTILE, labelled=HOSTILE)]
-    content = results(rows, comparisons=[compared(-3.0, [-4.0, -2.0], HOSTILE, against=HOSTILE, rate=HOSTILE,
-                                                  labelled=HOSTILE, decoder=HOSTILE)] * 2,
+    content = results(rows, comparisons=[compared(-3.0, [-4.0, -2.0]) | {"labelled": HOSTILE, "decoder": HOSTILE}] * 2,
                       recipe={"seed": 0, HOSTILE: HOSTILE}, notes=HOSTILE, extra={HOSTILE: HOSTILE},
                       rounds=[{"round": HOSTILE, "teacher": {"layer": HOSTILE}, "units": {"classes": [HOSTILE]}}])
     return made(content | {"command": HOSTILE, "machine": {"processor": HOSTILE, "cores": 1}})
