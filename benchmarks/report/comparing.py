@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.report.document import MINUS, Cell, Column, Table, interval, listed, number, p_value
-from downstream.score.holm import holm
+from downstream.score.significance import holm
 
 UTTERANCES, SPEAKERS = "utterances", "speakers"  # what intervals draw
 LEVEL = 0.05
