@@ -111,14 +111,15 @@ def run(recordings: Recordings, rounds: Path | None, clusters: Sequence[int], ou
     with locked(out):
         for candidate in _with_cmn(candidates) if cmn else candidates:
             rows += _judge(candidate, encoders.get(candidate.reads or ""), recordings, out / candidate.name, say)
+        curves = _curves(of_rounds)
         results = {"benchmark": BENCHMARK, "command": command, "rows": rows,
-                   "curves": _curves(of_rounds),
+                   "curves": curves,
                    "fitted_on": {"manifest": recordings.data.hash, "hours": recordings.fit_hours,
                                  "sample_frames": recordings.sample_frames, "seed": recordings.seed},
                    "judged_on": {"manifest": recordings.aligned.hash, "utterances": len(recordings.aligned),
                                  "speakers": len(set(recordings.aligned.speakers))}}
         write_results(out / "results.json", results)
-        plot_teachers(rows, results["curves"], out / "teachers.png")
+        plot_teachers(rows, curves, out / "teachers.png")
     return results
 
 

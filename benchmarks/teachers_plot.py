@@ -51,7 +51,7 @@ def _layers(axes: Any, rows: Sequence[Row], classes: int) -> None:
     axes.set_xticks(sorted({row["layer"] for row in rows if row["layer"] is not None}))
     axes.set_xlabel("layer")
     axes.set_ylabel(f"PNMI of {classes} classes")
-    axes.set_title("k-means on other speakers", fontsize=10)
+    axes.set_title("k-means on the recordings of the training", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
