@@ -77,10 +77,19 @@ def data_stage(folder: Path, recipe: SelftrainRecipe, sets: Sets, hypotheses_has
 def training_set(labelled: Manifest, repeats: int, unlabelled: Manifest, texts: dict[str, str]) -> Manifest:
     """What a student learns from: the labelled utterances, so many times, and those of the unlabelled that have texts.
 
-    A second copy of `a` is `a~2`: masks and speeds are drawn by id, so it is heard otherwise.
+    A second copy of `a` is `a~2`, or `a~2~2` where there is an `a~2`: masks and speeds are drawn by id, so it is heard
+    otherwise.
     """
-    copies = [labelled, *(labelled.with_ids([f"{id}~{n}" for id in labelled.ids]) for n in range(2, repeats + 1))]
-    chosen = unlabelled.only(texts)
+    taken, copies, chosen = {*labelled.ids, *unlabelled.ids}, [labelled], unlabelled.only(texts)
+    for number in range(2, repeats + 1):
+        ids = []
+        for id in labelled.ids:
+            copy = f"{id}~{number}"
+            while copy in taken:
+                copy += f"~{number}"
+            taken.add(copy)
+            ids.append(copy)
+        copies.append(labelled.with_ids(ids))
     return Manifest.joined([*copies, chosen.with_texts([texts[id] for id in chosen.ids])],
                            "labelled and pseudo-labelled utterances")
 

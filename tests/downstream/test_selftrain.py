@@ -348,3 +348,13 @@ def test_a_training_set_without_repeats_is_the_plain_union(corpus):
     found = training_set(labelled, 1, whole, {whole.ids[9]: "B", whole.ids[5]: "A"})
     assert list(zip(found.ids, found.texts)) == [*zip(labelled.ids, labelled.texts), (whole.ids[5], "A"),
                                                  (whole.ids[9], "B")]
+
+
+def test_a_copy_gets_an_id_that_nothing_else_has(corpus):
+    """The labelled set may be the training set of an earlier run: that has copies."""
+    labelled, whole = (Manifest.load(corpus / f"{name}.arrow") for name in ("labelled", "train"))
+    odd = labelled.with_ids(["a", "a~2", "b", "c"])
+    other = whole.select([8, 9]).with_ids(["b~2", "d"])
+    found = training_set(odd, 3, other, {"d": "A"})
+    assert found.ids == ["a", "a~2", "b", "c", "a~2~2", "a~2~2~2", "b~2~2", "c~2", "a~3", "a~2~3", "b~3", "c~3", "d"]
+    assert found.texts == [*labelled.texts * 3, "A"]
