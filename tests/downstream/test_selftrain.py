@@ -358,3 +358,14 @@ def test_a_copy_gets_an_id_that_nothing_else_has(corpus):
     found = training_set(odd, 3, other, {"d": "A"})
     assert found.ids == ["a", "a~2", "b", "c", "a~2~2", "a~2~2~2", "b~2~2", "c~2", "a~3", "a~2~3", "b~3", "c~3", "d"]
     assert found.texts == [*labelled.texts * 3, "A"]
+
+
+def test_a_corpus_that_was_moved_is_found_where_it_lies_now(run, corpus, tmp_path):
+    """The manifest that a student learns from named where its audio had been, and was taken for done."""
+    shutil.copytree(run[0], tmp_path / "run")
+    shutil.copytree(corpus, tmp_path / "moved", ignore=shutil.ignore_patterns("run"))
+    results, said = said_by(recipe(tmp_path / "moved"), tmp_path / "run")
+    assert redone(said) == ["round1/data"]
+    assert results["rounds"][1]["recogniser"] == run[1]["rounds"][1]["recogniser"]
+    learnt = Manifest.load(tmp_path / "run/round1/data/train.arrow")
+    assert {one.audio.resolve().parent for one in learnt} == {(tmp_path / "moved").resolve()}
