@@ -52,10 +52,11 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
 
     Raises:
         UsageError: a set that is not given or not there, files of the decoder that are not, settings that cannot be,
-            a file of somebody else where the results go.
+            a file of somebody else where the results go, something given that lies where the run writes.
         InputError: sets that share recordings, no transcripts, symbols that are not the teacher's.
     """
     _refuse_other_results(out)
+    _refuse_own_rounds(recipe, out)
     for name, what in (("labelled", "transcripts to learn from"), ("unlabelled", "recordings to label"),
                        ("dev", "transcripts to validate and tune on")):
         if not getattr(recipe, name):
@@ -146,6 +147,18 @@ def _refuse_shared(name: str, held: Manifest, others: Iterable[tuple[str, Manife
             raise InputError(f"{only_ids[0]} and {len(only_ids) - 1} more ids are both in {name} and in {other_name}, "
                              "for files that differ; if these are other recordings, give them ids of their own "
                              "(hubertkit corpus import ... --prefix dev-)")
+
+
+def _refuse_own_rounds(recipe: SelftrainRecipe, out: Path) -> None:
+    """Raise UsageError where something that is given lies in a round that the run will write over, which a run of
+    before left there."""
+    given = {name: getattr(recipe, name) for name in ("labelled", "unlabelled", "dev", "test", "recogniser", "encoder")}
+    given |= {f"decoding.{name}": getattr(recipe.decoding, name) for name in ("lm", "lexicon")}
+    folders = {(out / f"round{number}").resolve() for number in range(1, recipe.rounds + 1)}
+    for name, value in given.items():
+        if value and value != SCRATCH and not folders.isdisjoint(Path(value).resolve().parents):
+            raise UsageError(f"{name}={value}: lies in a round of {out}, which this run would write over; give another "
+                             "--out, or copy it first")
 
 
 def _refuse_other_results(out: Path) -> None:

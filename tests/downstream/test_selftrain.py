@@ -360,6 +360,22 @@ def test_a_copy_gets_an_id_that_nothing_else_has(corpus):
     assert found.texts == [*labelled.texts * 3, "A"]
 
 
+@pytest.mark.parametrize("given", [{"recogniser": "round1/recogniser"}, {"encoder": "round1/recogniser"},
+                                   {"labelled": "round1/data/train.arrow"}])
+def test_what_an_earlier_run_left_is_not_learnt_from_while_it_is_written_over(run, corpus, tmp_path, given):
+    """A student that was given as the teacher was replaced by its own student, and that by the next one."""
+    shutil.copytree(run[0], tmp_path / "run")
+    (name, where), = given.items()
+    before = file_hash(tmp_path / "run" / where / "model.safetensors") if name != "labelled" else None
+    for out in (tmp_path / "run", tmp_path / "run/round1/.."):
+        with pytest.raises(UsageError, match=rf"^{name}=.*: lies in a round of .*give another --out"):
+            selftrain(recipe(corpus, **{name: str(tmp_path / "run" / where)}), out, lambda line: None)
+    assert before is None or file_hash(tmp_path / "run" / where / "model.safetensors") == before
+    if name == "recogniser":
+        check_selftrain(recipe(corpus, recogniser=str(tmp_path / "run" / where)), tmp_path / "other")
+        check_selftrain(recipe(corpus, recogniser=str(tmp_path / "run/round0/recogniser")), tmp_path / "run")
+
+
 def test_a_corpus_that_was_moved_is_found_where_it_lies_now(run, corpus, tmp_path):
     """The manifest that a student learns from named where its audio had been, and was taken for done."""
     shutil.copytree(run[0], tmp_path / "run")
