@@ -376,6 +376,38 @@ def test_what_an_earlier_run_left_is_not_learnt_from_while_it_is_written_over(ru
         check_selftrain(recipe(corpus, recogniser=str(tmp_path / "run/round0/recogniser")), tmp_path / "run")
 
 
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"start": "recogniser", "student": {**STUDENT, "fresh_layers": 3}}, "fresh_layers=3: this encoder has 2 layers"),
+    ({"start": "recogniser", "student": {**STUDENT, "freeze_updates": 4}}, "the encoder would never learn"),
+    ({"student": {**STUDENT, "head": {"layers": 7}}}, "head.layers=7: this encoder has layers 0 to 2"),
+    ({"encoder": "GIVEN", "student": {**STUDENT, "head": {"layers": 1}, "fresh_layers": 1}}, "blocks past 1 are not")])
+def test_what_a_student_cannot_be_is_said_before_its_teacher_is_trained(run, corpus, tmp_path, changes, says):
+    if "encoder" in changes:
+        changes = changes | {"encoder": str(run[0] / "round0/recogniser")}
+    with pytest.raises(UsageError, match=says):
+        selftrain(recipe(corpus, **changes), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dev_set_without_words_is_refused_before_anything_is_made(corpus, tmp_path):
+    dev = Manifest.load(corpus / "dev.arrow")
+    dev.with_texts(["", " ", ""]).save(tmp_path / "silent.arrow")
+    with pytest.raises(InputError, match=r"dev=.*silent\.arrow: no transcript has a word"):
+        selftrain(recipe(corpus, dev=str(tmp_path / "silent.arrow")), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lexicon_whose_words_a_student_cannot_write_is_refused_before_anything_is_made(corpus, tmp_path):
+    """Its spellings are in the teacher's symbols, but pseudo labels hold the words."""
+    (tmp_path / "lexicon.txt").write_text("AB\tA B |\nA.\tA B C |\n")
+    decoding = DecodingRecipe(decoder=Name.lexicon, lexicon=str(tmp_path / "lexicon.txt"))
+    with pytest.raises(InputError, match=r"lexicon\.txt: 'A\.' has '\.', which no recogniser of this run writes"):
+        selftrain(recipe(corpus, decoding=decoding), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "lexicon.txt").write_text("AB\tA B |\nA\tA B C |\n")
+    check_selftrain(recipe(corpus, decoding=decoding), tmp_path / "out")
+
+
 def test_a_corpus_that_was_moved_is_found_where_it_lies_now(run, corpus, tmp_path):
     """The manifest that a student learns from named where its audio had been, and was taken for done."""
     shutil.copytree(run[0], tmp_path / "run")
