@@ -218,6 +218,8 @@ def test_where_nothing_is_kept_one_line_says_why(run, corpus, tmp_path):
     with pytest.raises(InputError, match=r"none of 6 pseudo labels is kept \(.*6 low confidence\); loosen") as e:
         selftrain(recipe(corpus, filter=FilterRecipe(least_confidence=1.0)), tmp_path / "run", lambda line: None)
     assert "\n" not in str(e.value)
+    kept = json.loads((tmp_path / "run/selftrain.json").read_text())["rounds"]
+    assert [row["recogniser"] for row in kept] == [row["recogniser"] for row in run[1]["rounds"]]
     results, said = said_by(recipe(corpus), tmp_path / "run")  # what was there before stays
     assert "round1/recogniser" not in redone(said)
     assert results["rounds"] == [
