@@ -65,7 +65,7 @@ def judge(labels: Sequence[PseudoLabel], filters: FilterRecipe) -> dict[str, str
 def share_of(count: int, share: float) -> int:
     """So much of a number, rounded up; a share that is written in decimals counts as it is written (0.07 of 100 is 7).
     """
-    return math.ceil(round(count * share, 6))
+    return max(math.ceil(round(count * share, 6)), min(count, 1))
 
 
 def _reason(label: PseudoLabel, filters: FilterRecipe) -> str:

@@ -11,6 +11,7 @@ after every round.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from downstream.text.vocabulary import composed
 from upstream import ranks
 from upstream.audio.manifest import Manifest
 from upstream.device import chosen_device
-from upstream.disk import content_hash, file_hash, write_json
+from upstream.disk import content_hash, file_hash, read_json, write_json
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.stage import run_stage, versions
@@ -215,11 +216,24 @@ def _round_row(number: int, recogniser: _Recogniser) -> dict[str, Any]:
 
 
 def _report(run: _Run, out: Path, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write what the rounds so far gave."""
+    """Write what the rounds so far gave. Results that begin so and say more stay until there is more to say: whoever
+    gives a done run another filter, and stops it or has it refused, loses nothing."""
     sets = run.sets
     results = {"format": FORMAT, "version": 1, "recipe": as_settings(run.recipe), **{
         name: {"utterances": len(manifest), "hours": round(manifest.seconds / 3600, 4), "hash": manifest.hash}
         for name, manifest in (("labelled", sets.labelled), ("unlabelled", sets.unlabelled), ("dev", sets.dev))},
         "lm": sets.lm_hash, "lexicon": sets.lexicon_hash, "rounds": rounds, "versions": versions()}
-    ranks.alone(lambda: write_json(out / RESULTS, results))
+
+    def write() -> None:
+        path, now = out / RESULTS, _wherever(rounds)
+        before = _wherever(read_json(path).get("rounds", [])) if path.is_file() else []
+        if len(now) > run.recipe.rounds or len(before) <= len(now) or before[:len(now)] != now:
+            write_json(path, results)
+
+    ranks.alone(write)
     return results
+
+
+def _wherever(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What they are as JSON, without their folders: a run may be moved."""
+    return [{key: value for key, value in row.items() if key != "folder"} for row in json.loads(json.dumps(rounds))]

@@ -66,7 +66,8 @@ def data_stage(folder: Path, recipe: SelftrainRecipe, sets: Sets, hypotheses_has
                 "dropped": found, "lowest_confidence": min(label.confidence for label in kept),
                 **({} if line is None else {"line": asdict(line)})}
 
-    inputs = {"hypotheses": hypotheses_hash, "unlabelled": sets.unlabelled.hash, "labelled": sets.labelled.hash}
+    inputs = {"hypotheses": hypotheses_hash, "unlabelled": sets.unlabelled.hash, "labelled": sets.labelled.hash,
+              "audio": _places(sets)}
     found = run_stage(folder / "data", "training data", version=1, work=work, say=say,
                       settings={"filter": as_settings(filters), "labelled_repeats": repeats},
                       inputs=inputs | ({"dev": dev_hash} if normalised else {}))
@@ -77,12 +78,28 @@ def data_stage(folder: Path, recipe: SelftrainRecipe, sets: Sets, hypotheses_has
 def training_set(labelled: Manifest, repeats: int, unlabelled: Manifest, texts: dict[str, str]) -> Manifest:
     """What a student learns from: the labelled utterances, so many times, and those of the unlabelled that have texts.
 
-    A second copy of `a` is `a~2`: masks and speeds are drawn by id, so it is heard otherwise.
+    A second copy of `a` is `a~2`, or `a~2~2` where there is an `a~2`: masks and speeds are drawn by id, so it is heard
+    otherwise.
     """
-    copies = [labelled, *(labelled.with_ids([f"{id}~{n}" for id in labelled.ids]) for n in range(2, repeats + 1))]
-    chosen = unlabelled.only(texts)
+    taken, copies, chosen = {*labelled.ids, *unlabelled.ids}, [labelled], unlabelled.only(texts)
+    for number in range(2, repeats + 1):
+        ids = []
+        for id in labelled.ids:
+            copy = f"{id}~{number}"
+            while copy in taken:
+                copy += f"~{number}"
+            taken.add(copy)
+            ids.append(copy)
+        copies.append(labelled.with_ids(ids))
     return Manifest.joined([*copies, chosen.with_texts([texts[id] for id in chosen.ids])],
                            "labelled and pseudo-labelled utterances")
+
+
+def _places(sets: Sets) -> str:
+    """Hash of where the audio lies, which `train.arrow` says as well: of a corpus that was moved it is written anew. As
+    a manifest's own hash does not depend on that, nothing behind it is done anew."""
+    return content_hash([[str(one.audio), one.offset] for manifest in (sets.labelled, sets.unlabelled)
+                         for one in manifest])
 
 
 def diagnosis_stage(folder: Path, sets: Sets, labels_hash: str, say: Say) -> dict[str, Any]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from downstream.decode.lexicon import LexiconDecoder
 from downstream.finetune import build_recogniser
 from downstream.finetune_recipe import SCRATCH
-from downstream.finetune_start import check_start
+from downstream.finetune_start import check_layers, check_start
 from downstream.lm.arrays import model_hash
 from downstream.recogniser import load_recogniser, recogniser_hash
 from downstream.score.shared import shared_audio, shared_ids
 from downstream.selftrain_recipe import SelftrainRecipe
-from downstream.text.vocabulary import Vocabulary
+from downstream.text.lexicon import Lexicon
+from downstream.text.vocabulary import Vocabulary, spelled_as
 from upstream.audio.manifest import Manifest
 from upstream.disk import file_hash, read_json
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.progress import say
+from upstream.recipe import refine
 
 RESULTS = "selftrain.json"
 FORMAT = "hubertkit selftrain"
@@ -52,10 +55,11 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
 
     Raises:
         UsageError: a set that is not given or not there, files of the decoder that are not, settings that cannot be,
-            a file of somebody else where the results go.
+            a file of somebody else where the results go, something given that lies where the run writes.
         InputError: sets that share recordings, no transcripts, symbols that are not the teacher's.
     """
     _refuse_other_results(out)
+    _refuse_own_rounds(recipe, out)
     for name, what in (("labelled", "transcripts to learn from"), ("unlabelled", "recordings to label"),
                        ("dev", "transcripts to validate and tune on")):
         if not getattr(recipe, name):
@@ -69,7 +73,11 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
     _refuse_held_out(recipe, labelled, unlabelled, dev)
     unlabelled = _without(unlabelled, labelled, recipe, say)
     vocabulary, teacher_hash = _check_trainings(recipe, out)
-    recipe.decoding.make(vocabulary.symbols, vocabulary.blank)
+    if not any((text or "").split() for text in dev.texts):
+        raise InputError(f"dev={recipe.dev}: no transcript has a word, and error rates are measured in words")
+    decoder = recipe.decoding.make(vocabulary.symbols, vocabulary.blank)
+    if isinstance(decoder, LexiconDecoder) and isinstance(decoder.lexicon, Lexicon):
+        _refuse_other_letters(decoder.lexicon.words, recipe, vocabulary)
     lm, lexicon = recipe.decoding.lm, recipe.decoding.lexicon
     return Sets(labelled, unlabelled.with_texts([None] * len(unlabelled)),
                 {id: text for id, text in zip(unlabelled.ids, unlabelled.texts) if text is not None}, dev, vocabulary,
@@ -80,11 +88,16 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
 def _check_trainings(recipe: SelftrainRecipe, out: Path) -> tuple[Vocabulary, str | None]:
     """The symbols of the first teacher, and its hash where it is given. What a training would find wrong is said now:
     the last one may begin in hours."""
-    folder = out / "round1" / "recogniser"
-    student = recipe.studying(recipe.labelled, recipe.recogniser or recipe.encoder)
-    _, _, learnt = check_start(student, folder)
-    if student.encoder != SCRATCH:
-        build_recogniser(student, learnt)
+    untrained = str(out / "round0" / "recogniser")
+    student = recipe.studying(recipe.labelled, recipe.recogniser or untrained)
+    _, _, learnt = check_start(student, out / "round1" / "recogniser")
+    encoder = recipe.encoder if student.encoder == untrained else student.encoder  # of the same shape
+    if encoder == SCRATCH:
+        shape = (recipe.finetune if student.encoder == untrained else student).architecture
+        check_layers(student, refine(shape, student.changes, "changes").layers)
+    else:
+        model = build_recogniser(replace(student, encoder=encoder), learnt)
+        check_layers(student, model.encoder.config.layers)
     if recipe.recogniser is None:
         return check_start(recipe.teaching(), out / "round0" / "recogniser")[2], None
     model, vocabulary = load_recogniser(Path(recipe.recogniser))
@@ -146,6 +159,28 @@ def _refuse_shared(name: str, held: Manifest, others: Iterable[tuple[str, Manife
             raise InputError(f"{only_ids[0]} and {len(only_ids) - 1} more ids are both in {name} and in {other_name}, "
                              "for files that differ; if these are other recordings, give them ids of their own "
                              "(hubertkit corpus import ... --prefix dev-)")
+
+
+def _refuse_other_letters(words: Iterable[str], recipe: SelftrainRecipe, vocabulary: Vocabulary) -> None:
+    """Raise InputError where a lexicon spells words otherwise than by their characters, and a student could not learn
+    these."""
+    for word in words:
+        if odd := sorted(set(spelled_as(word, vocabulary.letters)) - vocabulary.letters):
+            raise InputError(f"decoding.lexicon={recipe.decoding.lexicon}: {word!r} has {odd[0]!r}, which no "
+                             f"recogniser of this run writes ({vocabulary.shown()}), and a student learns the "
+                             "characters of words; write it in these, or leave it out")
+
+
+def _refuse_own_rounds(recipe: SelftrainRecipe, out: Path) -> None:
+    """Raise UsageError where something that is given lies in a round that the run will write over, which a run of
+    before left there."""
+    given = {name: getattr(recipe, name) for name in ("labelled", "unlabelled", "dev", "test", "recogniser", "encoder")}
+    given |= {f"decoding.{name}": getattr(recipe.decoding, name) for name in ("lm", "lexicon")}
+    folders = {(out / f"round{number}").resolve() for number in range(1, recipe.rounds + 1)}
+    for name, value in given.items():
+        if value and value != SCRATCH and not folders.isdisjoint(Path(value).resolve().parents):
+            raise UsageError(f"{name}={value}: lies in a round of {out}, which this run would write over; give another "
+                             "--out, or copy it first")
 
 
 def _refuse_other_results(out: Path) -> None:

@@ -56,7 +56,9 @@ class LayerMix(nn.Module):
         return self(states)
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
-        """The sum, float32, of as many tensors (..., D) as layers are read; or the one there is."""
+        """The sum, float32 at least, of as many tensors (..., D) as layers are read; or the one there is, as it is."""
+        if self.weights is not None:  # a share is a number, which would leave a product with bf16 in bf16
+            states = [state.to(torch.promote_types(state.dtype, self.weights.dtype)) for state in states]
         if self.layer_norm:
             states = [F.layer_norm(state, state.shape[-1:]) for state in states]
         if self.weights is None:

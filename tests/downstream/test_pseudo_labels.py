@@ -62,7 +62,8 @@ def test_the_best_are_kept_of_what_the_other_filters_leave():
         REST: {"utterances": 2, "hours": 0.0011}}
 
 
-@pytest.mark.parametrize(("count", "share", "expected"), [(100, 0.07, 7), (10, 0.9, 9), (3, 0.5, 2), (0, 0.5, 0)])
+@pytest.mark.parametrize(("count", "share", "expected"), [(100, 0.07, 7), (10, 0.9, 9), (3, 0.5, 2), (0, 0.5, 0),
+                                                          (10, 1e-9, 1)])
 def test_a_share_is_what_it_is_in_decimals(count, share, expected):
     assert share_of(count, share) == expected
 

@@ -218,6 +218,8 @@ def test_where_nothing_is_kept_one_line_says_why(run, corpus, tmp_path):
     with pytest.raises(InputError, match=r"none of 6 pseudo labels is kept \(.*6 low confidence\); loosen") as e:
         selftrain(recipe(corpus, filter=FilterRecipe(least_confidence=1.0)), tmp_path / "run", lambda line: None)
     assert "\n" not in str(e.value)
+    kept = json.loads((tmp_path / "run/selftrain.json").read_text())["rounds"]
+    assert [row["recogniser"] for row in kept] == [row["recogniser"] for row in run[1]["rounds"]]
     results, said = said_by(recipe(corpus), tmp_path / "run")  # what was there before stays
     assert "round1/recogniser" not in redone(said)
     assert results["rounds"] == [
@@ -348,3 +350,72 @@ def test_a_training_set_without_repeats_is_the_plain_union(corpus):
     found = training_set(labelled, 1, whole, {whole.ids[9]: "B", whole.ids[5]: "A"})
     assert list(zip(found.ids, found.texts)) == [*zip(labelled.ids, labelled.texts), (whole.ids[5], "A"),
                                                  (whole.ids[9], "B")]
+
+
+def test_a_copy_gets_an_id_that_nothing_else_has(corpus):
+    """The labelled set may be the training set of an earlier run: that has copies."""
+    labelled, whole = (Manifest.load(corpus / f"{name}.arrow") for name in ("labelled", "train"))
+    odd = labelled.with_ids(["a", "a~2", "b", "c"])
+    other = whole.select([8, 9]).with_ids(["b~2", "d"])
+    found = training_set(odd, 3, other, {"d": "A"})
+    assert found.ids == ["a", "a~2", "b", "c", "a~2~2", "a~2~2~2", "b~2~2", "c~2", "a~3", "a~2~3", "b~3", "c~3", "d"]
+    assert found.texts == [*labelled.texts * 3, "A"]
+
+
+@pytest.mark.parametrize("given", [{"recogniser": "round1/recogniser"}, {"encoder": "round1/recogniser"},
+                                   {"labelled": "round1/data/train.arrow"}])
+def test_what_an_earlier_run_left_is_not_learnt_from_while_it_is_written_over(run, corpus, tmp_path, given):
+    """A student that was given as the teacher was replaced by its own student, and that by the next one."""
+    shutil.copytree(run[0], tmp_path / "run")
+    (name, where), = given.items()
+    before = file_hash(tmp_path / "run" / where / "model.safetensors") if name != "labelled" else None
+    for out in (tmp_path / "run", tmp_path / "run/round1/.."):
+        with pytest.raises(UsageError, match=rf"^{name}=.*: lies in a round of .*give another --out"):
+            selftrain(recipe(corpus, **{name: str(tmp_path / "run" / where)}), out, lambda line: None)
+    assert before is None or file_hash(tmp_path / "run" / where / "model.safetensors") == before
+    if name == "recogniser":
+        check_selftrain(recipe(corpus, recogniser=str(tmp_path / "run" / where)), tmp_path / "other")
+        check_selftrain(recipe(corpus, recogniser=str(tmp_path / "run/round0/recogniser")), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"start": "recogniser", "student": {**STUDENT, "fresh_layers": 3}}, "fresh_layers=3: this encoder has 2 layers"),
+    ({"start": "recogniser", "student": {**STUDENT, "freeze_updates": 4}}, "the encoder would never learn"),
+    ({"student": {**STUDENT, "head": {"layers": 7}}}, "head.layers=7: this encoder has layers 0 to 2"),
+    ({"encoder": "GIVEN", "student": {**STUDENT, "head": {"layers": 1}, "fresh_layers": 1}}, "blocks past 1 are not")])
+def test_what_a_student_cannot_be_is_said_before_its_teacher_is_trained(run, corpus, tmp_path, changes, says):
+    if "encoder" in changes:
+        changes = changes | {"encoder": str(run[0] / "round0/recogniser")}
+    with pytest.raises(UsageError, match=says):
+        selftrain(recipe(corpus, **changes), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dev_set_without_words_is_refused_before_anything_is_made(corpus, tmp_path):
+    dev = Manifest.load(corpus / "dev.arrow")
+    dev.with_texts(["", " ", ""]).save(tmp_path / "silent.arrow")
+    with pytest.raises(InputError, match=r"dev=.*silent\.arrow: no transcript has a word"):
+        selftrain(recipe(corpus, dev=str(tmp_path / "silent.arrow")), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lexicon_whose_words_a_student_cannot_write_is_refused_before_anything_is_made(corpus, tmp_path):
+    """Its spellings are in the teacher's symbols, but pseudo labels hold the words."""
+    (tmp_path / "lexicon.txt").write_text("AB\tA B |\nA.\tA B C |\n")
+    decoding = DecodingRecipe(decoder=Name.lexicon, lexicon=str(tmp_path / "lexicon.txt"))
+    with pytest.raises(InputError, match=r"lexicon\.txt: 'A\.' has '\.', which no recogniser of this run writes"):
+        selftrain(recipe(corpus, decoding=decoding), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "lexicon.txt").write_text("AB\tA B |\nA\tA B C |\n")
+    check_selftrain(recipe(corpus, decoding=decoding), tmp_path / "out")
+
+
+def test_a_corpus_that_was_moved_is_found_where_it_lies_now(run, corpus, tmp_path):
+    """The manifest that a student learns from named where its audio had been, and was taken for done."""
+    shutil.copytree(run[0], tmp_path / "run")
+    shutil.copytree(corpus, tmp_path / "moved", ignore=shutil.ignore_patterns("run"))
+    results, said = said_by(recipe(tmp_path / "moved"), tmp_path / "run")
+    assert redone(said) == ["round1/data"]
+    assert results["rounds"][1]["recogniser"] == run[1]["rounds"][1]["recogniser"]
+    learnt = Manifest.load(tmp_path / "run/round1/data/train.arrow")
+    assert {one.audio.resolve().parent for one in learnt} == {(tmp_path / "moved").resolve()}

@@ -96,3 +96,21 @@ def test_a_long_recording_is_heard_as_a_short_one(encoder, layers, norm):
     with torch.no_grad():
         long = mix.read_long(encoder, waves(9000)[0][0])
     torch.testing.assert_close(long, heard(mix, encoder, *waves(9000))[0][0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_layers_in_bf16_are_added_up_in_float32(norm):
+    """A share is a tensor without dimensions: its product with bf16 stayed in bf16, and so did its gradient's sum."""
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        mix = LayerMix(HeadRecipe(layers="mix", layer_norm=norm), 3).to(torch.promote_types(dtype, torch.float32))
+        mix.weights.data = torch.arange(4).to(mix.weights.dtype)
+        states = torch.randn(4, 2, 50, 16, generator=torch.Generator().manual_seed(0)).bfloat16().to(dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            mixed = mix(list(states))
+            (mixed * torch.linspace(-1, 1, 16).to(mixed.dtype)).sum().backward()
+        found.append((mixed, mix.weights.grad))
+    (mixed, gradient), (exact, exact_gradient) = found
+    assert mixed.dtype is torch.float32
+    torch.testing.assert_close(mixed.double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-4, atol=1e-4)
