@@ -16,7 +16,7 @@ from benchmarks.results import read_results
 from tools.main import run
 from upstream.audio.manifest import Manifest
 from upstream.disk import read_json
-from upstream.errors import Interrupted, RecipeError
+from upstream.errors import InputError, Interrupted, RecipeError
 from upstream.model import Encoder, EncoderConfig, save_encoder
 from upstream.recipe import load_recipe
 
@@ -159,6 +159,8 @@ def test_scratch_is_of_the_shape_of_the_encoders_beside_it(tmp_path, encoders, o
     (["encoders.other.finetune.frozen=perhaps"], "encoders.other.finetune: frozen: Value 'perhaps'", 2),
     (["encoders.other.finetune.changes={width: 9}"], "encoders.other.finetune: changes.width: only dropouts", 2),
     (["encoders.other.finetune.symbol=data"], "encoders.other.finetune: unknown key symbol", 2),
+    (["finetune.head.layers=1"], "cell '3min: scratch': head.layers=1 with an encoder from scratch", 2),
+    (["encoders.other.finetune.head.layers=3"], "cell '3min: other': head.layers=3: this encoder has layers 0 to 2", 2),
     (["labelled.3min.split=small"], "cell '3min: scratch': small-u00: ", 1),
     (["lm.text=small-text"], "lm.text, cell '3min: scratch': the recogniser can spell 0%", 1),
     (["lm.text=other-text"], "lm.text, cell '3min: scratch': the language model has 0% of the", 1),
@@ -285,3 +287,25 @@ def test_a_run_killed_between_two_seeds_goes_on_there(done, data, tmp_path):
     before = read_json(whole / "results.json")
     for key in ("summaries", "comparisons"):
         assert results[key] == before[key]
+
+
+@pytest.mark.processes
+def test_a_mean_is_never_of_two_encoders(data, encoders, tmp_path):
+    """One that another program replaced between two seeds was in the mean with the first, under its hash."""
+    source, found = shutil.copytree(encoders, tmp_path / "encoders") / "two", recipe(tmp_path, tmp_path / "encoders",
+                                                                                    "cells=['3min: other']")
+    lines = []
+
+    def replaced(line):
+        lines.append(line)
+        if line.startswith("cell 2") and not (tmp_path / "before").exists():
+            source.rename(tmp_path / "before")
+            save_encoder(Encoder(SHAPE).initialise(9), source, {})
+
+    with pytest.raises(InputError, match=rf"encoders.other: {re.escape(str(source))} has changed since the comparison"):
+        compare_encoders(found, data, tmp_path / "out", "hubertkit bench", replaced)
+    assert {row["seed"] for row in read_json(tmp_path / "out/results.json")["rows"]} == {0}
+    lines.clear()
+    results = compare_encoders(found, data, tmp_path / "out", "hubertkit bench", replaced)
+    assert [line.partition("/")[0] for line in lines if BEGUN.match(line)] == ["3min-other"]  # of the first weights
+    assert results["summaries"][0]["seeds"] == [0, 5]
