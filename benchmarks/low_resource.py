@@ -167,6 +167,8 @@ def _cell(grid: Grid, cell: Cell, seed: int, source: str, say: Say) -> list[dict
     place = {"encoder": cell.encoder, "labelled": cell.labelled, "cell": name, "seed": seed,
              "finetune_updates": asked.training.updates, "recogniser": trained["hash"],
              "seconds": stage_seconds(folder)}
+    if trained["left_out"]:  # fewer frames, fewer utterances: the encoders then learn from different data
+        place["left_out"] = trained["left_out"]
     for row in rows:
         say(f"  {name}, {row['decoder']}: WER {row['wer']:.1f}, CER {row['cer']:.1f}")
     return [place | row for row in rows]

@@ -9,9 +9,12 @@ from itertools import product
 import pytest
 from tones import write_tones
 
+from benchmarks.low_resource import Grid, _cell
 from benchmarks.low_resource import run as compare_encoders
+from benchmarks.low_resource_checks import Planned
 from benchmarks.low_resource_recipe import SHIPPED, Cell, LowResourceRecipe, micro_batches
 from benchmarks.low_resource_scratch import scratch_encoder, told_shape
+from benchmarks.low_resource_splits import Splits
 from benchmarks.results import read_results
 from tools.main import run
 from upstream.audio.manifest import Manifest
@@ -181,6 +184,16 @@ def test_what_cannot_be_is_said_before_the_first_cell(tmp_path, data, encoders, 
                 "--out", str(out)]) == code
     assert says in capsys.readouterr().err
     assert not (out / "cells").exists()
+
+
+@pytest.mark.parametrize("left_out", [0, 3])
+def test_a_row_says_how_many_utterances_its_encoder_could_not_learn_from(tmp_path, encoders, monkeypatch, left_out):
+    """Of frames of 40 ms some transcripts do not fit: beside 20 ms, nothing in the results told of the fewer labels."""
+    monkeypatch.setattr("benchmarks.low_resource.finetune", lambda *_: {"hash": "x", "left_out": left_out})
+    monkeypatch.setattr("benchmarks.low_resource._decoded", lambda *_: [{"decoder": "greedy", "wer": 9.0, "cer": 3.0}])
+    grid = Grid(recipe(tmp_path, encoders), Splits({}, tmp_path), Planned(), None, tmp_path)
+    row, = _cell(grid, Cell("3min", "other"), 0, str(encoders / "two"), str)
+    assert row.get("left_out", 0) == left_out
 
 
 @pytest.fixture(scope="module")
