@@ -36,7 +36,7 @@ from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from upstream import ranks
 from upstream.device import chosen_device
 from upstream.disk import file_hash, read_json
-from upstream.errors import UsageError
+from upstream.errors import InputError, UsageError
 from upstream.locks import locked
 from upstream.pretrain import RoundResult, pretrain
 from upstream.progress import progress, say
@@ -162,13 +162,25 @@ def _cell(grid: Grid, cell: Cell, seed: int, source: str, say: Say) -> list[dict
     folder = grid.out / CELLS / name
     asked = finetuning(recipe, splits, cell, seed, source, grid.planned)
     trained = finetune(asked, folder / "recogniser", say)
+    ranks.alone(lambda: _refuse_changed(grid, cell, folder / "recogniser"))
     rows = _decoded(grid, asked, trained["hash"], folder, say)
     place = {"encoder": cell.encoder, "labelled": cell.labelled, "cell": name, "seed": seed,
              "finetune_updates": asked.training.updates, "recogniser": trained["hash"],
              "seconds": stage_seconds(folder)}
+    if trained["left_out"]:  # fewer frames, fewer utterances: the encoders then learn from different data
+        place["left_out"] = trained["left_out"]
     for row in rows:
         say(f"  {name}, {row['decoder']}: WER {row['wer']:.1f}, CER {row['cer']:.1f}")
     return [place | row for row in rows]
+
+
+def _refuse_changed(grid: Grid, cell: Cell, recogniser: Path) -> None:
+    """Raise InputError where an encoder from elsewhere is another by now than before the first cell: one mean would be
+    over recognisers of both."""
+    file, record = grid.planned.files.get(cell.encoder), read_stage(recogniser)
+    if file is not None and record is not None and record["inputs"]["encoder"] != file.hash:
+        raise InputError(f"encoders.{cell.encoder}: {file.source} has changed since the comparison began; once it "
+                         "stays as it is, give the same command again: what was trained on other weights is done anew")
 
 
 def _decoded(grid: Grid, asked: FinetuneRecipe, recogniser_hash: str, folder: Path, say: Say) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from benchmarks.low_resource_splits import Splits
 from downstream.decode.alphabet import alphabet
 from downstream.decode.word_model import MODEL, check_coverage, check_language_model
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
-from downstream.finetune_start import check_start, chosen_vocabulary, encoded
+from downstream.finetune_start import check_layers, check_start, chosen_vocabulary, encoded
 from downstream.lm.arpa import read_unigrams
 from downstream.text.vocabulary import Vocabulary, spelled_as
 from upstream.audio.manifest import Manifest
@@ -86,6 +86,7 @@ def check_finetunings(recipe: LowResourceRecipe, rounds: Sequence[Round],
             if cell.encoder != SCRATCH and asked.fresh_layers > shape.layers:
                 raise UsageError(f"finetune.fresh_layers={asked.fresh_layers}: the encoder has {shape.layers} "
                                  "layers; give at most as many")
+            check_layers(replace(asked, encoder=cell.encoder), shape.layers)
 
 
 def check_lm(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel) -> None:

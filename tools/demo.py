@@ -97,8 +97,10 @@ def speech_stage(size: Size, seed: int, folder: Path) -> None:
 def show(results: dict[str, Any], console: Console) -> None:
     """The closing tables: error rates, and the teachers' quality by the synthesiser's own phone times, where the recipe
     has it measured."""
-    labels = {r["labelled"] for r in results["rows"]}
-    console.print(table(results["rows"], ROWS, f"{', '.join(sorted(labels))} of labels; unseen voices and sentences"))
+    rows = results["rows"]
+    labels, seeds = {r["labelled"] for r in rows}, {r.get("seed") for r in rows}
+    columns = [*(["labelled"] if len(labels) > 1 else []), *(["seed"] if len(seeds) > 1 else []), *ROWS]
+    console.print(table(rows, columns, f"{', '.join(sorted(labels))} of labels; unseen voices and sentences"))
     judged = [r for r in results["rounds"] if TEACHERS.keys() <= r["units"].keys()]
     teachers = Table("teacher of", *TEACHERS.values(), title="units against the phones of the synthesiser")
     for r in judged:
@@ -108,13 +110,20 @@ def show(results: dict[str, Any], console: Console) -> None:
             teachers.add_row(f"round {r['round']}{which}", *(f"{figures[name]:.3f}" for name in TEACHERS))
     if judged:
         console.print(teachers)
-    differences = Table("encoder", "decoder", "rate", "difference from scratch [95%]",
-                        title="paired on the same utterances")
-    for c in results["comparisons"]:
+    for base in dict.fromkeys(c["against"] for c in results["comparisons"]):
+        console.print(_differences([c for c in results["comparisons"] if c["against"] == base], base,
+                                   ["labelled"] if len(labels) > 1 else [], len(seeds) > 1))
+
+
+def _differences(comparisons: list[dict[str, Any]], base: str, more: list[str], of_means: bool) -> Table:
+    """Of all encoders from one."""
+    found = Table(*more, "encoder", "decoder", "rate", f"difference from {base} [95%]",
+                  title="paired on the same utterances" + ", means over seeds" * of_means)
+    for c in comparisons:
         low, high = c["interval"]
-        differences.add_row(c["encoder"], c["decoder"], c["rate"].upper(),
-                            f"{c['difference']:+.1f} [{low:+.1f}, {high:+.1f}]")
-    console.print(differences)
+        found.add_row(*(c[name] for name in more), c["encoder"], c["decoder"], c["rate"].upper(),
+                      f"{c['difference']:+.1f} [{low:+.1f}, {high:+.1f}]")
+    return found
 
 
 def _corpus(size: Size, seed: int, folder: Path) -> Manifest:

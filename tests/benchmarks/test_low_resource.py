@@ -9,14 +9,17 @@ from itertools import product
 import pytest
 from tones import write_tones
 
+from benchmarks.low_resource import Grid, _cell
 from benchmarks.low_resource import run as compare_encoders
+from benchmarks.low_resource_checks import Planned
 from benchmarks.low_resource_recipe import SHIPPED, Cell, LowResourceRecipe, micro_batches
 from benchmarks.low_resource_scratch import scratch_encoder, told_shape
+from benchmarks.low_resource_splits import Splits
 from benchmarks.results import read_results
 from tools.main import run
 from upstream.audio.manifest import Manifest
 from upstream.disk import read_json
-from upstream.errors import Interrupted, RecipeError
+from upstream.errors import InputError, Interrupted, RecipeError
 from upstream.model import Encoder, EncoderConfig, save_encoder
 from upstream.recipe import load_recipe
 
@@ -159,6 +162,8 @@ def test_scratch_is_of_the_shape_of_the_encoders_beside_it(tmp_path, encoders, o
     (["encoders.other.finetune.frozen=perhaps"], "encoders.other.finetune: frozen: Value 'perhaps'", 2),
     (["encoders.other.finetune.changes={width: 9}"], "encoders.other.finetune: changes.width: only dropouts", 2),
     (["encoders.other.finetune.symbol=data"], "encoders.other.finetune: unknown key symbol", 2),
+    (["finetune.head.layers=1"], "cell '3min: scratch': head.layers=1 with an encoder from scratch", 2),
+    (["encoders.other.finetune.head.layers=3"], "cell '3min: other': head.layers=3: this encoder has layers 0 to 2", 2),
     (["labelled.3min.split=small"], "cell '3min: scratch': small-u00: ", 1),
     (["lm.text=small-text"], "lm.text, cell '3min: scratch': the recogniser can spell 0%", 1),
     (["lm.text=other-text"], "lm.text, cell '3min: scratch': the language model has 0% of the", 1),
@@ -179,6 +184,16 @@ def test_what_cannot_be_is_said_before_the_first_cell(tmp_path, data, encoders, 
                 "--out", str(out)]) == code
     assert says in capsys.readouterr().err
     assert not (out / "cells").exists()
+
+
+@pytest.mark.parametrize("left_out", [0, 3])
+def test_a_row_says_how_many_utterances_its_encoder_could_not_learn_from(tmp_path, encoders, monkeypatch, left_out):
+    """Of frames of 40 ms some transcripts do not fit: beside 20 ms, nothing in the results told of the fewer labels."""
+    monkeypatch.setattr("benchmarks.low_resource.finetune", lambda *_: {"hash": "x", "left_out": left_out})
+    monkeypatch.setattr("benchmarks.low_resource._decoded", lambda *_: [{"decoder": "greedy", "wer": 9.0, "cer": 3.0}])
+    grid = Grid(recipe(tmp_path, encoders), Splits({}, tmp_path), Planned(), None, tmp_path)
+    row, = _cell(grid, Cell("3min", "other"), 0, str(encoders / "two"), str)
+    assert row.get("left_out", 0) == left_out
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +300,25 @@ def test_a_run_killed_between_two_seeds_goes_on_there(done, data, tmp_path):
     before = read_json(whole / "results.json")
     for key in ("summaries", "comparisons"):
         assert results[key] == before[key]
+
+
+@pytest.mark.processes
+def test_a_mean_is_never_of_two_encoders(data, encoders, tmp_path):
+    """One that another program replaced between two seeds was in the mean with the first, under its hash."""
+    source, found = shutil.copytree(encoders, tmp_path / "encoders") / "two", recipe(tmp_path, tmp_path / "encoders",
+                                                                                    "cells=['3min: other']")
+    lines = []
+
+    def replaced(line):
+        lines.append(line)
+        if line.startswith("cell 2") and not (tmp_path / "before").exists():
+            source.rename(tmp_path / "before")
+            save_encoder(Encoder(SHAPE).initialise(9), source, {})
+
+    with pytest.raises(InputError, match=rf"encoders.other: {re.escape(str(source))} has changed since the comparison"):
+        compare_encoders(found, data, tmp_path / "out", "hubertkit bench", replaced)
+    assert {row["seed"] for row in read_json(tmp_path / "out/results.json")["rows"]} == {0}
+    lines.clear()
+    results = compare_encoders(found, data, tmp_path / "out", "hubertkit bench", replaced)
+    assert [line.partition("/")[0] for line in lines if BEGUN.match(line)] == ["3min-other"]  # of the first weights
+    assert results["summaries"][0]["seeds"] == [0, 5]

@@ -248,6 +248,20 @@ def test_a_demo_without_alignments_shows_its_scores_all_the_same(capsys):
     assert [("stream 1 of 2" in line, "0.410" in line) for line in lines] == [(True, True), (False, False)]
 
 
+def test_a_demo_says_which_encoder_a_difference_is_from_and_which_seed_a_row_is_of(capsys):
+    """`hubertkit demo baseline='round 1' seeds=[0,1]` gave all differences as from scratch, and rows that could not be
+    told apart."""
+    compared = [{"labelled": "1h", "encoder": "round 2", "decoder": "greedy", "rate": "wer", "against": base,
+                 "difference": points, "interval": [-9.0, -1.0]} for base, points in (("scratch", -5), ("round 1", -3))]
+    show({"rows": [{**ROW, "seed": 6}, {**ROW, "seed": 7}], "rounds": [], "comparisons": compared}, Console(width=200))
+    said = capsys.readouterr().out
+    assert [line.split("│")[1].strip() for line in said.splitlines() if "50.0" in line] == ["6", "7"]
+    from_scratch, from_round_1 = said.split("difference from round 1 [95%]")
+    assert "difference from scratch [95%]" in from_scratch
+    assert ("-5.0 [-9.0, -1.0]" in from_scratch, "-3.0 [-9.0, -1.0]" in from_round_1) == (True, True)
+    assert "means over seeds" in said
+
+
 def test_a_whole_result_stays_until_that_of_a_changed_recipe_is_whole(tmp_path, monkeypatch):
     """Looking again at a finished comparison with a newer version left one cell of eight, for hours or for good."""
     monkeypatch.setattr("benchmarks.low_resource.write_results", lambda path, results: path.write_text(
