@@ -125,3 +125,13 @@ def test_two_encoders_of_one_name_are_refused(recordings, trained, tmp_path):
     for others in ([tmp_path / "a" / "same", tmp_path / "b" / "same"], [tmp_path / "round1"]):
         with pytest.raises(UsageError, match="there is another encoder"):
             run(recordings, trained, [3], tmp_path / "out", "a command", say=lambda _: None, others=others)
+
+
+def test_encoders_of_one_name_are_told_apart_by_links(tmp_path):
+    """A bug once found: links were resolved, and the advice to make some led nowhere."""
+    for run_ in ("a", "b"):
+        (tmp_path / run_ / "encoder").mkdir(parents=True)
+        (tmp_path / f"link-{run_}").symlink_to(tmp_path / run_ / "encoder")
+    with pytest.raises(UsageError, match="another encoder encoder"):
+        teachers._named([tmp_path / "a/encoder", tmp_path / "b/encoder/."])
+    assert list(teachers._named([tmp_path / "link-a", tmp_path / "link-b"])) == ["link-a", "link-b"]
