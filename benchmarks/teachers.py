@@ -11,6 +11,7 @@ measurement that was killed goes on.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -136,7 +137,7 @@ def _named(others: Sequence[Path]) -> dict[str, Path]:
     """Other encoders by the names of their folders, which are to be folders of the measurement."""
     found: dict[str, Path] = {}
     for path in others:
-        name = path.absolute().name  # a link keeps its own
+        name = Path(os.path.abspath(path)).name  # of a link its own, not that of what it leads to
         if name in found or re.fullmatch(r"round\d+", name):
             raise UsageError(f"--encoder {path}: there is another encoder {name}; rows are named for the last part of "
                              "the path, so give it another one (a link will do)")

@@ -14,7 +14,7 @@ from downstream.alignment_files import FORMATS, write_ctm, write_textgrid
 from downstream.recogniser import load_recogniser
 from tools.outputs import check_folder
 from upstream.audio.manifest import Manifest
-from upstream.claims import claim, refuse_others
+from upstream.claims import claim, refuse_others, unclaim_missing
 from upstream.device import best_device
 from upstream.disk import disk_errors
 from upstream.errors import InputError
@@ -66,6 +66,8 @@ def align(
             if pronounced is not None:
                 unknown |= dict.fromkeys(w.label for w in found.words
                                          if not pronunciation(pronounced, w.label))
+        if without and scores:
+            unclaim_missing(out, files)
     _report(out, without, list(unknown), scores)
 
 

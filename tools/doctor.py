@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import soundfile
 import torch
 import typer
 from rich.console import Console
@@ -76,8 +75,12 @@ def _heard_out(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
         found.extend(check())
     except Exception as error:  # whatever a broken library throws is the finding
         name = check.__name__.strip("_").replace("_", " ")
-        found.append(Finding(name, "broken", f"{type(error).__name__}: {error}".splitlines()[0]))
+        found.append(Finding(name, "broken", _first_line(error)))
     return found
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _packages() -> Iterator[Finding]:
@@ -116,7 +119,7 @@ def _imports() -> Iterator[Finding]:
         try:
             import_module(name)
         except Exception as error:  # an undefined symbol is an OSError
-            yield Finding(f"import {name}", "broken", f"{type(error).__name__}: {str(error).splitlines()[0]}; install "
+            yield Finding(f"import {name}", "broken", f"{_first_line(error)}; install "
                                                       "it again, beside the torch and numpy that are here")
             return
     yield Finding("imports", "ok", "torchaudio, faiss, kenlm, pyctcdecode, flashlight, pyarrow and soxr load")
@@ -124,6 +127,8 @@ def _imports() -> Iterator[Finding]:
 
 def _audio() -> Iterator[Finding]:
     """Written and read again: Opus lengths were wrong before libsndfile 1.2.2."""
+    import soundfile  # here, for it may not load: others that may not are named by `_imports`
+
     wave = (0.1 * np.sin(np.arange(24_000) / 20)).astype(np.float32)
     broken = []
     for name, (container, kind) in FORMATS.items():
@@ -223,6 +228,6 @@ def _print(found: list[Finding]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for finding in found:
         table.add_row(finding.state, finding.name, finding.what)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)  # `hubertkit[hf]` is no markup
     broken = sum(f.state == "broken" for f in found)
     print(f"{broken} broken" if broken else "nothing is broken", file=sys.stderr)

@@ -35,7 +35,7 @@ from tools.outputs import check_folder
 from upstream.audio.containers import open_content
 from upstream.audio.corpora.probing import true_samples
 from upstream.audio.file_names import fitting
-from upstream.claims import claim, refuse_others
+from upstream.claims import claim, refuse_others, unclaim_missing
 from upstream.disk import writing
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
@@ -116,6 +116,8 @@ def transcribe(
             if out is not None and not number:
                 claim(out, names)
             _write(transcript, chosen, paths.get(path), alone)
+        if out is not None and bad and out.is_dir():
+            unclaim_missing(out, names)
     if bad:
         raise typer.Exit(1)
 

@@ -13,12 +13,16 @@ import torch.distributed as dist
 from tools.child import module_command
 
 HOST = "127.0.0.1"
+ALONE_SECONDS = 10.0  # for a process to reach itself
 SECONDS = 60.0  # for both to start, which imports torch, and to meet
 
 
 def problem_of_two_ranks() -> str | None:
     """What stands in the way of two ranks on this machine; None where nothing does."""
-    store = dist.TCPStore(HOST, 0, None, True, wait_for_workers=False)
+    try:
+        store = dist.TCPStore(HOST, 0, None, True, timeout=timedelta(seconds=ALONE_SECONDS), wait_for_workers=False)
+    except (RuntimeError, OSError) as error:  # its retries fill pages
+        return f"no connection to {HOST} ({str(error).splitlines()[0][:200]})"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     if sys.platform == "linux":
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")

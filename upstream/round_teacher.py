@@ -148,6 +148,9 @@ def _check_imported(path: Path, round_: Round, rounds: list[Round], outside: Map
     if found.get("dim") != dim:
         raise InputError(f"{path}: a teacher of {found.get('name')} with {found.get('dim')} dimensions, the features "
                          f"have {dim}; name the encoder and layer that it was fitted on")
+    if path.is_dir() and bool(found.get("cmn")) != recipe.cmn:
+        raise InputError(f"{path}: a teacher of frames {'less' if found.get('cmn') else 'with'} the means of their "
+                         f"utterances; give the round teacher.cmn={str(bool(found.get('cmn'))).lower()}")
 
 
 def _imported(path: Path, source: Source) -> Teacher:

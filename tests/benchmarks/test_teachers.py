@@ -159,3 +159,13 @@ def test_old_rows_without_cmn_are_drawn(tmp_path):
              "pnmi": 0.3}]
     plot_teachers(rows, [], tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()
+
+
+def test_encoders_of_one_name_are_told_apart_by_links(tmp_path):
+    """A bug once found: links were resolved, and the advice to make some led nowhere."""
+    for run_ in ("a", "b"):
+        (tmp_path / run_ / "encoder").mkdir(parents=True)
+        (tmp_path / f"link-{run_}").symlink_to(tmp_path / run_ / "encoder")
+    with pytest.raises(UsageError, match="another encoder encoder"):
+        teachers._named([tmp_path / "a/encoder", tmp_path / "b/encoder/."])
+    assert list(teachers._named([tmp_path / "link-a", tmp_path / "link-b"])) == ["link-a", "link-b"]

@@ -267,3 +267,20 @@ def test_alignments_of_somebody_else_stay_and_ours_are_replaced(recogniser, tmp_
     assert (tmp_path / "out/a.TextGrid").read_text() == "by hand"
     (tmp_path / "out/a.TextGrid").unlink()
     assert [run(words), run(words)] == [0, 0]
+
+
+def test_an_alignment_made_by_hand_of_what_could_not_be_aligned_stays(recogniser, tmp_path, capsys):
+    """A bug once found: its name was noted as ours with those of the others."""
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+
+    def aligned(text: str) -> int:
+        Manifest.of([Utterance("a", tmp_path / "a.wav", 0, 16_000, 16_000, 1, None, "A CAT"),
+                     Utterance("b", tmp_path / "a.wav", 0, 16_000, 16_000, 1, None, text)],
+                    "a test").save(tmp_path / "m.arrow")
+        return run(["align", str(recogniser), str(tmp_path / "m.arrow"), "--out", str(tmp_path / "out")])
+
+    assert aligned("A CAT " * 30) == 0  # too long for a second
+    assert "not aligned: b" in capsys.readouterr().err
+    (tmp_path / "out/b.TextGrid").write_text("by hand")
+    assert aligned("A CAT") == 1
+    assert "b.TextGrid: is there already" in capsys.readouterr().err

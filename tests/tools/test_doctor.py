@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from importlib import metadata
 from types import SimpleNamespace
@@ -104,3 +105,30 @@ def test_two_ranks_that_cannot_meet_are_broken(monkeypatch):
     found = _found(doctor._ranks)["ranks"]
     assert found.state == "broken"
     assert "no address" in found.what
+
+
+def test_what_is_said_comes_out_as_it_is(capsys):
+    """A bug once found: `hubertkit[hf]` lost its brackets as markup, and `[/usr/lib/x]` ended doctor."""
+    doctor._print([doctor.Finding("a", "note", "'hubertkit[hf]'"), doctor.Finding("b", "broken", "[/usr/lib/x]: gone")])
+    said = capsys.readouterr().out
+    assert "'hubertkit[hf]'" in said
+    assert "[/usr/lib/x]: gone" in said
+
+
+def test_doctor_starts_where_libsndfile_does_not_load():
+    """A bug once found: there was a traceback in place of the finding."""
+    script = ("import sys; sys.modules['soundfile'] = None; from tools import doctor; "
+              "print([f.state for f in doctor._heard_out(doctor._audio)])")
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.stdout == "['broken']\n", ended.stderr
+
+
+def test_a_machine_that_does_not_reach_itself_is_broken_and_soon_said(monkeypatch):
+    def store(*_, timeout, **__):
+        assert timeout.total_seconds() <= 30
+        raise RuntimeError("The client socket has failed to connect\nand more")
+
+    monkeypatch.setattr(two_ranks.dist, "TCPStore", store)
+    found = _found(doctor._ranks)["ranks"]
+    assert found.state == "broken"
+    assert "no connection to 127.0.0.1 (The client socket has failed to connect)" in found.what

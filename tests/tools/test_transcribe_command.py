@@ -353,3 +353,17 @@ def test_files_of_somebody_else_are_not_replaced_by_transcripts(capsys, asr, joi
     target.unlink()
     assert [call(capsys, *words)[0] for _ in range(2)] == [0, 0]  # ours may be replaced
     assert target.read_text() != "mine"
+
+
+def test_a_transcript_made_by_hand_of_what_could_not_be_read_stays(capsys, asr, corpus, tmp_path):
+    """A bug once found: its name was noted as ours with those of the others."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad.wav").write_text("no audio")
+    (tmp_path / "in/good.wav").write_bytes((corpus / "u01.wav").read_bytes())
+    words = ("transcribe", asr, tmp_path / "in", "--out", tmp_path / "out")
+    assert call(capsys, *words)[0] == 1
+    (tmp_path / "out/bad.wav.txt").write_text("by hand")
+    (tmp_path / "in/bad.wav").write_bytes((corpus / "u01.wav").read_bytes())  # mended
+    code, _, err = call(capsys, *words)
+    assert (code, "bad.wav.txt: is there already" in err) == (1, True)
+    assert (tmp_path / "out/bad.wav.txt").read_text() == "by hand"

@@ -218,6 +218,8 @@ def test_a_random_teacher_fits_nothing_and_says_so(recordings, word):
     (["rounds.1.teacher.imported={here}/mfcc"], InputError, "a teacher of mfcc with 39 dimensions, the features have"),
     (["rounds.1.teacher={imported: '{here}/mfcc', features: fbank, layer: null}"], InputError,
      r"^rounds.1.teacher.imported: imported="),
+    (["rounds.1.teacher.imported={here}/centred"], InputError,
+     r"^rounds.1.teacher.imported: .* less the means of their utterances; give the round teacher.cmn=true"),
     (["rounds.1.teacher={units: '{here}', features: mfcc, layer: null}"], InputError, "^rounds.1.teacher.units: "),
     (["rounds.1.mixing={share: 0.2, noise_share: 1, noise: '{here}/u1.ctm'}"], InputError, "^mixing.noise: .*u1.ctm"),
     (["rounds.1.mixing={share: 0.2, noise_share: 1, noise: '{here}'}"], InputError, "^mixing.noise: .*no recordings"),
@@ -229,6 +231,8 @@ def test_what_can_be_known_is_said_before_anything_is_done(recordings, tmp_path,
     (tmp_path / "al/u1.ctm").write_text("u1 1 0 0.7 AA\n")
     np.save(tmp_path / "al/mfcc.npy", np.eye(6, 39, dtype=np.float32))
     import_centroids(tmp_path / "al/mfcc.npy", named_source("mfcc", False).describe()).save(tmp_path / "al/mfcc")
+    np.save(tmp_path / "al/layer.npy", np.eye(6, 32, dtype=np.float32))
+    import_centroids(tmp_path / "al/layer.npy", {"name": "layer", "dim": 32, "cmn": True}).save(tmp_path / "al/centred")
     words = [word.replace("{here}", str(tmp_path / "al")) for word in words]
     with pytest.raises(error, match=said):
         rounds(recordings, tmp_path / "run", *words)
