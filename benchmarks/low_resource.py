@@ -112,7 +112,8 @@ def _report(grid: Grid, tally: Tally, rows: list[dict[str, Any]], rounds: list[R
             return {}
         target = partial  # of a recipe that has changed: what is whole stays until this is
     results = {"benchmark": BENCHMARK, "command": command, "recipe": settings, "seconds": stage_seconds(grid.out),
-               "rows": rows, "rounds": [_round_row(r) for r in rounds], "encoders": _encoder_rows(grid),
+               "rows": rows, "test": _set_row(grid, grid.recipe.test), "dev": _set_row(grid, grid.recipe.dev),
+               "rounds": [_round_row(r) for r in rounds], "encoders": _encoder_rows(grid),
                "summaries": tally.summaries(rows), "comparisons": tally.comparisons(rows, _against(grid.recipe))}
     write_results(target, results)
     if whole:
@@ -215,6 +216,14 @@ def _round_row(result: RoundResult) -> dict[str, Any]:
     units = {k: v for k, v in result.units_result.items() if k != "histogram"}
     return {"round": int(result.encoder.parent.name.removeprefix("round")), "teacher": result.teacher_result,
             "units": units, "encoder": result.encoder_result}
+
+
+def _set_row(grid: Grid, split: str) -> dict[str, Any]:
+    """A set that was decoded: which it is, and how much. Speakers are None where some are unknown."""
+    manifest = grid.splits.manifests[split]
+    speakers = set(manifest.speakers)
+    return {"manifest": manifest.hash, "utterances": len(manifest), "seconds": round(manifest.seconds, 1),
+            "speakers": None if None in speakers else len(speakers)}
 
 
 def _encoder_rows(grid: Grid) -> list[dict[str, Any]]:

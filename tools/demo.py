@@ -20,9 +20,12 @@ from rich.table import Table
 
 from benchmarks.low_resource import check_out, run
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches, most_ranks
+from benchmarks.report import making
+from benchmarks.report.reading import read_all
 from benchmarks.results import table
 from tools.launch import AUTO, RanksOption, launched
 from tools.synthesise import VOICES_TEST, VOICES_TRAIN, sentences, synthesise
+from upstream import ranks as processes
 from upstream.audio.manifest import Manifest
 from upstream.disk import writing
 from upstream.keyed import keyed
@@ -32,6 +35,7 @@ from upstream.recipe import as_settings, load_recipe
 from upstream.stage import run_stage
 
 ROWS = ["encoder", "decoder", "wer", "cer", "words", "errors"]
+REPORT = "report"  # the folder of its page, in the demo's
 NOISE_DB = (-36.0, -18.0)  # a noisy room: clean synthetic speech is so regular that MFCC clusters are nearly phones
 TEACHERS = {"phone_purity": "phone purity", "cluster_purity": "cluster purity", "pnmi": "PNMI"}
 
@@ -72,14 +76,17 @@ def demo(
     recipe = load_recipe(LowResourceRecipe, size.recipe, overrides or [], SHIPPED)
     recipe = recipe if seed is None else replace(recipe, seed=seed)
     check_out(out)  # before speech is made
+    making.check_place(out / REPORT)
     with launched(ranks, micro_batches(recipe), recipe.device, most_ranks(recipe)):
         with locked(out):  # the speech of a demo that is running is not replaced
             speech_stage(size, recipe.seed, out / "speech")
         results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
+        page = processes.alone(lambda: making.write(making.report(read_all([out / "results.json"])), out / REPORT)[-1])
     show(results, Console())
     if quick:
         print("--quick only shows that every stage runs: with so few updates the rates mean nothing")
-    print(f"{time.monotonic() - began:.0f} s; everything is in {out}, the numbers in {out / 'results.json'}")
+    print(f"{time.monotonic() - began:.0f} s; everything is in {out}, the numbers in {out / 'results.json'}, a page of "
+          f"them in {page}")
 
 
 def speech_stage(size: Size, seed: int, folder: Path) -> None:

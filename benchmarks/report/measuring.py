@@ -13,7 +13,7 @@ from benchmarks.report.test_sets import named_test
 
 _SHORT = 12  # characters of a hash that a table shows
 _TOLD = {"format", "date", "machine", "versions", "benchmark", "command", "rows", "recipe", "seconds", "comparisons",
-         "rounds", "summaries", "test"}
+         "rounds", "summaries", "test", "dev"}
 
 
 def section(files: Sequence[Results]) -> Section:
@@ -44,6 +44,8 @@ def facts(file: Results) -> Iterator[tuple[str, str]]:
         yield "seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))
     if test := named_test(file):
         yield "test set", _pairs(test)
+    if isinstance(dev := content.get("dev"), dict):
+        yield "dev set, which weights are tuned on", _pairs(dev)
     if isinstance(content.get("recipe"), dict):
         yield from _recipe_facts(content["recipe"])
     for key in sorted({"lm_hash"} & {k for row in file.rows for k in row}):

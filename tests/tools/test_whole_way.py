@@ -53,6 +53,10 @@ def undisturbed(tmp_path_factory):
     return out, done
 
 
+def rows_of(out: Path, split: str) -> int:
+    return len((out / "speech/splits" / f"{split}.txt").read_text().split())
+
+
 def results(out: Path) -> dict:
     return json.loads((out / "results.json").read_text())
 
@@ -69,6 +73,11 @@ def test_the_demo_leaves_results_for_every_encoder_and_decoder(undisturbed):
     assert [r["round"] for r in results(out)["rounds"]] == [1, 2]
     assert all(0 < r["units"]["pnmi"] < 1 for r in results(out)["rounds"])
     assert "results.json" in done.stdout
+    assert "report.html" in done.stdout
+    assert results(out)["command"] in (out / "report/report.html").read_text()
+    test = results(out)["test"]
+    assert (test["utterances"], test["speakers"] > 1) == (rows_of(out, "test"), True)
+    assert test["manifest"] != results(out)["dev"]["manifest"]
     assert "round 2" in done.stdout
 
 
