@@ -11,6 +11,7 @@ from benchmarks.report.low_resource import differences
 from benchmarks.report.reading import Results
 from benchmarks.report.seeds import row_seed
 from benchmarks.report.test_sets import named_test, names_hash
+from downstream.score.rates import Unit
 
 FEW_SPEAKERS = 10  # of fewer, intervals of 95 % hold the true value in less than 88 % of cases
 FEW_WORDS = 10_000  # a WER of 10 % then has an interval of more than a point, were every word by itself
@@ -28,8 +29,9 @@ def cautions(files: Sequence[Results]) -> list[str]:
     return found
 
 
-def imbalanced(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
-    """Where one kind of error outweighs the other: `name` and a row with deletions, insertions and words."""
+def imbalanced(rows: Iterable[tuple[str, Mapping[str, Any]]], unit: Unit = "word") -> Iterator[str]:
+    """Where one kind of error outweighs the other: `name` and a row with deletions, insertions and words, or of what
+    errors are counted in."""
     more: dict[tuple[str, str], list[tuple[float, str, int, int]]] = {}
     for name, row in rows:
         if not {"deletions", "insertions", "words"} <= row.keys():
@@ -37,8 +39,8 @@ def imbalanced(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
         for many, few in (("deletions", "insertions"), ("insertions", "deletions")):
             if row[many] > IMBALANCE * row[few] and row[many] > _SHARE * row["words"]:
                 more.setdefault((many, few), []).append((row[many] / max(1, row[few]), name, row[many], row[few]))
-    meaning = {"deletions": "words are left out; a higher word score or more labels may help",
-               "insertions": "words are made up; a lower word score may help"}
+    meaning = {"deletions": f"{unit}s are left out; a higher word score or more labels may help",
+               "insertions": f"{unit}s are made up; a lower word score may help"}
     for (many, few), found in more.items():
         _, name, most, least = max(found)
         yield (f"{many.capitalize()} outnumber {few} more than {IMBALANCE} times in {counted(len(found), 'row')} "
@@ -54,10 +56,10 @@ def few_speakers(speakers: int) -> Iterator[str]:
                f"{2.0 ** (1 - speakers):.2g}.")
 
 
-def few_words(words: int) -> Iterator[str]:
-    """What is to be said of a test set with so many."""
+def few_words(words: int, unit: Unit = "word") -> Iterator[str]:
+    """What is to be said of a test set with so many, or with so many characters."""
     if words < FEW_WORDS:
-        yield f"The test set is small: {counted(words, 'reference word')}."
+        yield f"The test set is small: {counted(words, f'reference {unit}')}."
 
 
 def _between(files: Sequence[Results]) -> Iterator[str]:

@@ -163,8 +163,10 @@ def _verdict(those: Sequence[Difference], sampling: str, naming: bool) -> str:
     how = f" ({listed(ways)})" if ways else ""
     if len(those) == 1:
         said = "excludes" if excluding else "includes"
+        p = "" if (sure := those[0].by(sampling)) is None else p_value(sure.p)
+        told = f", p {p}" if p.startswith("<") else f", p = {p}" if p else ""
         return (f"Drawing {sampling}, the 95 % interval of {those[0].name} {said} 0: "
-                f"{number(those[0].points, 2, '+')} points.")
+                f"{number(those[0].points, 2, '+')} points{told}.")
     return f"Drawing {sampling}, the 95 % interval excludes 0 in {len(excluding)} of {len(those)}{how}{which}."
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report.comparing import SPEAKERS, UTTERANCES, Difference, from_one
-from benchmarks.report.document import Figure, shown
+from benchmarks.report.document import MINUS, Figure, shown
 from benchmarks.report.seeds import Measured, encoder_order, in_order, label_order
 from upstream.picture import drawn_svg
 
@@ -28,12 +28,17 @@ _WIDTH = 7.4  # inches; the page shows them as wide as its column
 _SIZE = 9.0  # of texts, in points
 _LINE = 100  # characters of names, and their marks as long as six, beside each other
 _LONGEST = 44  # characters of a name
+_LETTER = 0.08  # inches of a letter, about
 _ROW = 0.21  # inches that a line of a list of intervals takes
 
 
-def rate_figure(cells: Sequence[Measured]) -> list[Figure]:
+def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
     """Error rates against the labels, a line for each encoder, a panel for each decoder and rate; against the encoders
-    where there is only one amount of labels."""
+    where there is only one amount of labels.
+
+    Args:
+        left_out: a sentence on cells that are not among these.
+    """
     rates, decoders = ("wer", "cer"), list(dict.fromkeys(m.decoder for m in cells))
     labels = in_order((m.labelled for m in cells), label_order)
     encoders = in_order((m.encoder for m in cells), encoder_order)
@@ -42,6 +47,9 @@ def rate_figure(cells: Sequence[Measured]) -> list[Figure]:
     pairs = {(m.encoder, m.file) for m in cells}
     series = [(encoder, file) for encoder in encoders for file in files if (encoder, file) in pairs]
     series = series if by_labels else [("", file) for file in files]
+    ticks = [_plain(name) for name in (labels if by_labels else encoders)]
+    longest = max(map(len, ticks)) * _LETTER
+    slanted = longest > 0.8 * _WIDTH / len(decoders) / len(ticks)  # or they would lie on each other
 
     def draw(figure: Canvas) -> None:
         panels = figure.subplots(len(rates), len(decoders), squeeze=False, sharex=True)
@@ -53,9 +61,10 @@ def rate_figure(cells: Sequence[Measured]) -> list[Figure]:
                               and encoder in ("", m.encoder)]
                     places = [labels.index(m.labelled) if by_labels else encoders.index(m.encoder) for m in chosen]
                     offset = 0.09 * (number - (len(series) - 1) / 2)
-                    colour = SERIES[(encoders.index(encoder) if by_labels else number) % len(SERIES)]
-                    _series(axes, [p + offset for p in places], chosen, rate, colour, files.index(file), by_labels)
-                _ticks(axes, labels if by_labels else encoders)
+                    again, colour = divmod(encoders.index(encoder) if by_labels else number, len(SERIES))
+                    style = files.index(file) + len(files) * again  # colours come again; with other marks and lines
+                    _series(axes, [p + offset for p in places], chosen, rate, SERIES[colour], style, by_labels)
+                _ticks(axes, ticks, slanted)
                 if row == 0:
                     axes.set_title(_plain(decoder), loc="left", fontsize=_SIZE, color=INK)
                 if column == 0:
@@ -69,8 +78,9 @@ def rate_figure(cells: Sequence[Measured]) -> list[Figure]:
     bars = ("bars: 95 % intervals over test utterances" if all(len(m.rows) == 1 for m in cells) else
             "points: means over seeds; bars: one standard deviation of single seeds, or the 95 % interval over test "
             "utterances of one seed; light points: single seeds")
-    height = 0.5 + 1.9 * len(rates)
-    return [Figure("rates-figure", f"{what}; {bars}.", themed(drawn_svg(_WIDTH, height, draw), "rates"))]
+    height = 0.5 + 1.9 * len(rates) + (0.6 * longest if slanted else 0.0)
+    caption = " ".join(filter(None, [f"{what}; {bars}.", left_out]))
+    return [Figure("rates-figure", caption, themed(drawn_svg(_WIDTH, height, draw), "rates"))]
 
 
 def difference_figure(found: Sequence[Difference]) -> list[Figure]:
@@ -89,7 +99,7 @@ def difference_figure(found: Sequence[Difference]) -> list[Figure]:
                     _forest(axes, len(names) - 1 - names.index(_place(difference, same)), difference)
             axes.set_title(_plain(f"{rate.upper()}, points"), loc="left", fontsize=_SIZE, color=INK)
             _bare(axes, "x")
-        panels[0].set_yticks(range(len(names)), [_plain(name) for name in reversed(names)])
+        panels[0].set_yticks(range(len(names)), [_label(name, same) for name in reversed(names)])
         panels[0].set_ylim(-0.6, len(names) - 0.4)
 
     thin = "; thick bars: 95 % intervals drawing utterances, thin ones: drawing speakers" if speakers else (
@@ -128,10 +138,10 @@ def themed(svg: str, name: str) -> str:
     return re.sub("|".join(_VARIABLES), lambda found: f"var(--{_VARIABLES[found[0]]})", element).strip()
 
 
-def _series(axes: Any, places: list[float], chosen: Sequence[Measured], rate: str, colour: str, file: int,
+def _series(axes: Any, places: list[float], chosen: Sequence[Measured], rate: str, colour: str, style: int,
             joined: bool) -> None:
-    """Points and bars of an encoder; of which file they are, marker and line say."""
-    marker = _MARKERS[file % len(_MARKERS)]
+    """Points and bars of an encoder; of which file they are, marker and line (`style`) say."""
+    marker = _MARKERS[style % len(_MARKERS)]
     values = [m.mean(rate) for m in chosen]
     ends = [(m.interval(rate) or (v, v)) if (d := m.deviation(rate)) is None else (v - d, v + d)
             for m, v in zip(chosen, values)]
@@ -141,7 +151,7 @@ def _series(axes: Any, places: list[float], chosen: Sequence[Measured], rate: st
         for row in m.rows if len(m.rows) > 1 else ():
             axes.plot(place, row[rate], marker=marker, markersize=3, color=colour, alpha=0.4, linestyle="none")
     axes.errorbar(places, values, bars, color=colour, linewidth=1.2 if joined else 0, elinewidth=1.2, marker=marker,
-                  linestyle=_LINES[file % len(_LINES)], markersize=4.5, markeredgewidth=0)
+                  linestyle=_LINES[style % len(_LINES)], markersize=4.5, markeredgewidth=0)
 
 
 def _forest(axes: Any, place: int, difference: Difference) -> None:
@@ -156,21 +166,45 @@ def _forest(axes: Any, place: int, difference: Difference) -> None:
               markerfacecolor=colour if sure.excludes_zero else PAPER)
 
 
-def _place(difference: Difference, same: bool) -> str:
-    names = [difference.file, *(value for _, value in difference.place), difference.named(same)]
-    return " · ".join(filter(None, names))
+def _place(difference: Difference, same: bool) -> tuple[str, ...]:
+    against = () if same else (difference.against,)
+    return (difference.file, *(value for _, value in difference.place), difference.system, *against)
 
 
-def _ticks(axes: Any, names: Sequence[str]) -> None:
-    axes.set_xticks(range(len(names)), [_plain(name) for name in names])
+def _label(place: tuple[str, ...], same: bool) -> str:
+    """What a difference is of, each of its names so short that the whole fits, and those that end alike or begin alike
+    are still told from each other."""
+    names = [shown(name) for name in place]
+    length = max(map(len, names))
+    while length > 1 and sum(min(len(name), length) for name in names) > _LONGEST:
+        length -= 1
+    *rest, last = [_cut(name, length) for name in names]
+    if not same:
+        last = f"{rest.pop()} {MINUS} {last}"
+    return _escaped(" · ".join(filter(None, [*rest, last])))
+
+
+def _ticks(axes: Any, names: Sequence[str], slanted: bool) -> None:
+    turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    axes.set_xticks(range(len(names)), names, **turned)
     axes.set_xlim(-0.5, len(names) - 0.5)
     _bare(axes, "y")
 
 
 def _plain(text: str) -> str:
-    """A name as it is, or the beginning of a long one: matplotlib takes what stands between dollars for a formula."""
-    name = shown(text)
-    return (name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…").replace("$", r"\$")
+    """A name as it is, or both ends of a long one."""
+    return _escaped(_cut(shown(text), _LONGEST))
+
+
+def _cut(name: str, length: int) -> str:
+    """Both ends of a name that is longer: what tells names apart stands at either."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[:length - half]}…{name[len(name) - half:]}"
+
+
+def _escaped(name: str) -> str:
+    """matplotlib takes what stands between dollars for a formula."""
+    return name.replace("$", r"\$")
 
 
 def _bare(axes: Any, grid: str) -> None:

@@ -68,9 +68,9 @@ def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
         sections.append(Section("differences", "Differences", (
             difference_table(compared, "pair", DIGITS), Points(tuple(verdicts(compared))),
             *difference_figure(compared))))
-    sections.append(Section("cautions", "Read with care", (Points(tuple(_cautions(found, truth, speakers))),)))
+    sections.append(Section("cautions", "Read with care", (Points(tuple(_cautions(found, truth, unit, speakers))),)))
     if speakers is not None:
-        sections.append(Section("speakers", "Speakers", (_speaker_table(found, speakers),)))
+        sections.append(Section("speakers", "Speakers", (_speaker_table(found, unit, speakers),)))
     sections += [_errors(decoded, len(found) > 1, number, unit) for number, decoded in enumerate(found, 1)]
     sections.append(Section("measured", "How it was measured", tuple(
         Facts(one.name if len(found) > 1 else "", tuple(_facts(one, truth, unit, seed))) for one in found)))
@@ -106,8 +106,8 @@ def _count_table(found: Sequence[Decoded], unit: Unit) -> Table:
                  tuple(rows))
 
 
-def _speaker_table(found: Sequence[Decoded], speakers: Sequence[str]) -> Table:
-    """Words and error rates of each speaker, the highest rate of the first file first."""
+def _speaker_table(found: Sequence[Decoded], unit: Unit, speakers: Sequence[str]) -> Table:
+    """Words or characters and error rates of each speaker, the highest rate of the first file first."""
     names, of = list(dict.fromkeys(speakers)), np.asarray(speakers)
     masks = {name: of == name for name in names}
     counts = found[0].score.per_utterance
@@ -117,13 +117,15 @@ def _speaker_table(found: Sequence[Decoded], speakers: Sequence[str]) -> Table:
         return float(100 * errors / words) if words else None
 
     ranked = sorted(names, key=lambda name: (-(rate(found[0], name) or 0.0), name))
-    columns = [Column("speaker", numeric=False), Column("utterances"), Column("words"),
-               *(Column(f"{one.name} %" if len(found) > 1 else "WER %") for one in found)]
+    columns = [Column("speaker", numeric=False), Column("utterances"), Column(f"{unit}s"),
+               *(Column(f"{one.name} %" if len(found) > 1 else f"{rates(unit)[0].upper()} %") for one in found)]
     rows = tuple((Cell(name), Cell(f"{masks[name].sum():,}"), Cell(f"{counts.words[masks[name]].sum():,}"),
                   *(Cell("" if (value := rate(one, name)) is None else number(value, DIGITS)) for one in found))
                  for name in ranked[:_SPEAKERS])
+    of_first = f" of {found[0].name}" if len(found) > 1 else ""
     left = f" {len(ranked) - _SPEAKERS} with lower rates are left out." if len(ranked) > _SPEAKERS else ""
-    return Table("speakers", "Error rate of each speaker, the highest first.", tuple(columns), rows,
+    what = "Word" if unit == "word" else "Character"
+    return Table("speakers", f"{what} error rate of each speaker, the highest{of_first} first.", tuple(columns), rows,
                  f"{counted(len(names), 'speaker')}.{left}", paper=False)
 
 
@@ -141,19 +143,24 @@ def _errors(one: Decoded, several: bool, place: int, unit: Unit) -> Section:
 
 
 def _confusion_table(name: str, caption: str, found: Confusions) -> Table:
-    """What there is of the three kinds, side by side."""
-    kinds = {"substituted": [(f"{a} → {b}", n) for (a, b), n in found.substitutions], "deleted": found.deletions,
-             "inserted": found.insertions}
-    kinds = {kind: those for kind, those in kinds.items() if those}
-    rows = tuple(tuple(cell for those in kinds.values() for cell in (
-        (Cell(those[i][0]), Cell(f"{those[i][1]:,}")) if i < len(those) else (Cell(), Cell())))
+    """What there is of the three kinds, side by side; words in columns of their own, for an arrow between two that are
+    written from right to left would point from what was heard to what was said."""
+    all_kinds: dict[str, list[tuple[tuple[str, ...], int]]] = {
+        "substituted": list(found.substitutions), "deleted": [((word,), n) for word, n in found.deletions],
+        "inserted": [((word,), n) for word, n in found.insertions]}
+    kinds = {kind: those for kind, those in all_kinds.items() if those}
+    heads = {kind: (kind, "by") if kind == "substituted" else (kind,) for kind in kinds}
+    rows = tuple(tuple(cell for kind, those in kinds.items() for cell in (
+        (*map(Cell, those[i][0]), Cell(f"{those[i][1]:,}")) if i < len(those) else (Cell(),) * (1 + len(heads[kind]))))
         for i in range(min(_CONFUSIONS, max(map(len, kinds.values())))))
-    columns = tuple(Column(head, numeric) for kind in kinds for head, numeric in ((kind, False), ("times", True)))
+    columns = tuple(column for those in heads.values() for column in (
+        *(Column(head, numeric=False) for head in those), Column("times")))
     totals = listed([f"{len(those):,} {kind}" for kind, those in kinds.items()])
     return Table(name, caption, columns, rows, f"Different in all: {totals}.", paper=False)
 
 
-def _cautions(found: Sequence[Decoded], truth: References, speakers: Sequence[str] | None) -> Iterator[str]:
+def _cautions(found: Sequence[Decoded], truth: References, unit: Unit,
+              speakers: Sequence[str] | None) -> Iterator[str]:
     for one in found:
         if one.made_by is None:
             beside = "is of other hypotheses" if provenance_path(one.path).is_file() else "is not there"
@@ -164,7 +171,7 @@ def _cautions(found: Sequence[Decoded], truth: References, speakers: Sequence[st
         yield from _tuning(one, truth)
         if without_spaces(truth.texts.values(), one.texts.values()):
             yield f"{one.name}: its words are less than half as long as those of the references; {NO_SPACES}."
-    yield from few_words(found[0].score.words)
+    yield from few_words(found[0].score.words, unit)
     if speakers is not None:
         yield from few_speakers(len(set(speakers)))
     elif truth.speakers is not None and None not in truth.speakers.values():
@@ -172,8 +179,8 @@ def _cautions(found: Sequence[Decoded], truth: References, speakers: Sequence[st
     else:
         yield ("Speakers are not known for all utterances, so intervals draw utterances only: too narrow where "
                "speakers are few.")
-    yield from imbalanced((one.name, {"deletions": one.score.deletions, "insertions": one.score.insertions,
-                                      "words": one.score.words}) for one in found)
+    yield from imbalanced(((one.name, {"deletions": one.score.deletions, "insertions": one.score.insertions,
+                                      "words": one.score.words}) for one in found), unit)
     made = {one.name: one.made_by for one in found if one.made_by is not None}
     for what, key in (("recognisers", "recogniser_hash"), ("versions", "versions")):
         if len({str(by.get(key)) for by in made.values()}) > 1:
@@ -220,12 +227,15 @@ def _facts(one: Decoded, truth: References, unit: Unit, seed: int) -> Iterator[t
 
 
 def _lead(found: Sequence[Decoded], compared: Sequence[Difference], unit: Unit) -> Iterator[str]:
-    best = min(found, key=lambda one: one.score.errors)
+    least = min(one.score.errors for one in found)
+    best = [one for one in found if one.score.errors == least]
     what = "Word" if unit == "word" else "Character"
     which = f"Lowest {what.lower()} error rate" if len(found) > 1 else f"{what} error rate"
     rate = rates(unit)[0]
-    yield (f"{which}: {number(best.score.wer, DIGITS)} % {interval(best.intervals[rate, False], DIGITS)}"
-           f"{f', {best.name}' if len(found) > 1 else ''}.")
+    ends = {one.intervals[rate, False] for one in best}  # of files with as many errors the tables tell each
+    sure = interval(ends.pop(), DIGITS) if len(ends) == 1 else ""
+    yield (" ".join(filter(None, [f"{which}: {number(best[0].score.wer, DIGITS)} %", sure]))
+           + (f", {listed([one.name for one in best])}" if len(found) > 1 else "") + ".")
     yield from verdicts(compared, naming=False)
 
 

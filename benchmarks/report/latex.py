@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import replace
 
 from benchmarks.report.document import Cell, Column, Report, Table, grouped, shown
 
@@ -20,6 +21,7 @@ _LIGATURE = re.compile(r"-{2,}|'{2,}|`{2,}|[!?]`|,,")  # that TeX would set as o
 _ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
             "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c", "\u0328": "k", "\u0323": "d"}
 _MANY, _LONG = 8, 11  # columns that are set smaller; characters of a head that goes on two lines
+_PAGE = 42  # lines of a table that fit on a page of `article` below its caption
 _ACCENTS_OF_T1 = {"k"}  # which the usual encoding lacks
 
 
@@ -28,7 +30,7 @@ def latex(report: Report) -> str:
     head = (f"{MARK}; in the preamble: \\usepackage{{booktabs}}; of two columns, table* for wide ones\n"
             f"% {_comment(report.title)}: "
             f"{_comment(report.subtitle)}\n")
-    return head + "".join(f"\n{_table(table)}" for table in report.tables())
+    return head + "".join(f"\n{_table(part)}" for table in report.tables() for part in _parts(table))
 
 
 def escaped(text: str) -> str:
@@ -47,6 +49,24 @@ def _character(c: str) -> str:
             _ACCENTS[marks[0]] not in _ACCENTS_OF_T1):
         return f"\\{_ACCENTS[marks[0]]}{{{base}}}"
     return rf"\texttt{{U+{ord(c):04X}}}"
+
+
+def _parts(table: Table) -> list[Table]:
+    """A table that is longer than a page, which no float may be, as several that go on pages."""
+    parts: list[list[tuple[Cell, ...]]] = [[]]
+    lines = 0
+    for row in table.rows:
+        height = 2 if any(cell.detail for cell in row) else 1
+        if lines + height > _PAGE:
+            parts.append([])
+            lines = 0
+        parts[-1].append(row)
+        lines += height
+    if len(parts) == 1:
+        return [table]
+    return [replace(table, name=table.name if number == 1 else f"{table.name}-{number}", rows=tuple(rows),
+                    caption=f"{table.caption} Part {number} of {len(parts)}.", note=table.note if number == 1 else "")
+            for number, rows in enumerate(parts, 1)]
 
 
 def _table(table: Table) -> str:

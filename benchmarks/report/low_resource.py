@@ -32,8 +32,8 @@ def sections(files: Sequence[Results]) -> list[Section]:
     if any(len(m.rows) > 1 for m in cells):
         rates.append(seed_table(cells, len(files) > 1))
     if together:
-        rates.append(_over_files_table(together))
-    rates += rate_figure(together or cells)
+        rates.append(_over_files_table(together, _left_out(together, cells)))
+    rates += rate_figure(together or cells, _left_out(together, cells))
     found = [Section("rates", "Error rates", tuple(rates))]
     compared = differences(files)
     if compared:
@@ -107,13 +107,19 @@ def seed_table(cells: Sequence[Measured], name_files: bool) -> Table:
                  "utterances.")
 
 
-def _over_files_table(together: Sequence[Measured]) -> Table:
+def _left_out(together: Sequence[Measured], cells: Sequence[Measured]) -> str:
+    """What is said of cells of which means over the files are not of all files, if there are any."""
+    whole, every = ({(m.labelled, m.encoder, m.decoder) for m in those} for those in (together, cells))
+    return "What only some of the files have is left out." if whole and whole < every else ""
+
+
+def _over_files_table(together: Sequence[Measured], left_out: str) -> Table:
     columns = [Column(head, numeric=False) for head in ("labels", "encoder", "decoder")]
     columns += [Column("seeds"), *(Column(f"{rate.upper()} %") for rate in RATES)]
     rows = tuple((*map(Cell, (m.labelled, m.encoder, m.decoder)), Cell(str(len(m.rows))),
                   *(_rate(m, rate, False) for rate in RATES)) for m in together)
     return Table("over-files", "Means over the files, whose recipes differ in the seed only.", tuple(columns), rows,
-                 "±: standard deviation of single seeds.")
+                 " ".join(filter(None, ["±: standard deviation of single seeds.", left_out])))
 
 
 def _rate(m: Measured, rate: str, strong: bool) -> Cell:

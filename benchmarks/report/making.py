@@ -14,7 +14,7 @@ from upstream.errors import UsageError
 
 LOW_RESOURCE = "low-resource"
 # Each file of a report: what writes it, and what a file of ours begins with. The page is the last to be renamed.
-WRITERS: dict[str, tuple[Callable[[Report], str], str]] = {
+WRITERS: dict[str, tuple[Callable[[Report], str], str | tuple[str, ...]]] = {
     "tables.tex": (latex.latex, latex.MARK), "tables.csv": (records.records, records.MARK),
     "report.md": (markdown.markdown, markdown.MARK), "report.html": (page.page, page.MARK)}
 _BEGINNING = 1000  # characters in which the mark stands
@@ -68,10 +68,10 @@ def write(found: Report, out: Path) -> list[Path]:
     return paths
 
 
-def _is_ours(path: Path, mark: str) -> bool:
+def _is_ours(path: Path, mark: str | tuple[str, ...]) -> bool:
     try:
         with path.open(encoding="utf-8") as file:
             beginning = file.read(_BEGINNING)
     except UnicodeDecodeError:
         return False
-    return mark in beginning if mark.startswith("<meta") else beginning.startswith(mark)
+    return mark in beginning if mark == page.MARK else beginning.startswith(mark)

@@ -69,7 +69,9 @@ def _(block: Points) -> str:
 
 @_block.register
 def _(block: Figure) -> str:
-    return f"<figure>\n{block.svg}\n<figcaption>{_text(block.caption)}</figcaption>\n</figure>"
+    caption = f"{_text(block.name)}-caption"  # which is what a reader who sees no figure is told of it
+    svg = block.svg.replace("<svg", f'<svg role="img" aria-labelledby="{caption}"', 1)
+    return f'<figure>\n{svg}\n<figcaption id="{caption}">{_text(block.caption)}</figcaption>\n</figure>'
 
 
 @_block.register
@@ -100,15 +102,16 @@ def _(block: Table) -> str:
     body = "\n".join(rows)
     narrow = len(block.columns) <= _FEW  # or numbers stand far apart
     width = ' class="narrow"' if narrow else ' class="wide"' if len(block.columns) > _MANY else ""
-    return (f'<div class="scroll"><table id="{_text(block.name)}-table"{width}>\n'
-            f"<caption>{_text(block.caption)}</caption>\n"
+    name = _text(block.name)
+    return (f'<div class="scroll" role="group" aria-labelledby="{name}-caption" tabindex="0">'  # scrolled by keys, too
+            f'<table id="{name}-table"{width}>\n<caption id="{name}-caption">{_text(block.caption)}</caption>\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>{note}")
 
 
 @_block.register
 def _(block: Aligned) -> str:
     words = " ".join(_pair(*pair) for pair in block.pairs)
-    return f'<h3>{_text(block.title)}</h3>\n<div class="aligned">{words}</div>'
+    return f'<h3>{_text(block.title)}</h3>\n<div class="aligned" dir="auto">{words}</div>'
 
 
 def _pair(reference: str | None, hypothesis: str | None) -> str:

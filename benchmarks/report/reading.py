@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +100,13 @@ def _read(path: Path, name: str) -> Results:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """The shortest endings of paths that tell them apart, without the suffix; of `results.json` their folder's name."""
-    parts = [path.resolve().with_suffix("").parts for path in paths]
+    """The shortest endings of paths that tell them apart, without the suffix; of `results.json` their folder's name.
+    Links keep their own names: what they lead to may be called by a hash."""
+    wholes = [Path(os.path.abspath(path)) for path in paths]
+    parts = [path.with_suffix("").parts for path in wholes]
     stems = [p[:-1] if p[-1] == Path(RESULTS).stem and len(p) > 2 else p for p in parts]
     chosen = stems if len(set(stems)) == len(stems) else parts
     if len(set(chosen)) < len(chosen):  # they differ in their suffix alone
-        chosen = [path.resolve().parts for path in paths]
+        chosen = [path.parts for path in wholes]
     length = next(n for n in range(1, 1 + max(map(len, chosen))) if len({c[-n:] for c in chosen}) == len(chosen))
     return ["/".join(c[-length:]).lstrip("/") for c in chosen]

@@ -131,4 +131,29 @@ def test_characters_have_one_rate(write):
     assert [c.head for c in rates.columns] == ["hypotheses", "CER %"]
     assert rates.rows[0][1].text == "33.33"
     assert rates.rows[0][1].detail == ""  # of one utterance nothing is known of others
-    assert found.lead[0].startswith("Character error rate: 33.33 %")
+    assert found.lead[0] == "Character error rate: 33.33 %."
+
+
+def test_what_is_said_of_characters_speaks_of_characters(write):
+    truth = References({"x": "ABCDEF", "y": "GH"}, {"x": "ann", "y": "bob"})
+    found = report([write("mine", {"x": "AB", "y": "GH"})], truth, "character", 0)
+    assert "8 reference characters" in cautions(found)
+    assert "characters are left out" in cautions(found)
+    speakers = next(t for t in blocks(found, Table) if t.name == "speakers")
+    assert [c.head for c in speakers.columns] == ["speaker", "utterances", "characters", "CER %"]
+    assert speakers.caption.startswith("Character error rate of each speaker")
+
+
+def test_a_substitution_from_right_to_left_is_not_turned_round(write):
+    """Between two words of such scripts an arrow would stand the other way round."""
+    found = report([write("mine", {"x": "القط فوق السجادة"})], References({"x": "القط على السجادة"}), "word", 0)
+    confused = next(t for t in blocks(found, Table) if t.name.startswith("confusions"))
+    assert [c.head for c in confused.columns] == ["substituted", "by", "times"]
+    assert [c.text for c in confused.rows[0]] == ["على", "فوق", "1"]
+    assert '<div class="aligned" dir="auto">' in page(found)
+
+
+def test_files_with_as_many_errors_are_named_together(write):
+    found = report([write("one", FOUND), write("other", FOUND)], References(TRUTH), "word", 0)
+    assert found.lead[0].startswith("Lowest word error rate: 33.33 % [")
+    assert found.lead[0].endswith("], one and other.")

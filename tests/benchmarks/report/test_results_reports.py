@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks.report import making
 from benchmarks.report.cautions import cautions as cautions_of
-from benchmarks.report.document import Report, Table
+from benchmarks.report.document import Figure, Report, Table
+from benchmarks.report.figures import _label
 from benchmarks.report.latex import latex
 from benchmarks.report.making import WRITERS, report, write
 from benchmarks.report.markdown import markdown
@@ -354,3 +355,74 @@ def test_files_of_somebody_else_are_left_and_nothing_is_half_written(tmp_path, m
         (other / name).write_text("mine\n")
         with pytest.raises(UsageError, match="no report of ours"):
             making.check_place(other)
+
+
+def test_a_table_of_tables_of_somebody_else_is_not_taken_for_ours(tmp_path):
+    (tmp_path / "tables.csv").write_text("table,rows,owner\nusers,3,me\n")
+    with pytest.raises(UsageError, match="no report of ours"):
+        making.check_place(tmp_path)
+
+
+def test_a_table_longer_than_a_page_goes_on_in_another_float(made):
+    """35 rows with intervals below, two lines each: 21 on a page, then 14."""
+    text = latex(made(results([row(f"e{number}", wer=10.0 + number) for number in range(35)])))
+    assert text.count(r"\begin{table}") == 2
+    assert "rates. Part 1 of 2. In brackets" in text
+    assert "rates. Part 2 of 2.}" in text
+    assert r"\label{tab:rates-2}" in text
+    first, second = text.split(r"\begin{table}")[1:]
+    assert [len(re.findall(r"& e\d+ &", part)) for part in (first, second)] == [21, 14]
+
+
+def test_what_a_figure_of_means_leaves_out_is_said(made):
+    rows = [row(), row("round 1", wer=40.0)]
+    found = made(results(rows, recipe={"seed": 0}), results([row(wer=51.0)], recipe={"seed": 1}))
+    left = "What only some of the files have is left out."
+    assert left in tables(found)["over-files"].note
+    assert next(b for s in found.sections for b in s.blocks if isinstance(b, Figure)).caption.endswith(left)
+
+
+def test_more_encoders_than_colours_are_told_apart_by_their_marks(made):
+    rows = [row(f"e{number}", wer=10.0 + number, labelled=labelled) for number in range(9) for labelled in ("1h", "2h")]
+    svg = next(b.svg for s in made(results(rows)).sections for b in s.blocks if isinstance(b, Figure))
+    lines = re.findall(r'<path d="[^"]*" clip-path="[^"]*" style="fill: none; (stroke-dasharray[^"]*)', svg)
+    assert len([line for line in lines if "--series0" in line]) == 2  # the ninth, in both panels of rates
+
+
+def test_names_of_encoders_do_not_lie_on_each_other(made):
+    def turned(*names):
+        found = made(results([row(name) for name in names]))
+        svg = next(b.svg for s in found.sections for b in s.blocks if isinstance(b, Figure))
+        return re.search(r"rotate\(-35(\.0*)?[ )]", svg) is not None
+
+    assert not turned("scratch", "round-1")
+    assert turned(*(f"wavlm-base-plus-frozen-{number}" for number in range(8)))
+
+
+def test_long_names_that_end_differently_have_labels_that_differ():
+    names = [f"rescored by a character model, seed {number}" for number in range(3)]
+    labels = {_label((one, other), False) for one in names for other in names}
+    assert len(labels) == 9
+    assert max(map(len, labels)) < 60
+
+
+def test_a_single_difference_has_its_p_value_in_the_sentence(made):
+    one = compared(-3.0, [-4.0, -2.0], by_speaker={"interval": [-5.0, -1.0], "p_value": 0.5})
+    said = made(results([row(), row("round 1")], comparisons=[one])).lead
+    assert said[1].endswith("excludes 0: −3.00 points, p = 0.010.")
+    assert said[2].endswith("excludes 0: −3.00 points, p = 0.500.")
+
+
+def test_a_figure_is_told_by_its_caption_and_a_table_scrolls_by_keys(made):
+    whole = page(made(results([row(), row("round 1")])))
+    assert whole.count('<svg role="img" aria-labelledby="rates-figure-caption"') == 1
+    assert '<figcaption id="rates-figure-caption">' in whole
+    assert '<div class="scroll" role="group" aria-labelledby="rates-caption" tabindex="0">' in whole
+    ids = re.findall(r'\bid="([^"]*)"', whole)
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_link_keeps_its_own_name(tmp_path):
+    (tmp_path / "SHA256E-s1--0a.jsonl").touch()
+    (tmp_path / "greedy.jsonl").symlink_to(tmp_path / "SHA256E-s1--0a.jsonl")
+    assert names_of([tmp_path / "greedy.jsonl"]) == ["greedy"]
