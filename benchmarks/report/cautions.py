@@ -94,6 +94,7 @@ def _of(file: Results) -> Iterator[str]:
     judged = content.get("judged_on")
     if isinstance(judged, dict) and isinstance(judged.get("speakers"), int) and judged["speakers"] < FEW_SPEAKERS:
         yield f"Judged on {counted(judged['speakers'], 'speaker')}: with others, close numbers may change places."
+    yield from _left_out(rows)
     yield from _edges(rows)
     yield from imbalanced((_row_name(row), row) for row in rows)
     yield from _comparisons(file)
@@ -123,6 +124,14 @@ def _size(file: Results) -> Iterator[str]:
         else:
             yield ("The file does not say how many speakers the test set has; utterances of one speaker are alike, so "
                    "intervals drawn from utterances are too narrow where speakers are few.")
+
+
+def _left_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    counts = {f"{row.get('cell')}": row["left_out"] for row in rows if row.get("left_out")}
+    if counts:
+        cells = [f"{cell} ({count:,})" for cell, count in counts.items()]
+        yield (f"Utterances with more symbols than frames were left out of the fine-tuning of {_named(cells)}: not all "
+               "encoders learnt from the same data.")
 
 
 def _edges(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -208,6 +208,7 @@ def test_adjusted_p_values_of_the_file_are_taken_as_they_are(made):
     (results([row()]), "One seed: "),
     (results([row(seed=0), row(seed=1)]), "2 seeds: their standard deviation is hardly known."),
     (results([row(on_edge=["lm_weight"])]), "lie on the edge of what was tried in 1h-scratch, greedy (lm_weight)"),
+    (results([row(left_out=3)]), "left out of the fine-tuning of 1h-scratch (3)"),
     (results([row(deletions=400, insertions=100)]), "Deletions outnumber insertions more than 3 times in 1 row (most: "
      "1h-scratch, greedy, 400 to 100)"),
     (results([row(deletions=100, insertions=400)]), "Insertions outnumber deletions"),
