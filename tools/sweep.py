@@ -70,7 +70,7 @@ def sweep_layers(
                       alignments=paths, layers=chosen, device=device, fit_frames=frames, measure_abx=with_abx, snr=snr,
                       cmn=cmn, progress=report)
     result = {**found.as_json(), "manifest": recordings.hash, "hours": recordings.seconds / 3600, "seed": seed,
-              "snr": snr if paths is None else None}
+              "snr": snr if paths is None else None, "cmn": cmn}
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "sweep.json", result)

@@ -57,7 +57,7 @@ def test_layers_are_judged_by_alignments(data, tmp_path):
 
 def test_or_by_stability_without(data, tmp_path):
     found = json.loads(call(data, tmp_path, "--clusters", "4", "--json", "--layers", "1").stdout)
-    assert (found["measure"], found["utterances"], found["snr"]) == ("stability", 4, 10)
+    assert (found["measure"], found["utterances"], found["snr"], found["cmn"]) == ("stability", 4, 10, False)
     assert found["rows"][0]["stability"] is not None
     assert call(data, tmp_path, "--clusters", "4", "--hours", "0.001").stdout.count("stable in noise") == 1
 
