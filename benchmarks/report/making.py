@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.report import cautions, latex, low_resource, markdown, measuring, page, plain_rows, records
+from benchmarks.report import cautions, latex, low_resource, markdown, measuring, page, plain_rows, records, rounds
 from benchmarks.report.document import Points, Report, Section, counted, listed
 from benchmarks.report.reading import LOW_RESOURCE, TITLES, Results, is_table
 from benchmarks.report.test_sets import refuse_different
@@ -31,7 +31,7 @@ def report(files: Sequence[Results]) -> Report:
     sections = kind.sections(files)
     if warned:
         sections.append(Section("cautions", "Read with care", (Points(tuple(warned)),)))
-    sections += low_resource.pretraining(files) if kind is low_resource else []
+    sections += rounds.pretraining(files) if kind is low_resource else []
     sections.append(measuring.section(files))
     dates = listed(list(dict.fromkeys(str(file.content["date"]) for file in files)))
     machines = dict.fromkeys(str(file.content["machine"].get("processor")) for file in files)

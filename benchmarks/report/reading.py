@@ -56,6 +56,11 @@ def is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list of a file; none where it is no list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 def given_files(paths: Sequence[Path]) -> tuple[list[Path], bool]:
     """The files that are meant, and whether they are hypotheses; a folder stands for the `results.json` in it.
 
