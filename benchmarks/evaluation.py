@@ -28,6 +28,8 @@ from upstream.recipe import as_settings
 from upstream.stage import run_stage
 
 Say = Callable[[str], None]
+GREEDY = "greedy"  # the decoder of a row
+DECODED = "decoded"  # folder of `decode_stage` in a cell's
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,19 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
     """Rows of the result table: greedy, and beam search at the weights that are best on dev."""
 
     def work(target: Path) -> dict[str, Any]:
-        greedy = _decode(test, GreedyDecoder(test.symbols, test.blank), target / "greedy.jsonl", "greedy")
+        greedy = _decode(test, GreedyDecoder(test.symbols, test.blank), target / hypotheses_file(GREEDY), "greedy")
         decoder = BeamDecoder(test.symbols, test.blank, lm.path, beam=recipe.beam,
                               tokens_per_frame=recipe.tokens_per_frame)
         with progress("tuning on dev", 1) as report:
-            found = tune(dev, references(dev_manifest), decoder, _search(recipe),
+            search = Search.for_weak(recipe.tune_decodes, recipe.tune_seconds)
+            found = tune(dev, references(dev_manifest), decoder, search,
                          forbidden_manifest_hash=test_manifest.hash, progress=report)
         write_json(target / "tuning.json", asdict(found))
         decoder = replace(decoder, lm_weight=found.lm_weight, word_score=found.word_score)
-        beam = _decode(test, decoder, target / "beam.jsonl", "beam search")
+        beam = _decode(test, decoder, target / hypotheses_file(f"beam+{lm.name}"), "beam search")
         tuned = {"lm_weight": found.lm_weight, "word_score": found.word_score, "beam": recipe.beam,
                  "dev_wer": round(found.wer, 3), "on_edge": list(found.on_edge), "lm_hash": lm.hash}
-        rows = [_row("greedy", greedy, test_manifest, recipe, seed, {}),
+        rows = [_row(GREEDY, greedy, test_manifest, recipe, seed, {}),
                 _row(f"beam+{lm.name}", beam, test_manifest, recipe, seed, tuned)]
         return {"hash": content_hash(rows), "rows": rows}
 
@@ -77,10 +80,13 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
     return run_stage(folder, "decoded", version=1, settings=settings, inputs=inputs, work=work, say=say)["rows"]
 
 
-def _search(recipe: DecodingRecipe) -> Search:
-    """Starts that suit weak recognisers too: they leave words out, so a high word score may be what they need."""
-    return Search(word_scores=(-5.0, 8.0), starts=((0.5, 1.0), (0.75, 4.0), (1.0, 2.0)), decodes=recipe.tune_decodes,
-                  seconds=recipe.tune_seconds)
+def hypotheses_file(decoder: str) -> str:
+    """The name of a decoder's hypotheses of the test set in the folder of `decode_stage`.
+
+    Args:
+        decoder: as rows of the result table have it.
+    """
+    return "greedy.jsonl" if decoder == GREEDY else "beam.jsonl"
 
 
 def references(manifest: Manifest) -> dict[str, str]:

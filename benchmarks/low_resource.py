@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation import LanguageModel, decode_stage, emissions_stage
+from benchmarks.evaluation import DECODED, LanguageModel, decode_stage, emissions_stage
 from benchmarks.low_resource_checks import (
     CELLS,
     PRETRAINING,
@@ -190,7 +190,7 @@ def _decoded(grid: Grid, asked: FinetuneRecipe, recogniser_hash: str, folder: Pa
     dev, test = grid.splits.manifests[recipe.dev], grid.splits.manifests[recipe.test]
     emitted = [emissions_stage(folder / "recogniser", recogniser_hash, m, folder / part, chosen_device(asked.device),
                                say) for m, part in ((dev, "emissions-dev"), (test, "emissions-test"))]
-    return decode_stage(emitted[0], emitted[1], dev, test, grid.lm, recipe.decoding, recipe.seed, folder / "decoded",
+    return decode_stage(emitted[0], emitted[1], dev, test, grid.lm, recipe.decoding, recipe.seed, folder / DECODED,
                         say)
 
 

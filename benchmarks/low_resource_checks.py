@@ -83,9 +83,6 @@ def check_finetunings(recipe: LowResourceRecipe, rounds: Sequence[Round],
             else:
                 shape = rounds[cell.round - 1].encoder if cell.round else (outside or {})[cell.encoder]
             refine(shape, asked.changes, "finetune.changes")
-            if cell.encoder != SCRATCH and asked.fresh_layers > shape.layers:
-                raise UsageError(f"finetune.fresh_layers={asked.fresh_layers}: the encoder has {shape.layers} "
-                                 "layers; give at most as many")
             check_layers(replace(asked, encoder=cell.encoder), shape.layers)
 
 

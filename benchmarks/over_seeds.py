@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evaluation import references
+from benchmarks.evaluation import DECODED, hypotheses_file, references
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.score.compare import compare_trainings, errors_of, sizes_of, summed_errors
 from downstream.score.intervals import bootstrap_interval
@@ -121,8 +121,8 @@ class Tally:
         """Errors of every utterance of one fine-tuning by one decoder."""
         key = row["cell"], row["decoder"]
         if key not in self._counts:
-            file = "greedy.jsonl" if row["decoder"] == "greedy" else "beam.jsonl"
-            texts = {h.id: h.text for h in read_hypotheses(self._cells / row["cell"] / "decoded" / file)}
+            folder = self._cells / row["cell"] / DECODED
+            texts = {h.id: h.text for h in read_hypotheses(folder / hypotheses_file(row["decoder"]))}
             self._counts[key] = score(self._references, texts).per_utterance
         return self._counts[key]
 

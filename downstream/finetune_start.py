@@ -41,7 +41,7 @@ def check_layers(recipe: FinetuneRecipe, blocks: int) -> None:
     are to start anew than it has, or if blocks are random and would never be run: they would stay so."""
     deepest, scratch = recipe.head.layers_read(blocks)[-1], recipe.encoder == SCRATCH
     if not scratch and recipe.fresh_layers > blocks:
-        raise UsageError(f"fresh_layers={recipe.fresh_layers}: this encoder has {blocks} layers")
+        raise UsageError(f"fresh_layers={recipe.fresh_layers}: this encoder has {blocks} layers; give at most as many")
     if deepest < blocks and (scratch or recipe.fresh_layers):
         what = "an encoder from scratch" if scratch else f"fresh_layers={recipe.fresh_layers}"
         raise UsageError(f"head.layers={recipe.head.layers} with {what}: blocks past {deepest} are not run, and would "

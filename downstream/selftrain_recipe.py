@@ -68,10 +68,8 @@ class TuningRecipe:
                              f"and seconds={self.seconds:g} above 0")
 
     def search(self) -> Search:
-        """With starts that suit weak recognisers too: they leave words out, so a high word score may be what they
-        need."""
-        return Search(word_scores=(-5.0, 8.0), starts=((0.5, 1.0), (0.75, 4.0), (1.0, 2.0)), decodes=self.decodes,
-                      seconds=self.seconds)
+        """What is tried: teachers may be weak."""
+        return Search.for_weak(self.decodes, self.seconds)
 
 
 @dataclass(frozen=True)

@@ -68,11 +68,16 @@ def test_every_room_is_on_the_page_and_no_other(package):
     assert set(found) == rooms(package)
 
 
-def test_every_module_of_the_report_is_on_the_page():
+def test_modules_of_the_report_are_on_the_page_and_import_earlier_ones():
     page = (ROOT / "docs/architecture.md").read_text()
     start = page.index("report/ (reading.py") + len("report/ (")
     found = MODULE.findall(page[start:closing(page, start)])
-    assert sorted(found) == sorted(p.stem for p in (ROOT / "benchmarks/report").glob("*.py") if p.stem != "__init__")
+    modules = {p.stem: p for p in (ROOT / "benchmarks/report").glob("*.py") if p.stem != "__init__"}
+    assert sorted(found) == sorted(modules)
+    wrong = [f"{name} imports {rest[-1]}, which comes later" for name, path in modules.items()
+             for first, *rest in imports(path) if (first, rest[0]) == ("benchmarks", "report") and rest[-1] in found
+             and found.index(rest[-1]) > found.index(name)]
+    assert not wrong
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,26 +98,13 @@ def transcribe(
     if streaming:
         _stream(loaded(Transcriber(recogniser, settings)), files, pcm, failed)
     elif STDIN in files:
-        path = None if out is None else out / f"stdin.{chosen}"
-        if out is not None:
-            refuse_others(out, [f"stdin.{chosen}"])
-        transcript = _from_stdin(loaded(Transcriber(recogniser, settings)), pcm)
-        if out is not None:
-            claim(out, [f"stdin.{chosen}"])
-        _write(transcript, chosen, path, alone=True)
+        targets = {} if out is None else {STDIN: out / f"stdin.{chosen}"}
+        made = _from_stdin(lambda: loaded(Transcriber(recogniser, settings)), pcm)
+        _write_all(made, chosen, out, targets, alone=True)
     else:
-        alone = len(files) == 1 and not files[0].is_dir()
-        paths = {} if out is None else _targets(files, out, chosen)
-        names = [str(target.relative_to(out)) for target in paths.values()] if out is not None else []
-        if out is not None:
-            refuse_others(out, names)
-        for number, (path, transcript) in enumerate(run_transcription(recogniser, files, settings, failed=failed,
-                                                                      loaded=loaded)):
-            if out is not None and not number:
-                claim(out, names)
-            _write(transcript, chosen, paths.get(path), alone)
-        if out is not None and bad and out.is_dir():
-            unclaim_missing(out, names)
+        targets = {} if out is None else _targets(files, out, chosen)
+        made = run_transcription(recogniser, files, settings, failed=failed, loaded=loaded)
+        _write_all(made, chosen, out, targets, alone=len(files) == 1 and not files[0].is_dir())
     if bad:
         raise typer.Exit(1)
 
@@ -154,6 +141,28 @@ def _targets(files: list[Path], out: Path, chosen: str) -> dict[Path, Path]:
                              "both, or transcribe them apart")
         found.setdefault(path, target)
     return found
+
+
+def _write_all(made: Iterable[tuple[Path, Transcript]], chosen: str, out: Path | None, targets: dict[Path, Path],
+               alone: bool) -> None:
+    """Write transcripts as they are made: to stdout, or to their files in a folder.
+
+    Args:
+        made: recordings and their transcripts, made as they are asked for; those that fail are left out.
+        targets: {recording: file to write}.
+
+    Raises:
+        InputError: a file of somebody else is in the place of one, before anything is made.
+    """
+    names = [] if out is None else [str(target.relative_to(out)) for target in targets.values()]
+    if out is not None:
+        refuse_others(out, names)
+    for number, (path, transcript) in enumerate(made):
+        if out is not None and not number:  # not before: no folder is made for what cannot be transcribed
+            claim(out, names)
+        _write(transcript, chosen, targets.get(path), alone)
+    if out is not None and out.is_dir():
+        unclaim_missing(out, names)
 
 
 def _write(transcript: Transcript, chosen: str, path: Path | None, alone: bool) -> None:
@@ -194,12 +203,14 @@ def _heard(transcriber: Transcriber, blocks: Iterable[np.ndarray]) -> Iterator[n
     transcriber.check("stdin", samples)
 
 
-def _from_stdin(transcriber: Transcriber, pcm: int | None) -> Transcript:
+def _from_stdin(load: Callable[[], Transcriber], pcm: int | None) -> Iterator[tuple[Path, Transcript]]:
+    """The one transcript of standard input, once it is asked for."""
+    transcriber = load()
     wave = np.concatenate([*_pcm_blocks(pcm)]) if pcm else _stdin_wave()
     transcriber.check("stdin", len(wave))
     words = tuple(transcriber.words([wave]))
     transcriber.tell_unfinished()
-    return Transcript("stdin", words, len(wave) / SAMPLE_RATE, "stdin")
+    yield STDIN, Transcript("stdin", words, len(wave) / SAMPLE_RATE, "stdin")
 
 
 def _stdin_wave() -> np.ndarray:

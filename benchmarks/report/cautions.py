@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report.comparing import LEVEL, SPEAKERS, adjusted
-from benchmarks.report.document import counted, listed
+from benchmarks.report.document import counted, first_of
 from benchmarks.report.low_resource import differences
-from benchmarks.report.reading import Results
+from benchmarks.report.reading import LOW_RESOURCE, Results
 from benchmarks.report.seeds import row_seed
 from benchmarks.report.test_sets import named_test, names_hash
 from downstream.score.rates import Unit
@@ -72,9 +72,9 @@ def _between(files: Sequence[Results]) -> Iterator[str]:
                "of reference words and characters.")
     for what, key in (("Versions", "versions"), ("Machines", "machine")):
         if differing := _differing([file.content.get(key) for file in files]):
-            yield f"{what} differ between the files: {_named(differing)}."
+            yield f"{what} differ between the files: {first_of(differing, _NAMED)}."
     if differing := _differing([file.content.get("recipe") for file in files]):
-        yield f"Recipes differ between the files: {_named(differing)}."
+        yield f"Recipes differ between the files: {first_of(differing, _NAMED)}."
 
 
 def _of(file: Results) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _of(file: Results) -> Iterator[str]:
 
 
 def _seeds(file: Results) -> Iterator[str]:
-    if file.benchmark != "low-resource":
+    if file.benchmark != LOW_RESOURCE:
         return
     seeds: dict[tuple[Any, ...], set[Any]] = {}
     for row in file.rows:
@@ -137,12 +137,13 @@ def _left_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _edges(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     edges = [f"{_row_name(row)} ({', '.join(map(str, row['on_edge']))})" for row in rows if row.get("on_edge")]
     if edges:
-        yield (f"Tuned weights lie on the edge of what was tried in {_named(edges)}: better ones may lie beyond.")
+        yield (f"Tuned weights lie on the edge of what was tried in {first_of(edges, _NAMED)}: better ones may lie "
+               "beyond.")
 
 
 def _comparisons(file: Results) -> Iterator[str]:
     found = file.content.get("comparisons")
-    if file.benchmark != "low-resource" or not isinstance(found, list):
+    if file.benchmark != LOW_RESOURCE or not isinstance(found, list):
         return
     found = [one for one in found if isinstance(one, dict) and one.get("p_value") is not None]
     if len(found) > 1 and not all(one.get("p_holm") is not None for one in found):
@@ -180,8 +181,3 @@ def _differing(found: Sequence[Any], name: str = "") -> list[str]:
         return [name or "some have none"]
     keys = dict.fromkeys(key for one in found for key in one)
     return [n for key in keys for n in _differing([one.get(key) for one in found], f"{name}.{key}".lstrip("."))]
-
-
-def _named(names: Sequence[str]) -> str:
-    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
-    return listed([*names[:_NAMED], *more])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.document import MINUS, Cell, Column, Table, interval, listed, number, p_value
+from benchmarks.report.document import MINUS, Cell, Column, Table, first_of, interval, listed, number, p_value
 from downstream.score.significance import holm
 
 UTTERANCES, SPEAKERS = "utterances", "speakers"  # what intervals draw
@@ -171,8 +171,7 @@ def _verdict(those: Sequence[Difference], sampling: str, naming: bool) -> str:
 
 
 def _named(those: Sequence[Difference]) -> str:
-    more = [f"{len(those) - _MANY} more"] if len(those) > _MANY else []
-    return listed([d.name for d in those[:_MANY]] + more)
+    return first_of([d.name for d in those], _MANY)
 
 
 def _sure_cells(sure: Sure | None, digits: int, corrected: float | None) -> list[Cell]:

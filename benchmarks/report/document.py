@@ -168,3 +168,9 @@ def counted(count: int, what: str) -> str:
 def listed(words: Sequence[str], last: str = "and") -> str:
     """`a`, `a and b`, `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+
+
+def first_of(words: Sequence[str], most: int) -> str:
+    """As `listed`, of more than `most` the first and how many more there are: `a, b and 3 more`."""
+    more = [f"{len(words) - most} more"] if len(words) > most else []
+    return listed([*words[:most], *more])

@@ -51,19 +51,21 @@ def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
     longest = max(map(len, ticks)) * _LETTER
     slanted = longest > 0.8 * _WIDTH / len(decoders) / len(ticks)  # or they would lie on each other
 
+    def draw_series(axes: Any, of_decoder: Sequence[Measured], rate: str) -> None:
+        for number, (encoder, file) in enumerate(series):
+            chosen = [m for m in of_decoder if m.file == file and encoder in ("", m.encoder)]
+            places = [labels.index(m.labelled) if by_labels else encoders.index(m.encoder) for m in chosen]
+            offset = 0.09 * (number - (len(series) - 1) / 2)
+            again, colour = divmod(encoders.index(encoder) if by_labels else number, len(SERIES))
+            style = files.index(file) + len(files) * again  # colours come again; with other marks and lines
+            _series(axes, [p + offset for p in places], chosen, rate, SERIES[colour], style, by_labels)
+
     def draw(figure: Canvas) -> None:
         panels = figure.subplots(len(rates), len(decoders), squeeze=False, sharex=True)
         for row, rate in enumerate(rates):
             for column, decoder in enumerate(decoders):
                 axes = panels[row][column]
-                for number, (encoder, file) in enumerate(series):
-                    chosen = [m for m in cells if m.decoder == decoder and m.file == file
-                              and encoder in ("", m.encoder)]
-                    places = [labels.index(m.labelled) if by_labels else encoders.index(m.encoder) for m in chosen]
-                    offset = 0.09 * (number - (len(series) - 1) / 2)
-                    again, colour = divmod(encoders.index(encoder) if by_labels else number, len(SERIES))
-                    style = files.index(file) + len(files) * again  # colours come again; with other marks and lines
-                    _series(axes, [p + offset for p in places], chosen, rate, SERIES[colour], style, by_labels)
+                draw_series(axes, [m for m in cells if m.decoder == decoder], rate)
                 _ticks(axes, ticks, slanted)
                 if row == 0:
                     axes.set_title(_plain(decoder), loc="left", fontsize=_SIZE, color=INK)
@@ -73,14 +75,18 @@ def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
         if any(names):
             _legend(figure, panels[0][0], [_plain(name) for name in names])
 
+    height = 0.5 + 1.9 * len(rates) + (0.6 * longest if slanted else 0.0)
+    caption = " ".join(filter(None, [_rate_caption(cells, by_labels), left_out]))
+    return [Figure("rates-figure", caption, themed(drawn_svg(_WIDTH, height, draw), "rates"))]
+
+
+def _rate_caption(cells: Sequence[Measured], by_labels: bool) -> str:
     what = ("Error rates against the amount of labels (evenly spaced, not to scale)" if by_labels else
             "Error rates of the encoders")
     bars = ("bars: 95 % intervals over test utterances" if all(len(m.rows) == 1 for m in cells) else
             "points: means over seeds; bars: one standard deviation of single seeds, or the 95 % interval over test "
             "utterances of one seed; light points: single seeds")
-    height = 0.5 + 1.9 * len(rates) + (0.6 * longest if slanted else 0.0)
-    caption = " ".join(filter(None, [f"{what}; {bars}.", left_out]))
-    return [Figure("rates-figure", caption, themed(drawn_svg(_WIDTH, height, draw), "rates"))]
+    return f"{what}; {bars}."
 
 
 def difference_figure(found: Sequence[Difference]) -> list[Figure]:

@@ -31,8 +31,10 @@ from benchmarks.report.document import (
 from benchmarks.report.figures import difference_figure
 from benchmarks.report.measuring import short, versions
 from benchmarks.report.reading import names_of
-from benchmarks.report.scoring import Decoded, decoded, difference, known_speakers, rates
+from benchmarks.report.scoring import Decoded, decoded, difference, rates
 from downstream.decode.provenance import provenance_path
+from downstream.score.compare import known_speakers
+from downstream.score.intervals import RESAMPLES
 from downstream.score.rates import NO_SPACES, Unit, without_spaces
 from downstream.score.references import References
 from upstream.disk import file_hash
@@ -54,7 +56,7 @@ def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
     Raises:
         InputError: naming the file whose utterances are not those of the references.
     """
-    speakers = known_speakers(truth)
+    speakers = known_speakers(None if truth.speakers is None else list(truth.speakers.values()))
     found = []
     for path, name in zip(paths, names_of(paths)):
         found.append(decoded(path, name, truth, unit, seed, speakers))
@@ -71,12 +73,12 @@ def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
     sections.append(Section("cautions", "Read with care", (Points(tuple(_cautions(found, truth, unit, speakers))),)))
     if speakers is not None:
         sections.append(Section("speakers", "Speakers", (_speaker_table(found, unit, speakers),)))
-    sections += [_errors(decoded, len(found) > 1, number, unit) for number, decoded in enumerate(found, 1)]
+    sections += [_errors(one, len(found) > 1, place, unit) for place, one in enumerate(found, 1)]
     sections.append(Section("measured", "How it was measured", tuple(
         Facts(one.name if len(found) > 1 else "", tuple(_facts(one, truth, unit, seed))) for one in found)))
     words = counted(found[0].score.words, unit)
     return Report("Hypotheses against their references", f"{counted(len(truth.texts), 'utterance')}, {words}",
-                  tuple(_lead(found, compared, unit)), tuple(sections), _records(found, compared, truth))
+                  tuple(_lead(found, compared, unit)), tuple(sections), _records(found, compared))
 
 
 def _rate_table(found: Sequence[Decoded], unit: Unit, speakers: Sequence[str] | None) -> Table:
@@ -220,8 +222,8 @@ def _facts(one: Decoded, truth: References, unit: Unit, seed: int) -> Iterator[t
         yield "versions", versions(made["versions"])
     if truth.manifest_hash:
         yield "references", f"manifest {truth.manifest_hash}"
-    yield "intervals", (f"95 %, percentile bootstrap, 10,000 draws, seed {seed}; p-values: two-sided paired "
-                        "randomisation test")
+    yield "intervals", (f"95 %, percentile bootstrap, {RESAMPLES:,} draws, seed {seed}; p-values: two-sided "
+                        "paired randomisation test")
     yield "counted in", f"{unit}s"
     yield "hypotheses", f"{one.path.name}, sha256 {file_hash(one.path)}"
 
@@ -239,20 +241,20 @@ def _lead(found: Sequence[Decoded], compared: Sequence[Difference], unit: Unit) 
     yield from verdicts(compared, naming=False)
 
 
-def _records(found: Sequence[Decoded], compared: Sequence[Difference], truth: References) -> dict[str, Any]:
-    rates = [{"hypotheses": one.name, "wer": one.score.wer, "cer": one.score.cer, "words": one.score.words,
-              "errors": one.score.errors, "substitutions": one.score.substitutions, "deletions": one.score.deletions,
-              "insertions": one.score.insertions, "characters": one.score.characters,
-              "character_errors": one.score.character_errors, "sentences": len(one.texts),
-              "sentence_errors": one.score.sentence_errors}
-             | {f"{rate}_interval{'_by_speaker' if drawn else ''}": ends
-                for (rate, drawn), ends in one.intervals.items()}
-             for one in found]
+def _records(found: Sequence[Decoded], compared: Sequence[Difference]) -> dict[str, Any]:
+    rows = [{"hypotheses": one.name, "wer": one.score.wer, "cer": one.score.cer, "words": one.score.words,
+             "errors": one.score.errors, "substitutions": one.score.substitutions, "deletions": one.score.deletions,
+             "insertions": one.score.insertions, "characters": one.score.characters,
+             "character_errors": one.score.character_errors, "sentences": len(one.texts),
+             "sentence_errors": one.score.sentence_errors}
+            | {f"{rate}_interval{'_by_speaker' if drawn else ''}": ends
+               for (rate, drawn), ends in one.intervals.items()}
+            for one in found]
     differences = [{"hypotheses": d.system, "against": d.against, "rate": d.rate, "difference": d.points,
                     "difference_interval": d.utterances.ends, "p_value": d.utterances.p}
                    | ({} if d.speakers is None else {"difference_interval_by_speaker": d.speakers.ends,
                                                      "p_value_by_speaker": d.speakers.p}) for d in compared]
-    return {"rates": rates} | ({"differences": differences} if differences else {})
+    return {"rates": rows} | ({"differences": differences} if differences else {})
 
 
 def _told(value: Any) -> str:

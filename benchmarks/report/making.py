@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.report import cautions, latex, low_resource, markdown, measuring, page, plain_rows, records
+from benchmarks.report import cautions, latex, low_resource, markdown, measuring, page, plain_rows, records, rounds
 from benchmarks.report.document import Points, Report, Section, counted, listed
-from benchmarks.report.reading import TITLES, Results
+from benchmarks.report.reading import LOW_RESOURCE, TITLES, Results, is_table
 from benchmarks.report.test_sets import refuse_different
 from upstream.disk import disk_errors, writing_together
 from upstream.errors import UsageError
 
-LOW_RESOURCE = "low-resource"
 # Each file of a report: what writes it, and what a file of ours begins with. The page is the last to be renamed.
 WRITERS: dict[str, tuple[Callable[[Report], str], str | tuple[str, ...]]] = {
     "tables.tex": (latex.latex, latex.MARK), "tables.csv": (records.records, records.MARK),
@@ -32,7 +31,7 @@ def report(files: Sequence[Results]) -> Report:
     sections = kind.sections(files)
     if warned:
         sections.append(Section("cautions", "Read with care", (Points(tuple(warned)),)))
-    sections += low_resource.pretraining(files) if kind is low_resource else []
+    sections += rounds.pretraining(files) if kind is low_resource else []
     sections.append(measuring.section(files))
     dates = listed(list(dict.fromkeys(str(file.content["date"]) for file in files)))
     machines = dict.fromkeys(str(file.content["machine"].get("processor")) for file in files)
@@ -41,7 +40,7 @@ def report(files: Sequence[Results]) -> Report:
     rows: dict[str, list[dict[str, object]]] = {}
     for file in files:
         for key, value in file.content.items():
-            if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            if is_table(value):
                 rows.setdefault(key, []).extend({"file": file.name} | one for one in value)
     rows = {"rows": rows.pop("rows"), **rows}
     return Report(TITLES[files[0].benchmark], subtitle, tuple(kind.lead(files)), tuple(sections), rows)

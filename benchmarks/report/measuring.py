@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report.document import Block, Cell, Column, Facts, Listing, Section, Table, counted, listed, number
-from benchmarks.report.reading import Results
+from benchmarks.report.reading import LOW_RESOURCE, Results, is_table
 from benchmarks.report.seeds import row_seed
 from benchmarks.report.test_sets import named_test
 
@@ -22,7 +22,7 @@ def section(files: Sequence[Results]) -> Section:
     for file in files:
         title = file.name if len(files) > 1 else ""
         blocks.append(Facts(title, tuple(facts(file))))
-        if file.benchmark == "low-resource":
+        if file.benchmark == LOW_RESOURCE:
             blocks.append(recogniser_table(file, title))
         recipe = file.content.get("recipe")
         if recipe is not None:
@@ -48,10 +48,10 @@ def facts(file: Results) -> Iterator[tuple[str, str]]:
         yield "dev set, which weights are tuned on", _pairs(dev)
     if isinstance(content.get("recipe"), dict):
         yield from _recipe_facts(content["recipe"])
-    for key in sorted({"lm_hash"} & {k for row in file.rows for k in row}):
-        yield "language model", listed(sorted({f"sha256 {row[key]}" for row in file.rows if row.get(key)}))
+    if hashes := sorted({f"sha256 {row['lm_hash']}" for row in file.rows if row.get("lm_hash")}):
+        yield "language model", listed(hashes)
     for key, value in content.items():
-        if key not in _TOLD and not _is_table(value):
+        if key not in _TOLD and not is_table(value):
             yield key.replace("_", " "), _pairs(value) if isinstance(value, dict) else _plain(value)
     yield "results", f"{file.path.name}, sha256 {file.hash}"
 
@@ -124,10 +124,6 @@ def _weight(key: str, row: Mapping[str, Any]) -> str:
     if key == "on_edge":
         return listed([str(v) for v in value]) if isinstance(value, list) else str(value)
     return _plain(value)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _pairs(found: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from benchmarks.decoding_plot import draw_decoding, not_drawn
 from benchmarks.report.document import MINUS, Block, Cell, Column, Section, Table, counted, interval, listed, number
 from benchmarks.report.figures import scatter_figure
 from benchmarks.report.measuring import short
-from benchmarks.report.reading import Results
+from benchmarks.report.reading import Results, is_table
 
 _HASH = re.compile(r"[0-9a-f]{40,}")
 _HEADS = {"wer": "WER %", "cer": "CER %", "dev_wer": "dev WER %", "ngrams": "n-grams"}
@@ -28,7 +28,7 @@ def sections(files: Sequence[Results]) -> list[Section]:
         blocks += [_decoding_figure(file, len(files) > 1) for file in files]
     found = [Section("rows", "Measured", tuple(blocks))]
     for key in dict.fromkeys(key for file in files for key in file.content):
-        lists = [(file.name, one) for file in files if _is_table(file.content.get(key)) for one in file.content[key]]
+        lists = [(file.name, one) for file in files if is_table(file.content.get(key)) for one in file.content[key]]
         if key != "rows" and lists:
             name = key.replace("_", " ")
             found.append(Section(f"more-{_slug(key)}", name.capitalize(), tuple(
@@ -141,10 +141,6 @@ def _decoding_figure(file: Results, name_files: bool) -> Block:
 def _is_readings(value: Any) -> bool:
     """Whether something was measured again and again; a pair is a range."""
     return isinstance(value, list) and len(value) > 2 and all(isinstance(one, float) for one in value)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _slug(name: str) -> str:

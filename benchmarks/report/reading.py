@@ -13,8 +13,9 @@ from downstream.given_files import check_readable
 from upstream.disk import content_hash, file_hash
 from upstream.errors import FormatError, InputError, UsageError
 
+LOW_RESOURCE = "low-resource"  # the benchmark of which a report knows most
 # Benchmarks whose results there are, and what a report on them is called.
-TITLES = {"low-resource": "Recognition with few labels", "decoding": "Decoders: error rate against speed",
+TITLES = {LOW_RESOURCE: "Recognition with few labels", "decoding": "Decoders: error rate against speed",
           "teachers": "Teachers against phones", "speed": "Speed of an update", "speed-ledger": "Speed of an update, "
           "commit by commit", "pretraining-speed": "Speed of a pretraining",
           "finetuning-shapes": "Speed of a fine-tuning",
@@ -48,6 +49,16 @@ class Results:
     @property
     def rows(self) -> list[dict[str, Any]]:
         return list(self.content["rows"])
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value of a file is a list of objects, and not empty: rows of a table."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list of a file; none where it is no list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def given_files(paths: Sequence[Path]) -> tuple[list[Path], bool]:

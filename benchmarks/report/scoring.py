@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.report.alignments import Pair, align
 from benchmarks.report.comparing import Difference, Sure
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.provenance import read_provenance
+from downstream.score.compare import errors_of, sizes_of
 from downstream.score.intervals import bootstrap_interval
 from downstream.score.rates import Score, Unit, score
 from downstream.score.references import References
@@ -44,16 +43,17 @@ class Decoded:
     aligned: dict[str, list[Pair]]
 
 
-def known_speakers(truth: References) -> list[str] | None:
-    """The speaker of each utterance, where all are known and there are two at least."""
-    if truth.speakers is None or None in truth.speakers.values():
-        return None
-    speakers = [str(speaker) for speaker in truth.speakers.values()]
-    return speakers if len(set(speakers)) > 1 else None
-
-
 def decoded(path: Path, name: str, truth: References, unit: Unit, seed: int,
-             speakers: Sequence[str] | None) -> Decoded:
+            speakers: Sequence[str] | None) -> Decoded:
+    """Read and score a file of hypotheses.
+
+    Args:
+        name: what it is called in the report.
+        speakers: of the references, in their order; None where intervals draw utterances only.
+
+    Raises:
+        InputError: naming the file whose utterances are not those of the references.
+    """
     texts = {h.id: h.text for h in read_hypotheses(path)}
     try:
         found = score(truth.texts, texts, unit)
@@ -66,23 +66,20 @@ def decoded(path: Path, name: str, truth: References, unit: Unit, seed: int,
 
 
 def _ends(found: Score, rate: str, seed: int, speakers: Sequence[str] | None) -> Ends:
-    errors, sizes = _counts(found, rate)
-    return bootstrap_interval(errors, sizes, seed=seed, groups=speakers).ends
-
-
-def _counts(found: Score, rate: str) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) errors and (N,) reference words or characters."""
     counts = found.per_utterance
-    return (counts.errors, counts.words) if rate == "wer" else (counts.character_errors, counts.characters)
+    return bootstrap_interval(errors_of(counts, rate), sizes_of(counts, rate), seed=seed, groups=speakers).ends
 
 
 def rates(unit: Unit) -> tuple[str, ...]:
-    """Of characters the two are one."""
+    """The rates there are: of words and of characters, which are one where characters are what is counted."""
     return ("wer", "cer") if unit == "word" else ("cer",)
 
 
 def difference(one: Decoded, other: Decoded, rate: str, seed: int, speakers: Sequence[str] | None) -> Difference:
-    (errors, sizes), (others, _) = _counts(one.score, rate), _counts(other.score, rate)
+    """`one` minus `other`, in percentage points (negative: `one` has fewer errors), by utterances and, where speakers
+    are given, by whole speakers."""
+    sizes = sizes_of(one.score.per_utterance, rate)
+    errors, others = (errors_of(found.score.per_utterance, rate) for found in (one, other))
     drawn = paired_difference(errors, others, sizes, seed=seed)
     by_speaker = None if speakers is None else paired_difference(errors, others, sizes, seed=seed, groups=speakers)
     return Difference((), one.name, other.name, rate, drawn.points, _sure(drawn),

@@ -69,6 +69,13 @@ class Search:
         if not 1 <= len(self.starts) <= self.decodes:
             raise UsageError(f"decodes={self.decodes} must be at least the number of starts, {len(self.starts)}")
 
+    @classmethod
+    def for_weak(cls, decodes: int, seconds: float) -> Search:
+        """With starts that suit weak recognisers too: they leave words out, so a high word score may be what they
+        need. Raises UsageError as the class itself: `decodes` must be 3 at least, one for each start."""
+        return cls(word_scores=(-5.0, 8.0), starts=((0.5, 1.0), (0.75, 4.0), (1.0, 2.0)), decodes=decodes,
+                   seconds=seconds)
+
 
 @dataclass(frozen=True)
 class BeamPoint:

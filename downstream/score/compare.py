@@ -52,9 +52,15 @@ def compare_trainings(first: Sequence[UtteranceCounts], second: Sequence[Utteran
     sizes = len(first) * sizes_of(first[0], rate)
     found = paired_difference(errors, others, sizes, seed=seed)
     compared = {"difference": round(found.points, 3), **_sure(found)}
-    if speakers is not None and None not in speakers and len(set(speakers)) > 1:
-        compared["by_speaker"] = _sure(paired_difference(errors, others, sizes, seed=seed, groups=speakers))
+    if groups := known_speakers(speakers):
+        compared["by_speaker"] = _sure(paired_difference(errors, others, sizes, seed=seed, groups=groups))
     return compared
+
+
+def known_speakers(speakers: Sequence[str | None] | None) -> list[str] | None:
+    """Of whom whole ones can be drawn: the speakers as they are where all are known, and two at least; else None."""
+    known = [speaker for speaker in speakers or () if speaker is not None]
+    return known if len(known) == len(speakers or ()) and len(set(known)) > 1 else None
 
 
 def summed_errors(trainings: Sequence[UtteranceCounts], rate: str) -> np.ndarray:

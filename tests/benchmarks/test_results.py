@@ -157,7 +157,7 @@ def test_every_column_of_the_table_is_in_a_row():
 
 
 @pytest.mark.parametrize(("word", "says"), [
-    ("finetune.fresh_layers=4", "^cell 'all: round 2': finetune.fresh_layers=4: the encoder has 3 layers"),
+    ("finetune.fresh_layers=4", "^cell 'all: round 2': fresh_layers=4: this encoder has 3 layers"),
     ("labelled.10min.finetune.changes={layerdrop: 2}", "^cell '10min: scratch': encoder: layerdrop=2"),
     ("finetune.changes={dropout: high}", "^cell 'all: scratch': finetune.changes: dropout: Value 'high'"),
 ])

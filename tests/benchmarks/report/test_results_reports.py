@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.report import making
 from benchmarks.report.cautions import cautions as cautions_of
-from benchmarks.report.document import Figure, Report, Table
+from benchmarks.report.document import Figure, Report, Table, first_of
 from benchmarks.report.figures import _label
 from benchmarks.report.latex import latex
 from benchmarks.report.making import WRITERS, report, write
@@ -421,6 +421,12 @@ def test_a_figure_is_told_by_its_caption_and_a_table_scrolls_by_keys(made):
     assert '<div class="scroll" role="group" aria-labelledby="rates-caption" tabindex="0">' in whole
     ids = re.findall(r'\bid="([^"]*)"', whole)
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ("", ""), ("a", "a"), ("ab", "a and b"), ("abc", "a, b and 1 more"), ("abcd", "a, b and 2 more")])
+def test_of_many_names_the_first_are_listed_and_the_others_counted(words, expected):
+    assert first_of(words, 2) == expected
 
 
 def test_a_link_keeps_its_own_name(tmp_path):

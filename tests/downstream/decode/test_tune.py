@@ -226,6 +226,15 @@ def test_searches_that_cannot_be_are_refused(settings):
         Search(**settings)
 
 
+def test_a_search_for_weak_recognisers_tries_higher_word_scores_from_three_starts():
+    weak, usual = Search.for_weak(decodes=3, seconds=60.0), Search()
+    assert weak.word_scores[1] > usual.word_scores[1]
+    assert (len(weak.starts), weak.decodes, weak.seconds) == (3, 3, 60.0)
+    assert all(low <= start[1] <= high for start in weak.starts for low, high in [weak.word_scores])
+    with pytest.raises(UsageError, match="number of starts, 3"):
+        Search.for_weak(decodes=2, seconds=60.0)
+
+
 def test_thinning_out_keeps_the_spread_of_lengths(tmp_path):
     utterances, _, symbols = read_slice()
     with EmissionsWriter(tmp_path, symbols, 0, 50.0) as writer:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test
 from test_rates import read_trn
 
-from downstream.score.compare import compare, compare_trainings
+from downstream.score.compare import compare, compare_trainings, known_speakers
 from downstream.score.rates import score
 from downstream.score.significance import holm, paired_difference, randomisation_p_value
 from upstream.errors import InputError, UsageError
@@ -146,6 +146,13 @@ def test_systems_are_compared_by_speaker_where_all_are_known():
     assert (found["p_value"], found["by_speaker"]) == (0.25, {"p_value": 0.5, "interval": [50, 50]})
     assert "by_speaker" not in compare(references, worse, references, "wer", 0, ["ann", "ann", None])
     assert "by_speaker" not in compare(references, worse, references, "wer", 0, ["ann"] * 3)
+
+
+@pytest.mark.parametrize(("speakers", "expected"), [
+    (["ann", "bob", "ann"], ["ann", "bob", "ann"]), (["ann", "ann"], None), (["ann", "bob", None], None), ([], None),
+    (None, None)])
+def test_whole_speakers_are_drawn_where_all_are_known_and_two_at_least(speakers, expected):
+    assert known_speakers(speakers) == expected
 
 
 def test_a_rate_that_is_none_is_refused():
