@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from upstream.disk import content_hash, disk_errors, file_hash, writing
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 from upstream.recipe import as_settings
-from upstream.stage import run_stage
+from upstream.stage import Say, run_stage
 
-Say = Callable[[str], None]
 DECODED, GREEDY = "hypotheses.jsonl", "greedy.jsonl"  # of what a decoder heard, in a stage's folder
 LABELS = "labels.jsonl"
 
