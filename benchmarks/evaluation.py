@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from upstream.disk import content_hash, write_json
 from upstream.errors import InputError
 from upstream.progress import progress
 from upstream.recipe import as_settings
-from upstream.stage import run_stage
+from upstream.stage import Say, run_stage
 
-Say = Callable[[str], None]
 GREEDY = "greedy"  # the decoder of a row
 DECODED = "decoded"  # folder of `decode_stage` in a cell's
 

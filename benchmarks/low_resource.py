@@ -9,7 +9,6 @@ that was killed goes on, and `results.json` is written after every cell.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +41,8 @@ from upstream.pretrain import RoundResult, pretrain
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
 from upstream.run_stages import refuse_other_stages
-from upstream.stage import read_stage, run_stage
+from upstream.stage import Say, read_stage, run_stage
 
-Say = Callable[[str], None]
 BENCHMARK = "low-resource"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.manifest import Manifest
 from upstream.disk import content_hash
 from upstream.errors import InputError, UsageError
-from upstream.stage import run_stage
-
-Say = Callable[[str], None]
+from upstream.stage import Say, run_stage
 
 
 @dataclass(frozen=True)

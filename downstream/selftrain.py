@@ -26,7 +26,7 @@ from downstream.decode.tune import tune
 from downstream.emissions import Emissions
 from downstream.finetune import finetune
 from downstream.recogniser import compute_emissions
-from downstream.selftrain_data import DECODED, GREEDY, Say, data_stage, diagnosis_stage, error_rates
+from downstream.selftrain_data import DECODED, GREEDY, data_stage, diagnosis_stage, error_rates
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.selftrain_start import FORMAT, RESULTS, Sets, check_selftrain
 from downstream.text.vocabulary import composed
@@ -36,7 +36,7 @@ from upstream.device import chosen_device
 from upstream.disk import content_hash, file_hash, read_json, write_json
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
-from upstream.stage import run_stage, versions
+from upstream.stage import Say, run_stage, versions
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses
-from downstream.pseudo_labels import KEPT, PseudoLabel, confidence, counts, fit_line, judge
+from downstream.pseudo_labels import KEPT, PseudoLabel, ScoreLine, confidence, counts, fit_line, judge
 from downstream.score.rates import score
-from downstream.selftrain_recipe import SelftrainRecipe
+from downstream.selftrain_recipe import Measure, SelftrainRecipe
 from downstream.selftrain_start import Sets
 from downstream.text.vocabulary import composed
 from upstream.audio.manifest import Manifest
@@ -19,9 +19,8 @@ from upstream.disk import content_hash, disk_errors, file_hash, writing
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 from upstream.recipe import as_settings
-from upstream.stage import run_stage
+from upstream.stage import Say, run_stage
 
-Say = Callable[[str], None]
 DECODED, GREEDY = "hypotheses.jsonl", "greedy.jsonl"  # of what a decoder heard, in a stage's folder
 LABELS = "labels.jsonl"
 
@@ -47,16 +46,11 @@ def data_stage(folder: Path, recipe: SelftrainRecipe, sets: Sets, hypotheses_has
 
     def work(into: Path) -> dict[str, Any]:
         line = fit_line(read_hypotheses(dev)) if normalised else None
-        greedy = {h.id: h.text for h in read_hypotheses(folder / "hypotheses" / GREEDY)}
-        seconds = dict(zip(sets.unlabelled.ids, (sets.unlabelled.lengths / SAMPLE_RATE).tolist()))
-        labels = [PseudoLabel(h.id, h.text, greedy[h.id], seconds[h.id], confidence(h, filters.confidence, line))
-                  for h in read_hypotheses(folder / "hypotheses" / DECODED)]
+        labels = _pseudo_labels(folder / "hypotheses", sets.unlabelled, filters.confidence, line)
         reasons = judge(labels, filters)
         found, kept = counts(labels, reasons), [label for label in labels if reasons[label.id] == KEPT]
         if not kept:
-            why = ", ".join(f"{value['utterances']} {reason}" for reason, value in found.items() if reason != "kept")
-            raise InputError(f"{folder.name}: none of {len(labels)} pseudo labels is kept ({why}); loosen `filter`, or "
-                             "begin with a better teacher: more labels, more updates, an encoder")
+            raise InputError(_none_kept(folder.name, found, len(labels)))
         _write_labels(into / LABELS, labels, reasons)
         union = training_set(sets.labelled, repeats, sets.unlabelled, {label.id: label.text for label in kept})
         union.save(into / "train.arrow")
@@ -73,6 +67,21 @@ def data_stage(folder: Path, recipe: SelftrainRecipe, sets: Sets, hypotheses_has
                       inputs=inputs | ({"dev": dev_hash} if normalised else {}))
     _tell(folder.name, sets, found, say)
     return found
+
+
+def _pseudo_labels(hypotheses: Path, unlabelled: Manifest, measure: Measure,
+                   line: ScoreLine | None) -> list[PseudoLabel]:
+    """What a teacher heard, in the order in which it was decoded."""
+    greedy = {h.id: h.text for h in read_hypotheses(hypotheses / GREEDY)}
+    seconds = dict(zip(unlabelled.ids, (unlabelled.lengths / SAMPLE_RATE).tolist()))
+    return [PseudoLabel(h.id, h.text, greedy[h.id], seconds[h.id], confidence(h, measure, line))
+            for h in read_hypotheses(hypotheses / DECODED)]
+
+
+def _none_kept(name: str, found: dict[str, dict[str, float]], labels: int) -> str:
+    why = ", ".join(f"{value['utterances']} {reason}" for reason, value in found.items() if reason != "kept")
+    return (f"{name}: none of {labels} pseudo labels is kept ({why}); loosen `filter`, or begin with a better teacher: "
+            "more labels, more updates, an encoder")
 
 
 def training_set(labelled: Manifest, repeats: int, unlabelled: Manifest, texts: dict[str, str]) -> Manifest:
