@@ -130,8 +130,8 @@ def _left_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     counts = {f"{row.get('cell')}": row["left_out"] for row in rows if row.get("left_out")}
     if counts:
         cells = [f"{cell} ({count:,})" for cell, count in counts.items()]
-        yield (f"Utterances with more symbols than frames were left out of the fine-tuning of {first_of(cells, _NAMED)}: "
-               "not all encoders learnt from the same data.")
+        yield ("Utterances with more symbols than frames were left out of the fine-tuning of "
+               f"{first_of(cells, _NAMED)}: not all encoders learnt from the same data.")
 
 
 def _edges(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -22,7 +22,8 @@ TITLES = {LOW_RESOURCE: "Recognition with few labels", "decoding": "Decoders: er
           "front-ends": "Front ends: cost and what they learn", "ranks": "What a second rank is worth",
           "feeding": "How fast recordings become batches", "kmeans": "k-means: fitting and labelling",
           "lm": "Estimating n-gram models", "scale": "A corpus of millions of utterances",
-          "seams": "Long recordings: seams", "curves": "Reference curves of pretraining"}
+          "seams": "Long recordings: seams", "selftrain": "Self-training, round by round",
+          "curves": "Reference curves of pretraining"}
 HYPOTHESES = ".jsonl"
 RESULTS = "results.json"
 
