@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.low_resource_recipe import DecodingRecipe
+from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, write_hypotheses
@@ -55,24 +56,27 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
                  lm: LanguageModel, recipe: DecodingRecipe, seed: int, folder: Path, say: Say) -> list[dict[str, Any]]:
     """Rows of the result table: greedy, and beam search at the weights that are best on dev."""
 
+    name = f"{recipe.decoder}+{lm.name}"
+
     def work(target: Path) -> dict[str, Any]:
         greedy = _decode(test, GreedyDecoder(test.symbols, test.blank), target / hypotheses_file(GREEDY), "greedy")
-        decoder = BeamDecoder(test.symbols, test.blank, lm.path, beam=recipe.beam,
-                              tokens_per_frame=recipe.tokens_per_frame)
+        decoder = _search_decoder(recipe, lm, test)
         with progress("tuning on dev", 1) as report:
             search = Search.for_weak(recipe.tune_decodes, recipe.tune_seconds)
             found = tune(dev, references(dev_manifest), decoder, search,
                          forbidden_manifest_hash=test_manifest.hash, progress=report)
         write_json(target / "tuning.json", asdict(found))
         decoder = replace(decoder, lm_weight=found.lm_weight, word_score=found.word_score)
-        beam = _decode(test, decoder, target / hypotheses_file(f"beam+{lm.name}"), "beam search")
+        beam = _decode(test, decoder, target / hypotheses_file(name), "beam search")
         tuned = {"lm_weight": found.lm_weight, "word_score": found.word_score, "beam": recipe.beam,
                  "dev_wer": round(found.wer, 3), "on_edge": list(found.on_edge), "lm_hash": lm.hash}
         rows = [_row(GREEDY, greedy, test_manifest, recipe, seed, {}),
-                _row(f"beam+{lm.name}", beam, test_manifest, recipe, seed, tuned)]
+                _row(name, beam, test_manifest, recipe, seed, tuned)]
         return {"hash": content_hash(rows), "rows": rows}
 
     settings = as_settings(recipe) | {"seed": seed}
+    if recipe.decoder == "beam":
+        del settings["decoder"]  # an option that came later: what was decoded before is not stale
     inputs = {"dev": dev.hash, "test": test.hash, "lm": lm.hash, "dev manifest": dev_manifest.hash,
               "test manifest": test_manifest.hash}  # emissions say nothing of the transcripts
     return run_stage(folder, "decoded", version=1, settings=settings, inputs=inputs, work=work, say=say)["rows"]
@@ -85,6 +89,14 @@ def hypotheses_file(decoder: str) -> str:
         decoder: as rows of the result table have it.
     """
     return "greedy.jsonl" if decoder == GREEDY else "beam.jsonl"
+
+
+def _search_decoder(recipe: DecodingRecipe, lm: LanguageModel, emissions: Emissions) -> BeamDecoder | BatchedDecoder:
+    if recipe.decoder == "beam":
+        return BeamDecoder(emissions.symbols, emissions.blank, lm.path, beam=recipe.beam,
+                           tokens_per_frame=recipe.tokens_per_frame)
+    return BatchedDecoder(emissions.symbols, emissions.blank, lm.path, beam=recipe.beam,
+                          tokens_per_frame=recipe.tokens_per_frame)
 
 
 def references(manifest: Manifest) -> dict[str, str]:
@@ -100,7 +112,8 @@ def word_errors(hypotheses: dict[str, str], manifest: Manifest) -> Score:
     return score(references(manifest), hypotheses)
 
 
-def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder, out: Path, what: str) -> dict[str, str]:
+def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder | BatchedDecoder, out: Path,
+            what: str) -> dict[str, str]:
     with progress(what, len(emissions.ids)) as report:
         found: list[Hypothesis] = decode_all(emissions, decoder, progress=report)
     write_hypotheses(out, found)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from upstream.pretrain_recipe import PretrainRecipe, rounds_of
@@ -40,6 +40,8 @@ class LanguageModelRecipe:
 class DecodingRecipe:
     """Beam search; LM weight (natural logarithm) and word score are searched on dev."""
 
+    # `beam` is pyctcdecode; `batched` our own, of the model's words alone: far fewer errors with weak recognisers.
+    decoder: Literal["beam", "batched"] = "beam"
     beam: int = 50
     tokens_per_frame: int | None = None  # symbols tried in a frame; few make search on weak emissions bearable
     tune_seconds: float = 300.0  # audio of dev that the search decodes each time, about

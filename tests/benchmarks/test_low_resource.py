@@ -322,3 +322,18 @@ def test_a_mean_is_never_of_two_encoders(data, encoders, tmp_path):
     results = compare_encoders(found, data, tmp_path / "out", "hubertkit bench", replaced)
     assert [line.partition("/")[0] for line in lines if BEGUN.match(line)] == ["3min-other"]  # of the first weights
     assert results["summaries"][0]["seeds"] == [0, 5]
+
+
+def test_another_decoder_decodes_anew_and_trains_nothing(done, data, tmp_path):
+    results, trained = again(done, data, tmp_path, lambda found: replace(found, decoding=replace(
+        found.decoding, decoder="batched", tokens_per_frame=None)))
+    assert trained == []
+    assert {row["decoder"] for row in results["rows"]} == {"greedy", "batched+2gram"}
+    assert {c["decoder"] for c in results["comparisons"]} == {"greedy", "batched+2gram"}
+    made = read_json(tmp_path / "out/cells/3min-other/decoded/stage.json")
+    assert made["settings"]["decoder"] == "batched"
+
+
+def test_a_decoding_of_before_there_was_a_choice_is_not_stale(done):
+    made = read_json(done[1] / "cells/3min-other/decoded/stage.json")
+    assert "decoder" not in made["settings"]
