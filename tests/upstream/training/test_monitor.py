@@ -133,8 +133,8 @@ def test_lstms_are_counted_on_gpus(monkeypatch):
     arithmetic, lstm = Arithmetic(CPU, "float32"), nn.LSTM(6, 8, batch_first=True, device="meta")
     weights, state = [p.detach() for p in lstm.parameters()], torch.zeros(1, 3, 8, device="meta")
     with arithmetic.counting(1.0, lstm):
-        torch.ops.aten._cudnn_rnn(torch.zeros(3, 20, 6, device="meta"), weights, 4, None, state, state, 2, 8, 0, 1, True,
-                                  0.0, True, False, [], None)
+        x = torch.zeros(3, 20, 6, device="meta")
+        torch.ops.aten._cudnn_rnn(x, weights, 4, None, state, state, 2, 8, 0, 1, True, 0.0, True, False, [], None)
     assert arithmetic.share(1)["share_of_peak"] == 2 * 60 * 32 * (6 + 8)
 
 
