@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from downstream.decode import batched
 from downstream.decode.choice import AnyDecoder, name_of, settings_of
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, write_hypotheses
@@ -79,6 +80,7 @@ def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say) -> dict[str, A
     for number in range(1, recipe.rounds + 1):
         folder = out / f"round{number}"
         data = _label(run, teacher, folder)
+        batched.let_go()  # a student that learns on the decoder's GPU has the room of its language model
         trained = finetune(recipe.studying(str(folder / "data" / "train.arrow"), str(teacher.folder)),
                            folder / "recogniser", say)
         teacher = _look_at(run, folder / "recogniser", trained["hash"], folder)

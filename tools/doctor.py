@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
@@ -154,8 +155,9 @@ def _k_means() -> Iterator[Finding]:
     if not np.isfinite(kmeans.train(points)):
         yield Finding("k-means", "broken", f"faiss {faiss.__version__} gives no finite inertia; install it again")
         return
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    yield Finding("k-means", "ok", f"faiss {faiss.__version__}, {gpus} GPUs")
+    # where torch finds no GPU that can be used, faiss may end the whole process when it is asked
+    count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") and torch.cuda.is_available() else 0
+    yield Finding("k-means", "ok", f"faiss {faiss.__version__}, {count} GPUs")
 
 
 def _language_models() -> Iterator[Finding]:
@@ -184,20 +186,36 @@ def _processor() -> Iterator[Finding]:
 
 
 def _gpu() -> Iterator[Finding]:
-    if not torch.cuda.is_available():
+    """Before anything else asks for GPUs: torch says only once in a process what is wrong with a driver."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        there = torch.cuda.is_available()
+    if there:
+        for number in range(torch.cuda.device_count()):
+            yield _one_gpu(number)
+    elif trouble := [str(one.message).partition(" (Triggered")[0] for one in heard if "CUDA" in str(one.message)]:
+        yield Finding("GPU", "broken", f"{trouble[0]}; until then everything runs on the CPU")
+    else:
         yield Finding("GPU", "note", "none that torch can use: pretraining of BASE takes weeks without; where there is "
                                      "one, see whether `nvidia-smi` finds it and its driver is new enough for CUDA "
                                      f"{torch.version.cuda}" if torch.version.cuda else
                       "this torch is built without CUDA")
-        return
-    for number in range(torch.cuda.device_count()):
+
+
+def _one_gpu(number: int) -> Finding:
+    """Whether a GPU multiplies; one that is full, or held by somebody else, hides none of the others."""
+    name = f"GPU {number}"
+    try:
         free, total = torch.cuda.mem_get_info(number)
-        product = torch.ones(64, 64, device=f"cuda:{number}") @ torch.ones(64, 64, device=f"cuda:{number}")
-        works = float(product.sum()) == 64.0 ** 3
-        yield Finding(f"GPU {number}", "ok" if works else "broken",
-                      f"{torch.cuda.get_device_name(number)}, {free / 2 ** 30:.0f} of {total / 2 ** 30:.0f} GiB free, "
-                      f"bf16 {'yes' if torch.cuda.is_bf16_supported() else 'no'}"
-                      + ("" if works else "; a matrix product on it is wrong"))
+        ones = torch.ones(64, 64, device=f"cuda:{number}")
+        works = float((ones @ ones).sum()) == 64.0 ** 3
+        own_bf16 = torch.cuda.get_device_capability(number) >= (8, 0)  # torch's answer counts what is emulated
+        said = (f"{torch.cuda.get_device_name(number)}, {free / 2 ** 30:.0f} of {total / 2 ** 30:.0f} GiB free, "
+                f"bf16 {'yes' if own_bf16 else 'no: use training.precision=fp16'}")
+    except Exception as error:  # torch has no finer type for what CUDA says
+        return Finding(name, "broken", f"{_first_line(error)}; see what `nvidia-smi` says of it, or leave it out by "
+                                       "CUDA_VISIBLE_DEVICES")
+    return Finding(name, "ok", said) if works else Finding(name, "broken", f"{said}; a matrix product on it is wrong")
 
 
 def _disk() -> Iterator[Finding]:
@@ -216,12 +234,15 @@ def _disk() -> Iterator[Finding]:
 def _ranks() -> Iterator[Finding]:
     """Two processes meet over gloo, as `--ranks 2` has them."""
     problem = problem_of_two_ranks()
-    yield Finding("ranks", "ok", "two processes can train together") if problem is None else \
+    works = "two processes can train together"
+    if torch.cuda.device_count() > 1:
+        works += " on the CPU; NCCL, which connects GPUs, was not tried"
+    yield Finding("ranks", "ok", works) if problem is None else \
         Finding("ranks", "broken", f"two processes cannot train together: {problem}; --ranks 1 works without; see that "
                                    "`localhost` and this machine's name have addresses")
 
 
-CHECKS = (_packages, _imports, _audio, _k_means, _language_models, _processor, _gpu, _disk, _ranks)
+CHECKS = (_packages, _gpu, _imports, _audio, _k_means, _language_models, _processor, _disk, _ranks)
 
 
 def _print(found: list[Finding]) -> None:

@@ -239,6 +239,13 @@ def _on_device(lm: NgramArrays, device: str) -> NgramArrays:
     return lm.to(device)
 
 
+def let_go() -> None:
+    """Forget the graphs of searches, and the language models on devices, that are kept for the next call: whatever
+    comes next in this process may want the memory."""
+    _graph.cache_clear()
+    _on_device.cache_clear()
+
+
 @lru_cache(maxsize=4)
 def _trie(words: tuple[str, ...], columns: Alphabet, open_vocabulary: bool) -> LexiconTrie:
     return build(words, columns.characters, open_vocabulary)

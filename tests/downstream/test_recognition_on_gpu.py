@@ -13,11 +13,12 @@ from downstream.decode.choice import Choice, Name
 from downstream.emissions import Emissions
 from downstream.finetune import finetune
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.heads.recipe import HeadRecipe
 from downstream.lm.character_model import CharacterShape, CharacterTraining, train_characters
 from downstream.recogniser import compute_emissions, load_recogniser
 from downstream.transcribe import Settings, transcribe
 from upstream.audio import Manifest
-from upstream.model import EncoderConfig
+from upstream.model import Encoder, EncoderConfig
 from upstream.training.loop import TrainingRecipe
 from upstream.training.optimiser import OptimiserRecipe
 
@@ -55,6 +56,32 @@ def test_training_does_not_wait_for_the_gpu(trained):
     assert len(trained.waited) >= 4
     assert trained.waited[1:] == [{}] * (len(trained.waited) - 1)  # the first makes tables that the others use
     assert not [where for _, where in trained.waits if "_batch" in where or "pad(" in where]  # nor does the reading
+
+
+@pytest.mark.parametrize(("frozen", "layers"), [(True, "mix"), (False, [0, 1])], ids=["frozen", "learns"])
+def test_lstms_over_layers_learn_on_a_gpu_what_they_learn_on_the_cpu_and_do_not_wait(corpus, frozen, layers, tmp_path):
+    """With the first updates of a frozen encoder, where that learns later; heard in batches, and as a long recording
+    is."""
+    Encoder(SHAPE).initialise(0).save(tmp_path / "encoder")
+    recipe = FinetuneRecipe(
+        data=str(corpus / "train.arrow"), dev=str(corpus / "dev.arrow"), encoder=str(tmp_path / "encoder"),
+        mask=SpecMaskRecipe(0.5, 5, 0.5, 8), training=TRAINING, frozen=frozen, freeze_updates=2,
+        head=HeadRecipe(kind="bilstm", layers=layers, layer_norm=True, projection=6, width=8, dropout=0))
+    with pretended_gpu(), waits_of_passes() as waited:
+        finetune(recipe, tmp_path / "gpu", lambda line: None)
+    finetune(recipe, tmp_path / "cpu", lambda line: None)
+    assert waited[1:] == [{}] * (len(waited) - 1)
+    (here, _), (there, _) = (load_recogniser(tmp_path / name) for name in ("cpu", "gpu"))
+    for name, weight in here.over_encoder().items():
+        torch.testing.assert_close(there.over_encoder()[name], weight, rtol=0, atol=0.01, msg=f"{name} differs")
+    wave = torch.sin(torch.arange(9000) / 9)
+    with torch.no_grad():
+        alone = here(wave[None], None)[0]
+        with pretended_gpu():
+            there = here.to(CUDA)
+            found = [there(wave[None].to(CUDA), None)[0].cpu(), there.of_long(wave.to(CUDA)).cpu()]
+    for one in found:
+        torch.testing.assert_close(one, alone, rtol=0, atol=1e-4)
 
 
 def test_emissions_transcripts_and_alignments_are_those_of_the_cpu(trained, corpus, tmp_path):

@@ -12,6 +12,7 @@ from tones import write_tones
 from downstream import finetune as finetuning
 from downstream import selftrain as rounds
 from downstream import selftrain_data
+from downstream.decode import batched
 from downstream.decode.choice import Name
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.recipe import DecodingRecipe
@@ -419,3 +420,19 @@ def test_a_corpus_that_was_moved_is_found_where_it_lies_now(run, corpus, tmp_pat
     assert results["rounds"][1]["recogniser"] == run[1]["rounds"][1]["recogniser"]
     learnt = Manifest.load(tmp_path / "run/round1/data/train.arrow")
     assert {one.audio.resolve().parent for one in learnt} == {(tmp_path / "moved").resolve()}
+
+
+def test_a_student_has_the_room_of_its_teachers_decoder(run, corpus, monkeypatch):
+    """A bug once found: on a GPU the language model and graphs of the search stayed beside the training."""
+    folder, _ = run
+    vocabulary, kept, real = load_recogniser(folder / "round0/recogniser")[1], [], rounds.finetune
+    recipe(corpus).decoding.make(vocabulary.symbols, vocabulary.blank).prepare()
+
+    def watched(*given):
+        kept.append(batched._graph.cache_info().currsize)
+        return real(*given)
+
+    monkeypatch.setattr(rounds, "finetune", watched)
+    selftrain(recipe(corpus), folder, lambda line: None)
+    assert kept[0] > 0
+    assert kept[1:] == [0]

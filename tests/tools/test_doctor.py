@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import kenlm
 import pytest
 import soundfile
 import torch
+from pretend_gpu import pretended_gpu
 
 from tools import doctor, two_ranks
 from tools.main import run
@@ -132,3 +134,59 @@ def test_a_machine_that_does_not_reach_itself_is_broken_and_soon_said(monkeypatc
     found = _found(doctor._ranks)["ranks"]
     assert found.state == "broken"
     assert "no connection to 127.0.0.1 (The client socket has failed to connect)" in found.what
+
+
+def test_a_driver_that_torch_cannot_use_is_broken_and_torch_is_quoted(monkeypatch):
+    """A bug once found: it was the note of a machine without a GPU, and what torch said went by on its own."""
+    def looks():
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Update "
+                      "it (Triggered internally at x.cpp:1.)", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", looks)
+    found = _found(doctor._gpu)["GPU"]
+    assert found.state == "broken"
+    assert "driver on your system is too old (found version 11040)" in found.what
+    assert "Triggered" not in found.what
+
+
+def test_torch_is_asked_for_gpus_before_anything_else_asks():
+    assert doctor.CHECKS.index(doctor._gpu) < min(map(doctor.CHECKS.index, (doctor._imports, doctor._k_means)))
+
+
+def test_faiss_is_not_asked_for_gpus_where_torch_finds_none(monkeypatch):
+    """A bug once found: of a GPU that does not start faiss ends the process, and there was no table at all."""
+    faiss = pytest.importorskip("faiss")
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: pytest.fail("abort()"), raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "0 GPUs" in _found(doctor._k_means)["k-means"].what
+
+
+def test_a_gpu_that_is_full_hides_none_of_the_others(monkeypatch):
+    """A bug once found: the first one ended the look at all."""
+    def memory(number=None):
+        if number == 0:
+            raise torch.OutOfMemoryError("CUDA error: out of memory\nand more")
+        return 100 << 30, 139 << 30
+
+    with pretended_gpu():
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+        found = _found(doctor._gpu)
+    assert [(name, f.state) for name, f in found.items()] == [("GPU 0", "broken"), ("GPU 1", "ok")]
+    assert "CUDA error: out of memory; " in found["GPU 0"].what
+
+
+def test_bf16_that_is_only_emulated_is_no_bf16(monkeypatch):
+    """A bug once found: torch says yes of a V100, which computes it in float32."""
+    with pretended_gpu():
+        assert "bf16 yes" in _found(doctor._gpu)["GPU 0"].what
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number=None: (7, 0))
+        assert "bf16 no: use training.precision=fp16" in _found(doctor._gpu)["GPU 0"].what
+
+
+def test_ranks_on_several_gpus_are_not_claimed_to_work(monkeypatch):
+    monkeypatch.setattr(doctor, "problem_of_two_ranks", lambda: None)
+    assert "NCCL" not in _found(doctor._ranks)["ranks"].what
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert "NCCL, which connects GPUs, was not tried" in _found(doctor._ranks)["ranks"].what

@@ -62,10 +62,12 @@ def test_teachers_fitted_on_a_gpu_are_those_of_the_cpu(corpus, monkeypatch):
     torch.testing.assert_close(there.quantiser.codebooks[0].cpu(), here.quantiser.codebooks[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_sweep_runs_on_a_gpu(corpus, tmp_path):
+@pytest.mark.parametrize("cmn", [False, True])
+def test_a_sweep_runs_on_a_gpu(cmn, corpus):
     manifest = import_folder(corpus)
     encoder = Encoder(EncoderConfig(frontend="fbank", width=16, layers=2, heads=2, ffn=32)).initialise(0).eval()
     with pretended_gpu():
-        found = sweep(encoder.to(CUDA), manifest, [4], read=AudioCache(manifest).wave, device=CUDA)
+        found = sweep(encoder.to(CUDA), manifest, [4], read=AudioCache(manifest).wave, device=CUDA, cmn=cmn)
         assert encoder.feature_projection.projection.weight.device == CUDA  # where it was
     assert len(found.rows) == 3
+    assert found.teacher.features.get("cmn", False) is cmn

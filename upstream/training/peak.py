@@ -137,11 +137,26 @@ class _Counter(TorchDispatchMode):
             return int(2 * out.numel() * args[0].shape[-1])
         if packet is aten.addmm_:  # (N, O) += (N, I) by (I, O); not in the registry either
             return int(2 * args[1].numel() * args[2].shape[-1])
+        if str(packet) in _LSTM:
+            return _lstm(_LSTM[str(packet)], args)
         if packet is aten._scaled_dot_product_flash_attention_for_cpu:  # nor this, two products, and its four backward
             return _attention(2, *args[:2])
         if packet is aten._scaled_dot_product_flash_attention_for_cpu_backward:
             return _attention(4, *args[1:3])
         return 0
+
+
+# Whole LSTMs that are one operation, not in the registry either: products for each weight, and where the weights stand.
+_LSTM = {"aten._cudnn_rnn": (1, None), "aten._cudnn_rnn_backward": (2, None),
+         "aten.mkldnn_rnn_layer": (1, slice(1, 5)), "aten.mkldnn_rnn_layer_backward": (2, slice(1, 5))}
+
+
+def _lstm(kind: tuple[int, slice | None], args: Any) -> int:
+    """Of a layer over (B, T, I) or (T, B, I): each frame meets every matrix of weights."""
+    products, where = kind
+    weights = args[1] if where is None else args[where]
+    matrices = sum(weight.numel() for weight in weights if weight.dim() == 2)
+    return products * 2 * args[0].shape[0] * args[0].shape[1] * matrices
 
 
 def _attention(products: int, query: torch.Tensor, key: torch.Tensor) -> int:

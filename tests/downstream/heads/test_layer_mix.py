@@ -1,6 +1,7 @@
 """A head hears the layers that it names, weighted, and no block past them is run."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -114,3 +115,19 @@ def test_layers_in_bf16_are_added_up_in_float32(norm):
     assert mixed.dtype is torch.float32
     torch.testing.assert_close(mixed.double(), exact, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_are_normalised_one_after_the_other(monkeypatch):
+    """A bug once found: of 20 minutes of LARGE there were 6 GB of normalised layers beside the 6 GB that there are."""
+    made, most, norm = [], [], F.layer_norm
+
+    def watched(x, *rest):
+        made.append(weakref.ref(found := norm(x, *rest)))
+        most.append(sum(one() is not None for one in made))
+        return found
+
+    monkeypatch.setattr(F, "layer_norm", watched)
+    with torch.no_grad():
+        LayerMix(HeadRecipe(layers="mix", layer_norm=True), 9)([torch.ones(5, 4)] * 10)
+    assert len(made) == 10
+    assert max(most) == 1

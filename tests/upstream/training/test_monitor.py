@@ -117,6 +117,27 @@ def test_every_product_of_a_convolution_is_counted(monkeypatch, precision):
     assert arithmetic.share(1)["share_of_peak"] == 3 * (2 * 6 * 6 * 2 + 2 * 5 * 3 * 2)
 
 
+def test_lstms_are_counted_on_cpus(monkeypatch):
+    """A bug once found: torch has a whole layer as one operation, which counted nothing. Of 3 by 20 frames each meets
+    the 32 rows of 4 gates of 8 cells twice, for the 6 values that it hears and the 8 that are remembered."""
+    monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1.0)
+    arithmetic, lstm = Arithmetic(CPU, "float32"), nn.LSTM(6, 8, batch_first=True)
+    with arithmetic.counting(1.0, lstm):
+        lstm(torch.randn(3, 20, 6))[0].sum().backward()
+    assert arithmetic.share(1)["share_of_peak"] == 3 * 2 * 60 * 32 * (6 + 8)
+
+
+def test_lstms_are_counted_on_gpus(monkeypatch):
+    """As on CPUs; the operation that cuDNN has for them, whose shapes torch knows without a GPU."""
+    monkeypatch.setattr("upstream.training.peak.matmul_rate", lambda device, precision: 1.0)
+    arithmetic, lstm = Arithmetic(CPU, "float32"), nn.LSTM(6, 8, batch_first=True, device="meta")
+    weights, state = [p.detach() for p in lstm.parameters()], torch.zeros(1, 3, 8, device="meta")
+    with arithmetic.counting(1.0, lstm):
+        x = torch.zeros(3, 20, 6, device="meta")
+        torch.ops.aten._cudnn_rnn(x, weights, 4, None, state, state, 2, 8, 0, 1, True, 0.0, True, False, [], None)
+    assert arithmetic.share(1)["share_of_peak"] == 2 * 60 * 32 * (6 + 8)
+
+
 @pytest.mark.parametrize(("frontend", "precision"), [("conv", "float32"), ("conv", "bf16"), ("fbank", "float32")])
 def test_a_frozen_encoder_counts_no_backward_pass(monkeypatch, frontend, precision):
     """It counted three forward passes, too, so that 40 % of the peak were shown as 120 %."""
