@@ -42,7 +42,7 @@ def test_the_demo_shows_what_it_is_for(seed):
     assert set(against_scratch) == {"round 1", "round 2"}
     for encoder, compared in against_scratch.items():
         assert compared["difference"] < 0
-        assert (compared["interval"][1] < 0) == ((seed, encoder) != (2, "round 1"))
+        assert compared["interval"][1] < 0, encoder
     first, second = (r["units"]["pnmi"] for r in found["rounds"])
     assert second > first
 
@@ -56,4 +56,4 @@ def test_the_table_of_the_demo_is_what_the_files_hold(seed):
     rates = {(r["encoder"], r["decoder"]): r for r in found["rows"]}
     for encoder, cer, wer in lines:
         assert float(cer) == round(rates[encoder, "greedy"]["cer"], 1)
-        assert float(wer) == round(rates[encoder, "beam+3gram"]["wer"], 1)
+        assert float(wer) == round(rates[encoder, "batched+3gram"]["wer"], 1)

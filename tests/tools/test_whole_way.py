@@ -65,7 +65,7 @@ def test_the_demo_leaves_results_for_every_encoder_and_decoder(undisturbed):
     out, done = undisturbed
     rows = results(out)["rows"]
     assert [(r["encoder"], r["decoder"]) for r in rows] == [
-        (e, d) for e in ("scratch", "round 1", "round 2") for d in ("greedy", "beam+3gram")]
+        (e, d) for e in ("scratch", "round 1", "round 2") for d in ("greedy", "batched+3gram")]
     assert len({r["words"] for r in rows}) == 1
     assert all(r["errors"] == r["substitutions"] + r["deletions"] + r["insertions"] for r in rows)
     assert all(r["wer_interval"][0] <= r["wer"] <= r["wer_interval"][1] for r in rows)
