@@ -162,26 +162,26 @@ def test_faiss_is_not_asked_for_gpus_where_torch_finds_none(monkeypatch):
     assert "0 GPUs" in _found(doctor._k_means)["k-means"].what
 
 
-def test_a_gpu_that_is_full_hides_none_of_the_others(monkeypatch):
+def test_a_gpu_that_is_full_hides_none_of_the_others():
     """A bug once found: the first one ended the look at all."""
     def memory(number=None):
         if number == 0:
             raise torch.OutOfMemoryError("CUDA error: out of memory\nand more")
         return 100 << 30, 139 << 30
 
-    with pretended_gpu():
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    with pretended_gpu(), pytest.MonkeyPatch.context() as patch:  # undone before the GPU is gone, not after
+        patch.setattr(torch.cuda, "device_count", lambda: 2)
+        patch.setattr(torch.cuda, "mem_get_info", memory)
         found = _found(doctor._gpu)
     assert [(name, f.state) for name, f in found.items()] == [("GPU 0", "broken"), ("GPU 1", "ok")]
     assert "CUDA error: out of memory; " in found["GPU 0"].what
 
 
-def test_bf16_that_is_only_emulated_is_no_bf16(monkeypatch):
+def test_bf16_that_is_only_emulated_is_no_bf16():
     """A bug once found: torch says yes of a V100, which computes it in float32."""
-    with pretended_gpu():
+    with pretended_gpu(), pytest.MonkeyPatch.context() as patch:
         assert "bf16 yes" in _found(doctor._gpu)["GPU 0"].what
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number=None: (7, 0))
+        patch.setattr(torch.cuda, "get_device_capability", lambda number=None: (7, 0))
         assert "bf16 no: use training.precision=fp16" in _found(doctor._gpu)["GPU 0"].what
 
 
