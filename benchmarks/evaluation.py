@@ -92,11 +92,9 @@ def hypotheses_file(decoder: str) -> str:
 
 
 def _search_decoder(recipe: DecodingRecipe, lm: LanguageModel, emissions: Emissions) -> BeamDecoder | BatchedDecoder:
-    if recipe.decoder == "beam":
-        return BeamDecoder(emissions.symbols, emissions.blank, lm.path, beam=recipe.beam,
-                           tokens_per_frame=recipe.tokens_per_frame)
-    return BatchedDecoder(emissions.symbols, emissions.blank, lm.path, beam=recipe.beam,
-                          tokens_per_frame=recipe.tokens_per_frame)
+    kind = BeamDecoder if recipe.decoder == "beam" else BatchedDecoder
+    return kind(emissions.symbols, emissions.blank, lm.path, beam=recipe.beam,
+                tokens_per_frame=recipe.tokens_per_frame)
 
 
 def references(manifest: Manifest) -> dict[str, str]:
