@@ -73,27 +73,27 @@ def results(rows, **more):
 
 
 @pytest.fixture
-def made(tmp_path):
-    """What a report says of contents of results files, each named `file N`."""
-    def make(*contents):
+def read(tmp_path):
+    """Contents as results files that were read, each named `file N`."""
+    def read_contents(*contents):
         paths = [tmp_path / f"file {number}.json" for number in range(len(contents))]
         for path, content in zip(paths, contents):
             path.write_text(json.dumps(content))
-        return report(read_all(paths))
+        return read_all(paths)
 
-    return make
+    return read_contents
 
 
 @pytest.fixture
-def warned(tmp_path):
-    """What is said to be careful about in contents of results files."""
-    def warn(*contents):
-        paths = [tmp_path / f"file {number}.json" for number in range(len(contents))]
-        for path, content in zip(paths, contents):
-            path.write_text(json.dumps(content))
-        return " ".join(cautions_of(read_all(paths)))
+def made(read):
+    """What a report says of contents of results files."""
+    return lambda *contents: report(read(*contents))
 
-    return warn
+
+@pytest.fixture
+def warned(read):
+    """What is said to be careful about in contents of results files."""
+    return lambda *contents: " ".join(cautions_of(read(*contents)))
 
 
 def tables(found):
