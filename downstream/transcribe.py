@@ -24,6 +24,7 @@ from upstream.audio.corpora.walking import walk
 from upstream.audio.reading import read
 from upstream.device import best_device
 from upstream.errors import InputError, UsageError
+from upstream.features.waveform import checked_wave
 from upstream.frames import SAMPLE_RATE
 from upstream.model import prepared
 from upstream.progress import say
@@ -69,15 +70,13 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
         loaded(transcriber)
     for path, name in found:
         try:
-            wave = wave_of(path)
-            transcriber.check(path, len(wave))
-            words = tuple(transcriber.words([wave]))
+            transcript = transcriber.transcript(wave_of(path), str(path), path_id(Path(), name))
         except InputError as error:
             if failed is None:
                 raise
             failed(path, error)
             continue
-        yield path, Transcript(str(path), words, len(wave) / SAMPLE_RATE, path_id(Path(), name))
+        yield path, transcript
     transcriber.tell_unfinished()
 
 
@@ -178,6 +177,20 @@ class Transcriber:
         if not self._grid.frames(samples):
             raise InputError(f"{name}: {samples} samples at 16 kHz, too short for a frame of "
                              f"{self._grid.least_samples}")
+
+    def transcript(self, wave: np.ndarray, name: str = "recording", id: str | None = None) -> Transcript:
+        """What is said in a waveform (S,) float32 at 16 kHz, of one channel and any length (`upstream.read_audio`).
+
+        Args:
+            name: of the file, for messages and CTM.
+            id: by which scores know it; None is its name.
+
+        Raises:
+            InputError: no waveform, or one too short for a frame.
+        """
+        wave = checked_wave(wave)
+        self.check(name, len(wave))
+        return Transcript(name, tuple(self.words([wave])), len(wave) / SAMPLE_RATE, name if id is None else id)
 
     def words(self, blocks: Iterable[np.ndarray]) -> Iterator[SpokenWord]:
         """Words of a recording as its blocks (S,) float32 at 16 kHz come in; what was given never changes.

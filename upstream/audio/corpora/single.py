@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from upstream.audio.corpora.probing import BadFiles, Entry, utterances
 from upstream.audio.manifest import Utterance
+from upstream.audio.reading import read
 from upstream.errors import UsageError
 
 
@@ -20,6 +23,12 @@ def utterance_of_file(path: Path) -> Utterance:
         InputError: it is no audio.
     """
     return utterances_of_files([path])[0]
+
+
+def read_audio(path: str | Path) -> np.ndarray:
+    """(S,) float32 at 16 kHz, channels mixed down: the whole of an audio file of any format, rate and number of
+    channels, exactly as every command hears it. Raises as `utterance_of_file`."""
+    return read(utterance_of_file(Path(path)))
 
 
 def utterances_of_files(paths: Sequence[Path]) -> list[Utterance]:
