@@ -5,18 +5,21 @@
 Utterances follow each other in the order of the manifest, up to so many minutes a recording, and each recording is
 transcribed as `hubertkit transcribe` does it, in windows, parted at pauses. Both ways errors are counted of the joined
 words against the joined texts: what goes wrong at a seam counts as any other error, and an alignment is as free to
-reach from one utterance into the next.
+reach from one utterance into the next. Each error has its place in an utterance, so the two ways are compared in pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
-from downstream.score.rates import word_errors
+from downstream.score.rates import compared_words
+from downstream.score.significance import Difference, paired_difference
 from downstream.transcribe import Settings, Transcriber
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import read
@@ -42,8 +45,9 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
 
     Returns:
         Two rows for each decoder, `recordings` being `one by one` or `joined`: `count` of what is transcribed,
-        `longest_seconds`, `words`, `errors`, `wer`; of `joined` also `difference`, in points, and `goal`. Beside them
-        `parted_at_seconds`, the pause at which recordings were parted.
+        `longest_seconds`, `words`, `errors`, `wer`; of `joined` also `difference`, in points, and `goal`,
+        `difference_interval` and `p_value`, utterances drawn. Beside them `parted_at_seconds`, the pause at which
+        recordings were parted.
 
     Raises:
         UsageError: minutes or a pause that cannot be, or no recogniser.
@@ -57,57 +61,79 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
     alone = [(read(test[i]), str(test[i].text)) for i in range(len(test))]
     if not any(text.split() for _, text in alone):
         raise InputError("the texts hold no words; seams are measured on recordings with transcripts")
-    whole = list(joined(alone, minutes, pause_seconds))
+    groups = grouped([len(wave) for wave, _ in alone], minutes, pause_seconds)
+    whole = [joined(alone[group.start:group.stop], pause_seconds) for group in groups]
     rows: list[dict[str, Any]] = []
     parted = 0.0
     for name, setting in settings.items():
         transcriber = Transcriber(recogniser, setting)
         parted = transcriber.pause_seconds
-        for recordings, parts in (("one by one", alone), ("joined", whole)):
-            found = _transcribed(transcriber, [wave for wave, _ in parts], f"{name}, {recordings}")
-            rows.append({"decoder": name, "recordings": recordings, **_scored(parts, found, whole)})
-        rows[-1] |= {"difference": round(rows[-1]["wer"] - rows[-2]["wer"], 3), "goal": GOAL}
+        each = _transcribed(transcriber, alone, f"{name}, one by one")
+        long = _transcribed(transcriber, whole, f"{name}, joined")
+        texts = [text for _, text in alone]
+        apart = errors_by_utterance(texts, [" ".join(each[group.start:group.stop]) for group in groups], groups)
+        together = errors_by_utterance(texts, long, groups)
+        words = np.array([len(text.split()) for text in texts])
+        rows += [_row(name, "one by one", alone, words, apart), _row(name, "joined", whole, words, together)]
+        rows[-1] |= {"difference": round(rows[-1]["wer"] - rows[-2]["wer"], 3), "goal": GOAL,
+                     **_sure(paired_difference(together, apart, words))}
         say(f"{name}: {rows[-2]['wer']:.2f} one by one, {rows[-1]['wer']:.2f} joined")
     return {"benchmark": "seams", "minutes": minutes, "pause_seconds": pause_seconds, "parted_at_seconds": parted,
             "rows": rows}
 
 
-def joined(parts: list[Recording], minutes: float, pause_seconds: float) -> Iterator[Recording]:
-    """Recordings one after another with a pause of silence between them, as many as go into each of so many minutes."""
+def grouped(samples: Sequence[int], minutes: float, pause_seconds: float) -> list[range]:
+    """Which utterances make a recording of at most so many minutes: as many as go into it, and one at least."""
+    pause, most = round(pause_seconds * SAMPLE_RATE), minutes * 60 * SAMPLE_RATE
+    starts, length = [0], 0
+    for number, own in enumerate(samples):
+        if number > starts[-1] and length + pause + own > most:
+            starts.append(number)
+        length = own if number == starts[-1] else length + pause + own
+    return [range(*ends) for ends in pairwise([*starts, len(samples)])]
+
+
+def joined(parts: Sequence[Recording], pause_seconds: float) -> Recording:
+    """Recordings one after another as one, with a pause of digital silence between them."""
     pause = np.zeros(round(pause_seconds * SAMPLE_RATE), np.float32)
-    waves: list[np.ndarray] = []
-    texts: list[str] = []
-    samples = 0
-    for wave, text in parts:
-        if waves and samples + len(pause) + len(wave) > minutes * 60 * SAMPLE_RATE:
-            yield np.concatenate(waves), " ".join(texts)
-            waves, texts, samples = [], [], 0
-        new = [pause, wave] if waves else [wave]
-        waves, texts, samples = waves + new, [*texts, text], samples + sum(map(len, new))
-    if waves:
-        yield np.concatenate(waves), " ".join(texts)
+    waves = [piece for wave, _ in parts for piece in (pause, wave)][1:]
+    return np.concatenate(waves), " ".join(text for _, text in parts)
 
 
-def _transcribed(transcriber: Transcriber, waves: list[np.ndarray], label: str) -> list[str]:
+def errors_by_utterance(texts: Sequence[str], found: Sequence[str], groups: Sequence[range]) -> np.ndarray:
+    """(N,) int64: word errors at each of N utterances, of the words found in recordings that hold `groups` of them.
+
+    A recording is aligned whole, with the fewest errors. A word that is too many is an error of the utterance that the
+    next word of the reference is of, or at a recording's end of the last utterance.
+    """
+    errors = np.zeros(len(texts), np.int64)
+    for group, heard in zip(groups, found, strict=True):
+        said = [compared_words(text) for text in texts[group.start:group.stop]]
+        ends = np.cumsum(list(map(len, said)))
+        edits = Levenshtein.editops([word for words in said for word in words], compared_words(heard))
+        at = np.minimum(np.searchsorted(ends, [edit.src_pos for edit in edits], side="right"), len(said) - 1)
+        errors[group.start:group.stop] = np.bincount(at, minlength=len(said))
+    return errors
+
+
+def _transcribed(transcriber: Transcriber, parts: Sequence[Recording], label: str) -> list[str]:
     found = []
-    with progress(label, len(waves)) as report:
-        for number, wave in enumerate(waves, 1):
+    with progress(label, len(parts)) as report:
+        for number, (wave, _) in enumerate(parts, 1):
             found.append(" ".join(word.word for word in transcriber.words([wave])))
-            report(number, len(waves))
+            report(number, len(parts))
     return found
 
 
-def _scored(parts: list[Recording], found: list[str], whole: list[Recording]) -> dict[str, Any]:
-    """Errors of what was found in the parts, joined as the recordings of `whole` are."""
-    words = errors = 0
-    left = iter(zip(parts, found))
-    for _, text in whole:
-        hypothesis: list[str] = []
-        heard = 0
-        while heard < len(text.split()):
-            (_, said), words_found = next(left)
-            heard, hypothesis = heard + len(said.split()), hypothesis + words_found.split()
-        words, errors = words + len(text.split()), errors + word_errors(text, " ".join(hypothesis))
-    errors += sum(len(words_found.split()) for _, words_found in left)  # of silent utterances at the end
-    return {"count": len(parts), "longest_seconds": round(max(len(wave) for wave, _ in parts) / SAMPLE_RATE, 1),
-            "words": words, "errors": errors, "wer": round(100 * errors / words, 3)}
+def _row(decoder: str, how: str, recordings: Sequence[Recording], words: np.ndarray,
+         errors: np.ndarray) -> dict[str, Any]:
+    return {"decoder": decoder, "recordings": how, "count": len(recordings),
+            "longest_seconds": round(max(len(wave) for wave, _ in recordings) / SAMPLE_RATE, 1),
+            "words": int(words.sum()), "errors": int(errors.sum()),
+            "wer": round(100 * float(errors.sum()) / float(words.sum()), 3)}
+
+
+def _sure(found: Difference) -> dict[str, Any]:
+    """Of a difference its 95 % interval over utterances, in points, and its p-value."""
+    return {"difference_interval": [round(found.interval.low, 3), round(found.interval.high, 3)],
+            "p_value": round(found.p_value, 5)}
