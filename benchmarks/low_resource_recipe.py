@@ -27,8 +27,8 @@ class LanguageModelRecipe:
     """The n-gram model that beam search uses."""
 
     text: str = "lm-text/books.txt.gz"  # below the data folder; one sentence a line
-    order: int = 4
-    prune: tuple[int, ...] = (0, 0, 1)
+    order: int = 4  # the longest n-gram
+    prune: tuple[int, ...] = (0, 0, 1)  # counts up to which n-grams of each order are left out
     discount_fallback: bool = False  # for texts too small for Kneser-Ney's discounts
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class DecodingRecipe:
 
     # `beam` is pyctcdecode; `batched` our own, of the model's words alone: far fewer errors with weak recognisers.
     decoder: Literal["beam", "batched"] = "beam"
-    beam: int = 50
+    beam: int = 50  # hypotheses kept after each frame
     tokens_per_frame: int | None = None  # symbols tried in a frame; few make search on weak emissions bearable
     tune_seconds: float = 300.0  # audio of dev that the search decodes each time, about
     tune_decodes: int = 10  # pairs of weights that the search decodes with, at most
@@ -61,8 +61,8 @@ class DecodingRecipe:
 class LabelledRecipe:
     """An amount of labels: the split that holds them, and what of the fine-tuning recipe changes with it."""
 
-    split: str = "train"
-    finetune: dict[str, Any] = field(default_factory=dict)
+    split: str = "train"  # that holds them
+    finetune: dict[str, Any] = field(default_factory=dict)  # what of the fine-tuning differs with it
 
     def __post_init__(self) -> None:
         for name in OF_THE_COMPARISON:
@@ -76,7 +76,7 @@ class OtherEncoderRecipe:
     it: after what the amount of labels changes."""
 
     encoder: str = ""  # whatever `finetune encoder=` takes; must be given
-    finetune: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = field(default_factory=dict)  # what of the fine-tuning differs with it
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ class LowResourceRecipe:
     scratch), `unlabelled`, `aligned` and `alignments` play no part.
     """
 
-    corpus: str = "LibriSpeech"
-    splits: str = "splits"
-    unlabelled: str = "train"
-    dev: str = "dev"
-    test: str = "test"
+    corpus: str = "LibriSpeech"  # in the data folder: a folder in the LibriSpeech layout, or a manifest
+    splits: str = "splits"  # in the data folder: text files of utterance ids
+    unlabelled: str = "train"  # split that is pretrained on
+    dev: str = "dev"  # split for validation and weights
+    test: str = "test"  # split that is scored
     aligned: str | None = None  # split that the PNMI probe reads
     alignments: str | None = None  # folder of its TextGrid or CTM files
     seed: int = 0  # of the pretraining, and of what is drawn for intervals
@@ -128,6 +128,7 @@ class LowResourceRecipe:
     decoding: DecodingRecipe = field(default_factory=DecodingRecipe)
     labelled: dict[str, LabelledRecipe] = field(default_factory=dict)
     encoders: dict[str, OtherEncoderRecipe] = field(default_factory=dict)
+    # what is trained, in this order: `1h: scratch`, `1h: round 2`, `all: NAME` of `encoders`
     cells: tuple[str, ...] = ()
     baseline: str | None = None  # what others are compared with besides scratch: NAME or `round N`
 

@@ -24,9 +24,9 @@ class SpecMaskRecipe:
     A share is the chance that a span starts, times the span: fairseq's mask_prob and mask_channel_prob.
     """
 
-    time_share: float = 0.5
+    time_share: float = 0.5  # of frames, where spans do not overlap
     time_span: int = 10  # frames
-    channel_share: float = 0.25
+    channel_share: float = 0.25  # of channels, likewise
     channel_span: int = 64  # channels
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class FinetuneRecipe:
     encoder: str = SCRATCH  # an encoder folder, or `scratch`: random weights of the shape below
     architecture: EncoderConfig = field(default_factory=EncoderConfig)  # of an encoder from scratch
     changes: dict[str, Any] = field(default_factory=dict)  # dropouts, layerdrop, feature_grad_mult in place of its own
-    seed: int = 0
+    seed: int = 0  # of every draw: weights, order, masks, speeds
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     frozen: bool = False  # train the head alone
     freeze_updates: int = 0  # train the head alone for so many updates first; not from scratch

@@ -28,14 +28,14 @@ class FilterRecipe:
     the plain check for words that the audio has no time for.
     """
 
-    least_words_a_second: float | None = None
-    most_words_a_second: float | None = None
+    least_words_a_second: float | None = None  # of a label
+    most_words_a_second: float | None = None  # of a label
     loop_words: int = 4  # a loop: so many words in a row ...
     loop_times: int | None = 2  # ... that come more often than so many times
     most_disagreement: float | None = None  # percent: CER of greedy decoding against the label
     # How sure the teacher is of a label (`pseudo_labels.confidence` says of each measure what it is, and its unit).
     confidence: Measure = "acoustic"
-    least_confidence: float | None = None
+    least_confidence: float | None = None  # in the measure's unit
     keep: float = 1.0  # share of the utterances, those of the highest confidence
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class SelftrainRecipe:
     # What a student starts from: the encoder, as the papers do, or the recogniser that taught it (its encoder; the
     # head starts anew).
     start: Literal["encoder", "recogniser"] = "encoder"
-    rounds: int = 1
+    rounds: int = 1  # students, each the teacher of the next
     labelled_repeats: int = 1  # how often each labelled utterance stands in a student's data, each time drawn anew
     finetune: FinetuneRecipe = field(default_factory=FinetuneRecipe)
     student: dict[str, Any] = field(default_factory=dict)  # what of `finetune` is another for students

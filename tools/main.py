@@ -35,7 +35,8 @@ COMMANDS = {"demo": "demo", "pretrain": "pretrain", "status": "pretrain", "finet
             "selftrain": "selftrain",
             "transcribe": "transcribe", "decode-check": "decode_check", "decode": "decode", "tune": "decode",
             "rescore": "rescore", "rescore-tune": "rescore", "score": "score", "report": "report",
-            "errors": "decomposition", "align": "align", "units": "units", "convert": "convert", "doctor": "doctor"}
+            "errors": "decomposition", "align": "align", "units": "units", "convert": "convert",
+            "recipe": "recipes", "doctor": "doctor"}
 GROUPS = {"corpus": "Manifests: import, export, check, show, segment, split.",
           "teacher": "Teachers: fit, import, check, how good they are, which layer.",
           "lm": "Language models: build, prune, interpolate, pack, info, score of n-grams; train one of characters.",

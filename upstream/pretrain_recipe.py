@@ -39,8 +39,8 @@ class TeacherRecipe:
     encoder: str | None = None  # layer: read this encoder, any that loads; a fine-tuned recogniser's is one
     clusters: Any = 100  # a number, or a list: one for each stream of labels
     sample_frames: int = 1_000_000  # frames that k-means is fitted on, at most
-    iterations: int = 30
-    restarts: int = 1
+    iterations: int = 30  # of k-means, at most
+    restarts: int = 1  # of k-means, of which the best counts
     kind: Literal["auto", "single", "ensemble", "product", "residual", "random"] = "auto"  # auto: single or ensemble
     pca: int = 0  # cluster so many principal components; 0: the frames themselves
     whiten: bool = False  # give components unit variance
@@ -115,10 +115,10 @@ class ContrastiveRecipe:
 
     groups: int = 2  # codebooks
     entries: int = 320  # of each
-    code_dim: int = 256
+    code_dim: int = 256  # dimensions of a quantised frame, all groups together
     negatives: int = 100  # other masked frames of the utterance, for each masked frame
     gumbel: GumbelSchedule = field(default_factory=GumbelSchedule)
-    diversity_weight: float = 0.1
+    diversity_weight: float = 0.1  # of the loss that keeps all entries in use
     feature_dropout: float = 0.1  # on what the quantiser reads
 
     def __post_init__(self) -> None:
@@ -135,15 +135,15 @@ class ObjectiveRecipe:
     """What is learnt: `hubert`, the masked prediction of units (HuBERT paper, section II-B), or `wav2vec2`, telling
     quantised frames apart, which needs no teacher."""
 
-    kind: Literal["hubert", "wav2vec2"] = "hubert"
-    final_dim: int = 256
-    temperature: float = 0.1
+    kind: Literal["hubert", "wav2vec2"] = "hubert"  # masked prediction of units, or telling quantised frames apart
+    final_dim: int = 256  # dimensions in which predictions are compared with the embeddings of classes
+    temperature: float = 0.1  # of the cosine similarities (fairseq's logit_temp)
     feature_penalty: float = 10.0  # times the mean square of the conv features; nothing for plain filterbanks
     # hubert
     head: Literal["cosine", "linear"] = "cosine"  # `linear`: plain linear layer and cross-entropy, as MelHuBERT
     predict_at: tuple[int, ...] = ()  # layers that predict; () is the last one alone
-    masked_weight: float = 1.0
-    unmasked_weight: float = 0.0
+    masked_weight: float = 1.0  # of the loss on masked frames
+    unmasked_weight: float = 0.0  # of the loss on frames that are heard; above 0 for short trainings of small encoders
     tied_projections: bool = False  # one projection for all streams of labels
     # wav2vec2
     contrastive: ContrastiveRecipe = field(default_factory=ContrastiveRecipe)
@@ -175,7 +175,7 @@ class ProbeRecipe:
     manifest: str | None = None  # aligned utterances; the training data if not given
     alignments: str | None = None  # folder of TextGrid or CTM files, named for the utterances
     layers: tuple[int, ...] = ()  # () is: the middle one and the last
-    clusters: int = 100
+    clusters: int = 100  # of the k-means that is judged
     seconds: float = 1200.0  # of audio, about: the last utterance may end beyond them
 
     def __post_init__(self) -> None:
@@ -192,13 +192,13 @@ class RoundRecipe:
     where there is no round before.
     """
 
-    init: str | None = None
+    init: str | None = None  # start from the weights of this encoder, any that loads, and have its shape
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
-    encoder: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=dict)
-    mask: dict[str, Any] = field(default_factory=dict)
-    mixing: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)  # what differs from the recipe's `encoder` in this round
+    objective: dict[str, Any] = field(default_factory=dict)  # likewise
+    mask: dict[str, Any] = field(default_factory=dict)  # likewise
+    mixing: dict[str, Any] = field(default_factory=dict)  # likewise
+    training: dict[str, Any] = field(default_factory=dict)  # likewise
 
 
 PARTS = ("encoder", "objective", "mask", "mixing", "training")  # of a recipe: may differ in each of its rounds
@@ -209,7 +209,7 @@ class PretrainRecipe:
     """A whole pretraining: what to hear, what to train, and the rounds."""
 
     data: str = ""  # a manifest, or a folder of audio; must be given
-    seed: int = 0
+    seed: int = 0  # of every draw: weights, crops, masks, clusters
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
     valid_share: float = 0.05  # of the audio, held out by speaker; 0 trains on everything
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

@@ -63,12 +63,7 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         RecipeError: an unknown key (the nearest is named), a value of the wrong type or out of range.
     """
     path = find_recipe(source, shipped)
-    try:
-        content = OmegaConf.create(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: not a YAML recipe: {' '.join(str(error).split())}") from error
-    if not isinstance(content, DictConfig):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(content).__name__}")
+    content = _read(path)
 
     def with_overrides(words: Sequence[str], where: str) -> Schema:
         recipe = _merge(OmegaConf.structured(schema), content, str(path))
@@ -77,14 +72,18 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         made = _to_object(recipe, where)
         if not hasattr(made, "settled"):
             return made
-        named = (key for word in words for key in _named_by(word))
-        return made.settled(Named(frozenset(_leaves(_plain(content), "")), frozenset(named)))
+        return made.settled(_named(content, words))
 
     try:
         return with_overrides(overrides, str(path))
     except RecipeValueError:
         with_overrides(overrides, _to_blame(overrides, lambda words: with_overrides(words, "")) or str(path))
         raise
+
+
+def named_keys(source: str | Path, overrides: Sequence[str], shipped: Path) -> Named:
+    """What a recipe that `load_recipe` has read names. Raises as that."""
+    return _named(_read(find_recipe(source, shipped)), overrides)
 
 
 def refine(base: Schema, changes: dict[str, Any], where: str) -> Schema:
@@ -107,7 +106,21 @@ def find_recipe(source: str | Path, shipped: Path) -> Path:
     known = sorted(p.stem for p in shipped.glob("*.yaml"))
     if str(source) in known:
         return shipped / f"{source}.yaml"
-    raise UsageError(f"no recipe called {source!r}{_nearest(str(source), known)}; those that ship: {', '.join(known)}")
+    raise UsageError(f"no recipe called {source!r}{nearest(str(source), known)}; those that ship: {', '.join(known)}")
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        content = OmegaConf.create(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise RecipeError(f"{path}: not a YAML recipe: {' '.join(str(error).split())}") from error
+    if not isinstance(content, DictConfig):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(content).__name__}")
+    return content
+
+
+def _named(content: DictConfig, words: Sequence[str]) -> Named:
+    return Named(frozenset(_leaves(_plain(content), "")), frozenset(key for word in words for key in _named_by(word)))
 
 
 class RecipeValueError(RecipeError):
@@ -290,6 +303,7 @@ def _keys(config: Any, where: str) -> list[str]:
                     for path in _keys(value, f"{where}{key}.")]
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Which word may have been meant, as a remark behind a wrong one; \"\" where none is like it."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     return f" (did you mean {close[0]}?)" if close else ""

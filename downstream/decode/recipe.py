@@ -33,19 +33,19 @@ class PublishedWeights:
 class DecodingRecipe:
     """What to decode with. None is the decoder's own default."""
 
-    decoder: Name = Name.lexicon
-    lm: str | None = None
-    lexicon: str | None = None
+    decoder: Name = Name.lexicon  # greedy decoding, pyctcdecode, flashlight, or our own
+    lm: str | None = None  # language model: an ARPA file; batched takes packed .ngrams, too, and lexicon a KenLM binary
+    lexicon: str | None = None  # file of lines WORD<tab>W O R D |, or of words alone; the model's words if not given
     labels: str = ""  # transcribed speech that the recogniser learnt from: which published weights to take
     pretrained_on: str = ""  # speech that the encoder learnt from: likewise
     lm_weight: float | None = None  # of natural logarithms, in place of the published one
     word_score: float | None = None  # nats, in place of the published one
-    beam: int = 50
+    beam: int = 50  # hypotheses kept after each frame
     beam_threshold: float | None = None  # nats
-    tokens_per_frame: int | None = None
+    tokens_per_frame: int | None = None  # symbols tried in a frame, at most; all likely ones if not given
     silence_score: float | None = None  # nats for each frame of a separator; of the lexicon decoder
-    nbest: int = 1
-    device: str | None = None
+    nbest: int = 1  # candidates that a hypothesis lists
+    device: str | None = None  # of torch, for batched; numpy on the CPU if not given
     published: dict[str, dict[str, PublishedWeights]] = field(default_factory=dict)  # by pretrained_on and labels
 
     def __post_init__(self) -> None:

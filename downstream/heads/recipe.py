@@ -21,14 +21,14 @@ class HeadRecipe:
     after the final norm in pre-norm models, as in the hidden states of s3prl and transformers.
     """
 
-    kind: Literal["linear", "bilstm"] = "linear"
+    kind: Literal["linear", "bilstm"] = "linear"  # a map to the symbols, or LSTMs in both directions before it
     # last: the encoder's output; mix: a learnt weighted sum of all layers; a number: that layer; a list: a sum of those
     layers: Any = LAST
     layer_norm: bool = False  # layers are normalised over their dimensions first: s3prl's Featurizer, `normalize`, off
     # bilstm
     projection: int = 0  # of a linear map before the LSTMs; 0: none
     width: int = 1024  # of each direction
-    depth: int = 2
+    depth: int = 2  # layers of LSTMs
     dropout: float = 0.2  # behind each layer of LSTMs
 
     def __post_init__(self) -> None:

@@ -36,14 +36,14 @@ class EncoderConfig:
     frontend: Literal["conv", "fbank", "light"] = "conv"
     stride_ms: Literal[20, 40] = 20  # from one frame to the next; conv has 20
     conv_dim: int = 512  # channels of every convolution of the front end
-    conv_bias: bool = False
+    conv_bias: bool = False  # whether the convolutions have biases
     conv_norm: Literal["group", "layer"] = "group"  # extractor_mode: default, layer_norm
     fbank_norm: Literal["utterance", "global", "none"] = "utterance"  # mean and variance of each mel bin
     normalize: bool = False  # the encoder expects waveforms of zero mean and unit variance (task.normalize)
 
     width: int = 768  # encoder_embed_dim
-    layers: int = 12
-    heads: int = 12
+    layers: int = 12  # blocks of the Transformer
+    heads: int = 12  # of attention; width is a multiple of it
     ffn: int = 3072  # encoder_ffn_embed_dim
     pre_norm: bool = False  # layer_norm_first
     positional_kernel: int = 128  # conv_pos, in frames

@@ -24,9 +24,9 @@ class GumbelSchedule:
         RecipeError: a value out of range.
     """
 
-    start: float = 2.0
-    end: float = 0.5
-    decay: float = 0.999995
+    start: float = 2.0  # temperature of the first update
+    end: float = 0.5  # temperature at last
+    decay: float = 0.999995  # of the temperature, every update
 
     def __post_init__(self) -> None:
         if not 0 < self.end <= self.start or not 0 < self.decay <= 1:

@@ -32,15 +32,10 @@ LABELS_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True)
 class GateRules:
-    """What the gate asks for beyond labels that fit.
+    """What the gate asks for beyond labels that fit."""
 
-    Attributes:
-        most_share: of the frames that one class may have: a teacher that calls nearly everything alike teaches nothing.
-        overrule: checks that are passed over, of `unused`, `share` and `teacher`.
-    """
-
-    most_share: float = 0.8
-    overrule: tuple[str, ...] = ()
+    most_share: float = 0.8  # of frames in one class: a teacher that calls nearly everything alike teaches nothing
+    overrule: tuple[str, ...] = ()  # checks that are passed over, of `unused`, `share` and `teacher`
 
     def __post_init__(self) -> None:
         if not 0 < self.most_share <= 1:

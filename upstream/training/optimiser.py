@@ -15,17 +15,17 @@ from torch import Tensor, nn
 class OptimiserRecipe:
     """AdamW and its schedule. Defaults are HuBERT BASE's (fairseq `hubert_base_librispeech.yaml`)."""
 
-    peak_rate: float = 5e-4
-    schedule: Literal["linear", "tri-stage"] = "linear"
-    warmup_updates: int = 32_000
+    peak_rate: float = 5e-4  # the highest learning rate
+    schedule: Literal["linear", "tri-stage"] = "linear"  # up and down in lines; or up, hold, and down exponentially
+    warmup_updates: int = 32_000  # until the peak
     hold_updates: int = 0  # tri-stage only
     decay_updates: int = 0  # tri-stage: from the peak to `final_scale`; 0 is: until the last update
     initial_scale: float = 0.01  # tri-stage: rate of the first update over the peak
     final_scale: float = 0.05  # tri-stage: rate of the last update over the peak
-    beta1: float = 0.9
-    beta2: float = 0.98
-    epsilon: float = 1e-6
-    weight_decay: float = 0.01
+    beta1: float = 0.9  # of Adam
+    beta2: float = 0.98  # of Adam
+    epsilon: float = 1e-6  # of Adam
+    weight_decay: float = 0.01  # of AdamW; norms and biases, too, as in fairseq
     clip_norm: float = 10.0  # 0: no clipping
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ AUTO = "auto"
 class TrainingRecipe:
     """How long, in what batches, with what optimiser. Defaults are HuBERT BASE's on one machine."""
 
-    updates: int = 400_000
+    updates: int = 400_000  # steps of the optimiser
     batch_seconds: Any = 2800.0  # audio in one update, all micro-batches and ranks together
     micro_batch_seconds: Any = 87.5  # audio that goes through the encoder at once; auto: what fits (pretraining only)
     crop_seconds: float = 15.625  # pretraining: the longest crop (fairseq's 250,000 samples)
@@ -25,9 +25,9 @@ class TrainingRecipe:
     shard: bool = False  # spread weights, gradients and optimiser over ranks (FSDP2), for models too large for one
     checkpoint_activations: bool = False  # compute blocks again in the backward pass: less memory, a third more work
     compile: Any = AUTO  # true, false or auto: compile the Transformer's blocks; auto: on a GPU, without the two above
-    log_every: int = 50
-    validate_every: int = 1000
-    save_every: int = 1000
+    log_every: int = 50  # updates
+    validate_every: int = 1000  # updates
+    save_every: int = 1000  # updates; a killed training goes on from there
     keep_checkpoints: int = 2  # the newest so many, and
     keep_every: int = 0  # those after every so many updates, for ever; 0: none
     keep_best: bool = False  # and the one with the best validation, saved when it is found: fine-tuning's recogniser
