@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -26,6 +26,7 @@ from upstream.control_groups import available_cores
 from upstream.disk import disk_reason
 from upstream.errors import HubertkitError, Interrupted, RankLost
 from upstream.progress import printable
+from upstream.stage import versions
 from upstream.stopping import heeded
 from upstream.telling import tell
 
@@ -62,6 +63,7 @@ def build_command(name: str | None = None) -> Any:
     """
     app = typer.Typer(name="hubertkit", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                       help="From recordings to a speech encoder, a recogniser, and a word error rate to trust.")
+    app.callback()(_options)
     known = name in COMMANDS or name in GROUPS
     for module in dict.fromkeys(m for command, m in COMMANDS.items() if not known or command == name):
         importlib.import_module(f"tools.{module}").register(app)
@@ -69,6 +71,21 @@ def build_command(name: str | None = None) -> Any:
         if not known or group == name:
             app.add_typer(importlib.import_module(f"tools.{group}").app, name=group, help=says)
     return typer.main.get_group(app)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(", ".join(f"{name} {version}" for name, version in sorted(versions().items(), key=_hubertkit_first)))
+        raise typer.Exit
+
+
+def _hubertkit_first(found: tuple[str, str]) -> bool:
+    return found[0] != "hubertkit"
+
+
+def _options(version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True,
+                                                   help="Say the versions that numbers depend on.")] = False) -> None:
+    """Options of the program itself."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -52,6 +52,12 @@ def test_help_names_every_command(capsys):
         assert command in out
 
 
+def test_the_version_is_said(capsys):
+    code, out, _ = call(capsys, "--version")
+    assert code == 0
+    assert re.fullmatch(r"hubertkit \d+\.\d+\.\d+, python 3\.\d+\.\d+, torch 2\.\S+, .*kenlm \S+\n", out)
+
+
 @pytest.mark.parametrize("words", [
     ["lm", "build", "text.txt", "--out", "x.arpa"], ["pretrain", "hubert-tiny"], ["--bogus"], ["nonsense"],
     ["transcribe", "asr", "a.wav", "--beam", "0"],
