@@ -279,14 +279,15 @@ def _floats(values: Any, where: str) -> Iterator[tuple[str, float]]:
 
 
 def _nearest_key(key: str, base: Any) -> str:
-    """The key most like a wrong one, whole where it does not stand beside it; keys beside it come first."""
+    """The key most like a wrong one, whole where it does not stand beside it; keys beside it come first. Where there is
+    none, who knows them all."""
     parent, _, word = re.sub(r"\[(\d+)\]", r".\1", key).rpartition(".")
     paths = _keys(base, "")
     beside = [path for path in paths if path.rpartition(".")[0] == parent]
     names = {path.rpartition(".")[2]: path for path in [*reversed(paths), *beside]}
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
     if not close:
-        return ""
+        return " (`hubertkit recipe NAME --all` shows every key that there is)"
     return f" (did you mean {close[0] if names[close[0]] in beside else names[close[0]]}?)"
 
 

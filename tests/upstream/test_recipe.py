@@ -238,3 +238,8 @@ def test_a_word_for_all_trainings_of_a_comparison_counts_in_each(tmp_path):
     assert {name: found.finetuning(name).training.updates for name in found.labelled} == {
         "all": 5, "1h": 6, "10min": 5}
     assert found.finetuning("10min").training.optimiser.warmup_updates == 60  # of which no word was said
+
+
+def test_a_key_like_none_is_told_where_all_are_shown(shipped):
+    with pytest.raises(RecipeError, match=r"unknown key zzz \(`hubertkit recipe NAME --all` shows every key"):
+        load(shipped, "zzz=1")
