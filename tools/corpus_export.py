@@ -78,6 +78,10 @@ def kaldi(manifest: ManifestFile, out: Folder, cut: CutAudio = False) -> None:
     if others:
         say(f"note: {others:,} utterances are not in .wav files, the only ones that Kaldi's own programs read; "
             "--cut-audio writes such")
+    several = sum(u.channels > 1 for u in loaded)
+    if several:
+        say(f"note: {several:,} utterances are in files with several channels, of which Kaldi's own programs take the "
+            "first, or none where there are segments; hubertkit reads their mean, which --cut-audio writes")
     _print(written, loaded)
 
 

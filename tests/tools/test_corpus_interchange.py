@@ -258,6 +258,20 @@ def test_an_export_says_what_is_lost(capsys, manifest, tmp_path):
                                                   tmp_path / "b")[2]
 
 
+def test_an_export_says_that_kaldi_takes_one_channel_where_we_take_the_mean(capsys, tmp_path):
+    """Stereo recordings were listed without a word: Kaldi's programs read the first channel of them."""
+    (tmp_path / "audio").mkdir()
+    left, right = np.full(1600, 0.25), np.full(1600, -0.5)
+    soundfile.write(tmp_path / "audio" / "a.wav", np.stack([left, right], axis=1), 16_000)
+    soundfile.write(tmp_path / "audio" / "b.wav", left, 16_000)
+    assert call(capsys, "import", "folder", tmp_path / "audio", "--out", tmp_path / "m.arrow")[0] == 0
+    code, _, err = call(capsys, "export", "kaldi", tmp_path / "m.arrow", "--out", tmp_path / "k")
+    assert (code, "note: 1 utterances are in files with several channels" in err) == (0, True)
+    code, _, err = call(capsys, "export", "kaldi", tmp_path / "m.arrow", "--out", tmp_path / "cut", "--cut-audio")
+    assert (code, "channels" in err) == (0, False)
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "cut" / "audio" / "a.wav")[0], np.full(1600, -0.125))
+
+
 def test_an_import_does_not_replace_the_corpus(capsys, manifest, tmp_path):
     """A shard of Hugging Face ends in .parquet as manifests may: its audio was gone."""
     shards = tmp_path / "shards"
