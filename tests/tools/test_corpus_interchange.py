@@ -258,6 +258,17 @@ def test_an_export_says_what_is_lost(capsys, manifest, tmp_path):
                                                   tmp_path / "b")[2]
 
 
+def test_letters_that_the_dictionary_of_a_folder_lacks_are_told(capsys, manifest, tmp_path):
+    whole = Manifest.load(manifest)
+    whole.with_texts(["MORE"] * 6).save(tmp_path / "n.arrow")
+    words = ("export", "fairseq", tmp_path / "n.arrow", "--out", tmp_path / "a")
+    code, out, err = call(capsys, *words)
+    assert (code, str(tmp_path / "a" / "dict.ltr.txt") in out, "<unk>" in err) == (0, True, False)
+    code, _, err = call(capsys, "export", "fairseq", manifest, "--out", tmp_path / "a", "--name", "valid")
+    assert (code, "dict.ltr.txt was there and lacks D S W, which fairseq will read as <unk>" in err) == (0, True)
+    assert (tmp_path / "a" / "dict.ltr.txt").read_text() == "E 6\nM 6\nO 6\nR 6\n| 6\n"
+
+
 def test_an_export_says_that_kaldi_takes_one_channel_where_we_take_the_mean(capsys, tmp_path):
     """Stereo recordings were listed without a word: Kaldi's programs read the first channel of them."""
     (tmp_path / "audio").mkdir()
