@@ -217,6 +217,16 @@ def test_hypotheses_say_what_made_them(app, data, lm, tmp_path, capsys):
     assert "hyps.jsonl.json: is not of hyps.jsonl as it is now" in shown.err
 
 
+def test_a_language_model_is_read_once_for_its_hash(app, data, lm, tmp_path, monkeypatch):
+    """Of 3 GB each reading takes seconds: `decode` read it for what it notes, and again for its arrays."""
+    read = []
+    for module in ("downstream.lm.arrays", "downstream.decode.batched"):
+        monkeypatch.setattr(f"{module}.file_hash", lambda path: read.append(Path(path)) or file_hash(path),
+                            raising=False)
+    run(app, "decode", data / "dev", "--out", tmp_path / "hyps.jsonl", "--lm", lm, "--workers", 1)
+    assert read == [Path(lm)]
+
+
 def test_hypotheses_of_a_recipe_say_what_made_them(app, data, lm, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("THE\nAND\n")
