@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.emissions import Emissions, EmissionsWriter
+from downstream.lm.arrays import model_hash, pack
 from downstream.score.references import read_references
 from tools import decode, main, score
 from tools.decoder_options import choice_of, noted_model, same_model
@@ -460,4 +461,25 @@ def test_weights_tuned_with_another_language_model_are_told_of(tmp_path, capsys)
     choice_of(lm=tmp_path / "other.arpa", tuned=tuned)
     said = capsys.readouterr().err
     assert "lm.arpa.gz; its weights may not suit" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("first", "then"), [("lm.arpa", "lm.ngrams"), ("lm.arpa.gz", "lm.ngrams"),
+                                             ("lm.ngrams", "lm.arpa"), ("lm.ngrams", "lm.arpa.gz")])
+def test_arrays_of_another_model_than_weights_were_tuned_with_are_told_of(tmp_path, capsys, first, then):
+    """An ARPA file and arrays of its name were taken for one model, whatever the arrays were made of."""
+    arrays, tuned, text = tmp_path / "lm.ngrams", tmp_path / "tuned.json", gzip.decompress(LM.read_bytes())
+    arpa = tmp_path / (then if first == "lm.ngrams" else first)
+    arpa.write_bytes(LM.read_bytes() if arpa.suffix == ".gz" else text)
+    pack(arpa, arrays)
+    tuned.write_text(json.dumps({"lm_weight": 1, "word_score": 0, "lm": first,
+                                 "lm_sha256": model_hash(tmp_path / first)}))
+    choice_of(lm=tmp_path / then, tuned=tuned)
+    assert capsys.readouterr().err == ""
+    arpa.write_bytes(gzip.compress(text + b"\n") if arpa.suffix == ".gz" else text + b"\n")
+    if then == "lm.ngrams":
+        pack(arpa, arrays)
+    choice_of(lm=tmp_path / then, tuned=tuned)
+    said = capsys.readouterr().err
+    assert f"{then} has changed since; its weights may not suit it" in said
     assert said.count("\n") == 1
