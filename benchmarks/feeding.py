@@ -8,6 +8,7 @@ on the same speech, and read from the page cache. Crops are those of HuBERT BASE
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from upstream.audio.batches import CropPlan, crop_frames
 from upstream.audio.caching import AudioCache, DiskCache, sixteen_bits
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.audio.reading import read
+from upstream.disk import disk_errors
 from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE, frame_counts
 from upstream.model.config import EncoderConfig
@@ -149,12 +151,16 @@ def _first(manifest: Manifest, seconds: float) -> Manifest:
 
 
 def _written(manifest: Manifest, folder: Path, options: dict[str, Any]) -> Manifest:
-    """The same utterances as files of one format, 16 kHz, mono."""
+    """The same utterances as files of one format, 16 kHz, mono. Raises SoundFileError where there is no such format;
+    the files are made in memory, for soundfile says the same of a full disk."""
     folder.mkdir()
     found = []
     for number, utterance in enumerate(manifest):
         path = folder / f"{number}.{'ogg' if options.get('format') == 'OGG' else folder.name}"
-        soundfile.write(path, sixteen_bits(read(utterance)), SAMPLE_RATE, **options)
+        file = io.BytesIO()
+        soundfile.write(file, sixteen_bits(read(utterance)), SAMPLE_RATE, **{"format": folder.name, **options})
+        with disk_errors(path):
+            path.write_bytes(file.getvalue())
         found.append(replace(utterance, audio=path, start=0, samples=utterance.length, rate=SAMPLE_RATE, channels=1,
                              offset=None, size=None))
     return Manifest.of(found, manifest.source)

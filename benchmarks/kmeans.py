@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain import about
+from benchmarks.results import results_file
 from upstream.disk import write_json
 from upstream.features.source import LayerSource
 from upstream.frames import SAMPLE_RATE
@@ -208,8 +209,9 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=Plan.points)
     parser.add_argument("--out", type=Path, default=Path("kmeans.json"))
     given = parser.parse_args()
-    found = run(Plan(points=given.points, device=torch.device(given.device)), say)
-    write_json(given.out, about("benchmarks.kmeans") | found)
+    with results_file(given.out, "kmeans"):
+        found = run(Plan(points=given.points, device=torch.device(given.device)), say)
+        write_json(given.out, about("benchmarks.kmeans") | found)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 import torch.distributed as dist
 
 from upstream import ranks
 from upstream.audio.corpora.folder import import_folder
+from upstream.audio.cutting import encoded
 from upstream.course import Course, following
+from upstream.disk import disk_errors
 from upstream.errors import HubertkitError
 from upstream.frames import SAMPLE_RATE
 from upstream.keyed import keyed
@@ -148,7 +149,8 @@ def _prepared(folder: Path, plan: Plan) -> list[str]:
     recordings = folder / "recordings"
     recordings.mkdir()
     for number in range(UTTERANCES):
-        soundfile.write(recordings / f"u{number:03}.flac", _tones(number), SAMPLE_RATE)
+        with disk_errors(path := recordings / f"u{number:03}.flac"):
+            path.write_bytes(encoded(_tones(number)))
     import_folder(recordings, None).save(folder / "recordings.arrow")
     words = ["device=cpu", f"data={folder / 'recordings.arrow'}", f"training.updates={plan.updates}",
              f"training.log_every={plan.log_every}", f"training.validate_every={plan.updates}",

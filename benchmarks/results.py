@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from upstream.disk import read_json, write_json
-from upstream.errors import FormatError, UsageError
+from upstream.disk import check_out, disk_errors, read_json, write_json
+from upstream.errors import FormatError, HubertkitError, UsageError
 from upstream.stage import versions
 
 SCHEMA = Path(__file__).with_name("results_schema.json")
@@ -48,6 +50,24 @@ def refuse_other_results(path: Path, benchmark: str) -> None:
         what = f"of the benchmark {found['benchmark']}" if known else "no results of a benchmark of ours"
         raise UsageError(f"{path}: is there already and {what}, so it is left as it is; give another --out, or move it "
                          "away")
+
+
+@contextlib.contextmanager
+def results_file(path: Path, benchmark: str) -> Iterator[None]:
+    """Around `python -m benchmarks.NAME`, which has none of the command line: what cannot work or fails ends as there,
+    before the work where it is known before: with one line and an exit code. Results of others are not replaced.
+
+    Args:
+        path, benchmark: as for `refuse_other_results`.
+    """
+    try:
+        with disk_errors(path):
+            check_out(path)
+            refuse_other_results(path, benchmark)
+            yield
+    except HubertkitError as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
 
 
 def check(content: dict[str, Any], path: Path) -> None:

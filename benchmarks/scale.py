@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.apart import in_a_process, peak_memory
-from benchmarks.results import write_results
+from benchmarks.results import results_file, write_results
 from upstream.audio.batches import CropPlan, crop_frames
 from upstream.audio.manifest import Manifest
 from upstream.audio.manifest_file import COLUMNS, table_hash, write_table
@@ -143,7 +143,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("scale.json"))
     arguments = parser.parse_args()
     command = shlex.join(["python", "-m", "benchmarks.scale", *sys.argv[1:]])
-    write_results(arguments.out, {"command": command, **run(folder=arguments.out.absolute().parent)})
+    with results_file(arguments.out, "scale"):
+        write_results(arguments.out, {"command": command, **run(folder=arguments.out.absolute().parent)})
 
 
 if __name__ == "__main__":

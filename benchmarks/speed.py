@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.apart import in_a_process, peak_memory
 from benchmarks.plain import about
+from benchmarks.results import results_file
 from benchmarks.speed_systems import SYSTEMS, Step, Work
 from upstream.disk import write_json
 from upstream.errors import HubertkitError
@@ -296,8 +297,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("speed.json"))
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    run(plan_for(given.device, given.quick),
-        save=lambda found: write_json(given.out, about("benchmarks.speed") | found))
+    with results_file(given.out, "speed"):
+        run(plan_for(given.device, given.quick),
+            save=lambda found: write_json(given.out, about("benchmarks.speed") | found))
 
 
 if __name__ == "__main__":

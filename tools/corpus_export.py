@@ -9,7 +9,13 @@ import typer
 
 from tools.outputs import check_file
 from upstream.audio.corpora.common_voice import export_common_voice
-from upstream.audio.corpora.fairseq import export_fairseq, list_names, refuse_other_labels
+from upstream.audio.corpora.fairseq import (
+    DICTIONARY,
+    export_fairseq,
+    letters_without_a_place,
+    list_names,
+    refuse_other_labels,
+)
 from upstream.audio.corpora.kaldi import FILES, export_kaldi, kaldi_ids, sorted_alike
 from upstream.audio.corpora.libri_light import export_libri_light
 from upstream.audio.corpora.nemo import export_nemo
@@ -39,7 +45,7 @@ def fairseq(manifest: ManifestFile, out: Folder,
             units: Annotated[Path | None, typer.Option(metavar="DIR", help="Units for NAME.km and dict.km.txt.",
                                                        show_default=False)] = None,
             name: Annotated[str, typer.Option(help="train, valid, ...")] = "train", cut: CutAudio = False) -> None:
-    """NAME.tsv, with NAME.ltr and NAME.wrd where there are transcripts, and NAME.km of units."""
+    """NAME.tsv, with NAME.ltr, NAME.wrd and dict.ltr.txt where there are transcripts, and NAME.km of units."""
     _refuse_file(out)
     _check_name(name)
     loaded = Manifest.load(manifest)
@@ -50,13 +56,18 @@ def fairseq(manifest: ManifestFile, out: Folder,
         check_dictionaries(labels, out, name)
     refuse_others(out, [*list_names(name), *names])  # before hours of cutting
     refuse_other_labels(out, name, len(loaded), names)
+    lacking = letters_without_a_place(loaded, out)
     if cut:
         loaded = cut_audio(loaded, out / "audio" / name)
     else:
         refuse_parts(loaded)
     written = export_labels(labels, loaded, out, name) if labels is not None else []
     _say_lost(loaded, "fairseq's lists")
-    _print([*written, *export_fairseq(loaded, out, name)], loaded)
+    written += export_fairseq(loaded, out, name)
+    if lacking:
+        say(f"warning: {out / DICTIONARY} was there and lacks {' '.join(lacking)}, which fairseq will read as <unk>; "
+            "to have it made anew, remove it and export first the list that is trained on")
+    _print(written, loaded)
 
 
 @app.command("kaldi")
@@ -78,6 +89,10 @@ def kaldi(manifest: ManifestFile, out: Folder, cut: CutAudio = False) -> None:
     if others:
         say(f"note: {others:,} utterances are not in .wav files, the only ones that Kaldi's own programs read; "
             "--cut-audio writes such")
+    several = sum(u.channels > 1 for u in loaded)
+    if several:
+        say(f"note: {several:,} utterances are in files with several channels, of which Kaldi's own programs take the "
+            "first, or none where there are segments; hubertkit reads their mean, which --cut-audio writes")
     _print(written, loaded)
 
 

@@ -89,14 +89,15 @@ def tell_other_recogniser(tuned: Path | None, own: Callable[[], str | None]) -> 
 
 
 def _tell_other_model(recorded: str, recorded_hash: str | None, given: Path, tuned: Path) -> None:
-    """Say so where weights were tuned with another model: of other bytes or, where those cannot be compared, as of a
-    file with those of the same gzipped or packed, of another name."""
+    """Say so where weights were tuned with another model: of other bytes (packed, of an ARPA file of other bytes) or,
+    where those cannot be compared, as of a file with those of the same gzipped, of another name."""
     here = None if recorded_hash is None else model_hash(given)
     if here is not None and here == recorded_hash:
         return
+    kinds = {Path(recorded).suffix, Path(given).suffix}
     if not same_model(recorded, given, tuned):
         say(f"{tuned}: tuned with the language model {tuned.parent / recorded}; its weights may not suit {given}")
-    elif here is not None and Path(recorded).suffix == Path(given).suffix:
+    elif here is not None and (len(kinds) == 1 or ".ngrams" in kinds or ".gz" not in kinds):
         say(f"{tuned}: the language model {given} has changed since; its weights may not suit it")
 
 

@@ -18,10 +18,11 @@ from downstream.decode.choice import AnyDecoder, Name
 from downstream.decode.decomposition import Decomposition, Step, decompose
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses
-from downstream.decode.objective import Objective, without_language_model
+from downstream.decode.objective import Objective, Weighed, without_language_model
 from downstream.decode.pool import decode_all
 from downstream.emissions import Emissions
 from downstream.score.intervals import range_of
+from downstream.score.rates import NO_SPACES, Unit, without_spaces
 from downstream.score.references import read_references
 from downstream.text.vocabulary import spelled_as
 from tools.decode import Workers
@@ -70,6 +71,9 @@ def errors(
     nbest: Annotated[int, typer.Option(min=2, help="Candidates of an utterance that the oracle chooses from.")] = 50,
     hypotheses: Annotated[Path | None, typer.Option(help="Take apart these, decoded with the same settings, instead of "
                                                          "decoding with the language model again.")] = None,
+    characters: Annotated[bool, typer.Option("--characters", help="Count errors in characters without spaces, and "
+                                             "blame nobody: for references of scripts without spaces between "
+                                             "words.")] = False,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the tables.")] = False,
 ) -> None:
@@ -95,7 +99,9 @@ def errors(
     found = _decoded(stored, steps, workers)
     if given is not None:
         found["+ lm"] = given
-    result = _taken_apart(stored, truth, found, objective)
+    result = _taken_apart(stored, truth, found, objective, "character" if characters else "word")
+    if not characters and without_spaces(truth.values(), [h.text for h in found["+ lm"]]):
+        say(f"what was found has words less than half as long as those of the references; {NO_SPACES}")
     tell_few(result.ladder[0].interval.clusters, tested=as_json)
     if as_json:
         longest = max((len(hypothesis.nbest) for hypothesis in found["+ lm"]), default=0)
@@ -149,22 +155,29 @@ def _chosen(found: Sequence[Hypothesis], ids: Sequence[str], path: Path) -> list
 
 
 def _taken_apart(stored: Emissions, truth: dict[str, str], found: dict[str, list[Hypothesis]],
-                 objective: Objective) -> Decomposition:
-    columns, best = alphabet(stored.symbols, stored.blank), {h.id: h for h in found["+ lm"]}
-    weighed = {}
+                 objective: Objective, unit: Unit) -> Decomposition:
+    best = {h.id: h for h in found["+ lm"]}
+    weighed = {} if unit == "character" else _weighed(stored, truth, best, objective)
+    steps = {name: {h.id: h.text for h in each} for name, each in found.items()}
+    nbest = {id: [candidate.text for candidate in h.nbest] for id, h in best.items()}
+    return decompose(truth, steps, nbest, weighed, objective.vocabulary, objective.closed, unit)
+
+
+def _weighed(stored: Emissions, truth: dict[str, str], best: dict[str, Hypothesis],
+             objective: Objective) -> dict[str, tuple[Weighed, Weighed]]:
+    """Reference and found text of each utterance by the decoder's score."""
+    columns, weighed = alphabet(stored.symbols, stored.blank), {}
     with progress("weighing", len(truth)) as report:
         for done, (id, text) in enumerate(truth.items(), 1):
             reference, chosen = objective.weigh([text, best[id].text], stored.logprobs(id), columns)
             weighed[id] = (reference, chosen)
             report(done)
-    steps = {name: {h.id: h.text for h in each} for name, each in found.items()}
-    nbest = {id: [candidate.text for candidate in h.nbest] for id, h in best.items()}
-    return decompose(truth, steps, nbest, weighed, objective.vocabulary, objective.closed)
+    return weighed
 
 
 def _show(result: Decomposition) -> None:
-    console = Console()
-    ladder = Table("decoding", "WER %", "95%", "errors", "against the step before", "95%")
+    console, rate = Console(), "WER %" if result.unit == "word" else "CER %"
+    ladder = Table("decoding", rate, "95%", "errors", "against the step before", "95%")
     for step in result.ladder:
         change = ("", "") if step.change is None else (
             f"{step.change.points:+.2f}", range_of(step.change.interval.ends, "+"))
@@ -174,8 +187,9 @@ def _show(result: Decomposition) -> None:
     parts = Table("blame", "utterances", "errors", "share", "")
     for name, part in result.blamed.items():
         parts.add_row(name, str(part.utterances), str(part.errors), f"{part.errors / total:.0%}", _MEANING[name])
-    console.print(parts)
-    words = Table("words of the references", "number", "errors", "rate %")
+    if result.blamed:
+        console.print(parts)
+    words = Table(f"{result.unit}s of the references", "number", "errors", "rate %")
     words.add_row("in the vocabulary", str(result.known.words), str(result.known.errors),
                   f"{result.known.rate:.2f}")
     words.add_row("not in it", str(result.unknown.words), str(result.unknown.errors), f"{result.unknown.rate:.2f}")

@@ -22,7 +22,8 @@ def register(app: typer.Typer) -> None:
 
 def report(
     files: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="results.json of benchmarks (or their "
-                                                "folders), or hypotheses (.jsonl) with --references.")],
+                                                "folders), or hypotheses (.jsonl, or of `transcribe "
+                                                "--format json`) with --references.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.md, tables.tex and tables.csv.")] = ...,  # type: ignore[assignment]
     references: Annotated[Path | None, typer.Option(help="Of hypotheses: the manifest, or a file of `id text` "
                                                          "lines.")] = None,

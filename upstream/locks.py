@@ -37,6 +37,14 @@ def locked(run: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def watched(run: Path) -> Iterator[None]:
+    """Look into a run folder, which is refused where a process works in it now; nothing is written there."""
+    if busy(run):
+        raise _busy(run)
+    yield
+
+
+@contextlib.contextmanager
 def filling(folder: Path) -> Iterator[Path]:
     """Give a hidden folder that becomes `folder` on success and goes on failure. What a killed process left of one is
     cleared; a second process is refused.
@@ -103,11 +111,15 @@ def _lock(run: Path) -> tuple[int, bool]:
             raise BlockingIOError
     except BlockingIOError as error:
         os.close(descriptor)
-        raise BusyError(f"{run}: another process works here; wait for it or give another folder") from error
+        raise _busy(run) from error
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor, is_new
+
+
+def _busy(run: Path) -> BusyError:
+    return BusyError(f"{run}: another process works here; wait for it or give another folder")
 
 
 def _hold(descriptor: int, run: Path) -> None:

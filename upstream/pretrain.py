@@ -38,7 +38,7 @@ from upstream.device import chosen_device
 from upstream.disk import content_hash, write_json
 from upstream.errors import RecipeError, UsageError
 from upstream.keyed import keyed
-from upstream.locks import locked
+from upstream.locks import locked, watched
 from upstream.model.config import EncoderConfig
 from upstream.model.contrastive import ContrastivePrediction
 from upstream.model.encoder import Encoder
@@ -107,7 +107,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     rounds = rounds_of(recipe, configs)
     check_sources(recipe, rounds, configs)
     device = chosen_device(recipe.device)
-    with locked(out):
+    course = current()
+    with (watched if course and course.look else locked)(out):
         note_stages(out, stage_names(recipe, rounds[:until_round]), stages_read(rounds[:until_round]))
         corpus = corpus_stage(recipe, out / "corpus", say)
         trained = _to_be_trained(recipe, rounds[:until_round])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import singledispatch
 
 from benchmarks.report.document import (
@@ -81,12 +82,19 @@ def _(block: Aligned) -> str:
     above, below, marks = ["REF"], ["HYP"], ["   "]
     for reference, hypothesis in block.pairs:
         one, other = (shown(word) if word is not None else "*" for word in (reference, hypothesis))
-        width = max(len(one), len(other))
+        width = max(_width(one), _width(other))
         mark = "" if reference == hypothesis else "I" if reference is None else "D" if hypothesis is None else "S"
         for line, word in zip((above, below, marks), (one, other, mark)):
-            line.append(word.ljust(width))
+            line.append(word + " " * (width - _width(word)))
     lines = "\n".join("    " + " ".join(line).rstrip() for line in (above, below, marks))  # code by its indent
     return f"{escaped(block.title)}\n\n{lines}"
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes where all characters are as wide, as in code: Chinese, Japanese and Korean ones take
+    two, marks above and below letters and joiners none."""
+    return sum(0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(c) in "WF")
+               for c in text)
 
 
 def _points(sentences: tuple[str, ...]) -> str:

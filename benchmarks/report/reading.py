@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def objects(value: Any) -> list[dict[str, Any]]:
 
 def given_files(paths: Sequence[Path]) -> tuple[list[Path], bool]:
     """The files that are meant, and whether they are hypotheses; a folder stands for the `results.json` in it.
+    Transcripts of `transcribe --format json` are hypotheses, as for `score`.
 
     Raises:
         UsageError: no file, the same file twice, or hypotheses beside results.
@@ -76,10 +78,22 @@ def given_files(paths: Sequence[Path]) -> tuple[list[Path], bool]:
     for number, path in enumerate(files):
         if any(path.samefile(other) for other in files[:number]):
             raise UsageError(f"{path}: given twice; a file beside itself compares nothing")
-    hypotheses = [path.suffix == HYPOTHESES for path in files]
+    hypotheses = [path.suffix == HYPOTHESES or _begins_with_a_hypothesis(path) for path in files]
     if len(set(hypotheses)) > 1:
         raise UsageError(f"{files[hypotheses.index(False)]}: results beside hypotheses; make a report of each kind")
     return files, all(hypotheses)
+
+
+def _begins_with_a_hypothesis(path: Path) -> bool:
+    """Whether a file's first line is a hypothesis; results have their first brace alone on it."""
+    if not path.is_file():  # what a pipe says is said once
+        return False
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = json.loads(file.readline())
+    except (ValueError, RecursionError):  # no text, no JSON
+        return False
+    return isinstance(first, dict) and {"id", "text"} <= first.keys()
 
 
 def read_all(files: Sequence[Path]) -> list[Results]:

@@ -31,9 +31,9 @@ from downstream.decode.look_ahead import best_below
 from downstream.decode.word_model import check_language_model
 from downstream.given_files import check_lasting
 from downstream.lm.array_file import holds_arrays
-from downstream.lm.arrays import NgramArrays, arpa_hash_of, pack, packed_from
+from downstream.lm.arrays import NgramArrays, arpa_hash_of, model_hash, pack, packed_from
 from downstream.user_cache import cache_folder
-from upstream.disk import content_hash, file_hash
+from upstream.disk import content_hash
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
 
@@ -172,7 +172,7 @@ def load_arrays(path: Path) -> NgramArrays:
     if holds_arrays(path):
         _tell_outdated(path)
         return _with_words(path, path)
-    digest = file_hash(path)
+    digest = str(model_hash(path))  # of files that a command has noted, known already
     arrays = _arrays_of(path, digest)
     with progress(f"packing {path.name}", 1) as report:
         pack(path, arrays, report, say, digest)
@@ -265,7 +265,7 @@ def _tell_outdated(path: Path) -> None:
     beside = [arpa for arpa in (path.with_name(stem + end) for end in (".arpa", ".arpa.gz")) if arpa.is_file()]
     newer = [arpa for arpa in beside if arpa.stat().st_mtime_ns > path.stat().st_mtime_ns]
     made_of = arpa_hash_of(path)
-    if newer and made_of and made_of not in map(file_hash, beside):
+    if newer and made_of and made_of not in map(model_hash, beside):
         say(f"warning: {path} was made of another model than {newer[0]}, which is newer: give that file to decode with "
             "it, or make the arrays anew with `hubertkit lm pack`")
 

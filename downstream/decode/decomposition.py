@@ -19,6 +19,9 @@ errors of an utterance are put down to one of
   - `both`: each of them prefers what was found, or the two texts are worth the same.
 
 Every wrong utterance has exactly one blame, so the parts add up to the word errors.
+
+Where errors are counted in characters, since references have no spaces between words, nobody is blamed: what the
+language model says of a reference depends on where its words end, which nothing tells.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ import numpy as np
 
 from downstream.decode.objective import Weighed
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
-from downstream.score.rates import compared_words, word_errors
+from downstream.score.rates import Unit, compared_words, word_errors
 from downstream.score.significance import Difference, paired_difference
 from upstream.errors import InputError
 
@@ -85,10 +88,13 @@ class Decomposition:
     Attributes:
         words: in the references.
         ladder: in the order in which the steps were given, then the oracle.
-        blamed: the word errors of the last step before the oracle, by blame; the parts add up to them.
+        blamed: the word errors of the last step before the oracle, by blame; the parts add up to them. Empty where
+            errors are counted in characters.
         known, unknown: the words of the references inside and outside of the vocabulary. Their errors and `insertions`
             add up to the same number.
         insertions: words found where the reference has none.
+        unit: that errors are counted in; with `character` words are characters, inside of the vocabulary where any word
+            of it has them.
     """
 
     words: int
@@ -97,6 +103,7 @@ class Decomposition:
     known: Words
     unknown: Words
     insertions: int
+    unit: Unit = "word"
 
 
 def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame | None:
@@ -120,40 +127,42 @@ def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame |
 
 def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, str]],
               nbest: Mapping[str, Sequence[str]], weighed: Mapping[str, tuple[Weighed, Weighed]],
-              vocabulary: Collection[str], closed: bool = False) -> Decomposition:
+              vocabulary: Collection[str], closed: bool = False, unit: Unit = "word") -> Decomposition:
     """Take the word errors of a decoding apart.
 
     Args:
         references: {id: text}.
         steps: {name: {id: text}} from the simplest decoding to the one that is taken apart, the last.
         nbest: {id: texts} that the last one listed; the text it chose counts as listed.
-        weighed: {id: (reference, found)} by the score of the last one.
+        weighed: {id: (reference, found)} by the score of the last one; nothing where characters are counted.
         vocabulary: words that the language model (or the lexicon) knows.
         closed: whether the decoder can find no other words.
+        unit: that errors are counted in; `character` for references without spaces between words.
 
     Raises:
         InputError: no words in the references, or an utterance without a hypothesis, a list or scores.
     """
     ids = tuple(references)
-    for what, there in (*steps.items(), ("n-best", nbest), ("weighed", weighed)):
+    for what, there in (*steps.items(), ("n-best", nbest), *([("weighed", weighed)] if unit == "word" else [])):
         missing = next((id for id in ids if id not in there), None)
         if missing is not None:
             raise InputError(f"{missing}: nothing from {what!r}; decode every utterance that has a reference")
-    words = np.asarray([len(references[id].split()) for id in ids], dtype=np.int64)
+    words = np.asarray([len(compared_words(references[id], unit)) for id in ids], dtype=np.int64)
     if not words.sum():
         raise InputError(f"all {len(ids)} references are empty: a word error rate needs words")
     found = list(steps.values())[-1]
-    errors = {name: [word_errors(references[id], texts[id]) for id in ids] for name, texts in steps.items()}
-    errors["oracle"] = [oracle_errors(references[id], (found[id], *nbest[id])) for id in ids]
+    errors = {name: [word_errors(references[id], texts[id], unit) for id in ids] for name, texts in steps.items()}
+    errors["oracle"] = [oracle_errors(references[id], (found[id], *nbest[id]), unit) for id in ids]
     known, counts = frozenset(vocabulary), [np.asarray(each, dtype=np.int64) for each in errors.values()]
-    return Decomposition(int(words.sum()), tuple(map(_step, errors, counts, [None, *counts], repeat(words))),
-                         _blamed(ids, references, errors[list(steps)[-1]], weighed, known if closed else None),
-                         *_by_vocabulary(references, found, known))
+    blamed = {} if unit == "character" else _blamed(ids, references, errors[list(steps)[-1]], weighed,
+                                                    known if closed else None)
+    return Decomposition(int(words.sum()), tuple(map(_step, errors, counts, [None, *counts], repeat(words))), blamed,
+                         *_by_vocabulary(references, found, known, unit), unit)
 
 
-def oracle_errors(reference: str, texts: Iterable[str]) -> int:
+def oracle_errors(reference: str, texts: Iterable[str], unit: Unit = "word") -> int:
     """Word errors of the text of a list that has the fewest."""
-    return min(word_errors(reference, text) for text in texts)
+    return min(word_errors(reference, text, unit) for text in texts)
 
 
 def _step(name: str, errors: np.ndarray, before: np.ndarray | None, words: np.ndarray) -> Step:
@@ -173,16 +182,19 @@ def _blamed(ids: Sequence[str], references: Mapping[str, str], errors: Sequence[
     return {name: Part(len(each), sum(each)) for name, each in parts.items()}
 
 
-def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str],
-                   known: frozenset[str]) -> tuple[Words, Words, int]:
+def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str], known: frozenset[str],
+                   unit: Unit) -> tuple[Words, Words, int]:
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
+    if unit == "character":
+        known = frozenset(compared_words(" ".join(known), unit))
     words, errors, insertions = [0, 0], [0, 0], 0  # unknown, known
     for id, text in references.items():
-        truth = text.split()  # in the form in which the vocabulary may have them
+        # words in the form in which the vocabulary may have them
+        truth = text.split() if unit == "word" else compared_words(text, unit)
         for word in truth:
             words[word in known] += 1
-        for edit in Levenshtein.editops(compared_words(text), compared_words(found[id])):
+        for edit in Levenshtein.editops(compared_words(text, unit), compared_words(found[id], unit)):
             if edit.tag == "insert":
                 insertions += 1
             else:

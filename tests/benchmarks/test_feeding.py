@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
+from full_disk import files_up_to
 
 from benchmarks import feeding
 from benchmarks.results import read_results
@@ -30,6 +31,15 @@ def test_every_source_is_measured(folder, tmp_path, capsys, monkeypatch):
     assert all(r["audio_seconds_per_second"] > 0 for r in found["rows"])
     assert found["minutes"] == pytest.approx(12 / 60, abs=0.05)
     assert 0 <= found["discarded"] < 0.5
+
+
+def test_a_full_disk_leaves_no_format_out(folder, tmp_path, capsys):
+    """It was taken for a libsndfile that cannot write FLAC, and what was left was measured."""
+    with files_up_to(20_000):
+        assert run(["bench", "feeding", str(folder), "--out", str(tmp_path / "f.json")]) == 1
+    said = capsys.readouterr().err
+    assert "0.flac: the file is larger than is allowed here" in said
+    assert not (tmp_path / "f.json").exists()
 
 
 def test_formats_hold_the_same_speech(folder, tmp_path):

@@ -1,6 +1,7 @@
 """The comparison of ranks, tiny: one, two that share, two apart, each beside one."""
 
 import pytest
+from full_disk import files_up_to
 
 from benchmarks.ranks import Plan, run, sums
 from benchmarks.results import check
@@ -25,6 +26,15 @@ def test_one_rank_two_ranks_and_two_trainings_apart_are_measured():
            "versions": {"python": "3", "torch": "2"}, "command": "x", **found}, "rows")
     assert found["sums"]["messages_ms"] > 0
     assert said[0] == "turn 1 of 1: ranks of one training, 1 of them"
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys):
+    """A traceback of soundfile's, which does not say why it cannot write."""
+    with files_up_to(20_000):
+        assert main(["bench", "ranks", "--out", str(tmp_path / "r.json")]) == 1
+    said = capsys.readouterr().err
+    assert "u000.flac: the file is larger than is allowed here" in said
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_too_few_updates_are_refused(tmp_path, capsys):

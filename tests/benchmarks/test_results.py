@@ -1,3 +1,4 @@
+import errno
 import json
 import sys
 from dataclasses import replace
@@ -8,13 +9,14 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from benchmarks import kmeans, scale, speed
 from benchmarks.low_resource import Grid, _report
 from benchmarks.low_resource_checks import Planned, check_finetunings, pretrain_recipe
 from benchmarks.low_resource_recipe import SHIPPED, Cell, LowResourceRecipe, parse_cell
 from benchmarks.low_resource_scratch import scratch_encoder
 from benchmarks.low_resource_table import COLUMNS
 from benchmarks.over_seeds import Tally
-from benchmarks.results import check, read_results, refuse_other_results, write_results
+from benchmarks.results import check, read_results, refuse_other_results, results_file, write_results
 from tools.demo import show
 from tools.main import run
 from upstream.audio import import_folder
@@ -335,3 +337,30 @@ def test_results_of_the_same_benchmark_may_be_replaced(tmp_path):
     refuse_other_results(tmp_path / "none.json", "low-resource")
     with pytest.raises(UsageError, match="of the benchmark low-resource"):
         refuse_other_results(tmp_path / "results.json", "speed")
+
+
+@pytest.mark.parametrize("module", [kmeans, scale, speed])
+def test_a_module_that_is_run_by_itself_replaces_no_other_results_either(tmp_path, monkeypatch, capsys, module):
+    """`python -m benchmarks.speed --out FILE` wrote over whatever was there, after the work."""
+    monkeypatch.setattr(module, "run", None)  # it is not reached
+    for content, says in ((THERE["another benchmark"], "is there already and of the benchmark other"),
+                          (None, "a folder; give the name of a file")):
+        out = tmp_path / ("folder" if content is None else "results.json")
+        out.mkdir() if content is None else out.write_text(content)
+        monkeypatch.setattr(sys, "argv", ["module", "--out", str(out)])
+        with pytest.raises(SystemExit) as end:
+            module.main()
+        said = capsys.readouterr().err
+        assert (end.value.code, said.count("\n"), says in said) == (2, 1, True)
+    assert (tmp_path / "results.json").read_text() == THERE["another benchmark"]
+
+
+def test_what_goes_wrong_in_a_module_that_is_run_by_itself_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["module"])
+    with pytest.raises(SystemExit) as end, results_file(tmp_path / "results.json", "speed"):
+        raise OSError(errno.ENOSPC, "no space")
+    said = capsys.readouterr().err
+    assert (end.value.code, said) == (1, f"module: {tmp_path / 'results.json'}: the disk is full; free some space and "
+                                         "run the same command again\n")
+    with results_file(tmp_path / "results.json", "speed"):
+        pass

@@ -258,6 +258,31 @@ def test_an_export_says_what_is_lost(capsys, manifest, tmp_path):
                                                   tmp_path / "b")[2]
 
 
+def test_letters_that_the_dictionary_of_a_folder_lacks_are_told(capsys, manifest, tmp_path):
+    whole = Manifest.load(manifest)
+    whole.with_texts(["MORE"] * 6).save(tmp_path / "n.arrow")
+    words = ("export", "fairseq", tmp_path / "n.arrow", "--out", tmp_path / "a")
+    code, out, err = call(capsys, *words)
+    assert (code, str(tmp_path / "a" / "dict.ltr.txt") in out, "<unk>" in err) == (0, True, False)
+    code, _, err = call(capsys, "export", "fairseq", manifest, "--out", tmp_path / "a", "--name", "valid")
+    assert (code, "dict.ltr.txt was there and lacks D S W, which fairseq will read as <unk>" in err) == (0, True)
+    assert (tmp_path / "a" / "dict.ltr.txt").read_text() == "E 6\nM 6\nO 6\nR 6\n| 6\n"
+
+
+def test_an_export_says_that_kaldi_takes_one_channel_where_we_take_the_mean(capsys, tmp_path):
+    """Stereo recordings were listed without a word: Kaldi's programs read the first channel of them."""
+    (tmp_path / "audio").mkdir()
+    left, right = np.full(1600, 0.25), np.full(1600, -0.5)
+    soundfile.write(tmp_path / "audio" / "a.wav", np.stack([left, right], axis=1), 16_000)
+    soundfile.write(tmp_path / "audio" / "b.wav", left, 16_000)
+    assert call(capsys, "import", "folder", tmp_path / "audio", "--out", tmp_path / "m.arrow")[0] == 0
+    code, _, err = call(capsys, "export", "kaldi", tmp_path / "m.arrow", "--out", tmp_path / "k")
+    assert (code, "note: 1 utterances are in files with several channels" in err) == (0, True)
+    code, _, err = call(capsys, "export", "kaldi", tmp_path / "m.arrow", "--out", tmp_path / "cut", "--cut-audio")
+    assert (code, "channels" in err) == (0, False)
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "cut" / "audio" / "a.wav")[0], np.full(1600, -0.125))
+
+
 def test_an_import_does_not_replace_the_corpus(capsys, manifest, tmp_path):
     """A shard of Hugging Face ends in .parquet as manifests may: its audio was gone."""
     shards = tmp_path / "shards"

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.emissions import Emissions, EmissionsWriter
+from downstream.lm.arrays import model_hash, pack
 from downstream.score.references import read_references
 from tools import decode, main, score
 from tools.decoder_options import choice_of, noted_model, same_model
@@ -215,6 +216,16 @@ def test_hypotheses_say_what_made_them(app, data, lm, tmp_path, capsys):
     shown = capsys.readouterr()
     assert "provenance" not in json.loads(shown.out)
     assert "hyps.jsonl.json: is not of hyps.jsonl as it is now" in shown.err
+
+
+def test_a_language_model_is_read_once_for_its_hash(app, data, lm, tmp_path, monkeypatch):
+    """Of 3 GB each reading takes seconds: `decode` read it for what it notes, and again for its arrays."""
+    read = []
+    for module in ("downstream.lm.arrays", "downstream.decode.batched"):
+        monkeypatch.setattr(f"{module}.file_hash", lambda path: read.append(Path(path)) or file_hash(path),
+                            raising=False)
+    run(app, "decode", data / "dev", "--out", tmp_path / "hyps.jsonl", "--lm", lm, "--workers", 1)
+    assert read == [Path(lm)]
 
 
 def test_hypotheses_of_a_recipe_say_what_made_them(app, data, lm, tmp_path):
@@ -450,4 +461,25 @@ def test_weights_tuned_with_another_language_model_are_told_of(tmp_path, capsys)
     choice_of(lm=tmp_path / "other.arpa", tuned=tuned)
     said = capsys.readouterr().err
     assert "lm.arpa.gz; its weights may not suit" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("first", "then"), [("lm.arpa", "lm.ngrams"), ("lm.arpa.gz", "lm.ngrams"),
+                                             ("lm.ngrams", "lm.arpa"), ("lm.ngrams", "lm.arpa.gz")])
+def test_arrays_of_another_model_than_weights_were_tuned_with_are_told_of(tmp_path, capsys, first, then):
+    """An ARPA file and arrays of its name were taken for one model, whatever the arrays were made of."""
+    arrays, tuned, text = tmp_path / "lm.ngrams", tmp_path / "tuned.json", gzip.decompress(LM.read_bytes())
+    arpa = tmp_path / (then if first == "lm.ngrams" else first)
+    arpa.write_bytes(LM.read_bytes() if arpa.suffix == ".gz" else text)
+    pack(arpa, arrays)
+    tuned.write_text(json.dumps({"lm_weight": 1, "word_score": 0, "lm": first,
+                                 "lm_sha256": model_hash(tmp_path / first)}))
+    choice_of(lm=tmp_path / then, tuned=tuned)
+    assert capsys.readouterr().err == ""
+    arpa.write_bytes(gzip.compress(text + b"\n") if arpa.suffix == ".gz" else text + b"\n")
+    if then == "lm.ngrams":
+        pack(arpa, arrays)
+    choice_of(lm=tmp_path / then, tuned=tuned)
+    said = capsys.readouterr().err
+    assert f"{then} has changed since; its weights may not suit it" in said
     assert said.count("\n") == 1

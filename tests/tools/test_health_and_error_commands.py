@@ -96,6 +96,28 @@ def test_closed_decoders_have_a_step_more_and_errors_of_the_vocabulary(data, cap
     assert sum(part["errors"] for part in found["blamed"].values()) == found["ladder"][3]["errors"]
 
 
+def test_errors_of_references_without_spaces_are_counted_by_characters(data, capsys, tmp_path):
+    """Each reference was one word, and each of its utterances wrong."""
+    unspaced, found = tmp_path / "unspaced.txt", []
+    lines = [line.split("\t") for line in (data / "dev.txt").read_text().splitlines()]
+    unspaced.write_text("".join(f"{id}\t{text.replace(' ', '')}\n" for id, text in lines))
+    command = ["errors", str(data / "dev"), "--lm", LM, "--decoder", "beam", "--beam", "20", "--workers", "1"]
+    for references, options in ((data / "dev.txt", ["--characters"]), (unspaced, ["--characters"]), (unspaced, [])):
+        assert run([*command, "--references", str(references), *options, "--json"]) == 0
+        shown = capsys.readouterr()
+        assert ("take --characters" in shown.err) == (not options)
+        found.append(json.loads(shown.out))
+    assert found[0] == found[1]
+    assert (found[0]["unit"], found[0]["blamed"], found[2]["unit"]) == ("character", {}, "word")
+    assert found[0]["words"] == sum(len(text.replace(" ", "")) for _, text in lines) == found[0]["known"]["words"]
+    assert found[0]["ladder"][0]["wer"] < 20 < 500 < found[2]["ladder"][0]["wer"]
+    parts = ("known", "unknown")
+    assert sum(found[0][part]["errors"] for part in parts) + found[0]["insertions"] == found[0]["ladder"][2]["errors"]
+    assert run([*command, "--references", str(unspaced), "--characters"]) == 0
+    table = capsys.readouterr().out
+    assert ("CER %" in table, "characters of the refer" in table, "blame" in table) == (True, True, False)
+
+
 @pytest.mark.parametrize("order", [1, pytest.param(3, marks=pytest.mark.processes), 7])
 def test_errors_and_info_take_every_order_that_batched_takes(data, capsys, tmp_path, order):
     """KenLM's Python package reads orders 2 to 6; of others `errors` and `lm info` said no more than that."""

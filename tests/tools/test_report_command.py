@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from downstream.captions import SpokenWord, Transcript, as_json
 from tools.main import run
 from upstream.audio.manifest import Manifest, Utterance
 
@@ -48,6 +49,22 @@ def test_numbers_of_hypotheses_are_those_of_score(data, capsys):
             assert float(row[f"p_value{suffix}"]) == scored["difference"][f"{row['rate']}_p_value"]
             ends = [float(row[f"difference_interval{suffix}_{end}"]) for end in ("low", "high")]
             assert ends == scored["difference"][f"{row['rate']}_interval"]
+
+
+def test_transcripts_are_hypotheses_whatever_their_name(data, capsys):
+    """`transcribe --format json` writes NAME.json, which was refused as results without a format."""
+    files = [data / "one.json", data / "two.json"]
+    for path in files:
+        path.write_text("".join(as_json(Transcript(f"{one['id']}.wav", tuple(
+            SpokenWord(word, i, i + 1.0, 0.5) for i, word in enumerate(one["text"].split())), 9.0, one["id"]))
+            for one in map(json.loads, path.with_suffix(".jsonl").read_text().splitlines())))
+    for ending, place in ((".json", "a"), (".jsonl", "b")):
+        given = [str(path.with_suffix(ending)) for path in files]
+        assert run(["report", *given, "--references", str(data / "test.arrow"), "--out", str(data / place)]) == 0
+    assert (data / "a" / "tables.csv").read_text() == (data / "b" / "tables.csv").read_text()
+    capsys.readouterr()
+    assert run(["report", str(files[0]), "--out", str(data / "out")]) == 2
+    assert "one.json: hypotheses need --references" in capsys.readouterr().err
 
 
 def test_a_folder_stands_for_its_results_and_the_report_may_lie_beside_them(tmp_path, capsys):

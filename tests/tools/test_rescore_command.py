@@ -91,6 +91,24 @@ def test_weights_tuned_on_dev_rank_another_set(kind, data, request, tmp_path, ca
         assert [c.score for c in new.nbest] == sorted((c.score for c in new.nbest), reverse=True)
 
 
+def test_references_without_spaces_are_tuned_on_by_characters(data, own, tmp_path, capsys):
+    """Each was one word, which every candidate had wrong: all weights were worth the same."""
+    spaced, unspaced, found = tmp_path / "spaced.txt", tmp_path / "unspaced.txt", []
+    spaced.write_text((data / "dev.txt").read_text().replace("THE", "THA"))  # an error, whatever the weights
+    lines = [line.split("\t") for line in spaced.read_text().splitlines()]
+    unspaced.write_text("".join(f"{id}\t{text.replace(' ', '')}\n" for id, text in lines))
+    for references, options in ((spaced, ["--characters"]), (unspaced, ["--characters"]), (unspaced, [])):
+        capsys.readouterr()
+        assert run(["rescore-tune", str(data / "dev.jsonl"), "--references", str(references), "--model", str(own),
+                    "--out", str(tmp_path / "tuned.json"), *options]) == 0
+        shown = capsys.readouterr()
+        assert (("CER" in shown.out), ("take --characters" in shown.err)) == (bool(options), not options)
+        found.append(json.loads((tmp_path / "tuned.json").read_text()))
+    assert found[0] == found[1]
+    assert (found[0]["unit"], found[2]["unit"]) == ("character", "word")
+    assert 0 < found[0]["wer"] < 30 < 100 < found[2]["wer"]
+
+
 def test_weights_may_be_given(data, own, tmp_path):
     out = tmp_path / "out.jsonl"
     assert run(["rescore", str(data / "dev.jsonl"), "--model", str(own), "--out", str(out), "--lm-weight", "0",

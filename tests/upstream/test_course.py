@@ -12,7 +12,8 @@ from upstream import trial
 from upstream.audio.corpora.folder import import_folder
 from upstream.course import Course, current, following
 from upstream.disk import folder_bytes
-from upstream.errors import InputError, UsageError
+from upstream.errors import BusyError, InputError, UsageError
+from upstream.locks import LOCK, locked
 from upstream.outlook import outlook
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, rounds_of
@@ -305,6 +306,18 @@ def test_an_outlook_says_what_would_be_done_and_does_nothing(recordings, run, tm
     assert found[3].why == "mask.span 5 -> 4; training.updates 2 -> 3"
     assert found[4].why == "on round1/encoder"
     assert all(f.seconds is not None for f in found)
+
+
+def test_an_outlook_leaves_no_lock_behind(recordings, run, tmp_path):
+    """`--dry-run` in a folder that was there already left a `.lock` in it."""
+    (tmp_path / "empty").mkdir()
+    assert set(state(tmp_path / "empty", recipe(recordings)).values()) == {("to do", "")}
+    assert list((tmp_path / "empty").iterdir()) == []
+    (run / LOCK).unlink(missing_ok=True)
+    assert set(state(run, recipe(recordings)).values()) == {("done", "")}
+    assert not (run / LOCK).exists()
+    with locked(run), pytest.raises(BusyError, match="another process works here"):
+        outlook(recipe(recordings), run)
 
 
 def test_nothing_waits_for_a_quality_and_only_what_is_made_of_a_stage_waits_for_it(recordings, run, tmp_path):

@@ -93,6 +93,14 @@ def test_two_files_side_by_side(write):
     assert "No errors." in [s for b in blocks(found, Points) for s in b.sentences]
 
 
+def test_wide_letters_and_marks_above_letters_stay_below_each_other(write):
+    """Chinese letters take two columns, and the vowel above the Thai one none: they were counted as one each."""
+    found = report([write("first", {"a": "好 THE กน ไป"})], References({"a": "你好 THE กิน ไป"}, None), "word", 0)
+    assert ("    REF 你好 THE กิน ไป\n"
+            "    HYP 好   THE กน ไป\n"
+            "        S        S") in markdown(found)
+
+
 def test_what_made_hypotheses_is_told_and_what_was_tuned_on_the_test_set(write, tmp_path):
     tuned = tmp_path / "tuned.json"
     tuned.write_text(json.dumps({"manifest_hash": "m", "on_edge": ["word_score"]}))

@@ -65,6 +65,15 @@ def test_an_example_by_hand():
     assert (closed.blamed["vocabulary"], closed.blamed["both"]) == (Part(1, 2), none)
 
 
+def test_characters_by_hand():
+    """Of A B C D and not Z is the vocabulary. CAB found as C B lacks A; of DZ as D EE Z is an E, and one is more."""
+    references, found = {"a": "CAB", "b": "DZ"}, {"a": "C B", "b": "D EE"}
+    result = decompose(references, {"+ lm": found}, {"a": ["CA B"], "b": []}, {}, {"AB", "CD"}, unit="character")
+    assert [(s.name, s.errors, s.wer) for s in result.ladder] == [("+ lm", 3, 60.0), ("oracle", 2, 40.0)]
+    assert (result.words, result.blamed, result.unit) == (5, {}, "character")
+    assert (result.known, result.unknown, result.insertions) == (Words(4, 1), Words(1, 1), 1)
+
+
 TEXT = st.lists(st.sampled_from("ABZ"), max_size=4).map(" ".join)
 PARTS = st.tuples(st.floats(-50, 0), st.floats(-50, 0))
 UTTERANCE = st.tuples(TEXT, TEXT, TEXT, st.lists(TEXT, max_size=4), PARTS, PARTS)

@@ -13,7 +13,7 @@ from upstream.audio import Manifest, Utterance, read
 from upstream.audio.containers import open_audio
 from upstream.audio.corpora import probing
 from upstream.audio.corpora.common_voice import import_common_voice
-from upstream.audio.corpora.fairseq import export_fairseq, import_fairseq, letters_of
+from upstream.audio.corpora.fairseq import export_fairseq, import_fairseq, letters_of, letters_without_a_place
 from upstream.audio.corpora.kaldi import export_kaldi, import_kaldi
 from upstream.audio.corpora.libri_light import import_libri_light
 from upstream.audio.corpora.nemo import export_nemo, import_nemo
@@ -59,7 +59,7 @@ def same(found, expected, **changes):
 class TestFairseq:
     def test_a_list_goes_out_and_comes_back(self, whole, tmp_path):
         files = export_fairseq(whole, tmp_path / "out", "valid")
-        assert [p.name for p in files] == ["valid.ids", "valid.wrd", "valid.ltr", "valid.tsv"]
+        assert [p.name for p in files] == ["dict.ltr.txt", "valid.ids", "valid.wrd", "valid.ltr", "valid.tsv"]
         same(import_fairseq(tmp_path / "out" / "valid.tsv"), whole, speaker=None)
 
     def test_the_files_are_those_that_fairseq_reads(self, whole, tmp_path):
@@ -69,6 +69,24 @@ class TestFairseq:
                          "s1/s1-3.wav\t1003"]
         assert (tmp_path / "train.ltr").read_text().splitlines() == ["A | B A D | D A Y |", "", "I T ' S |",
                                                                      "T W O | W O R D S |"]
+
+    def test_the_dictionary_has_the_most_frequent_letters_first(self, whole, tmp_path):
+        """It was not written, and fairseq's fine-tuning ends without one."""
+        export_fairseq(whole, tmp_path)
+        assert (tmp_path / "dict.ltr.txt").read_text() == (
+            "| 6\nA 3\nD 3\nO 2\nS 2\nT 2\nW 2\n' 1\nB 1\nI 1\nR 1\nY 1\n")
+
+    def test_a_dictionary_that_is_there_stays_and_what_it_lacks_is_known(self, whole, tmp_path):
+        """A model may have been trained on its order, or another program may have written it."""
+        assert letters_without_a_place(whole, tmp_path) == []
+        (tmp_path / "dict.ltr.txt").write_text("| 94802\nD 51860\nA 38431\n")
+        assert letters_without_a_place(whole.select([0]), tmp_path) == ["B", "Y"]
+        assert "dict.ltr.txt" not in [path.name for path in export_fairseq(whole, tmp_path)]
+        assert (tmp_path / "dict.ltr.txt").read_text() == "| 94802\nD 51860\nA 38431\n"
+
+    def test_no_transcripts_make_no_dictionary(self, whole, tmp_path):
+        export_fairseq(whole.select([1]), tmp_path)
+        assert not (tmp_path / "dict.ltr.txt").exists()
 
     def test_letters_by_hand(self):
         assert letters_of("A BAD") == "A | B A D |"

@@ -89,7 +89,14 @@ class TestTar:
         with pytest.raises(UsageError, match="no such tar"):
             import_tar(tmp_path / "none.tar")
 
-    @pytest.mark.parametrize("name", ["1.tar.gz", "1.tgz", "deep/1.tar.zst", "1.tar.bz2", "1.txz"])
+    def test_suffixes_in_upper_case_are_shards_too(self, tmp_path):
+        """They were passed over without a word."""
+        tar_of(tmp_path / "0.tar", {"a.flac": content(800)})
+        tar_of(tmp_path / "1.TAR", {"b.flac": content(900)})
+        (tmp_path / "1.TAR.GZ").write_bytes(b"what 1.TAR was unpacked of")
+        assert import_tar(tmp_path).ids == ["a", "b"]
+
+    @pytest.mark.parametrize("name", ["1.tar.gz", "1.tgz", "deep/1.tar.zst", "1.tar.bz2", "1.txz", "1.TAR.GZ", "1.TGZ"])
     def test_a_compressed_shard_in_a_folder_is_refused(self, tmp_path, name):
         """Beside others it was left out without a word."""
         tar_of(tmp_path / "s" / "0.tar", {"a.flac": content(800)})
@@ -111,6 +118,11 @@ class TestTar:
 
 
 class TestParquet:
+    def test_a_suffix_in_upper_case_is_read_too(self, tmp_path):
+        self.written(tmp_path / "a.parquet", 2)
+        self.written(tmp_path / "B.PARQUET", 3)
+        assert len(import_parquet(tmp_path, tmp_path / "extracted").ids) == 5
+
     def written(self, path, rows=6, repeated=False, **options):
         path.parent.mkdir(parents=True, exist_ok=True)
         audio_ = [{"bytes": content(600 if repeated else 600 + i), "path": f"{i}.flac"} for i in range(rows)]

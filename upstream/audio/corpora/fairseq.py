@@ -1,5 +1,6 @@
 """fairseq's lists: a `.tsv` whose first line is a folder and whose others are `PATH<tab>SAMPLES`, with the transcripts
-in a `.ltr` (letters) or `.wrd` (words) file of the same name beside it, one line for each file of the list.
+in a `.ltr` (letters) or `.wrd` (words) file of the same name beside it, one line for each file of the list, and the
+letters in `dict.ltr.txt`.
 
 An `.ids` file beside them, a line each, is ours: fairseq does not look at it, and knows no ids.
 """
@@ -9,7 +10,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from upstream.audio.corpora.lines import ids_of, lines_of
@@ -19,6 +21,7 @@ from upstream.claims import claim, refuse_others, remove
 from upstream.disk import disk_errors, writing
 from upstream.errors import InputError
 
+DICTIONARY = "dict.ltr.txt"  # one for all lists of a folder, as fairseq's fine-tuning reads it
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
@@ -53,11 +56,13 @@ def import_fairseq(src: Path, root: Path | None = None, skip: Skip | None = None
 
 
 def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> list[Path]:
-    """Write `NAME.tsv`, `NAME.ids` and, where there are transcripts, `NAME.ltr` and `NAME.wrd`; the `.tsv` last.
+    """Write `NAME.tsv`, `NAME.ids` and, where there are transcripts, `NAME.ltr`, `NAME.wrd` and `dict.ltr.txt`; the
+    `.tsv` last.
 
     The utterances must be whole files at 16 kHz, which is all that fairseq reads: `whole_files` sees to that.
 
-    Transcripts of an earlier list of this name, which would be read as those of this one, are removed.
+    Transcripts of an earlier list of this name, which would be read as those of this one, are removed. A dictionary
+    that is there stays: a model may have been trained on its order (see `letters_without_a_place`).
 
     Raises:
         InputError: a path that a list cannot hold; labels (`NAME.km`) of another list of this name are there, or a list
@@ -76,9 +81,23 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
     files[".tsv"] = [root, *(f"{os.path.relpath(p, root)}\t{u.samples}" for p, u in zip(paths, rows))]
     refuse_other_labels(folder, name, len(rows))
     refuse_others(folder, list_names(name))
-    claim(folder, [f"{name}{suffix}" for suffix in files])
+    named = {f"{name}{suffix}": lines for suffix, lines in files.items()}
+    if any(texts) and not (folder / DICTIONARY).exists():
+        named = {DICTIONARY: _dictionary(files[".ltr"]), **named}
+    claim(folder, list(named))
     remove(folder, (f"{name}{suffix}" for suffix in {".wrd", ".ltr"} - files.keys()))
-    return [write_lines(folder / f"{name}{suffix}", lines) for suffix, lines in files.items()]
+    return [write_lines(folder / file, lines) for file, lines in named.items()]
+
+
+def letters_without_a_place(manifest: Manifest, folder: Path) -> list[str]:
+    """The letters of the transcripts, sorted, that the folder's `dict.ltr.txt` lacks, so that fairseq takes them for
+    `<unk>`; none where there is no dictionary yet. Raises InputError where it is no text."""
+    path = folder / DICTIONARY
+    if not path.exists():
+        return []
+    known = {line.rpartition(" ")[0] for _, line in lines_of(path)}
+    used = {letter for text in manifest.texts for letter in letters_of(" ".join((text or "").split())).split()}
+    return sorted(used - known)
 
 
 def list_names(name: str) -> list[str]:
@@ -114,6 +133,13 @@ def write_lines(path: Path, lines: Sequence[str]) -> Path:
     with disk_errors(path), writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
     return path
+
+
+def _dictionary(lines: Iterable[str]) -> list[str]:
+    """`SYMBOL COUNT` of each letter, the most frequent first, ties by letter, as fairseq-preprocess writes it, but
+    without the symbols that it makes up to fill eights."""
+    counts = Counter(letter for line in lines for letter in line.split())
+    return [f"{letter} {count}" for letter, count in sorted(counts.items(), key=lambda x: (-x[1], x[0]))]
 
 
 def _spelt(letters: str) -> str:

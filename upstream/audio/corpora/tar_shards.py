@@ -110,10 +110,11 @@ def _shards_below(folder: Path, bad: BadFiles) -> list[Path]:
     names = (".tar", *(f".tar{ending}" for ending in COMPRESSED), *SHORT_NAMES)
     found = sorted(files_below(folder, names, bad.folder))
     bad.refuse()
-    shards = [path for path in found if path.suffix == ".tar"]
-    unpacked = set(shards)
+    shards = [path for path in found if path.suffix.lower() == ".tar"]
+    unpacked = {(path.parent, path.stem) for path in shards}
     for path in found:
-        if path.suffix != ".tar" and not {path.with_suffix(""), path.with_suffix(".tar")} & unpacked:
+        name = path.stem if path.suffix.lower() in SHORT_NAMES else path.with_suffix("").stem
+        if path.suffix.lower() != ".tar" and (path.parent, name) not in unpacked:
             bad.add(path.stem, path, UNREADABLE)
     bad.refuse(f"{UNPACK}, or leave such tars out with --skip-bad")
     return shards

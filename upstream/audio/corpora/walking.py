@@ -36,8 +36,10 @@ def walk(top: Path, unreadable: Unreadable) -> Iterator[tuple[Path, list[str]]]:
 
 
 def files_below(top: Path, suffix: str | tuple[str, ...], unreadable: Unreadable) -> Iterator[Path]:
-    """Files whose names end so, or in one of these ways, at any depth; `unreadable` as for `walk`."""
-    yield from (folder / name for folder, names in walk(top, unreadable) for name in names if name.endswith(suffix))
+    """Files whose names end so, or in one of these ways (lower case), however the names have it, at any depth;
+    `unreadable` as for `walk`."""
+    yield from (folder / name for folder, names in walk(top, unreadable) for name in names
+                if name.lower().endswith(suffix))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
