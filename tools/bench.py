@@ -43,9 +43,10 @@ from benchmarks.speed import run as run_speed
 from benchmarks.teachers import recordings_of
 from benchmarks.teachers import run as run_teachers
 from downstream.decode.choice import check_device
+from downstream.decode.tuned import choice_of, tell_other_recogniser
 from downstream.recogniser import load_recogniser, recogniser_hash
 from downstream.transcribe import Settings
-from tools.decoder_options import Tuned, choice_of, tell_other_recogniser
+from tools.decoder_options import Tuned
 from tools.demo import NOISE_DB
 from tools.launch import AUTO, RanksOption, launched
 from tools.outputs import check_file, check_manifest_file

@@ -19,27 +19,13 @@ from downstream.decode.provenance import check_provenance_place
 from downstream.decode.tune import Search
 from downstream.decode.tune import tune as run_tuning
 from downstream.decode.tune_plot import plot_tuning
+from downstream.decode.tuned import choice_of, noted_file, noted_model, tell_other_recogniser
 from downstream.emissions import Emissions
 from downstream.lm.arrays import model_hash
 from downstream.score.intervals import range_of
 from downstream.score.references import MANIFESTS, read_references
 from downstream.score.shared import shared_audio
-from tools.decoder_options import (
-    Beam,
-    Decoder,
-    Device,
-    Hotwords,
-    LexiconFile,
-    Lm,
-    LmWeight,
-    Tokens,
-    Tuned,
-    WordScore,
-    choice_of,
-    noted_file,
-    noted_model,
-    tell_other_recogniser,
-)
+from tools.decoder_options import Beam, Decoder, Device, Hotwords, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder, recipe_lexicon
 from tools.few import tell_few
 from tools.outputs import check_file

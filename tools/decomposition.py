@@ -20,24 +20,14 @@ from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses
 from downstream.decode.objective import Objective, Weighed, without_language_model
 from downstream.decode.pool import decode_all
+from downstream.decode.tuned import choice_of, tell_other_recogniser
 from downstream.emissions import Emissions
 from downstream.score.intervals import range_of
 from downstream.score.rates import NO_SPACES, Unit, without_spaces
 from downstream.score.references import read_references
 from downstream.text.vocabulary import spelled_as
 from tools.decode import Workers
-from tools.decoder_options import (
-    Beam,
-    Device,
-    LexiconFile,
-    Lm,
-    LmWeight,
-    Tokens,
-    Tuned,
-    WordScore,
-    choice_of,
-    tell_other_recogniser,
-)
+from tools.decoder_options import Beam, Device, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore
 from tools.few import tell_few
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say

@@ -16,13 +16,13 @@ from downstream.decode.hypothesis import Hypothesis, read_hypotheses, write_hypo
 from downstream.decode.provenance import check_provenance_place, read_provenance
 from downstream.decode.rescoring import TextModel, Weights, candidates_of, score_nbest, tune_weights
 from downstream.decode.rescoring import rescore as reranked
+from downstream.decode.tuned import noted_file, noted_model, same_model
 from downstream.lm.character_model import CharacterModel
 from downstream.lm.rescoring import CausalModel
 from downstream.score.intervals import range_of
 from downstream.score.rates import NO_SPACES, Unit, without_spaces
 from downstream.score.references import read_references
 from downstream.score.shared import refuse_shared
-from tools.decoder_options import noted_file, noted_model, same_model
 from tools.few import tell_few
 from tools.outputs import check_file
 from upstream.device import best_device

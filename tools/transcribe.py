@@ -15,22 +15,10 @@ import soxr
 import typer
 
 from downstream.captions import FORMATS, Transcript
+from downstream.decode.tuned import choice_of, tell_other_recogniser
 from downstream.transcribe import Failed, Settings, Transcriber, named_recordings, recordings, wave_of
 from downstream.transcribe import transcribe as run_transcription
-from tools.decoder_options import (
-    Beam,
-    Decoder,
-    Device,
-    Hotwords,
-    LexiconFile,
-    Lm,
-    LmWeight,
-    Tokens,
-    Tuned,
-    WordScore,
-    choice_of,
-    tell_other_recogniser,
-)
+from tools.decoder_options import Beam, Decoder, Device, Hotwords, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore
 from tools.outputs import check_folder
 from upstream.audio.containers import open_content
 from upstream.audio.corpora.probing import true_samples

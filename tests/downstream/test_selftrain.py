@@ -16,6 +16,7 @@ from downstream.decode import batched
 from downstream.decode.choice import Name
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.recipe import DecodingRecipe
+from downstream.decode.tuned import choice_of
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
 from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
@@ -25,7 +26,6 @@ from downstream.selftrain_data import training_set
 from downstream.selftrain_recipe import SHIPPED, FilterRecipe, SelftrainRecipe, TuningRecipe
 from downstream.selftrain_start import check_selftrain
 from downstream.text.vocabulary import Vocabulary
-from tools.decoder_options import choice_of
 from upstream.audio import Manifest
 from upstream.disk import file_hash
 from upstream.errors import InputError, RecipeError, UsageError

@@ -14,11 +14,11 @@ import typer
 from typer.testing import CliRunner
 
 from downstream.decode.hypothesis import read_hypotheses
+from downstream.decode.tuned import choice_of, noted_model, same_model
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.lm.arrays import model_hash, pack
 from downstream.score.references import read_references
 from tools import decode, main, score
-from tools.decoder_options import choice_of, noted_model, same_model
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.disk import file_hash
 from upstream.errors import FormatError, InputError, UsageError
