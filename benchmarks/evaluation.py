@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.low_resource_recipe import DecodingRecipe
+from benchmarks.low_resource_recipe import BeamSearchRecipe
 from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
@@ -53,7 +53,8 @@ def emissions_stage(recogniser: Path, recogniser_hash: str, manifest: Manifest, 
 
 
 def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_manifest: Manifest,
-                 lm: LanguageModel, recipe: DecodingRecipe, seed: int, folder: Path, say: Say) -> list[dict[str, Any]]:
+                 lm: LanguageModel, recipe: BeamSearchRecipe, seed: int, folder: Path,
+                 say: Say) -> list[dict[str, Any]]:
     """Rows of the result table: greedy, and beam search at the weights that are best on dev."""
 
     name = f"{recipe.decoder}+{lm.name}"
@@ -91,7 +92,7 @@ def hypotheses_file(decoder: str) -> str:
     return "greedy.jsonl" if decoder == GREEDY else "beam.jsonl"
 
 
-def _search_decoder(recipe: DecodingRecipe, lm: LanguageModel, emissions: Emissions) -> BeamDecoder | BatchedDecoder:
+def _search_decoder(recipe: BeamSearchRecipe, lm: LanguageModel, emissions: Emissions) -> BeamDecoder | BatchedDecoder:
     kind = BeamDecoder if recipe.decoder == "beam" else BatchedDecoder
     return kind(emissions.symbols, emissions.blank, lm.path, beam=recipe.beam,
                 tokens_per_frame=recipe.tokens_per_frame)
@@ -118,7 +119,7 @@ def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder | Batched
     return {h.id: h.text for h in found}
 
 
-def _row(decoder: str, hypotheses: dict[str, str], manifest: Manifest, recipe: DecodingRecipe, seed: int,
+def _row(decoder: str, hypotheses: dict[str, str], manifest: Manifest, recipe: BeamSearchRecipe, seed: int,
          extra: dict[str, Any]) -> dict[str, Any]:
     found = word_errors(hypotheses, manifest)
     counts = found.per_utterance
