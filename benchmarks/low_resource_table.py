@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.results import table
+from downstream.score.rates import RATES
 
 WIDTH = 100  # columns of text that the tables have room in
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "errors"]  # of single fine-tunings
@@ -37,7 +38,7 @@ def rate_table(summaries: Sequence[dict[str, Any]], seeds: Sequence[int]) -> Tab
         found.add_column(column, justify="right")
     for summary in summaries:
         found.add_row(summary["labelled"], summary["encoder"], summary["decoder"],
-                      *(_mean(summary, rate) for rate in ("wer", "cer")))
+                      *(_mean(summary, rate) for rate in RATES))
     return found
 
 

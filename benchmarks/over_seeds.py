@@ -18,13 +18,12 @@ from benchmarks.evaluation import DECODED, hypotheses_file, references
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.score.compare import compare_trainings, errors_of, sizes_of, summed_errors
 from downstream.score.intervals import bootstrap_interval
-from downstream.score.rates import UtteranceCounts, score
+from downstream.score.rates import RATES, UtteranceCounts, score
 from downstream.score.significance import holm
 from upstream.audio.manifest import Manifest
 from upstream.progress import progress
 
 Row = dict[str, Any]
-RATES = ("wer", "cer")
 COVERED = "test utterances, with the fine-tunings that there are"
 
 

@@ -33,7 +33,7 @@ import numpy as np
 from downstream.decode.objective import Weighed
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
 from downstream.score.rates import compared_words, word_errors
-from downstream.score.significance import Difference, paired_difference
+from downstream.score.significance import PairedDifference, paired_difference
 from upstream.errors import InputError
 
 Blame = Literal["vocabulary", "search", "acoustic", "language", "both"]
@@ -54,7 +54,7 @@ class Step:
     errors: int
     wer: float
     interval: ConfidenceInterval
-    change: Difference | None
+    change: PairedDifference | None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from downstream.score.rates import UtteranceCounts, score
-from downstream.score.significance import Difference, paired_difference
+from downstream.score.rates import RATES, UtteranceCounts, score
+from downstream.score.significance import PairedDifference, paired_difference
 from upstream.errors import InputError, UsageError
 
 
@@ -81,10 +81,10 @@ def sizes_of(counts: UtteranceCounts, rate: str) -> np.ndarray:
 
 
 def _check_rate(rate: str) -> None:
-    if rate not in ("wer", "cer"):
+    if rate not in RATES:
         raise UsageError(f"rate={rate!r}: expected wer or cer")
 
 
-def _sure(found: Difference) -> dict[str, Any]:
+def _sure(found: PairedDifference) -> dict[str, Any]:
     low, high = found.interval.low, found.interval.high
     return {"p_value": round(found.p_value, 5), "interval": [round(low, 3), round(high, 3)]}

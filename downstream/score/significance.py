@@ -28,7 +28,7 @@ _CHUNK = 1 << 20  # signs held at once: 8 MB
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """Error rate of the first system minus that of the second.
 
     Attributes:
@@ -44,7 +44,7 @@ class Difference:
 
 def paired_difference(errors: np.ndarray, other_errors: np.ndarray, words: np.ndarray, *, seed: int = 0,
                       resamples: int = RESAMPLES, level: float = 0.95,
-                      groups: Sequence[Hashable] | None = None) -> Difference:
+                      groups: Sequence[Hashable] | None = None) -> PairedDifference:
     """Compare two systems on the same utterances; both are drawn together, so what is hard for both cancels out.
 
     Args:
@@ -61,9 +61,9 @@ def paired_difference(errors: np.ndarray, other_errors: np.ndarray, words: np.nd
     totals = cluster_totals(np.column_stack([errors, other_errors]), words, groups)
     rates = resampled_rates(totals[:, :2], totals[:, 2], seed, resamples)
     first, second, whole = totals.sum(axis=0)
-    return Difference(points=float(100 * (first - second) / whole),
-                      interval=percentile_interval(rates[:, 0] - rates[:, 1], level, len(totals)),
-                      p_value=randomisation_p_value(totals[:, 0] - totals[:, 1], seed, resamples))
+    return PairedDifference(points=float(100 * (first - second) / whole),
+                            interval=percentile_interval(rates[:, 0] - rates[:, 1], level, len(totals)),
+                            p_value=randomisation_p_value(totals[:, 0] - totals[:, 1], seed, resamples))
 
 
 def randomisation_p_value(differences: np.ndarray, seed: int = 0, swaps: int = RESAMPLES) -> float:
