@@ -89,6 +89,14 @@ def randomisation_p_value(differences: np.ndarray, seed: int = 0, swaps: int = R
     return found / total if exact else (found + 1) / (total + 1)
 
 
+def p_value_text(p_value: float | None) -> str:
+    """As tables and sentences have it: three digits after the point, four where three would be 0; nothing where there
+    is none."""
+    if p_value is None:
+        return ""
+    return f"{p_value:.3f}" if p_value >= 5e-4 else f"{p_value:.4f}" if p_value >= 5e-5 else "<0.0001"
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values of a family of comparisons (Holm 1979, "A simple sequentially rejective multiple test
     procedure"): whoever believes those below a level is wrong about any of them no more often than that level says,

@@ -11,7 +11,7 @@ from test_rates import read_trn
 
 from downstream.score.compare import compare, compare_trainings, known_speakers
 from downstream.score.rates import score
-from downstream.score.significance import holm, paired_difference, randomisation_p_value
+from downstream.score.significance import holm, p_value_text, paired_difference, randomisation_p_value
 from upstream.errors import InputError, UsageError
 
 
@@ -159,6 +159,13 @@ def test_a_rate_that_is_none_is_refused():
     """`WER` gave the difference of the character error rates."""
     with pytest.raises(UsageError, match="rate='WER': expected wer or cer"):
         compare({"a": "A B"}, {"a": "A"}, {"a": "A B"}, "WER", 0)
+
+
+@pytest.mark.parametrize(("p_value", "text"), [
+    (1.0, "1.000"), (0.0476, "0.048"), (0.0005, "0.001"), (0.00049, "0.0005"), (0.00005, "0.0001"),
+    (0.000049, "<0.0001"), (None, "")])
+def test_p_values_have_three_digits_or_four(p_value, text):
+    assert p_value_text(p_value) == text
 
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=7)
