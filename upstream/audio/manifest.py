@@ -36,6 +36,7 @@ from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 from upstream.places import places
 
+MANIFESTS = (".arrow", ".parquet")  # how the names of their files end
 ROWS_AT_ONCE = 4096  # rows that are Python objects at a time
 
 
