@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from downstream.decode.alphabet import Alphabet
-from downstream.decode.word_model import LN10, check_language_model
+from downstream.decode.word_model import check_language_model
 from downstream.lm.arpa import read_unigrams
 from downstream.lm.kenlm_file import is_binary, load_kenlm, quickest_file, refusal
+from downstream.lm.scoring import LN10
 from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import SEPARATOR
 from upstream.errors import FormatError, InputError, UsageError

@@ -36,7 +36,7 @@ from downstream.decode.flashlight_search import (
 )
 from downstream.decode.greedy import greedy
 from downstream.decode.hypothesis import Candidate, Hypothesis, Word
-from downstream.decode.word_model import LN10
+from downstream.lm.scoring import LN10
 from downstream.text.lexicon import Lexicon
 from upstream.errors import UsageError
 

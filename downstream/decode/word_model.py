@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,11 +11,10 @@ from typing import Any
 from downstream.decode.alphabet import Alphabet
 from downstream.given_files import check_lasting
 from downstream.lm.arpa import read_unigrams
-from downstream.lm.scoring import load_kenlm
+from downstream.lm.scoring import LN10, load_kenlm
 from downstream.score.rates import NO_SPACES, Unit, units_of, without_spaces
 from upstream.errors import FormatError, InputError
 
-LN10 = math.log(10)
 UNKNOWN_LOG10 = -10.0  # on top of the model's own <unk>; pyctcdecode's default
 MODEL, LEXICON = "the language model", "the lexicon"
 LEAST_COVERAGE = 0.8
