@@ -21,12 +21,11 @@ from downstream.lm.kenlm_file import is_binary, load_kenlm, quickest_file, refus
 from downstream.lm.scoring import LN10
 from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import SEPARATOR
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, InputError, UsageError, some_of
 from upstream.progress import say
 
 UNKNOWN = "<unk>"
 WORDS_OF_A_SPELLING = 6  # at most, in flashlight's tree (kTrieMaxLabel); it drops the others without a word
-_SHOWN = 5  # words named in an error
 
 Spellings = Mapping[str, tuple[tuple[int, ...], ...]]
 
@@ -178,9 +177,9 @@ def _columns_of(spellings: Mapping[str, tuple[tuple[str, ...], ...]],
         else:
             bad.append(word)
     if bad:
-        named = ", ".join(map(repr, bad[:_SHOWN])) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise InputError(f"{len(bad)} of {len(spellings)} words of the lexicon cannot be spelled in the recogniser's "
-                         f"symbols with {SEPARATOR!r} at the end: {named}; normalise them or leave them out")
+                         f"symbols with {SEPARATOR!r} at the end: {some_of([*map(repr, bad)])}; normalise them or "
+                         "leave them out")
     if not found:
         raise InputError("a lexicon without words; expected at least one")
     return found
