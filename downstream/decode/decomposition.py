@@ -66,7 +66,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Words:
+class WordCounts:
     """Words of the references of one kind, and how many of them were substituted or deleted."""
 
     words: int
@@ -94,8 +94,8 @@ class Decomposition:
     words: int
     ladder: tuple[Step, ...]
     blamed: dict[Blame, Part]
-    known: Words
-    unknown: Words
+    known: WordCounts
+    unknown: WordCounts
     insertions: int
 
 
@@ -174,7 +174,7 @@ def _blamed(ids: Sequence[str], references: Mapping[str, str], errors: Sequence[
 
 
 def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str],
-                   known: frozenset[str]) -> tuple[Words, Words, int]:
+                   known: frozenset[str]) -> tuple[WordCounts, WordCounts, int]:
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
     words, errors, insertions = [0, 0], [0, 0], 0  # unknown, known
@@ -187,4 +187,4 @@ def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str],
                 insertions += 1
             else:
                 errors[truth[edit.src_pos] in known] += 1
-    return Words(words[1], errors[1]), Words(words[0], errors[0]), insertions
+    return WordCounts(words[1], errors[1]), WordCounts(words[0], errors[0]), insertions

@@ -31,7 +31,7 @@ Spellings = Mapping[str, tuple[tuple[int, ...], ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class SpelledWords:
     """A lexicon with a language model, as flashlight takes them.
 
     Attributes:
@@ -106,7 +106,7 @@ def words_of_model(lm: Path, columns: Alphabet) -> tuple[str, ...]:
     return tuple(word for word in words if columns.letters.issuperset(word))
 
 
-def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> Words:
+def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> SpelledWords:
     """The tree and the model. Not cached: a tree of 200 000 words takes a second.
 
     Of words of one spelling the tree holds the `WORDS_OF_A_SPELLING` that are likeliest at the beginning of a sentence;
@@ -141,11 +141,11 @@ def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> Word
         say(f"warning: {len(set(left_out))} words of the lexicon, {names[left_out[0]]!r} for instance, have a spelling "
             f"in common with {others} and are not found by it: flashlight holds six words of one spelling")
     strange = frozenset() if lm is None else _strange(names, lm)
-    return Words(names, strange, tree, model)
+    return SpelledWords(names, strange, tree, model)
 
 
 @lru_cache(maxsize=4)
-def make_search(words: Words, options: Options, columns: Alphabet) -> Any:
+def make_search(words: SpelledWords, options: Options, columns: Alphabet) -> Any:
     """flashlight's decoder; cheap beside `load_words`."""
     from flashlight.lib.text.decoder import CriterionType, LexiconDecoder, LexiconDecoderOptions
 
