@@ -12,11 +12,10 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from upstream.audio.corpora.lines import ids_of, lines_of
+from upstream.audio.corpora.lines import ids_of, lines_of, write_lines
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
 from upstream.claims import claim, refuse_others, remove
-from upstream.disk import disk_errors, writing
 from upstream.errors import InputError
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -55,7 +54,7 @@ def import_fairseq(src: Path, root: Path | None = None, skip: Skip | None = None
 def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> list[Path]:
     """Write `NAME.tsv`, `NAME.ids` and, where there are transcripts, `NAME.ltr` and `NAME.wrd`; the `.tsv` last.
 
-    The utterances must be whole files at 16 kHz, which is all that fairseq reads: `whole_files` sees to that.
+    The utterances must be whole files at 16 kHz, which is all that fairseq reads: `cutting.refuse_parts` sees to that.
 
     Transcripts of an earlier list of this name, which would be read as those of this one, are removed.
 
@@ -107,13 +106,6 @@ def refuse_other_labels(folder: Path, name: str, count: int, anew: Collection[st
 def letters_of(text: str) -> str:
     """`A BAD` as `A | B A D |`."""
     return " ".join([*"|".join(text.split()), "|"]) if text else ""
-
-
-def write_lines(path: Path, lines: Sequence[str]) -> Path:
-    """Write lines atomically, and give the path."""
-    with disk_errors(path), writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-    return path
 
 
 def _spelt(letters: str) -> str:
