@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.low_resource_recipe import BeamSearchRecipe
@@ -125,11 +124,7 @@ def _row(decoder: str, hypotheses: dict[str, str], manifest: Manifest, recipe: B
     counts = found.per_utterance
     wer = bootstrap_interval(counts.errors, counts.words, seed=seed, resamples=recipe.resamples)
     cer = bootstrap_interval(counts.character_errors, counts.characters, seed=seed, resamples=recipe.resamples)
-    return {"decoder": decoder, "wer": round(found.wer, 3), "wer_interval": _rounded(wer), "cer": round(found.cer, 3),
-            "cer_interval": _rounded(cer), "words": found.words, "errors": found.errors,
+    return {"decoder": decoder, "wer": round(found.wer, 3), "wer_interval": wer.rounded, "cer": round(found.cer, 3),
+            "cer_interval": cer.rounded, "words": found.words, "errors": found.errors,
             "substitutions": found.substitutions, "deletions": found.deletions, "insertions": found.insertions,
             "characters": found.characters, "character_errors": found.character_errors, **extra}
-
-
-def _rounded(interval: Any) -> list[float]:
-    return [round(float(x), 3) for x in np.asarray([interval.low, interval.high])]

@@ -97,7 +97,7 @@ class Tally:
                                           resamples=self._resamples)
             found |= {rate: round(float(np.mean(rates)), 3),
                       f"{rate}_sd": round(float(np.std(rates, ddof=1)), 3) if len(rates) > 1 else None,
-                      f"{rate}_interval": [round(interval.low, 3), round(interval.high, 3)]}
+                      f"{rate}_interval": interval.rounded}
         return found | {"interval_covers": COVERED}
 
     def _compared(self, pairs: list[tuple[Row, Row]], place: dict[str, Any]) -> list[dict[str, Any]]:

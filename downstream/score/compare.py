@@ -75,5 +75,4 @@ def _check_rate(rate: str) -> None:
 
 
 def _sure(found: PairedDifference) -> dict[str, Any]:
-    low, high = found.interval.low, found.interval.high
-    return {"p_value": found.p_value, "interval": [round(low, 3), round(high, 3)]}
+    return {"p_value": found.p_value, "interval": found.interval.rounded}
