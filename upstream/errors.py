@@ -43,6 +43,6 @@ class RankLost(HubertkitError):
     """One of several processes that train together has died."""
 
 
-def some_of(names: Sequence[str], most: int = 5) -> str:
-    """`a, b`, and of more than `most` the first and how many more there are: `a, b, c, d, e and 3 more`."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def some_of(names: Sequence[str]) -> str:
+    """`a, b`, and of more than five the first and how many more there are: `a, b, c, d, e and 3 more`."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
