@@ -182,7 +182,7 @@ class _Comparison:
         seconds, busy = (float(np.median(found[kind])) for kind in ("seconds", "cpu_seconds"))
         self.rows.append({
             "decoder": family.name, "beam": beam or None, "wer": round(scored.wer, 3),
-            "wer_interval": [round(interval.low, 3), round(interval.high, 3)],
+            "wer_interval": interval.rounded,
             "audio_seconds_per_second": round(self._seconds / seconds, 1), "threads": threads,
             "peak_memory": found["peak_memory"], "load_seconds": found["load_seconds"], **weights,
             "tokens_per_frame": family.tokens_per_frame, "threshold": family.threshold,
@@ -200,7 +200,7 @@ class _Comparison:
         other = next((b for b in beams if b >= beam), beams[-1])
         found = paired_difference(errors, self._errors[REFERENCE, other], words)
         return {"against": f"{REFERENCE}, beam {other}", "difference": round(found.points, 3),
-                "difference_interval": [round(found.interval.low, 3), round(found.interval.high, 3)]}
+                "difference_interval": found.interval.rounded}
 
     def _weights(self, family: Family) -> dict[str, Any]:
         if not family.tuned_at:

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.low_resource_recipe import DecodingRecipe
+from benchmarks.low_resource_recipe import BeamSearchRecipe
 from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
@@ -53,7 +52,8 @@ def emissions_stage(recogniser: Path, recogniser_hash: str, manifest: Manifest, 
 
 
 def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_manifest: Manifest,
-                 lm: LanguageModel, recipe: DecodingRecipe, seed: int, folder: Path, say: Say) -> list[dict[str, Any]]:
+                 lm: LanguageModel, recipe: BeamSearchRecipe, seed: int, folder: Path,
+                 say: Say) -> list[dict[str, Any]]:
     """Rows of the result table: greedy, and beam search at the weights that are best on dev."""
 
     name = f"{recipe.decoder}+{lm.name}"
@@ -91,7 +91,7 @@ def hypotheses_file(decoder: str) -> str:
     return "greedy.jsonl" if decoder == GREEDY else "beam.jsonl"
 
 
-def _search_decoder(recipe: DecodingRecipe, lm: LanguageModel, emissions: Emissions) -> BeamDecoder | BatchedDecoder:
+def _search_decoder(recipe: BeamSearchRecipe, lm: LanguageModel, emissions: Emissions) -> BeamDecoder | BatchedDecoder:
     kind = BeamDecoder if recipe.decoder == "beam" else BatchedDecoder
     return kind(emissions.symbols, emissions.blank, lm.path, beam=recipe.beam,
                 tokens_per_frame=recipe.tokens_per_frame)
@@ -118,17 +118,13 @@ def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder | Batched
     return {h.id: h.text for h in found}
 
 
-def _row(decoder: str, hypotheses: dict[str, str], manifest: Manifest, recipe: DecodingRecipe, seed: int,
+def _row(decoder: str, hypotheses: dict[str, str], manifest: Manifest, recipe: BeamSearchRecipe, seed: int,
          extra: dict[str, Any]) -> dict[str, Any]:
     found = word_errors(hypotheses, manifest)
     counts = found.per_utterance
     wer = bootstrap_interval(counts.errors, counts.words, seed=seed, resamples=recipe.resamples)
     cer = bootstrap_interval(counts.character_errors, counts.characters, seed=seed, resamples=recipe.resamples)
-    return {"decoder": decoder, "wer": round(found.wer, 3), "wer_interval": _rounded(wer), "cer": round(found.cer, 3),
-            "cer_interval": _rounded(cer), "words": found.words, "errors": found.errors,
+    return {"decoder": decoder, "wer": round(found.wer, 3), "wer_interval": wer.rounded, "cer": round(found.cer, 3),
+            "cer_interval": cer.rounded, "words": found.words, "errors": found.errors,
             "substitutions": found.substitutions, "deletions": found.deletions, "insertions": found.insertions,
             "characters": found.characters, "character_errors": found.character_errors, **extra}
-
-
-def _rounded(interval: Any) -> list[float]:
-    return [round(float(x), 3) for x in np.asarray([interval.low, interval.high])]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.plain import about
 from benchmarks.results import results_file
+from upstream.device import finish
 from upstream.disk import write_json
 from upstream.features.source import LayerSource
 from upstream.frames import SAMPLE_RATE
@@ -119,7 +120,7 @@ def labelling(plan: Plan, say: Callable[[str], None] = say) -> list[dict[str, An
         for name, system in systems.items():
             began = time.perf_counter()
             system()
-            _wait(plan.device)
+            finish(plan.device)
             times[name].append(time.perf_counter() - began)
     median = {name: float(np.median(taken[1:])) for name, taken in times.items()}
     rows = []
@@ -162,11 +163,6 @@ def labelling_a_layer(plan: Plan, say: Callable[[str], None] = say) -> dict[str,
 @dataclass(frozen=True)
 class _Lengths:
     lengths: np.ndarray
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _ours(points: Tensor, clusters: int, seed: int) -> Tensor:

@@ -37,7 +37,7 @@ class LanguageModelRecipe:
 
 
 @dataclass(frozen=True)
-class DecodingRecipe:
+class BeamSearchRecipe:
     """Beam search; LM weight (natural logarithm) and word score are searched on dev."""
 
     # `beam` is pyctcdecode; `batched` our own, of the model's words alone: far fewer errors with weak recognisers.
@@ -125,7 +125,7 @@ class LowResourceRecipe:
     pretrain: PretrainRecipe = field(default_factory=PretrainRecipe)
     finetune: FinetuneRecipe = field(default_factory=FinetuneRecipe)
     lm: LanguageModelRecipe = field(default_factory=LanguageModelRecipe)
-    decoding: DecodingRecipe = field(default_factory=DecodingRecipe)
+    decoding: BeamSearchRecipe = field(default_factory=BeamSearchRecipe)
     labelled: dict[str, LabelledRecipe] = field(default_factory=dict)
     encoders: dict[str, OtherEncoderRecipe] = field(default_factory=dict)
     # what is trained, in this order: `1h: scratch`, `1h: round 2`, `all: NAME` of `encoders`

@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.results import table
+from downstream.score.rates import RATES
+from downstream.score.significance import p_value_text
 
 WIDTH = 100  # columns of text that the tables have room in
 COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "errors"]  # of single fine-tunings
@@ -37,7 +39,7 @@ def rate_table(summaries: Sequence[dict[str, Any]], seeds: Sequence[int]) -> Tab
         found.add_column(column, justify="right")
     for summary in summaries:
         found.add_row(summary["labelled"], summary["encoder"], summary["decoder"],
-                      *(_mean(summary, rate) for rate in ("wer", "cer")))
+                      *(_mean(summary, rate) for rate in RATES))
     return found
 
 
@@ -56,7 +58,7 @@ def difference_table(comparisons: Sequence[dict[str, Any]], base: str) -> Table:
         single = [one["difference"] for one in c["per_seed"]]
         found.add_row(c["labelled"], c["encoder"], c["decoder"], c["rate"].upper(),
                       f"{c['difference']:+.1f} [{low:+.1f}, {high:+.1f}]",
-                      *([f"{min(single):+.1f} to {max(single):+.1f}"] * several), _p(c["p_holm"]))
+                      *([f"{min(single):+.1f} to {max(single):+.1f}"] * several), p_value_text(c["p_holm"]))
     return found
 
 
@@ -64,7 +66,3 @@ def _mean(summary: dict[str, Any], rate: str) -> str:
     (low, high), deviation = summary[f"{rate}_interval"], summary[f"{rate}_sd"]
     single = "" if deviation is None else f" ({deviation:.1f})"
     return f"{summary[rate]:.1f}{single} [{low:.1f}, {high:.1f}]"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

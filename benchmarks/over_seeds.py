@@ -18,13 +18,12 @@ from benchmarks.evaluation import DECODED, hypotheses_file, references
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.score.compare import compare_trainings, errors_of, sizes_of, summed_errors
 from downstream.score.intervals import bootstrap_interval
-from downstream.score.rates import UtteranceCounts, score
+from downstream.score.rates import RATES, UtteranceCounts, score
 from downstream.score.significance import holm
 from upstream.audio.manifest import Manifest
 from upstream.progress import progress
 
 Row = dict[str, Any]
-RATES = ("wer", "cer")
 COVERED = "test utterances, with the fine-tunings that there are"
 
 
@@ -70,10 +69,10 @@ class Tally:
                 first once more.
 
         Returns:
-            Of each: `difference`, `interval`, `p_value` and `by_speaker` as `compare_trainings` gives them, `per_seed`
-            the difference of every seed by itself, and `p_holm`: the p-value among those of all comparisons of the
-            same rate and decoder. It says how sure a difference is on other test utterances or speakers, not with
-            other seeds.
+            Of each: `difference`, `interval`, `p_value` and `by_speaker` as `compare_trainings` gives them but rounded,
+            `per_seed` the difference of every seed by itself, and `p_holm`: the p-value among those of all comparisons
+            of the same rate and decoder. It says how sure a difference is on other test utterances or speakers, not
+            with other seeds.
         """
         groups = {(labelled, encoder, decoder): of_seeds for labelled, encoder, decoder, of_seeds in _groups(rows)}
         found = []
@@ -98,7 +97,7 @@ class Tally:
                                           resamples=self._resamples)
             found |= {rate: round(float(np.mean(rates)), 3),
                       f"{rate}_sd": round(float(np.std(rates, ddof=1)), 3) if len(rates) > 1 else None,
-                      f"{rate}_interval": [round(interval.low, 3), round(interval.high, 3)]}
+                      f"{rate}_interval": interval.rounded}
         return found | {"interval_covers": COVERED}
 
     def _compared(self, pairs: list[tuple[Row, Row]], place: dict[str, Any]) -> list[dict[str, Any]]:
@@ -136,13 +135,13 @@ class Tally:
 
 def add_holm(comparisons: list[dict[str, Any]]) -> None:
     """Write `p_holm` beside every `p_value`, among the comparisons of one rate and decoder: over utterances, and apart
-    from these over speakers."""
+    from these over speakers. Both are rounded, the one that is there once it has been used."""
     for family in {(c["rate"], c["decoder"]) for c in comparisons}:
         members = [c for c in comparisons if (c["rate"], c["decoder"]) == family]
         by_speaker = [c["by_speaker"] for c in members if "by_speaker" in c]
         for tests in (members, by_speaker):
             for test, adjusted in zip(tests, holm([test["p_value"] for test in tests])):
-                test["p_holm"] = round(adjusted, 5)
+                test |= {"p_value": round(test["p_value"], 5), "p_holm": round(adjusted, 5)}
 
 
 def _groups(rows: Sequence[Row]) -> list[tuple[str, str, str, list[Row]]]:

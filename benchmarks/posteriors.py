@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from downstream.emissions import Emissions, EmissionsWriter, refuse_others
-from downstream.score.references import MANIFESTS, read_references
+from downstream.score.references import read_references
+from upstream.audio.manifest import MANIFESTS
 from upstream.disk import disk_errors, file_hash, read_json, writing
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.headers import WRITING

@@ -19,7 +19,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
 from downstream.score.rates import compared_words
-from downstream.score.significance import Difference, paired_difference
+from downstream.score.significance import PairedDifference, paired_difference
 from downstream.transcribe import Settings, Transcriber
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import read
@@ -133,7 +133,7 @@ def _row(decoder: str, how: str, recordings: Sequence[Recording], words: np.ndar
             "wer": round(100 * float(errors.sum()) / float(words.sum()), 3)}
 
 
-def _sure(found: Difference) -> dict[str, Any]:
+def _sure(found: PairedDifference) -> dict[str, Any]:
     """Of a difference its 95 % interval over utterances, in points, and its p-value."""
     return {"difference_interval": [round(found.interval.low, 3), round(found.interval.high, 3)],
             "p_value": round(found.p_value, 5)}

@@ -25,6 +25,7 @@ from benchmarks.apart import in_a_process, peak_memory
 from benchmarks.plain import about
 from benchmarks.results import results_file
 from benchmarks.speed_systems import SYSTEMS, Step, Work
+from upstream.device import finish
 from upstream.disk import write_json
 from upstream.errors import HubertkitError
 from upstream.frames import CONV_GRID
@@ -108,10 +109,10 @@ def matmul_rate(size: int, device: torch.device, precision: str) -> float:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}[precision]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
-    _wait(device)
+    finish(device)
     began = time.perf_counter()
     a @ b
-    _wait(device)
+    finish(device)
     return 2 * size**3 / (time.perf_counter() - began) / 1e12
 
 
@@ -194,16 +195,11 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _timed(step: Step, device: torch.device) -> float:
-    _wait(device)
+    finish(device)
     began = time.perf_counter()
     step()
-    _wait(device)
+    finish(device)
     return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _peak_memory(name: str, work: Work, say: Callable[[str], None]) -> int | None:

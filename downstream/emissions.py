@@ -7,30 +7,26 @@ A folder holds `emissions.json` (symbols, blank, frame rate, provenance, content
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from upstream.disk import check_json, disk_errors, load_array, save_array, write_json
 from upstream.errors import FormatError, InputError, UsageError
-from upstream.headers import HASH, META, WRITING, Field, is_rate, is_whole, read_header, refuse_other_files
-from upstream.offsets import are_offsets
+from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header, refuse_other_files
+from upstream.rows import IDS, OFFSETS, RowsWriter, are_offsets, read_rows
 
 KIND = "emissions"
 FORMAT_VERSION = 1
-_DATA_FILES = ("logprobs.npy", "offsets.npy", "ids.arrow")
+_LOGPROBS = "logprobs.npy"
+_DATA_FILES = (_LOGPROBS, OFFSETS, IDS)
+_AGAIN = "compute them again"
 _TOLERANCE = 0.01  # of the logarithm of a row's sum; float16 rounding stays below 0.001
 
 
-class EmissionsWriter:
+class EmissionsWriter(RowsWriter):
     """Write emissions utterance by utterance; memory holds one utterance at a time.
 
         with EmissionsWriter(folder, symbols, blank=0, frame_rate=50.0, meta={"manifest_hash": ...}) as writer:
@@ -38,6 +34,8 @@ class EmissionsWriter:
 
     Leaving the block finishes the folder; an exception inside it leaves what was there before.
     """
+
+    kind, version, id_type = KIND, FORMAT_VERSION, pa.string()
 
     def __init__(self, folder: Path, symbols: Sequence[str], blank: int, frame_rate: float,
                  meta: dict[str, Any] | None = None, dtype: Literal["float16", "float32"] = "float16") -> None:
@@ -56,21 +54,8 @@ class EmissionsWriter:
         """
         if not 0 <= blank < len(symbols):
             raise InputError(f"{folder}: blank is column {blank} of {len(symbols)} symbols; it must be one of them")
-        self.folder = Path(folder)
-        check_json(dict(meta or {}), self.folder / "emissions.json")
-        self._header: dict[str, Any] = {
-            "format": f"hubertkit {KIND}", "version": FORMAT_VERSION, "symbols": list(symbols),
-            "blank": int(blank), "frame_rate": float(frame_rate), "dtype": dtype, "meta": dict(meta or {})}
-        self._dtype = np.dtype(dtype)
-        self._ids: dict[str, None] = {}  # a set that keeps its order
-        self._offsets = [0]
-        self._digest = hashlib.sha256()
-        self._unfinished = self.folder / WRITING
-        with disk_errors(self.folder):
-            shutil.rmtree(self._unfinished, ignore_errors=True)  # left by a process that was killed
-            self._unfinished.mkdir(parents=True)
-            self._file = (self._unfinished / "logprobs.npy").open("wb")
-            self._write_npy_header()
+        fields = {"symbols": list(symbols), "blank": int(blank), "frame_rate": float(frame_rate), "dtype": dtype}
+        super().__init__(folder, fields, meta, {_LOGPROBS: (np.dtype(dtype), (len(symbols),))})
 
     def add(self, id: str, logprobs: np.ndarray) -> None:
         """Append one utterance.
@@ -82,73 +67,20 @@ class EmissionsWriter:
         Raises:
             InputError: naming the utterance: given twice, another width, NaN, or rows that are no log-probabilities.
         """
-        if id in self._ids:
-            raise InputError(f"{id}: emissions given twice; ids must be unique")
         logprobs = np.asarray(logprobs)
         _check_logprobs(id, logprobs, len(self._header["symbols"]))
-        stored = logprobs.astype(self._dtype).tobytes()
-        with disk_errors(self.folder):
-            self._file.write(stored)
-        self._digest.update(stored)
-        self._ids[id] = None
-        self._offsets.append(self._offsets[-1] + len(logprobs))
+        self._append(id, logprobs)
 
-    def close(self) -> str:
-        """Finish the folder and give its content hash."""
-        offsets = np.asarray(self._offsets, dtype=np.int64)
-        header: dict[str, Any] = {
-            **self._header, "utterances": len(self._ids), "frames": int(offsets[-1]),
-            "hash": self._hash(offsets)}
-        with disk_errors(self.folder):
-            self._file.seek(0)
-            self._write_npy_header()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            with (self._unfinished / "offsets.npy").open("wb") as file:
-                save_array(file, offsets)
-                file.flush()
-                os.fsync(file.fileno())
-            _write_ids(self._unfinished / "ids.arrow", list(self._ids))
-            write_json(self._unfinished / "emissions.json", header)  # the last that a full disk can stop
-            (self.folder / "emissions.json").unlink(missing_ok=True)
-            for name in (*_DATA_FILES, "emissions.json"):
-                os.replace(self._unfinished / name, self.folder / name)
-            shutil.rmtree(self._unfinished)
-        return header["hash"]
+    def _parts(self, header: dict[str, Any]) -> Sequence[str]:
+        return _DATA_FILES
 
-    def abandon(self) -> None:
-        """Drop what was written; emissions that the folder held before are untouched."""
-        with contextlib.suppress(OSError):  # what a full disk has not taken
-            self._file.close()
-        shutil.rmtree(self._unfinished, ignore_errors=True)
-
-    def __enter__(self) -> EmissionsWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        if kind is not None:
-            self.abandon()
-            return
-        try:
-            self.close()
-        except BaseException:
-            self.abandon()
-            raise
-
-    def _write_npy_header(self) -> None:
-        # numpy pads the header so that the first axis can grow: the same number of bytes for every number of frames
-        frames = self._offsets[-1]
-        np.lib.format.write_array_header_1_0(self._file, {
-            "descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False,
-            "shape": (frames, len(self._header["symbols"]))})
-
-    def _hash(self, offsets: np.ndarray) -> str:
-        self._digest.update(offsets.tobytes())
+    def _content_hash(self, offsets: np.ndarray) -> str:
+        """Of log-probabilities, offsets, ids, symbols, blank and frame rate."""
+        digest = self._digests[0].copy()
+        digest.update(offsets.tobytes())
         for part in (*self._ids, *self._header["symbols"], self._header["blank"], self._header["frame_rate"]):
-            self._digest.update(f"{part}\x00".encode())
-        return self._digest.hexdigest()
+            digest.update(f"{part}\x00".encode())
+        return digest.hexdigest()
 
 
 class Emissions:
@@ -189,12 +121,7 @@ class Emissions:
         """
         folder = Path(folder)
         header = _read_header(folder)
-        try:
-            rows = load_array(folder / "logprobs.npy", mmap_mode="r")
-            offsets = np.array(load_array(folder / "offsets.npy", mmap_mode="r"))
-            ids = _read_ids(folder / "ids.arrow")
-        except (OSError, EOFError, ValueError, KeyError, pa.ArrowInvalid) as error:
-            raise FormatError(f"{folder}: emissions cannot be read ({error}); compute them again") from error
+        ids, offsets, (rows,) = read_rows(folder, KIND, [_LOGPROBS], _AGAIN)
         fits = rows.ndim == 2 and rows.shape[1] == len(header["symbols"])
         if not fits or not are_offsets(offsets, len(ids), len(rows)):
             raise FormatError(f"{folder}: {len(ids)} ids, {offsets.shape} offsets, {rows.shape} log-probabilities and "
@@ -308,19 +235,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: {what}; emissions are made by `hubertkit emit`")
     if not path.is_file():
         raise FormatError(f"{folder}: no emissions.json: no emissions folder, or its writing was interrupted")
-    header = read_header(path, KIND, FORMAT_VERSION, _FIELDS, "compute them again")
+    header = read_header(path, KIND, FORMAT_VERSION, _FIELDS, _AGAIN)
     if not 0 <= header["blank"] < len(header["symbols"]):
         raise FormatError(f"{path}: blank is {header['blank']}; expected the number of one of {len(header['symbols'])} "
                           "symbols")
     return header
-
-
-def _write_ids(path: Path, ids: list[str]) -> None:
-    table = pa.table({"id": pa.array(ids, pa.string())})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _read_ids(path: Path) -> list[str]:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all().column("id").to_pylist()

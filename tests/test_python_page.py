@@ -65,7 +65,7 @@ def test_the_pages_code_runs_in_order(names):
     assert len(names["manifest"]) == 10
     assert names["best"].text == " ".join(word.word for word in names["best"].words)
     assert names["interval"].low <= names["found"].wer <= names["interval"].high
-    assert (round(names["found"].wer, 2), round(names["paired"]["difference"], 2)) == (16.67, -33.33)
+    assert (round(names["found"].wer, 2), round(names["paired"].points, 2)) == (16.67, -33.33)
 
 
 def test_the_pages_units_are_those_of_the_command(names):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -49,7 +47,7 @@ from downstream.transcribe import Settings
 from tools.decoder_options import Tuned
 from tools.demo import NOISE_DB
 from tools.launch import AUTO, RanksOption, launched
-from tools.outputs import check_file, check_manifest_file
+from tools.outputs import check_file, check_manifest_file, own_command
 from tools.sweep import whole_numbers
 from tools.synthesise import VOICES_TRAIN, sentences, synthesise
 from upstream.audio.corpora.folder import import_folder
@@ -89,10 +87,9 @@ def low_resource(
     ranks: RanksOption = AUTO,
 ) -> None:
     """Encoders beside scratch on several amounts of labels and seeds, decoded greedily and with an n-gram."""
-    command = shlex.join(["hubertkit", *sys.argv[1:]])
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
     with launched(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded)):
-        results = run(loaded, data, out, command)
+        results = run(loaded, data, out, own_command())
     console = Console()
     if not console.is_terminal:  # a file has no width of its own
         console.width = max(WIDTH, console.width)
@@ -111,10 +108,9 @@ def speed(
     chosen = device or best_device().type
     if chosen not in ("cpu", "cuda") or (chosen == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"--device {chosen}: must be cpu or cuda, and a GPU must be there for cuda")
-    command = {"command": shlex.join(["hubertkit", *sys.argv[1:]])}
+    command = {"command": own_command()}
     results = run_speed(plan_for(chosen, quick), say, lambda content: write_results(out, command | content))
-    Console().print(table(results["rows"], SPEED_COLUMNS))
-    print(out)
+    _show(results, SPEED_COLUMNS, out)
 
 
 @app.command("feeding")
@@ -127,11 +123,9 @@ def feeding(
     _check_file(out, "feeding", [recordings])
     if not minutes > 0:
         raise UsageError(f"--minutes {minutes}: must be above 0")
-    heard = import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
-    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_feeding(heard, minutes, say)}
+    results = {"command": own_command(), **run_feeding(_manifest(recordings), minutes, say)}
     write_results(out, results)
-    Console().print(table(results["rows"], FEEDING_COLUMNS))
-    print(out)
+    _show(results, FEEDING_COLUMNS, out)
 
 
 @app.command("seams")
@@ -153,11 +147,10 @@ def seams(
     settings = {"greedy": Settings(pause_seconds=parted)}
     if lm is not None:
         settings[f"{choice.chosen.value} + LM"] = Settings(choice, pause_seconds=parted)
-    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]),
+    results = {"command": own_command(),
                **run_seams(recogniser, Manifest.load(test), settings, minutes, pause, say)}
     write_results(out, results)
-    Console().print(table(results["rows"], SEAM_COLUMNS))
-    print(out)
+    _show(results, SEAM_COLUMNS, out)
 
 
 @app.command("curves")
@@ -177,13 +170,12 @@ def curves(
     if updates < 0:
         raise UsageError(f"--updates {updates}: at least 0")
     check_manifest_file(run / MANIFEST, [recordings])
-    command = shlex.join(["hubertkit", *sys.argv[1:]])
     with locked(run):
         if recordings is None:
             speech = synthesise(run / "speech", sentences(SENTENCES, 0), VOICES_TRAIN, 0, NOISE_DB)
         else:
-            speech = import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
-    write_results(out, {"command": command, **record_curve(name, speech, run, updates)})
+            speech = _manifest(recordings)
+    write_results(out, {"command": own_command(), **record_curve(name, speech, run, updates)})
     print(out)
 
 
@@ -197,13 +189,12 @@ def scale(
     _check_file(out, "scale")
     if utterances < 1:
         raise UsageError(f"--utterances {utterances}: at least 1")
-    command = shlex.join(["hubertkit", *sys.argv[1:]])
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        results = {"command": command, **run_scale(utterances, HOURS * utterances / UTTERANCES, out.absolute().parent)}
+        results = {"command": own_command(),
+                   **run_scale(utterances, HOURS * utterances / UTTERANCES, out.absolute().parent)}
     write_results(out, results)
-    Console().print(table(results["rows"], SCALE_COLUMNS))
-    print(out)
+    _show(results, SCALE_COLUMNS, out)
 
 
 @app.command("teachers")
@@ -225,11 +216,9 @@ def teachers(
 ) -> None:
     """PNMI and purities of MFCC, ensemble, product, residual and random teachers, and of the layers of encoders."""
     recordings = recordings_of(data, aligned, alignments, hours, sample_frames, seed)
-    command = shlex.join(["hubertkit", *sys.argv[1:]])
-    results = run_teachers(recordings, rounds, whole_numbers("--clusters", clusters), out, command, say,
+    results = run_teachers(recordings, rounds, whole_numbers("--clusters", clusters), out, own_command(), say,
                            others=encoder or [], cmn=cmn)
-    Console().print(table(results["rows"], TEACHER_COLUMNS))
-    print(out / "results.json")
+    _show(results, TEACHER_COLUMNS, out / "results.json")
 
 
 @app.command("kmeans")
@@ -245,11 +234,10 @@ def kmeans(
         raise UsageError(f"--device {device}: cpu or cuda")
     if points < KmeansPlan.clusters:
         raise UsageError(f"--points {points}: at least {KmeansPlan.clusters}, the number of clusters")
-    results = {"command": shlex.join(["hubertkit", *sys.argv[1:]]),
+    results = {"command": own_command(),
                **run_kmeans(KmeansPlan(points=points, device=chosen), say)}
     write_results(out, results)
-    Console().print(table(results["rows"], KMEANS_COLUMNS))
-    print(out)
+    _show(results, KMEANS_COLUMNS, out)
 
 
 @app.command("ranks")
@@ -263,9 +251,8 @@ def ranks_together(
     if repeats < 1 or updates < 2 * RanksPlan.log_every:
         raise UsageError(f"--updates {updates} --repeats {repeats}: at least {2 * RanksPlan.log_every} and 1")
     plan = RanksPlan(updates=updates, repeats=repeats)
-    write_results(out, {"command": shlex.join(["hubertkit", *sys.argv[1:]]), **run_ranks(plan, say)})
-    Console().print(table(read_results(out)["rows"], RANKS_COLUMNS))
-    print(out)
+    write_results(out, {"command": own_command(), **run_ranks(plan, say)})
+    _show(read_results(out), RANKS_COLUMNS, out)
 
 
 @app.command("lm")
@@ -278,9 +265,8 @@ def lm(
     _check_file(out, "lm", [text])
     with disk_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        results = run_lm(text, out, shlex.join(["hubertkit", *sys.argv[1:]]), say)
-    Console().print(table(results["rows"], LM_COLUMNS))
-    print(out)
+        results = run_lm(text, out, own_command(), say)
+    _show(results, LM_COLUMNS, out)
 
 
 @app.command("front-ends")
@@ -303,9 +289,8 @@ def front_ends(
         if unknown := [name for name in names if name not in FRONT_ENDS]:
             raise UsageError(f"--only {unknown[0]}: one of {', '.join(FRONT_ENDS)}")
         plan = replace(plan, trained=names, sizes=())
-    results = run_front_ends(plan, data, aligned, alignments, out, shlex.join(["hubertkit", *sys.argv[1:]]), say)
-    Console().print(table(results["rows"], FRONT_END_COLUMNS))
-    print(out / "results.json")
+    results = run_front_ends(plan, data, aligned, alignments, out, own_command(), say)
+    _show(results, FRONT_END_COLUMNS, out / "results.json")
 
 
 @app.command("decoding")
@@ -339,13 +324,22 @@ def decoding(
     plan = replace(QUICK_DECODING if quick else DecodingPlan(repeats=repeats), device=device,
                    all_cores=workers == "all")
     results = run_decoding(plan, Sets.load(emissions, dev_references, test_references), lm, out,
-                           shlex.join(["hubertkit", *sys.argv[1:]]), say)
+                           own_command(), say)
     Console().print(table(shown_decoding(results["rows"]), DECODING_COLUMNS, digits={"wer": 2, "difference": 2}))
     for goal in results["goals"]:
         if goal["goal"] is not None:
             fast = "never as good" if goal["times_as_fast"] is None else f"{goal['times_as_fast']:g} times as fast"
             print(f"{goal['decoder']} against {goal['against']}: {fast} (goal {goal['goal']:g})")
     print(out / "results.json", out / "frontier.png", sep="\n")
+
+
+def _manifest(recordings: Path) -> Manifest:
+    return import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
+
+
+def _show(results: dict[str, Any], columns: list[str], file: Path) -> None:
+    Console().print(table(results["rows"], columns))
+    print(file)
 
 
 def _check_file(out: Path, benchmark: str, inputs: Iterable[Path | None] = ()) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import typer
 
 from tools import corpus_export, corpus_import
-from tools.corpus_import import LISTED
-from tools.outputs import MANIFESTS, check_manifest_file
+from tools.corpus_export import ManifestFile
+from tools.corpus_import import LISTED, Out
+from tools.outputs import check_manifest_file
 from upstream.audio.checking import check as check_manifest
 from upstream.audio.corpora.probing import Problem
-from upstream.audio.manifest import Manifest
+from upstream.audio.manifest import MANIFESTS, Manifest
 from upstream.audio.segmenting import Pieces
 from upstream.audio.segmenting import segment as segment_manifest
 from upstream.audio.splitting import parse_amounts
@@ -31,9 +32,6 @@ app = typer.Typer(no_args_is_help=True)
 app.add_typer(corpus_import.app, name="import", help="Make a manifest of a corpus on disk.")
 app.add_typer(corpus_export.app, name="export", help="A manifest, and units, for other programs.")
 
-Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Manifest to write: .arrow, or .parquet.",
-                                   show_default=False)]
-ManifestFile = Annotated[Path, typer.Argument(metavar="MANIFEST", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

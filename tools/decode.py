@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,13 +21,13 @@ from downstream.decode.tuned import choice_of, noted_file, noted_model, tell_oth
 from downstream.emissions import Emissions
 from downstream.lm.arrays import model_hash
 from downstream.score.intervals import range_of
-from downstream.score.references import MANIFESTS, read_references
+from downstream.score.references import read_references
 from downstream.score.shared import shared_audio
 from tools.decoder_options import Beam, Decoder, Device, Hotwords, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder, recipe_lexicon
 from tools.few import tell_few
-from tools.outputs import check_file
-from upstream.audio.manifest import Manifest
+from tools.outputs import check_file, own_command
+from upstream.audio.manifest import MANIFESTS, Manifest
 from upstream.disk import write_json
 from upstream.errors import UsageError
 from upstream.progress import progress, say
@@ -152,7 +150,7 @@ def _provenance(decoder: AnyDecoder, stored: Emissions, lexicon: Path | None, tu
     return {"decoder": name_of(decoder).value, "settings": settings_of(decoder), "lm": noted_file(lm, out),
             "lexicon": noted_file(lexicon, out), "tuned": noted_file(tuned, out), "emissions_hash": stored.hash,
             "recogniser_hash": stored.meta.get("recogniser_hash"), "manifest_hash": stored.manifest_hash,
-            "versions": versions(), "command": shlex.join(["hubertkit", *sys.argv[1:]])}
+            "versions": versions(), "command": own_command()}
 
 
 def _numbers(given: str | None) -> tuple[int, ...]:

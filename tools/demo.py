@@ -7,8 +7,6 @@ number of fine-tuning updates.
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from benchmarks.report import making
 from benchmarks.report.reading import read_all
 from benchmarks.results import table
 from tools.launch import AUTO, RanksOption, launched
+from tools.outputs import own_command
 from tools.synthesise import VOICES_TEST, VOICES_TRAIN, sentences, synthesise
 from upstream import ranks as processes
 from upstream.audio.manifest import Manifest
@@ -80,7 +79,7 @@ def demo(
     with launched(ranks, micro_batches(recipe), recipe.device, most_ranks(recipe)):
         with locked(out):  # the speech of a demo that is running is not replaced
             speech_stage(size, recipe.seed, out / "speech")
-        results = run(recipe, out / "speech", out, shlex.join(["hubertkit", *sys.argv[1:]]))
+        results = run(recipe, out / "speech", out, own_command())
         page = processes.alone(lambda: making.write(making.report(read_all([out / "results.json"])), out / REPORT)[-1])
     show(results, Console())
     if quick:

@@ -1,11 +1,14 @@
 """Where the results of a single command may go: not over its inputs, nor over what another command made.
 
 Asked before the work, for an answer after an hour of it comes too late, and what was overwritten does not come back.
+And what results say of the command.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,10 +18,14 @@ from upstream.errors import UsageError
 # The file by which a folder is known, and what it then is.
 KINDS = {"emissions.json": "emissions", "units.json": "units", "teacher.json": "a teacher",
          "hubertkit.json": "an encoder or recogniser", "characters.json": "a character model"}
-MANIFESTS = (".arrow", ".parquet")
 _STAGE = "stage.json"
 _PARTS = (".npy", ".safetensors", ".arrow")
 _NAMED_PARTS = {"vocab.json", "config.json", "preprocessor_config.json"}
+
+
+def own_command() -> str:
+    """The command that this process is, as one would type it again."""
+    return shlex.join(["hubertkit", *sys.argv[1:]])
 
 
 def check_folder(out: Path, inputs: Iterable[Path | None] = (), *, own: str | None = None) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +22,7 @@ from downstream.score.rates import NO_SPACES, Unit, without_spaces
 from downstream.score.references import read_references
 from downstream.score.shared import refuse_shared
 from tools.few import tell_few
-from tools.outputs import check_file
+from tools.outputs import check_file, own_command
 from upstream.device import best_device
 from upstream.disk import write_json
 from upstream.errors import InputError, UsageError
@@ -64,7 +62,7 @@ def rescore(
     write_hypotheses(out, ranked, {
         "model": noted_model(model, out), "lower": lower, "weights": asdict(weights), "tuned": noted_file(tuned, out),
         "lists": noted_file(hypotheses, out), "lists_provenance": read_provenance(hypotheses), "versions": versions(),
-        "command": shlex.join(["hubertkit", *sys.argv[1:]])})
+        "command": own_command()})
     print(f"{out}: {sum(a.text != b.text for a, b in zip(found, ranked))} of {len(found)} hypotheses changed")
 
 

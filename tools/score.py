@@ -17,10 +17,10 @@ from rich.table import Column, Table
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.provenance import provenance_path, read_provenance
 from downstream.score.intervals import bootstrap_interval, range_of
-from downstream.score.rates import NO_SPACES, Score, Unit, without_spaces
+from downstream.score.rates import NO_SPACES, Score, Unit, rates_of, without_spaces
 from downstream.score.rates import score as rate
 from downstream.score.references import References, read_references
-from downstream.score.significance import paired_difference
+from downstream.score.significance import p_value_text, paired_difference
 from tools.few import tell_few
 from upstream.progress import say
 
@@ -111,7 +111,7 @@ def _groups(truth: References, by: By) -> list[str] | None:
 
 def _show(result: dict[str, Any]) -> None:
     """A table that fits a terminal of 80 columns: intervals stand below their rates."""
-    rates = ("wer", "cer") if result["unit"] == "word" else ("cer",)
+    rates = rates_of(result["unit"])
     table = Table(Column("hypotheses", overflow="fold"), *(Column(f"{name.upper()} %", no_wrap=True) for name in rates),
                   *(Column(name, no_wrap=True) for name in (f"{result['unit']}s", "sub", "del", "ins", "wrong")),
                   box=SIMPLE_HEAD)
@@ -128,7 +128,7 @@ def _show(result: dict[str, Any]) -> None:
     console.print(table)
     if "difference" in result:
         row = result["difference"]
-        values = ", ".join(f"{row[f'{name}_p_value']:.4f} for {name.upper()}" for name in rates)
+        values = ", ".join(f"{p_value_text(row[f'{name}_p_value'])} for {name.upper()}" for name in rates)
         console.print(f"p = {values} (two-sided randomisation test by {result['interval_by']})", highlight=False)
 
 

@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tools.outputs import MANIFESTS, check_file, check_folder
+from tools.outputs import check_file, check_folder
 from upstream.audio.caching import AudioCache
 from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.single import utterances_of_files
-from upstream.audio.manifest import Manifest
+from upstream.audio.manifest import MANIFESTS, Manifest
 from upstream.device import best_device
 from upstream.disk import remove
 from upstream.errors import UsageError

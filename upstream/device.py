@@ -1,4 +1,4 @@
-"""Which device a rank computes on, and how arrays get there."""
+"""Which device a rank computes on, how arrays get there, and when it is done."""
 
 from __future__ import annotations
 
@@ -38,3 +38,9 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a device has done what it was given, as before a look at the clock."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()

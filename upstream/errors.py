@@ -1,5 +1,9 @@
 """What goes wrong in a way a user can mend: one line saying what, where, and what to do about it."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class HubertkitError(Exception):
     """Base of every error shown to a user without a traceback. `exit_code` is what the command line exits with."""
@@ -37,3 +41,8 @@ class Interrupted(HubertkitError):
 
 class RankLost(HubertkitError):
     """One of several processes that train together has died."""
+
+
+def some_of(names: Sequence[str]) -> str:
+    """`a, b`, and of more than five the first and how many more there are: `a, b, c, d, e and 3 more`."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

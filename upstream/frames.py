@@ -107,15 +107,6 @@ def frame_counts(lengths: np.ndarray, grid: FrameGrid) -> np.ndarray:
     return counts
 
 
-def label_index(frame: int, label_rate: float, grid: FrameGrid) -> int:
-    """Index of the label of a frame, for labels at `label_rate` Hz that start with the waveform.
-
-    `floor(frame * label_rate / frame_rate)`, as fairseq's `forward_targets`: MFCC labels at 100 Hz give every second
-    one to frames at 50 Hz. Window 2t of the Kaldi grid and frame t of the conv grid have the same centre.
-    """
-    return int(frame * label_rate * grid.hop / SAMPLE_RATE)
-
-
 def seconds(samples: int, rate: int = SAMPLE_RATE) -> float:
     """Duration in seconds of `samples` samples at `rate` Hz."""
     return samples / rate

@@ -27,9 +27,9 @@ def keyed(seed: int, purpose: str, *key: Key) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(_digest(seed, purpose, *key), "little")))
 
 
-def keyed_torch(seed: int, purpose: str, *key: Key, device: str | torch.device = "cpu") -> torch.Generator:
-    """The same for torch: for weights, dropout and whatever is drawn on a device."""
-    generator = torch.Generator(device=device)
+def keyed_torch(seed: int, purpose: str, *key: Key) -> torch.Generator:
+    """The same for torch, on the CPU."""
+    generator = torch.Generator()
     generator.manual_seed(keyed_int(seed, purpose, *key))
     return generator
 

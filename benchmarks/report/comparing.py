@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.document import MINUS, Cell, Column, Table, first_of, interval, listed, number, p_value
-from downstream.score.significance import holm
+from benchmarks.report.document import MINUS, Cell, Column, Table, first_of, interval, listed, number
+from downstream.score.significance import holm, p_value_text
 
 UTTERANCES, SPEAKERS = "utterances", "speakers"  # what intervals draw
 LEVEL = 0.05
@@ -163,7 +163,7 @@ def _verdict(those: Sequence[Difference], sampling: str, naming: bool) -> str:
     how = f" ({listed(ways)})" if ways else ""
     if len(those) == 1:
         said = "excludes" if excluding else "includes"
-        p = "" if (sure := those[0].by(sampling)) is None else p_value(sure.p)
+        p = "" if (sure := those[0].by(sampling)) is None else p_value_text(sure.p)
         told = f", p {p}" if p.startswith("<") else f", p = {p}" if p else ""
         return (f"Drawing {sampling}, the 95 % interval of {those[0].name} {said} 0: "
                 f"{number(those[0].points, 2, '+')} points{told}.")
@@ -178,7 +178,7 @@ def _sure_cells(sure: Sure | None, digits: int, corrected: float | None) -> list
     if sure is None:
         return [Cell(), Cell()]
     return [Cell(interval(sure.ends, digits, "+"), strong=sure.excludes_zero),
-            Cell(p_value(sure.p), "" if corrected is None else f"[{p_value(corrected)}]")]
+            Cell(p_value_text(sure.p), "" if corrected is None else f"[{p_value_text(corrected)}]")]
 
 
 def _note(found: Sequence[Difference], several: bool) -> str:

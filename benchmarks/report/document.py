@@ -153,13 +153,6 @@ def interval(ends: Sequence[float] | None, digits: int, sign: str = "") -> str:
     return "" if ends is None else f"[{', '.join(number(end, digits, sign) for end in ends)}]"
 
 
-def p_value(value: float | None) -> str:
-    """Three digits, four where three would be 0."""
-    if value is None:
-        return ""
-    return f"{value:.3f}" if value >= 5e-4 else f"{value:.4f}" if value >= 5e-5 else "<0.0001"
-
-
 def counted(count: int, what: str) -> str:
     """`1 word`, `2 words`, `5,010 words`."""
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

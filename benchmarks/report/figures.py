@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.report.comparing import SPEAKERS, UTTERANCES, Difference, from_one
 from benchmarks.report.document import MINUS, Figure, shown
 from benchmarks.report.seeds import Measured, encoder_order, in_order, label_order
+from downstream.score.rates import RATES
 from upstream.picture import drawn_svg
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
     Args:
         left_out: a sentence on cells that are not among these.
     """
-    rates, decoders = ("wer", "cer"), list(dict.fromkeys(m.decoder for m in cells))
+    decoders = list(dict.fromkeys(m.decoder for m in cells))
     labels = in_order((m.labelled for m in cells), label_order)
     encoders = in_order((m.encoder for m in cells), encoder_order)
     files = list(dict.fromkeys(m.file for m in cells))
@@ -61,8 +62,8 @@ def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
             _series(axes, [p + offset for p in places], chosen, rate, SERIES[colour], style, by_labels)
 
     def draw(figure: Canvas) -> None:
-        panels = figure.subplots(len(rates), len(decoders), squeeze=False, sharex=True)
-        for row, rate in enumerate(rates):
+        panels = figure.subplots(len(RATES), len(decoders), squeeze=False, sharex=True)
+        for row, rate in enumerate(RATES):
             for column, decoder in enumerate(decoders):
                 axes = panels[row][column]
                 draw_series(axes, [m for m in cells if m.decoder == decoder], rate)
@@ -75,7 +76,7 @@ def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
         if any(names):
             _legend(figure, panels[0][0], [_plain(name) for name in names])
 
-    height = 0.5 + 1.9 * len(rates) + (0.6 * longest if slanted else 0.0)
+    height = 0.5 + 1.9 * len(RATES) + (0.6 * longest if slanted else 0.0)
     caption = " ".join(filter(None, [_rate_caption(cells, by_labels), left_out]))
     return [Figure("rates-figure", caption, themed(drawn_svg(_WIDTH, height, draw), "rates"))]
 

@@ -31,11 +31,11 @@ from benchmarks.report.document import (
 from benchmarks.report.figures import difference_figure
 from benchmarks.report.measuring import short, versions
 from benchmarks.report.reading import names_of
-from benchmarks.report.scoring import Decoded, decoded, difference, rates
+from benchmarks.report.scoring import Decoded, decoded, difference
 from downstream.decode.provenance import provenance_path
 from downstream.score.compare import known_speakers
 from downstream.score.intervals import RESAMPLES
-from downstream.score.rates import NO_SPACES, Unit, without_spaces
+from downstream.score.rates import NO_SPACES, Unit, rates_of, without_spaces
 from downstream.score.references import References
 from upstream.disk import file_hash
 
@@ -63,8 +63,8 @@ def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
         progress(len(found))
     compared = []
     for one, other in combinations(found, 2):
-        compared += [difference(one, other, rate, seed, speakers) for rate in rates(unit)]
-        progress(len(found) + len(compared) / len(rates(unit)))
+        compared += [difference(one, other, rate, seed, speakers) for rate in rates_of(unit)]
+        progress(len(found) + len(compared) / len(rates_of(unit)))
     sections = [Section("rates", "Error rates", (_rate_table(found, unit, speakers), _count_table(found, unit)))]
     if compared:
         sections.append(Section("differences", "Differences", (
@@ -83,12 +83,12 @@ def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
 
 def _rate_table(found: Sequence[Decoded], unit: Unit, speakers: Sequence[str] | None) -> Table:
     columns = [Column("hypotheses", numeric=False)]
-    for rate in rates(unit):
+    for rate in rates_of(unit):
         columns += [Column(f"{rate.upper()} %"), *([Column("by speakers")] if speakers else [])]
     rows = []
     for one in found:
         row = [Cell(one.name)]
-        for rate in rates(unit):
+        for rate in rates_of(unit):
             value = one.score.wer if rate == "wer" else one.score.cer
             row += [Cell(number(value, DIGITS), interval(one.intervals[rate, False], DIGITS))]
             row += [Cell(interval(one.intervals[rate, True], DIGITS))] if speakers else []
@@ -120,7 +120,7 @@ def _speaker_table(found: Sequence[Decoded], unit: Unit, speakers: Sequence[str]
 
     ranked = sorted(names, key=lambda name: (-(rate(found[0], name) or 0.0), name))
     columns = [Column("speaker", numeric=False), Column("utterances"), Column(f"{unit}s"),
-               *(Column(f"{one.name} %" if len(found) > 1 else f"{rates(unit)[0].upper()} %") for one in found)]
+               *(Column(f"{one.name} %" if len(found) > 1 else f"{rates_of(unit)[0].upper()} %") for one in found)]
     rows = tuple((Cell(name), Cell(f"{masks[name].sum():,}"), Cell(f"{counts.words[masks[name]].sum():,}"),
                   *(Cell("" if (value := rate(one, name)) is None else number(value, DIGITS)) for one in found))
                  for name in ranked[:_SPEAKERS])
@@ -233,7 +233,7 @@ def _lead(found: Sequence[Decoded], compared: Sequence[Difference], unit: Unit) 
     best = [one for one in found if one.score.errors == least]
     what = "Word" if unit == "word" else "Character"
     which = f"Lowest {what.lower()} error rate" if len(found) > 1 else f"{what} error rate"
-    rate = rates(unit)[0]
+    rate = rates_of(unit)[0]
     ends = {one.intervals[rate, False] for one in best}  # of files with as many errors the tables tell each
     sure = interval(ends.pop(), DIGITS) if len(ends) == 1 else ""
     yield (" ".join(filter(None, [f"{which}: {number(best[0].score.wer, DIGITS)} %", sure]))

@@ -20,8 +20,8 @@ from benchmarks.report.document import (
 from benchmarks.report.figures import difference_figure, rate_figure
 from benchmarks.report.reading import Results, objects
 from benchmarks.report.seeds import Measured, label_order, measured, over_files
+from downstream.score.rates import RATES
 
-RATES = ("wer", "cer")
 DIGITS = 1
 
 

@@ -13,10 +13,9 @@ from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.provenance import read_provenance
 from downstream.score.compare import errors_of, sizes_of
 from downstream.score.intervals import bootstrap_interval
-from downstream.score.rates import Score, Unit, score
+from downstream.score.rates import Score, Unit, rates_of, score
 from downstream.score.references import References
-from downstream.score.significance import Difference as Paired
-from downstream.score.significance import paired_difference
+from downstream.score.significance import PairedDifference, paired_difference
 from upstream.disk import file_hash, read_json
 from upstream.errors import FormatError, InputError
 
@@ -60,7 +59,7 @@ def decoded(path: Path, name: str, truth: References, unit: Unit, seed: int,
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     made_by = read_provenance(path)
-    intervals = {(rate, drawn): _ends(found, rate, seed, speakers if drawn else None) for rate in rates(unit)
+    intervals = {(rate, drawn): _ends(found, rate, seed, speakers if drawn else None) for rate in rates_of(unit)
                  for drawn in ((False, True) if speakers else (False,))}
     return Decoded(name, path, texts, made_by, _tuned(path, made_by), found, intervals, align(truth.texts, texts, unit))
 
@@ -68,11 +67,6 @@ def decoded(path: Path, name: str, truth: References, unit: Unit, seed: int,
 def _ends(found: Score, rate: str, seed: int, speakers: Sequence[str] | None) -> Ends:
     counts = found.per_utterance
     return bootstrap_interval(errors_of(counts, rate), sizes_of(counts, rate), seed=seed, groups=speakers).ends
-
-
-def rates(unit: Unit) -> tuple[str, ...]:
-    """The rates there are: of words and of characters, which are one where characters are what is counted."""
-    return ("wer", "cer") if unit == "word" else ("cer",)
 
 
 def difference(one: Decoded, other: Decoded, rate: str, seed: int, speakers: Sequence[str] | None) -> Difference:
@@ -86,7 +80,7 @@ def difference(one: Decoded, other: Decoded, rate: str, seed: int, speakers: Seq
                       None if by_speaker is None else _sure(by_speaker))
 
 
-def _sure(found: Paired) -> Sure:
+def _sure(found: PairedDifference) -> Sure:
     return Sure(found.interval.ends, found.p_value)
 
 

@@ -36,7 +36,7 @@ import numpy as np
 from downstream.decode.objective import Weighed
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
 from downstream.score.rates import Unit, compared_words, word_errors
-from downstream.score.significance import Difference, paired_difference
+from downstream.score.significance import PairedDifference, paired_difference
 from upstream.errors import InputError
 
 Blame = Literal["vocabulary", "search", "acoustic", "language", "both"]
@@ -57,7 +57,7 @@ class Step:
     errors: int
     wer: float
     interval: ConfidenceInterval
-    change: Difference | None
+    change: PairedDifference | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Words:
+class WordCounts:
     """Words of the references of one kind, and how many of them were substituted or deleted."""
 
     words: int
@@ -100,8 +100,8 @@ class Decomposition:
     words: int
     ladder: tuple[Step, ...]
     blamed: dict[Blame, Part]
-    known: Words
-    unknown: Words
+    known: WordCounts
+    unknown: WordCounts
     insertions: int
     unit: Unit = "word"
 
@@ -183,7 +183,7 @@ def _blamed(ids: Sequence[str], references: Mapping[str, str], errors: Sequence[
 
 
 def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str], known: frozenset[str],
-                   unit: Unit) -> tuple[Words, Words, int]:
+                   unit: Unit) -> tuple[WordCounts, WordCounts, int]:
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
     if unit == "character":
@@ -199,4 +199,4 @@ def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str], know
                 insertions += 1
             else:
                 errors[truth[edit.src_pos] in known] += 1
-    return Words(words[1], errors[1]), Words(words[0], errors[0]), insertions
+    return WordCounts(words[1], errors[1]), WordCounts(words[0], errors[0]), insertions

@@ -15,23 +15,23 @@ from typing import Any
 import numpy as np
 
 from downstream.decode.alphabet import Alphabet
-from downstream.decode.word_model import LN10, check_language_model
+from downstream.decode.word_model import check_language_model
 from downstream.lm.arpa import read_unigrams
 from downstream.lm.kenlm_file import is_binary, load_kenlm, quickest_file, refusal
+from downstream.lm.scoring import LN10
 from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import SEPARATOR
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, InputError, UsageError, some_of
 from upstream.progress import say
 
 UNKNOWN = "<unk>"
 WORDS_OF_A_SPELLING = 6  # at most, in flashlight's tree (kTrieMaxLabel); it drops the others without a word
-_SHOWN = 5  # words named in an error
 
 Spellings = Mapping[str, tuple[tuple[int, ...], ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class SpelledWords:
     """A lexicon with a language model, as flashlight takes them.
 
     Attributes:
@@ -106,7 +106,7 @@ def words_of_model(lm: Path, columns: Alphabet) -> tuple[str, ...]:
     return tuple(word for word in words if columns.letters.issuperset(word))
 
 
-def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> Words:
+def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> SpelledWords:
     """The tree and the model. Not cached: a tree of 200 000 words takes a second.
 
     Of words of one spelling the tree holds the `WORDS_OF_A_SPELLING` that are likeliest at the beginning of a sentence;
@@ -141,11 +141,11 @@ def load_words(spellings: Spellings, lm: Path | None, columns: Alphabet) -> Word
         say(f"warning: {len(set(left_out))} words of the lexicon, {names[left_out[0]]!r} for instance, have a spelling "
             f"in common with {others} and are not found by it: flashlight holds six words of one spelling")
     strange = frozenset() if lm is None else _strange(names, lm)
-    return Words(names, strange, tree, model)
+    return SpelledWords(names, strange, tree, model)
 
 
 @lru_cache(maxsize=4)
-def make_search(words: Words, options: Options, columns: Alphabet) -> Any:
+def make_search(words: SpelledWords, options: Options, columns: Alphabet) -> Any:
     """flashlight's decoder; cheap beside `load_words`."""
     from flashlight.lib.text.decoder import CriterionType, LexiconDecoder, LexiconDecoderOptions
 
@@ -177,9 +177,9 @@ def _columns_of(spellings: Mapping[str, tuple[tuple[str, ...], ...]],
         else:
             bad.append(word)
     if bad:
-        named = ", ".join(map(repr, bad[:_SHOWN])) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise InputError(f"{len(bad)} of {len(spellings)} words of the lexicon cannot be spelled in the recogniser's "
-                         f"symbols with {SEPARATOR!r} at the end: {named}; normalise them or leave them out")
+                         f"symbols with {SEPARATOR!r} at the end: {some_of([*map(repr, bad)])}; normalise them or "
+                         "leave them out")
     if not found:
         raise InputError("a lexicon without words; expected at least one")
     return found

@@ -26,7 +26,7 @@ import numpy as np
 from downstream.decode.alphabet import Alphabet, alphabet
 from downstream.decode.flashlight_search import (
     Options,
-    Words,
+    SpelledWords,
     load_words,
     make_search,
     run_search,
@@ -36,7 +36,7 @@ from downstream.decode.flashlight_search import (
 )
 from downstream.decode.greedy import greedy
 from downstream.decode.hypothesis import Candidate, Hypothesis, Word
-from downstream.decode.word_model import LN10
+from downstream.lm.scoring import LN10
 from downstream.text.lexicon import Lexicon
 from upstream.errors import UsageError
 
@@ -143,7 +143,7 @@ class LexiconDecoder:
             return [word]
         return ["".join(spelling[:-1]) for spelling in self.lexicon.spellings.get(word, ((*word, ""),))]
 
-    def _candidate(self, path: _Path, words: Words) -> Candidate:
+    def _candidate(self, path: _Path, words: SpelledWords) -> Candidate:
         score, lm = path.score, path.lm
         if path.unfinished:  # flashlight has guessed the rest of the last word
             lm = words.sentence(list(path.indices))
@@ -163,7 +163,7 @@ class LexiconDecoder:
         return Options(log10_lm_weight(self.lm_weight), self.word_score, self.silence_score,
                        self.beam, self.beam_threshold, self.tokens_per_frame or width, self.log_add)
 
-    def _words(self) -> Words:
+    def _words(self) -> SpelledWords:
         columns = alphabet(self.symbols, self.blank)
         return _loaded(self.lexicon, None if self.lm is None else Path(self.lm), columns)
 
@@ -185,7 +185,7 @@ class _Path:
     unfinished: bool
 
     @staticmethod
-    def of(result: Any, words: Words, columns: Alphabet, last: np.ndarray) -> _Path:
+    def of(result: Any, words: SpelledWords, columns: Alphabet, last: np.ndarray) -> _Path:
         characters = columns.characters
         tokens = result.tokens[1:-1]  # flashlight's own beginning and end, which are no frames
         said: list[tuple[str, int, int]] = []
@@ -206,11 +206,11 @@ class _Path:
                      bool(letters))
 
 
-_kept: OrderedDict[tuple[Any, ...], tuple[Any, Words]] = OrderedDict()
+_kept: OrderedDict[tuple[Any, ...], tuple[Any, SpelledWords]] = OrderedDict()
 _KEPT = 4
 
 
-def _loaded(lexicon: Lexicon | tuple[str, ...] | None, lm: Path | None, columns: Alphabet) -> Words:
+def _loaded(lexicon: Lexicon | tuple[str, ...] | None, lm: Path | None, columns: Alphabet) -> SpelledWords:
     """Words of a lexicon and a language model, kept as long as the file stays as it is.
 
     Lexicons are told apart by identity: comparing hundreds of thousands of words for every utterance takes longer than

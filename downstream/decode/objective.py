@@ -14,9 +14,10 @@ from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import WeightedDecoder
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.likelihood import text_logprobs
-from downstream.decode.word_model import LN10, UNKNOWN_LOG10, WordModel, load_word_model
+from downstream.decode.word_model import UNKNOWN_LOG10, WordModel, load_word_model
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
+from downstream.lm.scoring import LN10
 from downstream.text.lexicon import Lexicon
 from upstream.errors import UsageError
 

@@ -28,13 +28,12 @@ from downstream.decode.confidence import spellings_of, with_confidences
 from downstream.decode.hypothesis import Hypothesis
 from downstream.emissions import Emissions
 from upstream.control_groups import available_cores
-from upstream.errors import HubertkitError, UsageError
+from upstream.errors import HubertkitError, UsageError, some_of
 from upstream.stopping import heeded
 
 Start = Literal["fork", "spawn"]
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 _TASKS = 3  # groups for each process at least, so that none waits long for the last one
-_NAMED = 5  # utterances named in an error
 
 
 class Decoder(Protocol):
@@ -156,9 +155,9 @@ def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], groups: list[list
         executor.shutdown()
     except BrokenProcessPool as error:
         names = [ids[i] for group in groups for i in group if at[i]]
-        busy = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        raise HubertkitError(f"a decoding process was killed{f' (they were at {busy})' if busy else ''}, perhaps for "
-                             "lack of memory; use fewer workers or a smaller language model") from error
+        busy = f" (they were at {some_of(names)})" if names else ""
+        raise HubertkitError(f"a decoding process was killed{busy}, perhaps for lack of memory; use fewer workers or a "
+                             "smaller language model") from error
     finally:
         # on success all have ended; after an error or Ctrl-C nobody waits for what they are at
         for process in [one for one in own.values() if one.is_alive()]:

@@ -20,7 +20,8 @@ from typing import Protocol
 import numpy as np
 
 from downstream.decode.hypothesis import Candidate, Hypothesis
-from downstream.decode.word_model import LN10, UNKNOWN_LOG10
+from downstream.decode.word_model import UNKNOWN_LOG10
+from downstream.lm.scoring import LN10
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
 from downstream.score.rates import Unit, compared_words, word_errors
 from upstream.errors import InputError, UsageError

@@ -23,11 +23,12 @@ from downstream.decode.hypothesis import Hypothesis
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.nbest_lists import NBestLists, Point, best
 from downstream.decode.pool import decode_all, processes
-from downstream.decode.word_model import LEAST_COVERAGE, LEXICON, LN10, MODEL, UNKNOWN_LOG10, check_coverage
+from downstream.decode.word_model import LEAST_COVERAGE, LEXICON, MODEL, UNKNOWN_LOG10, check_coverage
 from downstream.emissions import Emissions
 from downstream.lm.arpa import read_unigrams
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
+from downstream.lm.scoring import LN10
 from downstream.score.intervals import bootstrap_interval
 from downstream.score.rates import Unit
 from downstream.score.shared import refuse_shared

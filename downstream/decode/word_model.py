@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,11 +11,10 @@ from typing import Any
 from downstream.decode.alphabet import Alphabet
 from downstream.given_files import check_lasting
 from downstream.lm.arpa import read_unigrams
-from downstream.lm.scoring import load_kenlm
+from downstream.lm.scoring import LN10, load_kenlm
 from downstream.score.rates import NO_SPACES, Unit, units_of, without_spaces
 from upstream.errors import FormatError, InputError
 
-LN10 = math.log(10)
 UNKNOWN_LOG10 = -10.0  # on top of the model's own <unk>; pyctcdecode's default
 MODEL, LEXICON = "the language model", "the lexicon"
 LEAST_COVERAGE = 0.8
@@ -24,17 +22,17 @@ _MEAN_WORD = 6  # characters; a beginning that no word has costs more once it is
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: there are hundreds of thousands of words
-class Vocabulary:
+class KnownWords:
     """The words of a language model and every beginning of them."""
 
     words: frozenset[str]
     beginnings: frozenset[str]
 
     @staticmethod
-    def of(words: Iterable[str]) -> Vocabulary:
+    def of(words: Iterable[str]) -> KnownWords:
         """From the words alone."""
         whole = frozenset(words)
-        return Vocabulary(whole, frozenset(word[:i] for word in whole for i in range(1, len(word) + 1)))
+        return KnownWords(whole, frozenset(word[:i] for word in whole for i in range(1, len(word) + 1)))
 
 
 class WordModel:
@@ -44,7 +42,7 @@ class WordModel:
     holds no word: there the original scores the empty word as an unknown one, which costs 23 nats at weight 1.
     """
 
-    def __init__(self, model: Any, vocabulary: Vocabulary) -> None:
+    def __init__(self, model: Any, vocabulary: KnownWords) -> None:
         """`model`: a `kenlm.Model`. Weights are set by `weigh` before each utterance."""
         import kenlm
 
@@ -96,7 +94,7 @@ class WordModel:
         return float(self._model.BaseScore(state, "</s>", self._new_state()))
 
 
-def load_word_model(path: Path) -> tuple[Any, Vocabulary]:
+def load_word_model(path: Path) -> tuple[Any, KnownWords]:
     """The KenLM model and the vocabulary of an ARPA file (`.arpa`, `.arpa.gz`), loaded once per process.
 
     Raises:
@@ -110,11 +108,11 @@ def load_word_model(path: Path) -> tuple[Any, Vocabulary]:
 
 
 @lru_cache(maxsize=4)
-def _vocabulary(path: Path, modified: int, size: int) -> Vocabulary:
+def _vocabulary(path: Path, modified: int, size: int) -> KnownWords:
     words = read_unigrams(path)
     if not words:
         raise FormatError(f"{path}: a language model without words; build it from text")
-    return Vocabulary.of(words)
+    return KnownWords.of(words)
 
 
 def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float:

@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 
 from downstream.lm.arpa_lines import UNKNOWNS, Lines, arpa_lines, end, header, odd_unknowns, section, too_few
 from downstream.lm.kneser_ney import NGramModel
+from downstream.lm.reading import Progress
 from upstream.disk import writing
 from upstream.errors import FormatError
 
 _ROWS = 200_000  # lines formatted at a time
 
-Progress = Callable[[float, float], None]
 Table = dict[tuple[str, ...], tuple[float, float]]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import math
 import re
 import zlib
 from collections.abc import Collection, Iterator
@@ -19,6 +20,7 @@ from downstream.given_files import check_lasting
 from downstream.lm.array_file import holds_arrays
 from upstream.errors import FormatError
 
+LN10 = math.log(10.0)  # the files hold logarithms of base 10
 UNKNOWNS = ("<unk>", "<UNK>")  # either is the unknown word to KenLM; of both we keep the second as a word, and say so
 MISSING_UNKNOWN = -100.0  # log10, of `<unk>` in a model without it: KenLM's own choice
 

@@ -26,14 +26,12 @@ from downstream.lm.array_file import holds_arrays, map_arrays, write_arrays
 from downstream.lm.kneser_ney import NGramModel
 from downstream.lm.loading import load_arpa
 from downstream.lm.perfect_hash import build, slots_for, slots_of
-from downstream.lm.reading import BOS, EOS, UNK
+from downstream.lm.reading import BOS, EOS, UNK, Progress
 from downstream.lm.tree import Tree, tree_of
 from upstream.disk import file_hash
 from upstream.errors import FormatError, HubertkitError
 
 _VERSION = 4  # of the arrays' meaning
-
-Progress = Callable[[float, float], None]
 
 
 class Words:

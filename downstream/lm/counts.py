@@ -6,14 +6,11 @@ k - 1: no table of tuples is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from downstream.lm.reading import BOS, Text
-
-Progress = Callable[[float, float], None]
+from downstream.lm.reading import BOS, Progress, Text
 
 
 @dataclass(frozen=True)

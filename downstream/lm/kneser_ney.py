@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from downstream.lm.counts import Order, Progress, count, last_in_suffix_order
-from downstream.lm.reading import BOS, EOS, SPECIALS, UNK, Text, longest_ngram, read_text
+from downstream.lm.counts import Order, count, last_in_suffix_order
+from downstream.lm.reading import BOS, EOS, SPECIALS, UNK, Progress, Text, longest_ngram, read_text
 from upstream.errors import InputError, UsageError
 
 Discounts = tuple[float, float, float]  # of adjusted counts 1, 2, and 3 and more

@@ -25,15 +25,13 @@ from downstream.lm.arpa_lines import (
     too_few,
 )
 from downstream.lm.kneser_ney import Grams, NGramModel
-from downstream.lm.reading import SPECIALS
+from downstream.lm.reading import SPECIALS, Progress
 from upstream.errors import FormatError
 
 NEVER = -99.0  # log10, in place of minus infinity: the custom of ARPA files
 
 _ROWS = 200_000  # lines read at a time
 _ABOVE_ONE = 1e-5  # log10; less is rounding
-
-Progress = Callable[[float, float], None]
 
 
 def load_arpa(path: Path, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> NGramModel:

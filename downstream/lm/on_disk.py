@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from downstream.lm.arpa import Block, write_blocks
-from downstream.lm.counts import Order, Progress
+from downstream.lm.counts import Order
 from downstream.lm.kneser_ney import (
     Discounts,
     Options,
@@ -39,7 +39,7 @@ from downstream.lm.kneser_ney import (
     unigrams,
 )
 from downstream.lm.packing import first_words, pack, unpack, width_of
-from downstream.lm.reading import BOS, UNK, Text, read_text_to_file
+from downstream.lm.reading import BOS, UNK, Progress, Text, read_text_to_file
 from downstream.lm.sorting import Sorter
 from downstream.lm.suffix_pass import Level, levels_of
 from upstream.disk import disk_errors

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from downstream.lm.arpa_lines import LN10
 from downstream.lm.kenlm_file import load_kenlm
 from downstream.lm.reading import split_words
 from upstream.errors import InputError, UsageError
 
 __all__ = ["LN10", "Perplexity", "WordScore", "load_kenlm", "perplexity", "perplexity_of", "score_sentence",
            "score_words"]
-
-LN10 = math.log(10.0)
 
 
 class WordScore(NamedTuple):

@@ -10,16 +10,14 @@ difference.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
+from downstream.lm.arpa_lines import LN10
 from downstream.lm.kneser_ney import Grams, NGramModel
 from downstream.lm.reading import BOS
-
-LN10 = math.log(10.0)
 
 _NOTHING = 1e-6  # mass that may be rounding: probabilities in ARPA files are float32
 _LEAST = 1e-99  # weight in place of 0, the custom of ARPA files

@@ -1,33 +1,15 @@
-"""Two sets of hypotheses against the same references, or two systems that were each trained several times."""
+"""Two systems on the same utterances, each trained once or several times."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from downstream.score.rates import UtteranceCounts, score
-from downstream.score.significance import Difference, paired_difference
+from downstream.score.rates import RATES, UtteranceCounts
+from downstream.score.significance import PairedDifference, paired_difference
 from upstream.errors import InputError, UsageError
-
-
-def compare(references: Mapping[str, str], first: Mapping[str, str], second: Mapping[str, str], rate: str, seed: int,
-            speakers: Sequence[str | None] | None = None) -> dict[str, Any]:
-    """Difference of the first's error rate from the second's, as JSON values.
-
-    Args:
-        rate: `wer` or `cer`; UsageError for any other word.
-        speakers: of the references, in their order.
-
-    Returns:
-        `difference` in percentage points (negative: the first makes fewer errors), `interval` of 95%, `p_value`; and
-        where all speakers are known, and two at least, `by_speaker`: {`interval`, `p_value`} of whole speakers, which
-        is what says how it would be with others.
-    """
-    _check_rate(rate)
-    counts = [[score(references, hypotheses).per_utterance] for hypotheses in (first, second)]
-    return compare_trainings(counts[0], counts[1], rate, seed, speakers)
 
 
 def compare_trainings(first: Sequence[UtteranceCounts], second: Sequence[UtteranceCounts], rate: str, seed: int,
@@ -41,10 +23,17 @@ def compare_trainings(first: Sequence[UtteranceCounts], second: Sequence[Utteran
 
     Args:
         first, second: counts of the same utterances, for each training; as many of both systems.
-        rate, seed, speakers: as `compare`, whose result with one training of each it is.
+        rate: `wer` or `cer`.
+        speakers: of the utterances, in their order.
+
+    Returns:
+        As JSON values `difference` in percentage points (negative: the first makes fewer errors), `interval` of 95%,
+        both rounded, and `p_value`, which is not: it may be one of many; and where all speakers are known, and two at
+        least, `by_speaker`: {`interval`, `p_value`} of whole speakers, which is what says how it would be with others.
 
     Raises:
         InputError: no trainings, or not as many of both.
+        UsageError: another rate.
     """
     if not first or len(first) != len(second):
         raise InputError(f"{len(first)} and {len(second)} trainings; a paired comparison needs as many of both systems")
@@ -81,10 +70,9 @@ def sizes_of(counts: UtteranceCounts, rate: str) -> np.ndarray:
 
 
 def _check_rate(rate: str) -> None:
-    if rate not in ("wer", "cer"):
+    if rate not in RATES:
         raise UsageError(f"rate={rate!r}: expected wer or cer")
 
 
-def _sure(found: Difference) -> dict[str, Any]:
-    low, high = found.interval.low, found.interval.high
-    return {"p_value": round(found.p_value, 5), "interval": [round(low, 3), round(high, 3)]}
+def _sure(found: PairedDifference) -> dict[str, Any]:
+    return {"p_value": found.p_value, "interval": found.interval.rounded}

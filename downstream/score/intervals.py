@@ -38,6 +38,11 @@ class ConfidenceInterval:
         """Low and high; None of a single cluster, which says nothing of how others would vary."""
         return (self.low, self.high) if self.clusters > 1 else None
 
+    @property
+    def rounded(self) -> list[float]:
+        """Low and high as files of results have them, with three digits after the point; of a single cluster too."""
+        return [round(float(self.low), 3), round(float(self.high), 3)]
+
 
 def range_of(ends: Sequence[float] | None, sign: str = "", between: str = " to ") -> str:
     """`12.34 to 15.00`, or `-` where there is none; `sign` as in format specifications."""

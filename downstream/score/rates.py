@@ -17,6 +17,7 @@ from downstream.text.vocabulary import composed
 from upstream.errors import InputError
 
 Unit = Literal["word", "character"]  # that errors are counted in; of characters, white space is none
+RATES = ("wer", "cer")  # of words, of characters
 
 NO_SPACES = "where the references have no spaces between words, take --characters"
 _LONG_WORD = 12.0  # characters, longer than those of any language with spaces are on average
@@ -69,6 +70,11 @@ class Score:
     character_errors: int
     sentence_errors: int
     per_utterance: UtteranceCounts
+
+
+def rates_of(unit: Unit) -> tuple[str, ...]:
+    """The rates there are: of words and of characters, which are one where characters are what is counted."""
+    return RATES if unit == "word" else ("cer",)
 
 
 def score(references: Mapping[str, str], hypotheses: Mapping[str, str], unit: Unit = "word") -> Score:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downstream.given_files import check_readable
-from upstream.audio.manifest import Manifest
+from upstream.audio.manifest import MANIFESTS, Manifest
 from upstream.errors import FormatError, InputError
-
-MANIFESTS = (".arrow", ".parquet")
 
 
 @dataclass(frozen=True)

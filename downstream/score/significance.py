@@ -28,7 +28,7 @@ _CHUNK = 1 << 20  # signs held at once: 8 MB
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """Error rate of the first system minus that of the second.
 
     Attributes:
@@ -44,7 +44,7 @@ class Difference:
 
 def paired_difference(errors: np.ndarray, other_errors: np.ndarray, words: np.ndarray, *, seed: int = 0,
                       resamples: int = RESAMPLES, level: float = 0.95,
-                      groups: Sequence[Hashable] | None = None) -> Difference:
+                      groups: Sequence[Hashable] | None = None) -> PairedDifference:
     """Compare two systems on the same utterances; both are drawn together, so what is hard for both cancels out.
 
     Args:
@@ -61,9 +61,9 @@ def paired_difference(errors: np.ndarray, other_errors: np.ndarray, words: np.nd
     totals = cluster_totals(np.column_stack([errors, other_errors]), words, groups)
     rates = resampled_rates(totals[:, :2], totals[:, 2], seed, resamples)
     first, second, whole = totals.sum(axis=0)
-    return Difference(points=float(100 * (first - second) / whole),
-                      interval=percentile_interval(rates[:, 0] - rates[:, 1], level, len(totals)),
-                      p_value=randomisation_p_value(totals[:, 0] - totals[:, 1], seed, resamples))
+    return PairedDifference(points=float(100 * (first - second) / whole),
+                            interval=percentile_interval(rates[:, 0] - rates[:, 1], level, len(totals)),
+                            p_value=randomisation_p_value(totals[:, 0] - totals[:, 1], seed, resamples))
 
 
 def randomisation_p_value(differences: np.ndarray, seed: int = 0, swaps: int = RESAMPLES) -> float:
@@ -87,6 +87,14 @@ def randomisation_p_value(differences: np.ndarray, seed: int = 0, swaps: int = R
             swapped = rng.integers(2, size=(count, len(untied)), dtype=np.int8)
         found += int((np.abs(untied.sum() - 2 * (swapped @ untied)) >= reached).sum())
     return found / total if exact else (found + 1) / (total + 1)
+
+
+def p_value_text(p_value: float | None) -> str:
+    """As tables and sentences have it: three digits after the point, four where three would be 0; nothing where there
+    is none."""
+    if p_value is None:
+        return ""
+    return f"{p_value:.3f}" if p_value >= 5e-4 else f"{p_value:.4f}" if p_value >= 5e-5 else "<0.0001"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -12,11 +12,9 @@ from pathlib import Path
 from downstream.given_files import check_readable
 from downstream.text.vocabulary import SEPARATOR, Vocabulary
 from upstream.disk import writing
-from upstream.errors import FormatError, InputError
+from upstream.errors import FormatError, InputError, some_of
 
 Spelling = tuple[str, ...]
-
-_SHOWN = 5  # words named in an error
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Lexicon:
         bad = [word for word in unique if not word or not vocabulary.letters.issuperset(word)]
         if bad:
             raise InputError(f"{len(bad)} of {len(unique)} words cannot be spelled in the recogniser's symbols: "
-                             f"{_named(bad, vocabulary)}; normalise them or leave them out")
+                             f"{some_of([_named(word, vocabulary) for word in bad])}; normalise them or leave them out")
         if not unique:
             raise InputError("no words to make a lexicon of")
         return Lexicon({word: ((*word, SEPARATOR),) for word in unique})
@@ -128,12 +126,9 @@ def _entry(where: str, line: str, known: frozenset[str] | None) -> tuple[str, Sp
     return word, spelling
 
 
-def _named(bad: list[str], vocabulary: Vocabulary) -> str:
-    named = []
-    for word in bad[:_SHOWN]:
-        odd = next((c for c in word if c not in vocabulary.letters), None)
-        named.append(f"{word!r}" + ("" if odd is None else f" (no {odd!r}, U+{ord(odd):04X})"))
-    return ", ".join(named) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
+def _named(word: str, vocabulary: Vocabulary) -> str:
+    odd = next((c for c in word if c not in vocabulary.letters), None)
+    return repr(word) if odd is None else f"{word!r} (no {odd!r}, U+{ord(odd):04X})"
 
 
 def _read(path: Path) -> str:

@@ -19,7 +19,7 @@ from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses, write_hypotheses
 from downstream.decode.pool import decode_all
 from downstream.decode.tune import Search
-from downstream.score.compare import compare
+from downstream.score.compare import compare_trainings
 from downstream.score.rates import score
 from tools.main import run as command
 from upstream.errors import FormatError, HubertkitError, InputError, UsageError
@@ -98,7 +98,8 @@ def test_the_rows_are_what_the_decoders_find(sets, jobs, tmp_path):
             assert len(row["decoding_seconds"]) == 2
     assert by_name["greedy", None]["wer"] > 2 * by_name["batched", 40]["wer"]
     row = by_name["pyctcdecode", 20]  # the next wider beam is that of 30
-    found = compare(test.texts, texts["pyctcdecode", 20], texts[REFERENCE, 30], "wer", 0)
+    first, second = ([score(test.texts, texts[key]).per_utterance] for key in (("pyctcdecode", 20), (REFERENCE, 30)))
+    found = compare_trainings(first, second, "wer", 0)
     assert (row["against"], row["difference"], row["difference_interval"]) == (
         f"{REFERENCE}, beam 30", found["difference"], found["interval"])
     assert by_name[REFERENCE, 10]["against"] is None

@@ -88,6 +88,13 @@ def test_holm_is_taken_over_the_comparisons_of_one_rate_and_decoder():
     assert [c["by_speaker"]["p_holm"] for c in found[:2]] == [0.5, 0.5]
 
 
+def test_holm_is_taken_over_p_values_before_they_are_rounded():
+    """1 / 4096 = .000244 is .00024 in the file; four times as much is .00098, and was .00096 of the rounded."""
+    found = [{"rate": "wer", "decoder": "greedy", "p_value": p} for p in (1 / 4096, 0.5, 0.6, 0.7)]
+    add_holm(found)
+    assert (found[0]["p_value"], found[0]["p_holm"]) == (0.00024, 0.00098)
+
+
 def shown(results):
     console = Console(width=100)
     with console.capture() as capture:
@@ -106,7 +113,7 @@ def test_one_seed_is_shown_by_its_rows_with_differences_below():
     summary = {**LONG, **RATES, "seeds": [0], "wer_sd": None, "cer_sd": None}
     text = shown({"rows": [row], "summaries": [summary], "comparisons": [COMPARED]})
     assert any("4917 " in line and "101.3 [100.1, 102.6]" in line for line in text)
-    assert any("-12.3 [-13.5, -11.1]" in line and "< 0.001" in line for line in text)
+    assert any("-12.3 [-13.5, -11.1]" in line and "0.0004" in line for line in text)
     assert not any("seed" in line for line in text)
     assert max(map(len, text)) <= 100
 

@@ -159,9 +159,8 @@ def test_a_command_that_was_cut_short_may_be_given_again(place, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr("upstream.teacher.units.write_json", full)
+    monkeypatch.setattr("upstream.rows.write_json", full)
     monkeypatch.setattr("upstream.teacher.teacher.json_text", full)
-    monkeypatch.setattr("downstream.emissions.write_json", full)
     monkeypatch.setattr("downstream.lm.character_model.json_text", full)
     teacher = Teacher(Quantiser((torch.zeros(3, 2),)), {"dim": 2}, None, {})
     for write, refuse in (

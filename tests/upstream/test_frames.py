@@ -1,20 +1,9 @@
-from fractions import Fraction
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.frames import (
-    CONV_GRID,
-    KALDI_GRID,
-    SAMPLE_RATE,
-    STACKED_GRID,
-    WIDE_GRID,
-    FrameGrid,
-    frame_counts,
-    label_index,
-)
+from upstream.frames import CONV_GRID, KALDI_GRID, STACKED_GRID, WIDE_GRID, FrameGrid, frame_counts
 
 GRIDS = [CONV_GRID, STACKED_GRID]
 
@@ -48,7 +37,6 @@ def test_every_second_mfcc_window_is_an_encoder_frame_for_every_length():
     for n in range(400, 40_000):
         assert (KALDI_GRID.frames(n) + 1) // 2 == CONV_GRID.frames(n)
     for t in range(100):
-        assert label_index(t, 100.0, CONV_GRID) == 2 * t
         assert KALDI_GRID.centre_seconds(2 * t) == CONV_GRID.centre_seconds(t)
 
 
@@ -58,13 +46,6 @@ def test_every_second_conv_frame_begins_a_wide_one_for_every_length():
     assert (WIDE_GRID.hop, WIDE_GRID.rate, WIDE_GRID.least_samples) == (640, 25.0, 400)
     # By hand: frames 6 and 7 see samples 1920 to 2640, the wide frame 3 four windows from 1920: to 1920 + 880 = 2800.
     assert WIDE_GRID.crop_start(3) == CONV_GRID.crop_start(6) == 1920
-    assert [label_index(t, 50.0, WIDE_GRID) for t in range(4)] == [0, 2, 4, 6]
-
-
-@given(frame=st.integers(0, 5000), rate=st.sampled_from([25.0, 50.0, 100.0]))
-def test_label_index_is_the_floor_of_the_exact_ratio(frame, rate):
-    exact = Fraction(frame) * Fraction(rate) * CONV_GRID.hop / SAMPLE_RATE
-    assert label_index(frame, rate, CONV_GRID) == exact.__floor__()
 
 
 @given(frame=st.integers(0, 500), frames=st.integers(1, 200))

@@ -121,12 +121,12 @@ class CropPlan:
         """Updates of an epoch."""
         return max(1, self._micro_batches // self.accumulate)
 
-    def discarded(self, epoch: int = 0) -> float:
-        """Share of the usable frames that an epoch does not see because rows are cut to the shortest or left over."""
+    def discarded(self) -> float:
+        """Share of the usable frames that the first epoch misses, as rows are cut to the shortest or left over."""
         usable = self.lengths[self.lengths >= self.least_frames].sum()
         seen = np.zeros(int(self.lengths.sum()), bool)
         base = np.concatenate([[0], np.cumsum(self.lengths)])
-        for update in self.epoch(epoch):
+        for update in self.epoch(0):
             for rows, starts, frames in update:
                 for row, start in zip(rows, starts):
                     seen[base[row] + start:base[row] + start + frames] = True

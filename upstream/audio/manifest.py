@@ -36,6 +36,7 @@ from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE
 from upstream.places import places
 
+MANIFESTS = (".arrow", ".parquet")  # how the names of their files end
 ROWS_AT_ONCE = 4096  # rows that are Python objects at a time
 
 
@@ -220,13 +221,6 @@ class Manifest:
         """The hash without a look into the files: the same for recordings that were made again and differ in last bits,
         as those of a synthesiser do from processor to processor."""
         return table_hash(self._table, looks=False)
-
-    def index_of(self, utterance_id: str) -> int:
-        """Place of an utterance. Raises InputError naming the most similar id if it is not there."""
-        place = self._rank(utterance_id)
-        if place < len(self) and self._ranked(place) == utterance_id:
-            return int(self._order[place])
-        raise InputError(f"{self.source}: no utterance {utterance_id}{self._similar(utterance_id)}")
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Manifest:
         """The utterances at these places, in the order given, or those of a mask (N,) bool. IndexError beyond the end,

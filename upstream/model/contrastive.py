@@ -22,7 +22,7 @@ from upstream.model.encoder import Encoder
 from upstream.model.initialisation import initialise
 from upstream.model.masked_prediction import COSINE_EPSILON, mean_square, split_frames
 from upstream.model.padding import Padding
-from upstream.model.quantiser import Quantiser
+from upstream.model.quantiser import GumbelQuantiser
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ContrastivePrediction(nn.Module):
         self.encoder = encoder
         self.temperature, self.diversity_weight, self.feature_dropout = temperature, diversity_weight, feature_dropout
         self.penalty_weight = feature_penalty if config.frontend != "fbank" else 0.0
-        self.quantizer = Quantiser(config.feature_dim, groups, entries, code_dim)
+        self.quantizer = GumbelQuantiser(config.feature_dim, groups, entries, code_dim)
         self.project_q = nn.Linear(code_dim, final_dim)
         self.project_hid = nn.Linear(config.width, final_dim)
 

@@ -42,7 +42,7 @@ class GumbelSchedule:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What `Quantiser.forward` gives.
+    """What `GumbelQuantiser.forward` gives.
 
     Attributes:
         vectors: (N, code_dim) float32, the chosen entries of all groups side by side.
@@ -58,7 +58,7 @@ class Quantised:
     code_perplexity: Tensor
 
 
-class Quantiser(nn.Module):
+class GumbelQuantiser(nn.Module):
     """G codebooks of V entries (`transformers` Wav2Vec2GumbelVectorQuantizer, whose parameter names these are).
 
     In training an entry is drawn with Gumbel noise, from torch's default generator, and the gradient is that of the

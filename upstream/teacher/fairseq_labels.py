@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from upstream.audio.corpora.lines import lines_of
+from upstream.audio.corpora.lines import lines_of, write_lines
 from upstream.audio.manifest import Manifest
 from upstream.claims import claim
-from upstream.disk import disk_errors, file_hash, writing
+from upstream.disk import file_hash
 from upstream.errors import InputError, UsageError
 from upstream.frames import CONV_GRID, KALDI_GRID, frame_counts
 from upstream.teacher.gate import check_coverage
@@ -35,8 +35,8 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
     written = []
     for stream, (kind, classes) in enumerate(zip(_kinds(units), units.classes)):
         lines = (" ".join(map(str, units.labels(i, stream).tolist())) for i in manifest.ids)
-        written += [_write(folder / f"dict.{kind}.txt", (f"{c} 1" for c in range(classes))),
-                    _write(folder / f"{name}.{kind}", lines)]
+        written += [write_lines(folder / f"dict.{kind}.txt", (f"{c} 1" for c in range(classes))),
+                    write_lines(folder / f"{name}.{kind}", lines)]
     return written
 
 
@@ -140,9 +140,3 @@ def _dictionary(path: Path) -> frozenset[int]:
     if not found:
         raise InputError(f"{path}: no classes; an empty dictionary trains on nothing")
     return frozenset(found)
-
-
-def _write(path: Path, lines: Iterator[str]) -> Path:
-    with disk_errors(path), writing(path) as temporary, temporary.open("w", encoding="ascii") as file:
-        file.writelines(f"{line}\n" for line in lines)
-    return path

@@ -45,7 +45,7 @@ class GateRules:
             raise ValueError(f"gate: overrule={unknown[0]}, must be one of {', '.join(OVERRULABLE)}")
 
 
-class Lengths(Protocol):
+class HasIdsAndLengths(Protocol):
     """What the gate asks of a manifest."""
 
     @property
@@ -54,7 +54,7 @@ class Lengths(Protocol):
     def lengths(self) -> np.ndarray: ...
 
 
-def check_units(units: Units, manifest: Lengths, grid: FrameGrid = CONV_GRID, rules: GateRules | None = None,
+def check_units(units: Units, manifest: HasIdsAndLengths, grid: FrameGrid = CONV_GRID, rules: GateRules | None = None,
                 teacher_hash: str | None = None) -> list[np.ndarray]:
     """Check that units fit the recordings, and count the classes.
 
@@ -79,7 +79,7 @@ def check_units(units: Units, manifest: Lengths, grid: FrameGrid = CONV_GRID, ru
     return [_histogram(units, stream, rules) for stream in range(len(units.classes))]
 
 
-def check_coverage(units: Units, manifest: Lengths, grid: FrameGrid = CONV_GRID) -> None:
+def check_coverage(units: Units, manifest: HasIdsAndLengths, grid: FrameGrid = CONV_GRID) -> None:
     """The checks `rate`, `coverage` and `counts` alone. Raises InputError naming the first utterance that fails."""
     if abs(units.rate - grid.rate) > 1e-6:
         raise InputError(f"{units.folder}: units at {units.rate:g} Hz, the encoder has {grid.rate:g} frames a "
@@ -109,7 +109,7 @@ def check_same_teacher(train: Units, valid: Units, rules: GateRules | None = Non
                          f"{_overruling('teacher')}")
 
 
-def _check_counts(units: Units, ids: list[str], manifest: Lengths, grid: FrameGrid) -> None:
+def _check_counts(units: Units, ids: list[str], manifest: HasIdsAndLengths, grid: FrameGrid) -> None:
     places = np.fromiter((units.place(i) for i in ids), np.int64, len(ids))
     lengths = manifest.lengths
     found, expected = np.diff(units.offsets)[places], frame_counts(lengths, grid)
@@ -176,7 +176,7 @@ def _teacher(units: Units) -> str:
     return f"teacher {units.teacher_hash[:12]}" if units.teacher_hash else "an unknown teacher"
 
 
-def _other_manifest(units: Units, manifest: Lengths) -> str:
+def _other_manifest(units: Units, manifest: HasIdsAndLengths) -> str:
     """Why ids or counts do not fit, where the units say what they were made of."""
     ours = getattr(manifest, "hash", None)
     if ours is None or units.manifest_hash is None or units.manifest_hash == ours:

@@ -96,14 +96,14 @@ class Quality:
                 "utterances_without_alignment": self.missing}
 
 
-class Named(Protocol):
+class HasIds(Protocol):
     """What is asked of a manifest here."""
 
     @property
     def ids(self) -> list[str]: ...
 
 
-def quality(units: Units, alignments: Mapping[str, AlignmentFile], manifest: Named | None = None, stream: int = 0,
+def quality(units: Units, alignments: Mapping[str, AlignmentFile], manifest: HasIds | None = None, stream: int = 0,
             progress: Callable[[float, float], None] | None = None) -> Quality:
     """Compare stored units with phone alignments.
 
@@ -119,7 +119,7 @@ def quality(units: Units, alignments: Mapping[str, AlignmentFile], manifest: Nam
     return quality_of_streams(units, alignments, manifest, [stream], progress)[0]
 
 
-def quality_of_streams(units: Units, alignments: Mapping[str, AlignmentFile], manifest: Named | None = None,
+def quality_of_streams(units: Units, alignments: Mapping[str, AlignmentFile], manifest: HasIds | None = None,
                        streams: Sequence[int] | None = None,
                        progress: Callable[[float, float], None] | None = None) -> list[Quality]:
     """As `quality`, of several streams, or all, against the same phones: alignments are read once."""

@@ -117,11 +117,11 @@ def fit_quantiser(points: Tensor, clusters: Sequence[int], kind: Kind, seed: int
     return Quantiser(tuple(b.cpu() for b in books), kind, projection), tuple(inertias)
 
 
-def random_quantiser(dim: int, clusters: Sequence[int], seed: int, dimensions: int = RANDOM_DIMENSIONS) -> Quantiser:
+def random_quantiser(dim: int, clusters: Sequence[int], seed: int) -> Quantiser:
     """The teacher of BEST-RQ for frames of `dim` dimensions: a projection and codes for each stream, all keyed."""
     check_clusters(clusters, "random")
-    books = tuple(random_codes(k, dimensions, seed, number) for number, k in enumerate(clusters))
-    return Quantiser(books, "random", random_projection(dim, dimensions, len(clusters), seed))
+    books = tuple(random_codes(k, RANDOM_DIMENSIONS, seed, number) for number, k in enumerate(clusters))
+    return Quantiser(books, "random", random_projection(dim, RANDOM_DIMENSIONS, len(clusters), seed))
 
 
 def total_inertia(kind: Kind, inertias: Sequence[float]) -> float:

@@ -32,13 +32,12 @@ from upstream.teacher.kmeans import assign, default_engine, fit
 from upstream.teacher.proxies import Change, runs, speaker_information, stability
 from upstream.teacher.quality import quality_of_utterances
 from upstream.teacher.quantiser import Quantiser, check_clusters
-from upstream.teacher.sampling import refuse_broken
+from upstream.teacher.sampling import Progress, refuse_broken
 from upstream.teacher.teacher import Teacher
 
 FIT_FRAMES = 50_000  # of all layers at once: 2 GB for BASE
 ABX_TOKENS = 6_000
 ITERATIONS = 20
-_Progress = Callable[[float, float], None]
 _Pair = tuple[int, int]  # layer, clusters
 
 
@@ -103,7 +102,7 @@ class Sweep:
 def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read: Read, seed: int = 0,
           alignments: Mapping[str, AlignmentFile] | None = None, layers: Sequence[int] | None = None,
           device: torch.device | str = "cpu", fit_frames: int = FIT_FRAMES, measure_abx: bool = True,
-          snr: float = 10.0, cmn: bool = False, progress: _Progress | None = None) -> Sweep:
+          snr: float = 10.0, cmn: bool = False, progress: Progress | None = None) -> Sweep:
     """Judge the layers of an encoder.
 
     Args:

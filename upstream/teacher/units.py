@@ -7,28 +7,23 @@ another). `units.json` is written last: without it the folder holds no units.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from upstream.disk import check_json, disk_errors, load_array, save_array, write_json
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID
-from upstream.headers import HASH, META, WRITING, Field, is_rate, is_whole, parts_held, read_header, refuse_other_files
-from upstream.offsets import are_offsets
+from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header, refuse_other_files
+from upstream.rows import IDS, OFFSETS, RowsWriter, are_offsets, read_rows
 
 KIND = "units"
-FORMAT = f"hubertkit {KIND}"
 VERSION = 1
+_AGAIN = "make them again"
 _MOST_CLASSES = 1 << 16  # labels are uint16
 _FIELDS: dict[str, Field] = {
     "classes": ("a list of whole numbers from 1 to 65536", lambda value: isinstance(value, list) and bool(value) and
@@ -36,7 +31,7 @@ _FIELDS: dict[str, Field] = {
     "rate": ("labels a second, above 0", is_rate), "frames": ("a whole number", is_whole), "hash": HASH, "meta": META}
 
 
-class UnitsWriter:
+class UnitsWriter(RowsWriter):
     """Write units utterance by utterance; memory holds one utterance at a time.
 
         with UnitsWriter(folder, classes=(100,), meta={"teacher_hash": ...}) as writer:
@@ -45,6 +40,8 @@ class UnitsWriter:
     Leaving the block finishes the folder; an exception inside it leaves the units that it held before. Other files of
     the folder are not touched.
     """
+
+    kind, version, id_type = KIND, VERSION, pa.large_string()
 
     def __init__(self, folder: Path, classes: Sequence[int], meta: dict[str, Any] | None = None,
                  rate: float = CONV_GRID.rate) -> None:
@@ -61,19 +58,8 @@ class UnitsWriter:
         """
         if not classes or not all(1 <= k <= _MOST_CLASSES for k in classes):
             raise InputError(f"{folder}: {list(classes)} classes; at least one stream, with 1 to 65536 each")
-        self.folder = Path(folder)
-        check_json(dict(meta or {}), self.folder / "units.json")
-        self._header: dict[str, Any] = {"format": FORMAT, "version": VERSION, "rate": float(rate),
-                                        "classes": [int(k) for k in classes], "meta": dict(meta or {})}
-        self._ids: dict[str, None] = {}  # a set that keeps its order
-        self._offsets = [0]
-        self._digests = [hashlib.sha256() for _ in classes]
-        self._unfinished = self.folder / WRITING
-        with disk_errors(self.folder):
-            shutil.rmtree(self._unfinished, ignore_errors=True)  # left by a process that was killed
-            self._unfinished.mkdir(parents=True)
-            self._files = [(self._unfinished / name).open("wb") for name in _stream_files(len(classes))]
-            self._write_npy_headers()
+        super().__init__(folder, {"rate": float(rate), "classes": [int(k) for k in classes]}, meta,
+                         {name: (np.dtype("<u2"), ()) for name in _stream_files(len(classes))})
 
     def add(self, utterance_id: str, *sequences: np.ndarray) -> None:
         """Append the labels of one utterance, an integer array (T,) for each stream.
@@ -82,8 +68,6 @@ class UnitsWriter:
             InputError: naming the utterance: given twice, or labels of different lengths, or not in [0, K).
         """
         classes = self._header["classes"]
-        if utterance_id in self._ids:
-            raise InputError(f"{utterance_id}: units given twice; ids must be unique")
         arrays = [np.asarray(s) for s in sequences]
         if len(arrays) != len(classes) or any(a.shape != (len(arrays[0]),) for a in arrays):
             raise InputError(f"{utterance_id}: labels of shapes {[a.shape for a in arrays]}; expected one sequence for "
@@ -92,64 +76,13 @@ class UnitsWriter:
             if len(labels) and not (labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() < k):
                 raise InputError(f"{utterance_id}: stream {stream} holds labels from {labels.min()} to {labels.max()} "
                                  f"({labels.dtype}); expected integers in [0, {k})")
-        with disk_errors(self.folder):
-            for file, digest, labels in zip(self._files, self._digests, arrays):
-                stored = labels.astype("<u2").tobytes()
-                file.write(stored)
-                digest.update(stored)
-        self._ids[utterance_id] = None
-        self._offsets.append(self._offsets[-1] + len(arrays[0]))
+        self._append(utterance_id, *arrays)
 
-    def close(self) -> str:
-        """Finish the folder and give the content hash."""
-        offsets = np.asarray(self._offsets, np.int64)
-        header = {**self._header, "utterances": len(self._ids), "frames": int(offsets[-1]), "hash": self._hash(offsets)}
-        with disk_errors(self.folder):
-            self._write_npy_headers()
-            for file in self._files:
-                _finish(file)
-            with (self._unfinished / "offsets.npy").open("wb") as file:
-                save_array(file, offsets)
-                _finish(file)
-            _write_ids(self._unfinished / "ids.arrow", list(self._ids))
-            write_json(self._unfinished / "units.json", header)  # the last that a full disk can stop
-            held = parts_held(self.folder / "units.json", KIND, _parts) or []
-            for old in (*held, "units.json"):  # the header last: it names what is still to be removed
-                (self.folder / old).unlink(missing_ok=True)
-            for path in sorted(self._unfinished.iterdir()):  # units.json is the last of them
-                os.replace(path, self.folder / path.name)
-            self._unfinished.rmdir()
-        return str(header["hash"])
+    def _parts(self, header: dict[str, Any]) -> list[str]:
+        return _parts(header)
 
-    def abandon(self) -> None:
-        """Drop what was written; units that the folder held before are untouched."""
-        for file in self._files:
-            with contextlib.suppress(OSError):  # what a full disk has not taken
-                file.close()
-        shutil.rmtree(self._unfinished, ignore_errors=True)
-
-    def __enter__(self) -> UnitsWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        if kind is not None:
-            self.abandon()
-            return
-        try:
-            self.close()
-        except BaseException:
-            self.abandon()
-            raise
-
-    def _write_npy_headers(self) -> None:
-        # numpy pads the header so that the first axis can grow: the same number of bytes for every number of frames
-        for file in self._files:
-            file.seek(0)
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "<u2", "fortran_order": False, "shape": (self._offsets[-1],)})
-
-    def _hash(self, offsets: np.ndarray) -> str:
+    def _content_hash(self, offsets: np.ndarray) -> str:
+        """Of offsets, ids, classes, rate and labels."""
         digest = hashlib.sha256(offsets.astype("<i8").tobytes())
         for part in (*self._ids, *self._header["classes"], self._header["rate"]):
             digest.update(f"{part}\x00".encode())
@@ -196,19 +129,13 @@ class Units:
         """
         folder = Path(folder)
         header = _read_header(folder)
-        try:
-            streams = tuple(load_array(folder / name, mmap_mode="r" if header["frames"] else None)
-                            for name in _stream_files(len(header["classes"])))
-            offsets = np.array(load_array(folder / "offsets.npy", mmap_mode="r"))
-            ids = _read_ids(folder / "ids.arrow")
-        except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise FormatError(f"{folder}: units cannot be read ({error}); make them again") from error
+        ids, offsets, streams = read_rows(folder, KIND, _stream_files(len(header["classes"])), _AGAIN)
         frames = streams[0].shape[0] if streams and streams[0].ndim == 1 else -1
         if not are_offsets(offsets, len(ids), frames) or any(
                 s.shape != (frames,) or s.dtype != np.uint16 for s in streams):
             raise FormatError(f"{folder}: {len(ids)} ids, {offsets.shape} offsets and streams of "
                               f"{[s.shape for s in streams]} labels do not fit together; make the units again")
-        return Units(folder, header, ids, offsets, streams)
+        return Units(folder, header, ids, offsets, tuple(streams))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -271,7 +198,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
     path = folder / "units.json"
     if not path.is_file():
         raise FormatError(f"{folder}: no units.json: no folder of units, or their making was interrupted")
-    return read_header(path, KIND, VERSION, _FIELDS, "make them again")
+    return read_header(path, KIND, VERSION, _FIELDS, _AGAIN)
 
 
 def _parts(header: dict[str, Any]) -> list[str]:
@@ -279,25 +206,8 @@ def _parts(header: dict[str, Any]) -> list[str]:
 
 
 def _files(streams: int) -> list[str]:
-    return ["ids.arrow", "offsets.npy", *_stream_files(streams)]
+    return [IDS, OFFSETS, *_stream_files(streams)]
 
 
 def _stream_files(streams: int) -> list[str]:
     return [f"stream{i}.npy" for i in range(streams)]
-
-
-def _finish(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
-
-
-def _write_ids(path: Path, ids: list[str]) -> None:
-    table = pa.table({"id": pa.array(ids, pa.large_string())})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
-def _read_ids(path: Path) -> list[str]:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all().column("id").to_pylist()

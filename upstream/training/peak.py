@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from upstream import ranks
+from upstream.device import finish
 
 SIZES = {"cpu": 1024, "cuda": 8192}  # rows of the product: large enough for the full rate, milliseconds of work
 REPEATS = 3
@@ -80,10 +81,10 @@ def matmul_rate(device: torch.device, precision: str) -> float:
     a = torch.ones(size, size, device=device, dtype=DTYPES[precision])
     times = []
     for _ in range(REPEATS):
-        _wait(device)
+        finish(device)
         began = time.perf_counter()
         a @ a
-        _wait(device)
+        finish(device)
         times.append(time.perf_counter() - began)
     return 2 * size**3 / max(min(times), 1e-9)
 
@@ -98,11 +99,6 @@ def advice(device: torch.device, precision: str) -> str | None:
         return None
     return (f"this processor multiplies in bf16 at {share:.2g} times its rate in float32: training.precision=float32 "
             "may be faster here")
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 class _Counter(TorchDispatchMode):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downstream.decode.decomposition import BLAMES, Part, Words, blame, decompose, oracle_errors
+from downstream.decode.decomposition import BLAMES, Part, WordCounts, blame, decompose, oracle_errors
 from downstream.decode.objective import Weighed
 from downstream.score.rates import score, word_errors
 from upstream.errors import InputError
@@ -33,7 +33,7 @@ def test_a_text_in_another_form_of_unicode_is_right():
     right, found = Weighed(apart, -1.0, -1.0), Weighed(composed, -2.0, -2.0)
     assert blame(right, found) is None
     whole = decompose({"a": apart}, {"greedy": {"a": composed}}, {"a": []}, {"a": (right, found)}, {apart})
-    assert (whole.known, whole.insertions) == (Words(1, 0), 0)
+    assert (whole.known, whole.insertions) == (WordCounts(1, 0), 0)
 
 
 def test_an_example_by_hand():
@@ -59,7 +59,7 @@ def test_an_example_by_hand():
     none = Part(0, 0)
     assert found.blamed == {"vocabulary": none, "search": Part(1, 1), "acoustic": none, "language": none,
                             "both": Part(1, 2)}
-    assert (found.known, found.unknown, found.insertions) == (Words(5, 1), Words(1, 1), 1)
+    assert (found.known, found.unknown, found.insertions) == (WordCounts(5, 1), WordCounts(1, 1), 1)
     assert (found.known.rate, found.unknown.rate) == (20.0, 100.0)
     closed = decompose(references, steps, nbest, weighed, {"A", "B", "C"}, closed=True)
     assert (closed.blamed["vocabulary"], closed.blamed["both"]) == (Part(1, 2), none)
@@ -71,7 +71,7 @@ def test_characters_by_hand():
     result = decompose(references, {"+ lm": found}, {"a": ["CA B"], "b": []}, {}, {"AB", "CD"}, unit="character")
     assert [(s.name, s.errors, s.wer) for s in result.ladder] == [("+ lm", 3, 60.0), ("oracle", 2, 40.0)]
     assert (result.words, result.blamed, result.unit) == (5, {}, "character")
-    assert (result.known, result.unknown, result.insertions) == (Words(4, 1), Words(1, 1), 1)
+    assert (result.known, result.unknown, result.insertions) == (WordCounts(4, 1), WordCounts(1, 1), 1)
 
 
 TEXT = st.lists(st.sampled_from("ABZ"), max_size=4).map(" ".join)

@@ -9,7 +9,7 @@ from downstream.decode.alphabet import alphabet
 from downstream.decode.word_model import (
     LEXICON,
     MODEL,
-    Vocabulary,
+    KnownWords,
     check_coverage,
     check_language_model,
     load_word_model,
@@ -26,7 +26,7 @@ def test_words_are_read_from_plain_and_zipped_files(tmp_path, zipped):
 
 
 def test_beginnings_of_words():
-    assert Vocabulary.of(["AB", "B"]).beginnings == {"A", "AB", "B"}
+    assert KnownWords.of(["AB", "B"]).beginnings == {"A", "AB", "B"}
 
 
 def test_a_model_is_loaded_once_and_again_when_its_file_changes(tmp_path):

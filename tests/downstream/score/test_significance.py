@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test
 from test_rates import read_trn
 
-from downstream.score.compare import compare, compare_trainings, known_speakers
+from downstream.score.compare import compare_trainings, known_speakers
 from downstream.score.rates import score
-from downstream.score.significance import holm, paired_difference, randomisation_p_value
+from downstream.score.significance import holm, p_value_text, paired_difference, randomisation_p_value
 from upstream.errors import InputError, UsageError
 
 
@@ -129,12 +129,18 @@ def test_few_groups_that_all_agree_are_as_sure_as_a_sign_test():
         paired_difference(np.zeros(40), np.ones(40), np.full(40, 10), groups=["a"] * 40)
 
 
+def compared(references, hypotheses, rate, speakers=None):
+    """Hypotheses beside the references themselves, as of two systems that were trained once."""
+    first, second = ([score(references, texts).per_utterance] for texts in (hypotheses, references))
+    return compare_trainings(first, second, rate, 0, speakers)
+
+
 def test_characters_are_compared_by_characters():
     """Two characters of 20 against none: 10 points."""
     references = {"a": "ABCDE FGHIJKLMN", "b": "ABCDE"}
-    found = compare(references, {**references, "a": "ABCDE FGHIJKLMX", "b": "ABCDX"}, references, "cer", 0)
+    found = compared(references, {"a": "ABCDE FGHIJKLMX", "b": "ABCDX"}, "cer")
     assert found["difference"] == 10.0
-    assert compare(references, {**references, "b": "ABCDX"}, references, "wer", 0)["difference"] == 33.333
+    assert compared(references, {**references, "b": "ABCDX"}, "wer")["difference"] == 33.333
 
 
 def test_systems_are_compared_by_speaker_where_all_are_known():
@@ -142,10 +148,10 @@ def test_systems_are_compared_by_speaker_where_all_are_known():
     utterances 2."""
     references = {"a": "A B", "b": "A B", "c": "A B"}
     worse = dict.fromkeys(references, "A")
-    found = compare(references, worse, references, "wer", 0, ["ann", "ann", "bob"])
+    found = compared(references, worse, "wer", ["ann", "ann", "bob"])
     assert (found["p_value"], found["by_speaker"]) == (0.25, {"p_value": 0.5, "interval": [50, 50]})
-    assert "by_speaker" not in compare(references, worse, references, "wer", 0, ["ann", "ann", None])
-    assert "by_speaker" not in compare(references, worse, references, "wer", 0, ["ann"] * 3)
+    assert "by_speaker" not in compared(references, worse, "wer", ["ann", "ann", None])
+    assert "by_speaker" not in compared(references, worse, "wer", ["ann"] * 3)
 
 
 @pytest.mark.parametrize(("speakers", "expected"), [
@@ -158,7 +164,20 @@ def test_whole_speakers_are_drawn_where_all_are_known_and_two_at_least(speakers,
 def test_a_rate_that_is_none_is_refused():
     """`WER` gave the difference of the character error rates."""
     with pytest.raises(UsageError, match="rate='WER': expected wer or cer"):
-        compare({"a": "A B"}, {"a": "A"}, {"a": "A B"}, "WER", 0)
+        compared({"a": "A B"}, {"a": "A"}, "WER")
+
+
+def test_p_values_of_comparisons_are_not_rounded_for_they_may_be_of_many():
+    """One word less in each of 13 utterances: 2 of 2 ** 13 swaps reach that."""
+    references = {f"u{i}": "A B" for i in range(13)}
+    assert compared(references, dict.fromkeys(references, "A"), "wer")["p_value"] == 2 / 2**13 != round(2 / 2**13, 5)
+
+
+@pytest.mark.parametrize(("p_value", "text"), [
+    (1.0, "1.000"), (0.0476, "0.048"), (0.0005, "0.001"), (0.00049, "0.0005"), (0.00005, "0.0001"),
+    (0.000049, "<0.0001"), (None, "")])
+def test_p_values_have_three_digits_or_four(p_value, text):
+    assert p_value_text(p_value) == text
 
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=7)
@@ -221,13 +240,6 @@ def test_the_same_training_twice_is_that_training():
     first, second = counts("A B C X", "E F G H"), counts("A X Y D", "E F X H")
     for rate in ("wer", "cer"):
         assert compare_trainings([first] * 3, [second] * 3, rate, 0) == compare_trainings([first], [second], rate, 0)
-
-
-def test_one_training_of_each_is_a_comparison_of_two_systems():
-    texts = {"u1": "A B C X", "u2": "E F G H"}, {"u1": "A X Y D", "u2": "E F X H"}
-    found = compare_trainings(*([counts(*t.values())] for t in texts), "cer", 1, ["ann", "bob"])
-    assert found == compare(REFERENCES, *texts, "cer", 1, ["ann", "bob"])
-    assert "by_speaker" in found
 
 
 def test_trainings_without_a_partner_are_refused():

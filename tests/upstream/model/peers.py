@@ -1,5 +1,4 @@
-"""Encoders of transformers and torchaudio with the shape of one of ours, weights copied across; and how far apart two
-tensors are."""
+"""Encoders of transformers with the shape of one of ours, weights copied across; and how far apart two tensors are."""
 
 from __future__ import annotations
 
@@ -93,9 +92,9 @@ def assert_same_backward(ours: Encoder, theirs: nn.Module, *pairs: tuple[Tensor,
 def assert_same_gradients(ours: Encoder, theirs: nn.Module) -> None:
     """Compare the gradients of all parameters that both have and that are not zero in exact arithmetic."""
     found = {their_name(name): parameter.grad for name, parameter in ours.named_parameters()}
-    wanted = _apart({name: parameter.grad for name, parameter in theirs.named_parameters()})
     compared = 0
-    for name, gradient in wanted.items():
+    for name, parameter in theirs.named_parameters():
+        gradient = parameter.grad
         if gradient is None or _is_rounding(name, ours.config):
             continue
         # Of biases a sum over all frames, which may cancel: against float64 either side is off by as much.
@@ -128,49 +127,9 @@ def transformers_model(config: EncoderConfig, attention: str = "eager", seed: in
     return _shaken(getattr(transformers, f"{kind}Model")(made), seed).eval()
 
 
-def torchaudio_model(config: EncoderConfig) -> Any:
-    """torchaudio's model that has the shape of a configuration: HuBERT's is that inside its pretraining model."""
-    from torchaudio import models
-
-    arguments: dict[str, Any] = {
-        "extractor_mode": f"{config.conv_norm}_norm",
-        "extractor_conv_layer_config": [(config.conv_dim, k, s) for k, s in zip(CONV_GRID.kernels, CONV_GRID.strides)],
-        "extractor_conv_bias": config.conv_bias,
-        "encoder_embed_dim": config.width,
-        "encoder_projection_dropout": 0.0,
-        "encoder_pos_conv_kernel": config.positional_kernel,
-        "encoder_pos_conv_groups": config.positional_groups,
-        "encoder_num_layers": config.layers,
-        "encoder_num_heads": config.heads,
-        "encoder_attention_dropout": 0.0,
-        "encoder_ff_interm_features": config.ffn,
-        "encoder_ff_interm_dropout": 0.0,
-        "encoder_dropout": 0.0,
-        "encoder_layer_norm_first": config.pre_norm,
-        "encoder_layer_drop": 0.0,
-    }
-    if config.family == "wavlm":
-        return models.wavlm_model(**arguments, encoder_num_buckets=config.relative_buckets, aux_num_out=None,
-                                  encoder_max_distance=config.relative_distance).eval()
-    if config.family == "wav2vec2":
-        return models.wav2vec2_model(**arguments, aux_num_out=None).eval()
-    masking = {f"{part}_{name}": value for part in ("mask", "mask_channel")
-               for name, value in (("prob", 0.5), ("selection", "static"), ("other", 0.0), ("length", 10))}
-    return models.hubert_pretrain_model(
-        **arguments, **masking, no_mask_overlap=False, mask_min_space=1, no_mask_channel_overlap=False,
-        mask_channel_min_space=1, skip_masked=False, skip_nomask=False, num_classes=5, final_dim=4,
-        feature_grad_mult=None).wav2vec2.eval()
-
-
 def give(ours: Encoder, theirs: nn.Module) -> None:
     """Copy our weights into one of their models; every tensor of it must be among them."""
-    state = {their_name(name): tensor for name, tensor in ours.state_dict().items()}
-    wanted = theirs.state_dict()
-    if any(name.startswith("encoder.transformer.") for name in wanted):
-        del state["masked_spec_embed"]  # torchaudio has it elsewhere
-        state = {_torchaudio_name(name): tensor for name, tensor in state.items()}
-        state = _together(state) if ours.config.family == "wavlm" else state
-    theirs.load_state_dict(state, strict=True)
+    theirs.load_state_dict({their_name(name): tensor for name, tensor in ours.state_dict().items()}, strict=True)
 
 
 def receive(ours: Encoder, theirs: nn.Module) -> None:
@@ -184,40 +143,6 @@ def their_name(name: str) -> str:
     for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
         name = name.replace(f"conv.{old}", f"conv.parametrizations.weight.{new}")
     return name
-
-
-def _torchaudio_name(name: str) -> str:
-    if name.startswith("encoder."):
-        return name.replace("encoder.", "encoder.transformer.", 1)
-    return f"encoder.{name}" if name.startswith("feature_projection.") else name
-
-
-def _together(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """torchaudio's WavLM: one projection of queries, keys and values."""
-    packed = {name: tensor for name, tensor in state.items() if "_proj." not in name}
-    for name, tensor in state.items():
-        stem = name.rpartition(".")[0]
-        if stem.endswith("attention.out_proj"):
-            packed[name.replace("attention.out_proj", "attention.attention.out_proj")] = tensor
-        elif stem.endswith("attention.q_proj"):
-            parts = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            packed[name.replace("q_proj.", "attention.in_proj_")] = torch.cat(parts)
-    return packed
-
-
-def _apart(state: dict[str, Any]) -> dict[str, Any]:
-    """torchaudio's names and joint projections as transformers has them."""
-    apart = {}
-    for name, tensor in state.items():
-        for theirs, ours in (("encoder.transformer.", "encoder."), ("encoder.feature_p", "feature_p"),
-                             ("attention.attention.", "attention.")):
-            name = name.replace(theirs, ours)
-        if ".in_proj_" in name:
-            for part, rows in zip("qkv", tensor.chunk(3)):
-                apart[name.replace("in_proj_", f"{part}_proj.")] = rows
-        else:
-            apart[name] = tensor
-    return apart
 
 
 def _is_rounding(name: str, config: EncoderConfig) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.keyed import keyed
 from upstream.model.contrastive import ContrastivePrediction, draw_negatives
-from upstream.model.quantiser import GumbelSchedule, Quantiser
+from upstream.model.quantiser import GumbelQuantiser, GumbelSchedule
 
 WAVES = torch.randn(2, 3000, generator=torch.Generator().manual_seed(0))  # 9 frames
 MASK = torch.tensor([[1, 1, 0, 0, 1, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0, 0, 1, 0]], dtype=torch.bool)
@@ -53,7 +53,7 @@ def test_a_product_quantiser_by_hand():
 
     Group 0 uses one entry, so its perplexity is 1; group 1 uses both alike, so its perplexity is 2.
     """
-    quantiser = Quantiser(4, groups=2, entries=2, code_dim=6).eval()
+    quantiser = GumbelQuantiser(4, groups=2, entries=2, code_dim=6).eval()
     with torch.no_grad():
         quantiser.weight_proj.weight.copy_(torch.eye(4))
         quantiser.weight_proj.bias.zero_()
@@ -66,7 +66,7 @@ def test_a_product_quantiser_by_hand():
 
 def test_an_entry_that_nothing_chooses_leaves_a_gradient():
     """All frames of silence are alike; where a probability of softmax is 0, the entropy's gradient was no number."""
-    quantiser = Quantiser(4, groups=1, entries=2, code_dim=2).train()
+    quantiser = GumbelQuantiser(4, groups=1, entries=2, code_dim=2).train()
     with torch.no_grad():
         quantiser.weight_proj.weight.fill_(1)
         quantiser.weight_proj.bias.copy_(torch.tensor([200.0, 0.0]))
@@ -138,7 +138,7 @@ def test_noise_comes_from_the_default_generator_and_only_in_training(tiny):
 
 
 def test_the_choice_is_hard_and_its_gradient_soft():
-    quantiser = Quantiser(4, groups=1, entries=3, code_dim=2).train()
+    quantiser = GumbelQuantiser(4, groups=1, entries=3, code_dim=2).train()
     quantiser.initialise(0, "")
     frames = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from upstream.audio import Manifest, Utterance
 from upstream.errors import InputError, UsageError
-from upstream.frames import CONV_GRID, KALDI_GRID, label_index
+from upstream.frames import CONV_GRID, KALDI_GRID
 from upstream.teacher.fairseq_labels import export_labels, import_labels
 from upstream.teacher.units import Units, UnitsWriter
 
@@ -45,7 +45,7 @@ def test_of_100_labels_a_second_those_are_kept_that_fairseq_trains_on(tmp_path_f
     labels = np.arange(KALDI_GRID.frames(samples))
     found = import_labels([km(folder / "a.km", [labels])], corpus([samples]), folder / "units", rate=100)
     frames = range(CONV_GRID.frames(samples))
-    assert found.labels("u0").tolist() == [labels[label_index(t, 100, CONV_GRID)] for t in frames]
+    assert found.labels("u0").tolist() == [labels[2 * t] for t in frames]
 
 
 def test_the_dictionary_says_how_many_classes_there_are(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstream.errors import FormatError, HubertkitError, InputError, UsageError
-from upstream.offsets import are_offsets
+from upstream.rows import are_offsets
 from upstream.teacher.units import Units, UnitsWriter
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from upstream.audio.corpora.fairseq import write_lines
+from upstream.audio.corpora.lines import write_lines
 from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip, manifest_of
 from upstream.audio.cutting import cut_audio
 from upstream.audio.manifest import Manifest

@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from upstream.audio.corpora.lines import ids_of, lines_of
+from upstream.audio.corpora.lines import ids_of, lines_of, write_lines
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
 from upstream.claims import claim, refuse_others, remove
-from upstream.disk import disk_errors, writing
 from upstream.errors import InputError
 
 DICTIONARY = "dict.ltr.txt"  # one for all lists of a folder, as fairseq's fine-tuning reads it
@@ -59,7 +58,7 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
     """Write `NAME.tsv`, `NAME.ids` and, where there are transcripts, `NAME.ltr`, `NAME.wrd` and `dict.ltr.txt`; the
     `.tsv` last.
 
-    The utterances must be whole files at 16 kHz, which is all that fairseq reads: `whole_files` sees to that.
+    The utterances must be whole files at 16 kHz, which is all that fairseq reads: `cutting.refuse_parts` sees to that.
 
     Transcripts of an earlier list of this name, which would be read as those of this one, are removed. A dictionary
     that is there stays: a model may have been trained on its order (see `letters_without_a_place`).
@@ -126,13 +125,6 @@ def refuse_other_labels(folder: Path, name: str, count: int, anew: Collection[st
 def letters_of(text: str) -> str:
     """`A BAD` as `A | B A D |`."""
     return " ".join([*"|".join(text.split()), "|"]) if text else ""
-
-
-def write_lines(path: Path, lines: Sequence[str]) -> Path:
-    """Write lines atomically, and give the path."""
-    with disk_errors(path), writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-    return path
 
 
 def _dictionary(lines: Iterable[str]) -> list[str]:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from upstream.audio.corpora.fairseq import write_lines
-from upstream.audio.corpora.lines import ids_of, keyed_lines
+from upstream.audio.corpora.lines import ids_of, keyed_lines, write_lines
 from upstream.audio.corpora.probing import BadFiles, Entry, Header, Skip, manifest_of, probe
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.claims import claim, refuse_others, remove

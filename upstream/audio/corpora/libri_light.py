@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from upstream.audio.corpora.fairseq import write_lines
 from upstream.audio.corpora.librispeech import import_librispeech
+from upstream.audio.corpora.lines import write_lines
 from upstream.audio.corpora.probing import Skip
 from upstream.audio.cutting import flac, reported
 from upstream.audio.manifest import Manifest

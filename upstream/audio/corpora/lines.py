@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from upstream.disk import disk_errors, writing
 from upstream.errors import InputError, UsageError
 
 
@@ -32,6 +33,13 @@ def keyed_lines(path: Path) -> dict[str, str]:
             raise InputError(f"{path}, line {number}: {key} a second time; keys must be unique")
         found[key] = rest.strip()
     return found
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write lines atomically, and give the path."""
+    with disk_errors(path), writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return path
 
 
 def path_id(root: Path, path: Path) -> str:

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from upstream.audio.corpora.fairseq import write_lines
-from upstream.audio.corpora.lines import ids_of, lines_of, span_ids
+from upstream.audio.corpora.lines import ids_of, lines_of, span_ids, write_lines
 from upstream.audio.corpora.probing import BadFiles, Entry, Skip, manifest_of
 from upstream.audio.manifest import Manifest
 from upstream.claims import claim
