@@ -19,7 +19,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
 from downstream.score.rates import compared_words
-from downstream.score.significance import PairedDifference, paired_difference
+from downstream.score.significance import paired_difference
 from downstream.transcribe import Settings, Transcriber
 from upstream.audio.manifest import Manifest
 from upstream.audio.reading import read
@@ -75,8 +75,9 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
         together = errors_by_utterance(texts, long, groups)
         words = np.array([len(text.split()) for text in texts])
         rows += [_row(name, "one by one", alone, words, apart), _row(name, "joined", whole, words, together)]
-        rows[-1] |= {"difference": round(rows[-1]["wer"] - rows[-2]["wer"], 3), "goal": GOAL,
-                     **_sure(paired_difference(together, apart, words))}
+        paired = paired_difference(together, apart, words)
+        rows[-1] |= {"difference": round(paired.points, 3), "difference_interval": paired.interval.rounded,
+                     "p_value": round(paired.p_value, 5), "goal": GOAL}
         say(f"{name}: {rows[-2]['wer']:.2f} one by one, {rows[-1]['wer']:.2f} joined")
     return {"benchmark": "seams", "minutes": minutes, "pause_seconds": pause_seconds, "parted_at_seconds": parted,
             "rows": rows}
@@ -131,9 +132,3 @@ def _row(decoder: str, how: str, recordings: Sequence[Recording], words: np.ndar
             "longest_seconds": round(max(len(wave) for wave, _ in recordings) / SAMPLE_RATE, 1),
             "words": int(words.sum()), "errors": int(errors.sum()),
             "wer": round(100 * float(errors.sum()) / float(words.sum()), 3)}
-
-
-def _sure(found: PairedDifference) -> dict[str, Any]:
-    """Of a difference its 95 % interval over utterances, in points, and its p-value."""
-    return {"difference_interval": [round(found.interval.low, 3), round(found.interval.high, 3)],
-            "p_value": round(found.p_value, 5)}
