@@ -21,8 +21,10 @@ from upstream.disk import file_hash, read_json
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.progress import say
 from upstream.recipe import refine
+from upstream.run_stages import refuse_other_stages
 
 RESULTS = "selftrain.json"
+SELFTRAINING = "self-training"  # what the run is called
 FORMAT = "hubertkit selftrain"
 
 
@@ -49,16 +51,23 @@ class Sets:
     lm_hash: str | None
     lexicon_hash: str | None
 
+    @property
+    def diagnosed(self) -> bool:
+        """Whether there are transcripts to hold pseudo labels against."""
+        return any(self.references.values())
+
 
 def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], None] = say) -> Sets:
     """Look at what a run needs before anything is made.
 
     Raises:
         UsageError: a set that is not given or not there, files of the decoder that are not, settings that cannot be,
-            a file of somebody else where the results go, something given that lies where the run writes.
+            a file of somebody else or another kind of run where the results go, something given that lies where the
+            run writes.
         InputError: sets that share recordings, no transcripts, symbols that are not the teacher's.
     """
     _refuse_other_results(out)
+    refuse_other_stages(out, SELFTRAINING)
     _refuse_own_rounds(recipe, out)
     for name, what in (("labelled", "transcripts to learn from"), ("unlabelled", "recordings to label"),
                        ("dev", "transcripts to validate and tune on")):

@@ -6,8 +6,7 @@ import shutil
 
 import pytest
 import soundfile
-from test_finetune import SHAPE, TRAINING
-from tones import write_tones
+from small_selftraining import STAGES, STUDENT, recipe, redone, said_by
 
 from downstream import finetune as finetuning
 from downstream import selftrain as rounds
@@ -16,7 +15,7 @@ from downstream.decode import batched
 from downstream.decode.choice import Name
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.recipe import DecodingRecipe
-from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.finetune_recipe import FinetuneRecipe
 from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.recogniser import load_recogniser, recogniser_hash, save_recogniser
@@ -32,56 +31,21 @@ from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.saving import encoder_hash
 from upstream.recipe import load_recipe
 from upstream.stage import read_stage, run_stage
-from upstream.training.optimiser import OptimiserRecipe
-
-LEARNING = dataclasses.replace(TRAINING, updates=110, validate_every=110, save_every=110,
-                               optimiser=OptimiserRecipe(peak_rate=4e-3, warmup_updates=10, weight_decay=0.0))
-STUDENT = {"training": {"updates": 4, "validate_every": 4, "save_every": 2}}
-STAGES = ["round0/recogniser", "round0/dev-emissions", "round0/tuned", "round1/emissions", "round1/hypotheses",
-          "round1/data", "round1/diagnosis", "round1/recogniser", "round1/dev-emissions", "round1/tuned"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_process():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("downstream.decode.pool.available_cores", lambda: 1)
-        yield
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    monkeypatch.setattr("downstream.decode.pool.available_cores", lambda: 1)
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = write_tones(tmp_path_factory.mktemp("tones"), [2] * 13, dev=3)
-    Manifest.load(folder / "train.arrow").select(range(4)).save(folder / "labelled.arrow")
-    words = [f"{a}{b}{c}" for a in "ABC" for b in "ABC" for c in "ABC"]
-    (folder / "text.txt").write_text("\n".join(f"{a} {b}" for a, b in zip(words, words[5:] + words[:5])) + "\n")
-    write_arpa(estimate([folder / "text.txt"], 2, Options(fallback=FALLBACK)), folder / "lm.arpa")
-    return folder
+@pytest.fixture
+def corpus(selftrain_corpus):
+    return selftrain_corpus
 
 
-def recipe(corpus, **changes):
-    values = {"labelled": str(corpus / "labelled.arrow"), "unlabelled": str(corpus / "train.arrow"),
-              "dev": str(corpus / "dev.arrow"), "student": STUDENT, "labelled_repeats": 2,
-              "finetune": FinetuneRecipe(architecture=SHAPE, mask=SpecMaskRecipe(0, 5, 0, 8), training=LEARNING),
-              "decoding": DecodingRecipe(decoder=Name.batched, lm=str(corpus / "lm.arpa"), beam=10),
-              "tuning": TuningRecipe(decodes=3), "filter": FilterRecipe(keep=0.5)}
-    return SelftrainRecipe(**values | changes)
-
-
-@pytest.fixture(scope="module")
-def run(corpus):
-    """A run that is done, and what it gave."""
-    return corpus / "run", selftrain(recipe(corpus), corpus / "run", lambda line: None)
-
-
-def said_by(found, out):
-    said = []
-    results = selftrain(found, out, said.append)
-    return results, said
-
-
-def redone(said):
-    """The stages that were not skipped."""
-    return [line.split(":")[0] for line in said if ": done in " in line]
+@pytest.fixture
+def run(selftrain_run):
+    return selftrain_run
 
 
 def test_a_student_learns_from_the_labels_and_from_the_best_of_what_its_teacher_heard(run, corpus):
