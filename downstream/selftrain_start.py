@@ -19,6 +19,7 @@ from downstream.text.vocabulary import Vocabulary, spelled_as
 from upstream.audio.manifest import Manifest
 from upstream.disk import file_hash, read_json
 from upstream.errors import FormatError, InputError, UsageError
+from upstream.model.config import EncoderConfig
 from upstream.progress import say
 from upstream.recipe import refine
 from upstream.run_stages import refuse_other_stages
@@ -87,6 +88,7 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
     decoder = recipe.decoding.make(vocabulary.symbols, vocabulary.blank)
     if isinstance(decoder, LexiconDecoder) and isinstance(decoder.lexicon, Lexicon):
         _refuse_other_letters(decoder.lexicon.words, recipe, vocabulary)
+    _warn_of_scratch(recipe, say)
     lm, lexicon = recipe.decoding.lm, recipe.decoding.lexicon
     return Sets(labelled, unlabelled.with_texts([None] * len(unlabelled)),
                 {id: text for id, text in zip(unlabelled.ids, unlabelled.texts) if text is not None}, dev, vocabulary,
@@ -117,6 +119,19 @@ def _check_trainings(recipe: SelftrainRecipe, out: Path) -> tuple[Vocabulary, st
         raise InputError(f"{recipe.labelled}: has the character {more[0]!r}, which {recipe.recogniser} never writes "
                          f"({vocabulary.shown()}); normalise the transcripts as its own were")
     return vocabulary, recogniser_hash(model)
+
+
+def _warn_of_scratch(recipe: SelftrainRecipe, say: Callable[[str], None]) -> None:
+    """Say that students of a given recogniser would start from nothing, where nobody has said of what shape: the word
+    that names an encoder may be forgotten."""
+    shape = recipe.studying("", "").architecture
+    if recipe.recogniser is None or recipe.start == "recogniser" or recipe.encoder != SCRATCH:
+        return
+    if shape == EncoderConfig():
+        say(f"warning: recogniser={recipe.recogniser} without encoder: students start from random weights of the "
+            f"default shape ({shape.layers} layers of {shape.width}), with nothing of it but its labels; give "
+            "encoder=DIR, what it was fine-tuned from or itself, or start=recogniser; or finetune.architecture, if "
+            "that is meant")
 
 
 def _with_transcripts(manifest: Manifest, name: str, say: Callable[[str], None]) -> Manifest:

@@ -218,6 +218,26 @@ def test_other_recordings_of_the_same_ids_are_refused(corpus, tmp_path):
         check_selftrain(recipe(corpus, unlabelled=str(tmp_path / "others.arrow")), tmp_path / "out")
 
 
+def test_students_of_a_given_recogniser_that_start_from_nothing_are_a_warning(run, corpus, tmp_path):
+    given = str(run[0] / "round0/recogniser")
+    finetune = FinetuneRecipe(training=recipe(corpus).finetune.training)
+
+    def warned(**changes):
+        said = []
+        check_selftrain(recipe(corpus, **{"recogniser": given, "finetune": finetune, **changes}), tmp_path / "out",
+                        said.append)
+        return [line for line in said if line.startswith("warning")]
+
+    [line] = warned()
+    assert line.startswith(f"warning: recogniser={given} without encoder: students start from random weights of the "
+                           "default shape (12 layers of 768)")
+    assert "encoder=DIR" in line
+    assert "start=recogniser" in line
+    assert warned(encoder=given) == warned(start="recogniser") == warned(recogniser=None) == []
+    assert warned(finetune=recipe(corpus).finetune) == [], "of a shape that was given, which is meant then"
+    assert warned(student={"architecture": {"layers": 3}}) == []
+
+
 def test_labelled_utterances_are_taken_out_of_the_unlabelled_ones(corpus, tmp_path):
     said = []
     sets = check_selftrain(recipe(corpus), tmp_path / "out", said.append)
