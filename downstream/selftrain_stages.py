@@ -34,6 +34,7 @@ def stages_read(recipe: SelftrainRecipe, names: Sequence[str]) -> dict[str, dict
     """Of each stage, by its inputs' names, the stages of the run that these come from. `decoding` are the weights that
     were tuned, which stand among a stage's settings."""
     normalised = recipe.filter.confidence == "normalised"
+    kept = recipe.start == "recogniser" and recipe.studying("", "").keep_head
     found: dict[str, dict[str, str]] = {}
     for number in range(recipe.rounds + 1):
         own, before = f"round{number}", f"round{number - 1}"
@@ -42,7 +43,8 @@ def stages_read(recipe: SelftrainRecipe, names: Sequence[str]) -> dict[str, dict
             "emissions": {"recogniser": f"{before}/recogniser"},
             "hypotheses": {"emissions": f"{own}/emissions"} | ({"decoding": f"{before}/tuned"} if recipe.tunes else {}),
             "data": {"hypotheses": f"{own}/hypotheses"} | ({"dev": f"{before}/tuned"} if normalised else {}),
-            "diagnosis": {"labels": f"{own}/data"}, "recogniser": {"data": f"{own}/data"}}
+            "diagnosis": {"labels": f"{own}/data"},
+            "recogniser": {"data": f"{own}/data"} | ({"head": f"{before}/recogniser"} if kept else {})}
         found |= {f"{own}/{kind}": {name: source for name, source in read.items() if source in names}
                   for kind, read in inputs.items() if f"{own}/{kind}" in names}
     return {name: read for name, read in found.items() if read}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.finetune import build_recogniser
-from downstream.finetune_recipe import SCRATCH
+from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.finetune_start import check_layers, check_start
+from downstream.kept_head import check_head, check_kinds
 from downstream.lm.arrays import model_hash
 from downstream.recogniser import load_recogniser, recogniser_hash
 from downstream.score.shared import shared_audio, shared_ids
@@ -107,10 +108,23 @@ def _check_trainings(recipe: SelftrainRecipe, out: Path) -> tuple[Vocabulary, st
         shape = (recipe.finetune if student.encoder == untrained else student).architecture
         check_layers(student, refine(shape, student.changes, "changes").layers)
     else:
-        model = build_recogniser(replace(student, encoder=encoder), learnt)
+        model = build_recogniser(replace(student, encoder=encoder, keep_head=False), learnt)
         check_layers(student, model.encoder.config.layers)
+    vocabulary, teacher_hash = _check_first_teacher(recipe, student, learnt, out)
+    if student.keep_head and student.encoder == untrained:
+        check_kinds(recipe.finetune.head, student.head, "the first teacher")
+    else:  # what a student may come to write
+        check_head(student, learnt if student.symbols == "english" else Vocabulary.of(["".join(vocabulary.letters)]))
+    return vocabulary, teacher_hash
+
+
+def _check_first_teacher(recipe: SelftrainRecipe, student: FinetuneRecipe, learnt: Vocabulary,
+                         out: Path) -> tuple[Vocabulary, str | None]:
+    """As `_check_trainings`; `learnt` are the symbols that the labels teach a student."""
     if recipe.recogniser is None:
-        return check_start(recipe.teaching(), out / "round0" / "recogniser")[2], None
+        _, _, vocabulary = check_start(recipe.teaching(), out / "round0" / "recogniser")
+        check_head(recipe.teaching(), vocabulary)
+        return vocabulary, None
     model, vocabulary = load_recogniser(Path(recipe.recogniser))
     if student.symbols == "english" and vocabulary.letters != learnt.letters:
         raise InputError(f"{recipe.recogniser}: writes {vocabulary.shown()}, and a student with finetune.symbols="

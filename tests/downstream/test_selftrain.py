@@ -22,6 +22,7 @@ from downstream.recogniser import load_recogniser, recogniser_hash, save_recogni
 from downstream.selftrain import selftrain
 from downstream.selftrain_data import training_set
 from downstream.selftrain_recipe import SHIPPED, FilterRecipe, SelftrainRecipe, TuningRecipe
+from downstream.selftrain_stages import stages_read
 from downstream.selftrain_start import check_selftrain
 from downstream.text.vocabulary import Vocabulary
 from tools.decoder_options import choice_of
@@ -31,6 +32,7 @@ from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.saving import encoder_hash
 from upstream.recipe import load_recipe
 from upstream.stage import read_stage, run_stage
+from upstream.training.monitor import read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +178,34 @@ def test_rounds_go_on_from_a_given_recogniser_and_from_one_another(run, corpus, 
     inputs = [read_stage(tmp_path / f"run/round{n}/recogniser")["inputs"]["encoder"] for n in (1, 2)]
     assert inputs == [encoder_hash(load_recogniser(folder)[0].encoder)
                       for folder in (given, tmp_path / "run/round1/recogniser")]
+
+
+def test_a_student_may_keep_the_head_of_its_teacher(run, corpus, tmp_path):
+    """It begins where its teacher ended; with a fresh head what it hears is lost at first."""
+    shutil.copytree(run[0], tmp_path / "run")
+    changes, losses = {"start": "recogniser", "decoding": DecodingRecipe(decoder=Name.greedy)}, []
+    for keep in (True, False):
+        found = recipe(corpus, **changes, student=STUDENT | {"keep_head": keep})
+        results, _ = said_by(found, tmp_path / "run")
+        inputs = read_stage(tmp_path / "run/round1/recogniser")["inputs"]
+        assert inputs.get("head") == (results["rounds"][0]["recogniser"] if keep else None)
+        assert stages_read(found, STAGES)["round1/recogniser"] == {"data": "round1/data"} | (
+            {"head": "round0/recogniser"} if keep else {})
+        losses.append(read_metrics(tmp_path / "run/round1/recogniser", "train")[0]["loss"])
+    assert losses[0] < losses[1] / 2
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"start": "encoder"}, "an encoder from scratch has no head to keep"),
+    ({"student": {"keep_head": True, "head": {"layers": "mix"}}}, "the head of the first teacher has head.layers=last"),
+    ({"recogniser": "GIVEN", "student": {"keep_head": True, "head": {"layers": 1}}}, "recogniser has head.layers=last"),
+    ({"finetune": FinetuneRecipe(keep_head=True)}, "an encoder from scratch has no head to keep")])
+def test_a_head_that_cannot_be_kept_is_refused_before_its_teacher_is_trained(run, corpus, tmp_path, changes, says):
+    if "recogniser" in changes:
+        changes = changes | {"recogniser": str(run[0] / "round0/recogniser")}
+    with pytest.raises(UsageError, match=says):
+        check_selftrain(recipe(corpus, **{"start": "recogniser", "student": {"keep_head": True}} | changes),
+                        tmp_path / "out")
 
 
 def test_where_nothing_is_kept_one_line_says_why(run, corpus, tmp_path):
