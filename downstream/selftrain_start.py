@@ -13,7 +13,7 @@ from downstream.finetune_start import check_layers, check_start
 from downstream.kept_head import check_head, check_kinds
 from downstream.lm.arrays import model_hash
 from downstream.recogniser import load_recogniser, recogniser_hash
-from downstream.score.shared import shared_audio, shared_ids
+from downstream.score.shared import copied_audio, shared_audio, shared_ids
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import Vocabulary, spelled_as
@@ -168,7 +168,7 @@ def _without(unlabelled: Manifest, labelled: Manifest, recipe: SelftrainRecipe,
         raise InputError(f"{others[0]} and {len(others) - 1} more ids are both in labelled={recipe.labelled} and in "
                          f"unlabelled={recipe.unlabelled}, for files that differ; give one set ids of its own "
                          "(hubertkit corpus import ... --prefix more-)")
-    known = {*same, *shared_audio(unlabelled, labelled)}
+    known = {*same, *shared_audio(unlabelled, labelled), *(copy for _, copy in copied_audio(labelled, unlabelled))}
     if len(known) == len(unlabelled):
         raise InputError(f"unlabelled={recipe.unlabelled}: all {len(unlabelled)} utterances are labelled; there is "
                          "nothing to label")
@@ -197,6 +197,11 @@ def _refuse_shared(name: str, held: Manifest, others: Iterable[tuple[str, Manife
             raise InputError(f"{only_ids[0]} and {len(only_ids) - 1} more ids are both in {name} and in {other_name}, "
                              "for files that differ; if these are other recordings, give them ids of their own "
                              "(hubertkit corpus import ... --prefix dev-)")
+        if copies := copied_audio(held, other):
+            one, copy = copies[0]
+            raise InputError(f"{copy} and {len(copies) - 1} more utterances of {other_name} are copies of recordings "
+                             f"of {name} ({copy} of {one}); a score on what was learnt from or tuned on says nothing: "
+                             "take them out of one of the two")
 
 
 def _refuse_other_letters(words: Iterable[str], recipe: SelftrainRecipe, vocabulary: Vocabulary) -> None:

@@ -26,7 +26,7 @@ from downstream.selftrain_stages import stages_read
 from downstream.selftrain_start import check_selftrain
 from downstream.text.vocabulary import Vocabulary
 from tools.decoder_options import choice_of
-from upstream.audio import Manifest
+from upstream.audio import Manifest, import_folder
 from upstream.disk import file_hash
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.saving import encoder_hash
@@ -237,6 +237,36 @@ def test_dev_and_test_are_never_learnt_from(corpus, tmp_path):
     with pytest.raises(InputError, match=r"utterances of test=.* are in dev="):
         check_selftrain(recipe(corpus, test=str(corpus / "dev.arrow")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_copies_of_recordings_of_dev_and_test_are_never_learnt_from(corpus, tmp_path):
+    """A bug once found: in a folder of everything, under other ids, dev was labelled by its teacher."""
+    (tmp_path / "all").mkdir()
+    for place in (9, 10, 12):
+        for ending in ("wav", "txt"):
+            shutil.copy(corpus / f"u{place:02d}.{ending}", tmp_path / f"all/x{place}.{ending}")
+    Manifest.joined([Manifest.load(corpus / "train.arrow").select(range(9)), import_folder(tmp_path / "all")],
+                    "all").save(tmp_path / "all.arrow")
+    for name in ("labelled", "unlabelled"):
+        with pytest.raises(InputError, match=r"^x10 and 1 more utterances of \w+=.*all.arrow are copies of recordings "
+                                             r"of dev=.* \(x10 of u10\); a score") as error:
+            selftrain(recipe(corpus, **{name: str(tmp_path / "all.arrow")}), tmp_path / "out", lambda line: None)
+        assert "\n" not in str(error.value)
+    Manifest.load(corpus / "dev.arrow").select([1]).save(tmp_path / "dev.arrow")
+    with pytest.raises(InputError, match=r"are copies of recordings of test="):
+        check_selftrain(recipe(corpus, unlabelled=str(tmp_path / "all.arrow"), dev=str(tmp_path / "dev.arrow"),
+                               test=str(corpus / "dev.arrow")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_of_labelled_utterances_keep_their_transcripts(corpus, tmp_path):
+    shutil.copy(corpus / "u02.wav", tmp_path / "x.wav")
+    Manifest.joined([Manifest.load(corpus / "train.arrow"), import_folder(tmp_path)], "all").save(
+        tmp_path / "all.arrow")
+    said = []
+    sets = check_selftrain(recipe(corpus, unlabelled=str(tmp_path / "all.arrow")), tmp_path / "out", said.append)
+    assert sets.unlabelled.ids == Manifest.load(corpus / "train.arrow").ids[4:]
+    assert said == ["5 of 11 unlabelled utterances are labelled too, and keep their transcripts"]
 
 
 def test_other_recordings_of_the_same_ids_are_refused(corpus, tmp_path):
