@@ -69,13 +69,16 @@ class _Recogniser:
     dev: dict[str, Any]
 
 
-def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say) -> dict[str, Any]:
+def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say, sets: Sets | None = None) -> dict[str, Any]:
     """Run the rounds into `out` and give the content of `out/selftrain.json`.
+
+    Args:
+        sets: as `check_selftrain` gave them, where it was asked before.
 
     Raises:
         UsageError, InputError: as `check_selftrain`; and InputError where a round keeps no pseudo label.
     """
-    run = _Run(recipe, check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
+    run = _Run(recipe, sets or check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
     _prepare(run, out)
     names = stage_names(recipe, run.sets)
     note_stages(out, names, stages_read(recipe, names), SELFTRAINING, KINDS)

@@ -47,24 +47,25 @@ class Trials:
     emissions: Callable[[str, Shape, float], float | None] = lambda *given: None
 
 
-def outlook(recipe: SelftrainRecipe, out: Path, trials: Trials | None = None,
-            first: str | None = None, last: str | None = None) -> list[Outlook]:
+def outlook(recipe: SelftrainRecipe, out: Path, trials: Trials | None = None, first: str | None = None,
+            last: str | None = None, sets: Sets | None = None) -> list[Outlook]:
     """Every stage of a run, in order; nothing is done and nothing is written.
 
     Args:
         first: the stage that is to be done anew, with those after it.
         last: the stage after which the run is to end. Those after it are looked at as well.
+        sets: as `check_selftrain` gave them, where it was asked before.
 
     Raises what `selftrain` raises about a recipe or sets that cannot be used, and UsageError where a stage before
     `first` is not done.
     """
-    sets = check_selftrain(recipe, out, lambda line: None)
+    sets = sets or check_selftrain(recipe, out, lambda line: None)
     names = stage_names(recipe, sets)
     reads = stages_read(recipe, names)
     course = Course(out, first, last, look=True, needed=stages_needed(names))
     course.check(names)
     with following(course):
-        selftrain(recipe, out, lambda line: None)
+        selftrain(recipe, out, lambda line: None, sets)
     ahead = _Ahead(recipe, sets, out, trials or Trials())
     return [replace(seen, seconds=ahead.seconds(seen), bytes=ahead.bytes(seen))
             for seen in stages_seen(course, names, lambda name: stages_before(name, reads))]

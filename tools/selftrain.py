@@ -47,26 +47,33 @@ def selftrain(
     """Train on what a recogniser hears in recordings without transcripts, beside those with: pseudo-labelling."""
     loaded = load_recipe(SelftrainRecipe, recipe, overrides or [], SHIPPED)
     check_folder(out, [Path(given) for given in (loaded.labelled, loaded.unlabelled, loaded.dev) if given])
-    # Before the lock, which is a file in the folder.
-    sets = check_selftrain(loaded, out, say if dry_run else lambda line: None)
+    told: list[str] = []  # said when nothing is wrong with the words either
+    sets = check_selftrain(loaded, out, told.append)  # before the lock, which is a file in the folder
     device = chosen_device(loaded.finetune.device)  # or say that there is none before ranks are started
     course = Course(out, first, last)
     course.check(stage_names(loaded, sets))
     micro_batches = [part.training.accumulate for part in (loaded.finetune, loaded.studying("", ""))]
     if dry_run:
         check_ranks(ranks, micro_batches, loaded.finetune.device)
+        _say_all(told)
         trials = Trials(partial(_tried_training, device=device), partial(_tried_emissions, device=device))
-        show(outlook(loaded, out, trials, course.first, course.last), course.last)
+        show(outlook(loaded, out, trials, course.first, course.last, sets), course.last)
         return
     results: dict[str, Any] = {"rounds": []}
     with launched(ranks, micro_batches, loaded.finetune.device), following(course), locked(out):
-        results = run_rounds(loaded, out)
+        _say_all(told)
+        results = run_rounds(loaded, out, sets=sets)
     if not results["rounds"]:
         say(f"stopped after {course.last}, as asked; the same command without --until goes on")
     for row in results["rounds"]:
         dev = row["dev"]
         print(f"round {row['round']}: {row['folder']} dev greedy wer={dev['greedy']['wer']:g} "
               f"cer={dev['greedy']['cer']:g}, decoded wer={dev['decoded']['wer']:g} cer={dev['decoded']['cer']:g}")
+
+
+def _say_all(lines: list[str]) -> None:
+    for line in lines:
+        say(line)
 
 
 def _tried_training(name: str, recipe: FinetuneRecipe, shape: Shape, seconds: float,

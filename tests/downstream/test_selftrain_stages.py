@@ -365,6 +365,19 @@ def test_the_command_says_what_it_would_do_and_does_a_part(corpus, tmp_path, cap
         assert says in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_dry_run_looks_at_the_sets_once(run, corpus, monkeypatch, capsys):
+    """Which takes minutes where there are hundreds of thousands of files."""
+    def again(*given):
+        raise AssertionError("they have been looked at")
+
+    for module in ("selftrain", "selftrain_outlook"):
+        monkeypatch.setattr(f"downstream.{module}.check_selftrain", again)
+    assert command(words(corpus, "--out", str(run), "--dry-run")) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[0] == "4 of 10 unlabelled utterances are labelled too, and keep their transcripts"
+    assert "10 stages to do" in said.out
+
+
 def test_a_pretraining_is_not_begun_in_the_folder_of_a_self_training(run, corpus, capsys):
     assert command(["pretrain", "hubert-tiny", f"data={corpus / 'train.arrow'}", "--out", str(run), "--ranks", "1",
                     "--dry-run"]) == 2
