@@ -22,7 +22,8 @@ from downstream.selftrain_start import Sets, check_selftrain
 from downstream.text.vocabulary import Vocabulary
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, following
-from upstream.disk import read_json
+from upstream.errors import HubertkitError
+from upstream.model import read_description
 from upstream.model.config import EncoderConfig
 from upstream.model.loading import load_encoder
 from upstream.outlook import Outlook, stages_seen
@@ -231,11 +232,13 @@ def _known_by(shape: Shape) -> _Known:
 
 
 def _shape_there(folder: Path, record: dict[str, Any]) -> _Known | None:
-    """Of a recogniser in the stage that trained it."""
-    described = folder / "hubertkit.json"
-    if not described.is_file():
+    """Of a recogniser in the stage that trained it; None where its description is not whole, as is said when it is
+    loaded."""
+    try:
+        shape = shape_hash(EncoderConfig.from_dict(dict(read_description(folder)["encoder"])))
+    except (HubertkitError, KeyError, TypeError, ValueError):
         return None
-    return shape_hash(EncoderConfig.from_dict(read_json(described)["encoder"])), record["settings"].get("head", {})
+    return shape, record["settings"].get("head", {})
 
 
 def _unweighted(decoding: dict[str, Any]) -> dict[str, Any]:

@@ -223,6 +223,15 @@ def test_what_another_shape_or_decoder_took_says_nothing(run, corpus):
     assert found["round1/recogniser"] == 4 * 4 / 8
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1}', '{"format": 1, "encoder": {"widht": 3}}'])
+def test_a_recogniser_whose_description_is_damaged_says_nothing_of_time(run, corpus, content):
+    for number in (0, 1):
+        (run / f"round{number}/recogniser/hubertkit.json").write_text(content)
+    changed = {"training": {**STUDENT["training"], "updates": 3}}
+    found = outlook(recipe(corpus, student=changed), run, Trials(lambda *given: 8.0))
+    assert {stage.seconds for stage in found if stage.stage == "round1/recogniser"} == {3 * 4 / 8}
+
+
 def test_what_nobody_measured_is_tried_once_for_each_shape(selftrain_run, corpus, tmp_path):
     """By hand: updates * seconds an update / rate, and seconds of audio / rate."""
     asked = []
