@@ -19,6 +19,7 @@ from downstream.decode.greedy import greedy
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe, SpecMaskRecipe
 from downstream.finetune_start import check_layers, check_start, encoded, warn_of_dev
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
+from downstream.kept_head import check_head, take_head
 from downstream.phrases import longest_pause
 from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
 from downstream.score.rates import score
@@ -83,11 +84,13 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         UsageError: no data, a manifest that is not there, or `out` is the folder of the encoder.
         InputError: no transcripts, a dev utterance without one, a character outside the vocabulary, dev utterances
             among the training's. Dev speakers among the training's are a warning.
+        Both: a head that cannot be kept (`kept_head.check_head`).
     """
     manifest, dev, vocabulary = check_start(recipe, out)
     if dev is not None:
         warn_of_dev(manifest, dev, vocabulary, say)
-    inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe)}
+    inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe),
+              **check_head(recipe, vocabulary)}
 
     def work(folder: Path) -> dict[str, Any]:
         device = chosen_device(recipe.device)
@@ -136,6 +139,8 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
         elsewhere.add("symbols")  # likewise; those of the data stand with it
     if not recipe.head.settings():
         elsewhere.add("head")  # likewise
+    if not recipe.keep_head:
+        elsewhere.add("keep_head")  # likewise
     settings = {k: v for k, v in as_settings(recipe).items() if k not in elsewhere}
     if "head" in settings:
         settings["head"] = recipe.head.settings()
@@ -153,7 +158,7 @@ def stage_settings(recipe: FinetuneRecipe) -> dict[str, Any]:
 
 
 def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recogniser:
-    """The encoder of the recipe, its dropouts changed, under a fresh head."""
+    """The encoder of the recipe, its dropouts changed, under a fresh head or the one that is kept."""
     if recipe.encoder == SCRATCH:
         config = refine(recipe.architecture, recipe.changes, "changes")
         encoder = Encoder(config).initialise(recipe.seed)
@@ -165,7 +170,10 @@ def build_recogniser(recipe: FinetuneRecipe, vocabulary: Vocabulary) -> Recognis
         encoder = with_config(pretrained, config)
         freshen(encoder, recipe.fresh_layers, recipe.seed)
     recogniser = Recogniser(encoder, len(vocabulary.symbols), recipe.head_dropout, recipe.head)
-    return recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
+    recogniser.initialise_head(keyed_torch(recipe.seed, "ctc head"))
+    if recipe.keep_head:
+        take_head(recogniser, recipe, vocabulary)
+    return recogniser
 
 
 def freshen(encoder: Encoder, layers: int, seed: int) -> None:

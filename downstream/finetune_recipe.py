@@ -57,6 +57,7 @@ class FinetuneRecipe:
     encoder_scale: float = 1.0  # rate of the encoder over the schedule's
     head_dropout: float = 0.0  # on what the head hears of the encoder
     head: HeadRecipe = field(default_factory=HeadRecipe)
+    keep_head: bool = False  # start from the head of `encoder`, too: of a recogniser with a `head` of that kind
     mask: SpecMaskRecipe = field(default_factory=SpecMaskRecipe)
     speeds: list[float] = field(default_factory=lambda: [1.0])  # an utterance is heard at one of them, drawn every time
     training: TrainingRecipe = field(default_factory=TrainingRecipe)

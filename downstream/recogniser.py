@@ -144,8 +144,7 @@ def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch
     grid = model.encoder.config.grid
     warn_of_scraps(manifest, grid)
     meta = {"manifest_hash": manifest.hash, "recogniser_hash": recogniser_hash(model)}
-    values_a_second = len(vocabulary.symbols) * grid.rate
-    found = stretches(manifest.lengths, min(STRETCH_SECONDS, STRETCH_VALUES / values_a_second)) or [range(0)]
+    found = emission_stretches(manifest, len(vocabulary.symbols), grid.rate)
     places = {rows: stretch_folder(out, rows) if len(found) > 1 else out for rows in found}
     ids = manifest.ids  # a list that is made at each call
     left = found if len(found) == 1 else [
@@ -165,6 +164,11 @@ def compute_emissions(folder: Path, manifest: Manifest, out: Path, device: torch
         join(list(places.values()), out)
     remove_stretches(out)
     return Emissions.load(out).hash
+
+
+def emission_stretches(manifest: Manifest, symbols: int, rate: float) -> list[range]:
+    """The stretches, at least one, in which emissions of so many symbols at `rate` Hz are computed."""
+    return stretches(manifest.lengths, min(STRETCH_SECONDS, STRETCH_VALUES / (symbols * rate))) or [range(0)]
 
 
 def emit(model: Recogniser, manifest: Manifest, audio: AudioCache, device: torch.device | str,

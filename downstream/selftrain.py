@@ -5,8 +5,8 @@
 Pseudo-labelling as in Kahn et al. 2020, by rounds as in Xu et al. 2020 ("Iterative pseudo-labeling for speech
 recognition") and Park et al. 2020 (noisy student: what is masked, dropped out and played faster is the noise), from a
 pretrained encoder as in Xu et al. 2020 ("Self-training and pre-training are complementary for speech recognition").
-Round 0 is the first teacher; every step is a stage, so a run that was killed goes on, and `selftrain.json` is written
-after every round.
+Round 0 is the first teacher; every step is a stage (`selftrain_stages`), so a run that was killed goes on, and
+`selftrain.json` is written after every round.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from downstream.finetune import finetune
 from downstream.recogniser import compute_emissions
 from downstream.selftrain_data import DECODED, GREEDY, data_stage, diagnosis_stage, error_rates
 from downstream.selftrain_recipe import SelftrainRecipe
-from downstream.selftrain_start import FORMAT, RESULTS, Sets, check_selftrain
+from downstream.selftrain_stages import KINDS, stage_names, stages_read
+from downstream.selftrain_start import FORMAT, RESULTS, SELFTRAINING, Sets, check_selftrain
 from downstream.text.vocabulary import composed
 from upstream import ranks
 from upstream.audio.manifest import Manifest
+from upstream.course import leave, looking
 from upstream.device import chosen_device
 from upstream.disk import content_hash, file_hash, read_json, write_json
 from upstream.progress import progress, say
 from upstream.recipe import as_settings
+from upstream.run_stages import note_stages
 from upstream.stage import Say, run_stage, versions
 
 
@@ -66,17 +69,23 @@ class _Recogniser:
     dev: dict[str, Any]
 
 
-def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say) -> dict[str, Any]:
+def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say, sets: Sets | None = None) -> dict[str, Any]:
     """Run the rounds into `out` and give the content of `out/selftrain.json`.
+
+    Args:
+        sets: as `check_selftrain` gave them, where it was asked before.
 
     Raises:
         UsageError, InputError: as `check_selftrain`; and InputError where a round keeps no pseudo label.
     """
-    run = _Run(recipe, check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
+    run = _Run(recipe, sets or check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
     _prepare(run, out)
+    names = stage_names(recipe, run.sets)
+    note_stages(out, names, stages_read(recipe, names), SELFTRAINING, KINDS)
     teacher = _look_at(run, *_first_teacher(run, out), out / "round0")
     rounds = [_round_row(0, teacher)]
     results = _report(run, out, rounds)
+    leave(teacher.tuned)
     for number in range(1, recipe.rounds + 1):
         folder = out / f"round{number}"
         data = _label(run, teacher, folder)
@@ -86,6 +95,7 @@ def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say) -> dict[str, A
         teacher = _look_at(run, folder / "recogniser", trained["hash"], folder)
         rounds.append(_round_row(number, teacher) | {"labels": data})
         results = _report(run, out, rounds)
+        leave(teacher.tuned)
     return results
 
 
@@ -94,7 +104,7 @@ def _prepare(run: _Run, out: Path) -> None:
     vocabulary = run.sets.vocabulary
 
     def load() -> None:
-        if not (out / "round0" / "tuned" / "stage.json").is_file():
+        if not looking() and not (out / "round0" / "tuned" / "stage.json").is_file():
             run.recipe.decoding.make(vocabulary.symbols, vocabulary.blank).prepare()
 
     ranks.alone(load)
@@ -109,11 +119,13 @@ def _first_teacher(run: _Run, out: Path) -> tuple[Path, str]:
 
 
 def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
-    """A recogniser on dev: greedy, and with the decoder that labels, its weights found there."""
-    emissions = _emissions_stage(run, folder, digest, run.sets.dev, target / "dev-emissions")
+    """A recogniser on dev: greedy, and with the decoder that labels, its weights found there. The caller leaves the
+    stage, when what came of it is written."""
+    heard = _emissions_stage(run, folder, digest, run.sets.dev, target / "dev-emissions")
     dev, recipe = run.sets.dev, run.recipe
 
     def work(into: Path) -> dict[str, Any]:
+        emissions = Emissions.load(target / "dev-emissions")
         truth = {id: composed(text or "") for id, text in zip(dev.ids, dev.texts)}
         greedy = _decode(emissions, GreedyDecoder(emissions.symbols, emissions.blank), into / GREEDY, run)
         decoder, weights = recipe.decoding.make(emissions.symbols, emissions.blank), dict[str, Any]()
@@ -131,34 +143,41 @@ def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
                 "decoded": error_rates(truth, decoded), **weights}
 
     tuning = as_settings(recipe.tuning) if recipe.tunes else {}
-    result = run_stage(target / "tuned", "tuned decoding", version=1, work=work, say=run.say,
-                       settings={"decoding": _decoding_settings(recipe), "tuning": tuning},
-                       inputs={"emissions": emissions.hash, "references": dev.hash, **_files(run.sets)})
+    result = run_stage(target / "tuned", "tuned decoding", version=1, work=work, say=run.say, leave=False,
+                       settings={"decoding": decoding_settings(recipe), "tuning": tuning},
+                       inputs={"emissions": heard, "references": dev.hash, **decoding_files(run.sets)})
+    if "decoded" in result:  # not if this only looks
+        _tell_rates(run, target, result)
+    return _Recogniser(folder, digest, target / "tuned", result)
+
+
+def _tell_rates(run: _Run, target: Path, result: dict[str, Any]) -> None:
+    """Say what a recogniser does on dev, and warn of a decoder that is worse where students learn."""
     found = [f"{name} WER {result[key]['wer']:.1f}, CER {result[key]['cer']:.1f}"
-             for name, key in (("greedy", "greedy"), (recipe.decoding.decoder.value, "decoded"))]
+             for name, key in (("greedy", "greedy"), (run.recipe.decoding.decoder.value, "decoded"))]
     run.say(f"{target.name}, dev: {'; '.join(found)}")
     if result["decoded"]["cer"] > result["greedy"]["cer"]:
         run.say(f"warning: {target.name}: of the characters that are decoded more are wrong than of those of greedy "
                 "decoding, and characters are what a student learns; give tuning.unit=character, another language "
                 "model, or decoding.decoder=greedy")
-    return _Recogniser(folder, digest, target / "tuned", result)
 
 
 def _label(run: _Run, teacher: _Recogniser, folder: Path) -> dict[str, Any]:
     """A teacher labels, the filters choose, and `data/train.arrow` holds what a student learns from. Gives what the
     results say of it."""
-    emissions = _emissions_stage(run, teacher.folder, teacher.hash, run.sets.unlabelled, folder / "emissions")
+    heard = _emissions_stage(run, teacher.folder, teacher.hash, run.sets.unlabelled, folder / "emissions")
     weights = {name: teacher.dev[name] for name in ("lm_weight", "word_score") if name in teacher.dev}
 
     def work(into: Path) -> dict[str, Any]:
+        emissions = Emissions.load(folder / "emissions")
         decoder: Any = replace(run.recipe.decoding.make(emissions.symbols, emissions.blank), **weights)
         _decode(emissions, GreedyDecoder(emissions.symbols, emissions.blank), into / GREEDY, run)
         _decode(emissions, decoder, into / DECODED, run)
         return {"hash": content_hash([file_hash(into / name) for name in (DECODED, GREEDY)])}
 
     labelled = run_stage(folder / "hypotheses", "hypotheses", version=1, work=work, say=run.say,
-                         settings={"decoding": _decoding_settings(run.recipe) | weights},
-                         inputs={"emissions": emissions.hash, **_files(run.sets)})
+                         settings={"decoding": decoding_settings(run.recipe) | weights},
+                         inputs={"emissions": heard, **decoding_files(run.sets)})
     data = data_stage(folder, run.recipe, run.sets, labelled["hash"], teacher.tuned / DECODED, teacher.dev["hash"],
                       run.say)
     diagnosis = diagnosis_stage(folder, run.sets, data["labels"], run.say)
@@ -166,13 +185,13 @@ def _label(run: _Run, teacher: _Recogniser, folder: Path) -> dict[str, Any]:
     return told | {"teacher": teacher.hash, **diagnosis}
 
 
-def _emissions_stage(run: _Run, recogniser: Path, digest: str, manifest: Manifest, folder: Path) -> Emissions:
+def _emissions_stage(run: _Run, recogniser: Path, digest: str, manifest: Manifest, folder: Path) -> str:
+    """Emissions of a manifest in `folder`; gives their hash."""
     def work(into: Path) -> dict[str, Any]:
         return {"hash": compute_emissions(recogniser, manifest, into, run.device)}
 
-    run_stage(folder, "emissions", version=1, settings={}, work=work, say=run.say,
-              inputs={"recogniser": digest, "recordings": manifest.hash})
-    return Emissions.load(folder)
+    return str(run_stage(folder, "emissions", version=1, settings={}, work=work, say=run.say,
+                         inputs={"recogniser": digest, "recordings": manifest.hash})["hash"])
 
 
 def _decode(emissions: Emissions, decoder: AnyDecoder, out: Path, run: _Run) -> list[Hypothesis]:
@@ -198,7 +217,7 @@ def _tuned_for(run: _Run, emissions: Emissions) -> dict[str, Any]:
             "recogniser_hash": emissions.meta.get("recogniser_hash"), "lexicon": lexicon}
 
 
-def _decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:
+def decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:
     """What of the decoder its texts depend on, besides the contents of its files."""
     decoding = recipe.decoding
     lm_weight, word_score = (None, None) if decoding.lm is None else decoding.weights()
@@ -207,7 +226,8 @@ def _decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:
         "lm_weight": lm_weight, "word_score": word_score}
 
 
-def _files(sets: Sets) -> dict[str, str]:
+def decoding_files(sets: Sets) -> dict[str, str]:
+    """Hashes of the decoder's files, those that there are."""
     given = {"lm": sets.lm_hash, "lexicon": sets.lexicon_hash}
     return {name: digest for name, digest in given.items() if digest is not None}
 
@@ -232,7 +252,8 @@ def _report(run: _Run, out: Path, rounds: list[dict[str, Any]]) -> dict[str, Any
         if len(now) > run.recipe.rounds or len(before) <= len(now) or before[:len(now)] != now:
             write_json(path, results)
 
-    ranks.alone(write)
+    if not looking():
+        ranks.alone(write)
     return results
 
 

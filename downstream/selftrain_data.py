@@ -115,7 +115,7 @@ def diagnosis_stage(folder: Path, sets: Sets, labels_hash: str, say: Say) -> dic
     """Error rates of the pseudo labels where the unlabelled set has transcripts, by what became of them. Nothing reads
     it; empty where there are none."""
     truth = {id: composed(text) for id, text in sets.references.items()}
-    if not any(truth.values()):
+    if not sets.diagnosed:
         return {}
 
     def work(into: Path) -> dict[str, Any]:
@@ -129,8 +129,9 @@ def diagnosis_stage(folder: Path, sets: Sets, labels_hash: str, say: Say) -> dic
                  for name, ids in groups.items() if any(truth[id] for id in ids)}
         return {"hash": content_hash(rates), "rates": rates}
 
-    rates = run_stage(folder / "diagnosis", "diagnosis", version=1, settings={}, work=work, say=say,
-                      inputs={"labels": labels_hash, "references": content_hash(truth)})["rates"]
+    found = run_stage(folder / "diagnosis", "diagnosis", version=1, settings={}, work=work, say=say,
+                      inputs={"labels": labels_hash, "references": content_hash(truth)})
+    rates = found.get("rates", {})  # none if this only looks
     told = "; ".join(f"{name}: WER {rate['wer']:.1f}, CER {rate['cer']:.1f}" for name, rate in rates.items())
     say(f"{folder.name}, labels against transcripts that nothing learns from: {told}")
     return {"diagnosis": rates}

@@ -82,8 +82,8 @@ class SelftrainRecipe:
     test: str | None = None  # manifest of the final score: none of it may be learnt from or tuned on
     recogniser: str | None = None  # the first teacher; not given: fine-tuned on the labels first
     encoder: str = SCRATCH  # that trainings start from: an encoder folder, or `scratch`
-    # What a student starts from: the encoder, as the papers do, or the recogniser that taught it (its encoder; the
-    # head starts anew).
+    # What a student starts from: the encoder, as the papers do, or the recogniser that taught it: its encoder and, with
+    # `student.keep_head`, its head, which starts anew otherwise.
     start: Literal["encoder", "recogniser"] = "encoder"
     rounds: int = 1  # students, each the teacher of the next
     labelled_repeats: int = 1  # how often each labelled utterance stands in a student's data, each time drawn anew

@@ -8,21 +8,25 @@ from pathlib import Path
 
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.finetune import build_recogniser
-from downstream.finetune_recipe import SCRATCH
+from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.finetune_start import check_layers, check_start
+from downstream.kept_head import check_head, check_kinds
 from downstream.lm.arrays import model_hash
 from downstream.recogniser import load_recogniser, recogniser_hash
-from downstream.score.shared import shared_audio, shared_ids
+from downstream.score.shared import copied_audio, shared_audio, shared_ids
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import Vocabulary, spelled_as
 from upstream.audio.manifest import Manifest
 from upstream.disk import file_hash, read_json
 from upstream.errors import FormatError, InputError, UsageError
+from upstream.model.config import EncoderConfig
 from upstream.progress import say
 from upstream.recipe import refine
+from upstream.run_stages import refuse_other_stages
 
 RESULTS = "selftrain.json"
+SELFTRAINING = "self-training"  # what the run is called
 FORMAT = "hubertkit selftrain"
 
 
@@ -49,16 +53,23 @@ class Sets:
     lm_hash: str | None
     lexicon_hash: str | None
 
+    @property
+    def diagnosed(self) -> bool:
+        """Whether there are transcripts to hold pseudo labels against."""
+        return any(self.references.values())
+
 
 def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], None] = say) -> Sets:
     """Look at what a run needs before anything is made.
 
     Raises:
         UsageError: a set that is not given or not there, files of the decoder that are not, settings that cannot be,
-            a file of somebody else where the results go, something given that lies where the run writes.
+            a file of somebody else or another kind of run where the results go, something given that lies where the
+            run writes.
         InputError: sets that share recordings, no transcripts, symbols that are not the teacher's.
     """
     _refuse_other_results(out)
+    refuse_other_stages(out, SELFTRAINING)
     _refuse_own_rounds(recipe, out)
     for name, what in (("labelled", "transcripts to learn from"), ("unlabelled", "recordings to label"),
                        ("dev", "transcripts to validate and tune on")):
@@ -78,6 +89,7 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
     decoder = recipe.decoding.make(vocabulary.symbols, vocabulary.blank)
     if isinstance(decoder, LexiconDecoder) and isinstance(decoder.lexicon, Lexicon):
         _refuse_other_letters(decoder.lexicon.words, recipe, vocabulary)
+    _warn_of_scratch(recipe, say)
     lm, lexicon = recipe.decoding.lm, recipe.decoding.lexicon
     return Sets(labelled, unlabelled.with_texts([None] * len(unlabelled)),
                 {id: text for id, text in zip(unlabelled.ids, unlabelled.texts) if text is not None}, dev, vocabulary,
@@ -96,10 +108,23 @@ def _check_trainings(recipe: SelftrainRecipe, out: Path) -> tuple[Vocabulary, st
         shape = (recipe.finetune if student.encoder == untrained else student).architecture
         check_layers(student, refine(shape, student.changes, "changes").layers)
     else:
-        model = build_recogniser(replace(student, encoder=encoder), learnt)
+        model = build_recogniser(replace(student, encoder=encoder, keep_head=False), learnt)
         check_layers(student, model.encoder.config.layers)
+    vocabulary, teacher_hash = _check_first_teacher(recipe, student, learnt, out)
+    if student.keep_head and student.encoder == untrained:
+        check_kinds(recipe.finetune.head, student.head, "the first teacher")
+    else:  # what a student may come to write
+        check_head(student, learnt if student.symbols == "english" else Vocabulary.of(["".join(vocabulary.letters)]))
+    return vocabulary, teacher_hash
+
+
+def _check_first_teacher(recipe: SelftrainRecipe, student: FinetuneRecipe, learnt: Vocabulary,
+                         out: Path) -> tuple[Vocabulary, str | None]:
+    """As `_check_trainings`; `learnt` are the symbols that the labels teach a student."""
     if recipe.recogniser is None:
-        return check_start(recipe.teaching(), out / "round0" / "recogniser")[2], None
+        _, _, vocabulary = check_start(recipe.teaching(), out / "round0" / "recogniser")
+        check_head(recipe.teaching(), vocabulary)
+        return vocabulary, None
     model, vocabulary = load_recogniser(Path(recipe.recogniser))
     if student.symbols == "english" and vocabulary.letters != learnt.letters:
         raise InputError(f"{recipe.recogniser}: writes {vocabulary.shown()}, and a student with finetune.symbols="
@@ -108,6 +133,19 @@ def _check_trainings(recipe: SelftrainRecipe, out: Path) -> tuple[Vocabulary, st
         raise InputError(f"{recipe.labelled}: has the character {more[0]!r}, which {recipe.recogniser} never writes "
                          f"({vocabulary.shown()}); normalise the transcripts as its own were")
     return vocabulary, recogniser_hash(model)
+
+
+def _warn_of_scratch(recipe: SelftrainRecipe, say: Callable[[str], None]) -> None:
+    """Say that students of a given recogniser would start from nothing, where nobody has said of what shape: the word
+    that names an encoder may be forgotten."""
+    shape = recipe.studying("", "").architecture
+    if recipe.recogniser is None or recipe.start == "recogniser" or recipe.encoder != SCRATCH:
+        return
+    if shape == EncoderConfig():
+        say(f"warning: recogniser={recipe.recogniser} without encoder: students start from random weights of the "
+            f"default shape ({shape.layers} layers of {shape.width}), with nothing of it but its labels; give "
+            "encoder=DIR, what it was fine-tuned from or itself, or start=recogniser; or finetune.architecture, if "
+            "that is meant")
 
 
 def _with_transcripts(manifest: Manifest, name: str, say: Callable[[str], None]) -> Manifest:
@@ -130,7 +168,7 @@ def _without(unlabelled: Manifest, labelled: Manifest, recipe: SelftrainRecipe,
         raise InputError(f"{others[0]} and {len(others) - 1} more ids are both in labelled={recipe.labelled} and in "
                          f"unlabelled={recipe.unlabelled}, for files that differ; give one set ids of its own "
                          "(hubertkit corpus import ... --prefix more-)")
-    known = {*same, *shared_audio(unlabelled, labelled)}
+    known = {*same, *shared_audio(unlabelled, labelled), *(copy for _, copy in copied_audio(labelled, unlabelled))}
     if len(known) == len(unlabelled):
         raise InputError(f"unlabelled={recipe.unlabelled}: all {len(unlabelled)} utterances are labelled; there is "
                          "nothing to label")
@@ -159,6 +197,11 @@ def _refuse_shared(name: str, held: Manifest, others: Iterable[tuple[str, Manife
             raise InputError(f"{only_ids[0]} and {len(only_ids) - 1} more ids are both in {name} and in {other_name}, "
                              "for files that differ; if these are other recordings, give them ids of their own "
                              "(hubertkit corpus import ... --prefix dev-)")
+        if copies := copied_audio(held, other):
+            one, copy = copies[0]
+            raise InputError(f"{copy} and {len(copies) - 1} more utterances of {other_name} are copies of recordings "
+                             f"of {name} ({copy} of {one}); a score on what was learnt from or tuned on says nothing: "
+                             "take them out of one of the two")
 
 
 def _refuse_other_letters(words: Iterable[str], recipe: SelftrainRecipe, vocabulary: Vocabulary) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tools.dry_run import show, told_rate
 from tools.launch import AUTO, RanksOption, check_ranks, launched
 from tools.outputs import check_place
 from upstream.course import Course, following
@@ -20,7 +20,7 @@ from upstream.device import chosen_device
 from upstream.errors import UsageError
 from upstream.locks import LOCK, busy
 from upstream.model.config import EncoderConfig
-from upstream.outlook import Outlook, outlook
+from upstream.outlook import outlook
 from upstream.pretrain import RoundResult
 from upstream.pretrain import pretrain as run_rounds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, Round, rounds_of
@@ -62,9 +62,9 @@ def pretrain(
     micro_batches, most = [r.training.accumulate for r in planned], min(r.training.most_ranks for r in planned)
     if dry_run:
         check_ranks(ranks, micro_batches, loaded.device, most)
-        _show(outlook(loaded, out, lambda round_: _tried(round_, device),
-                      lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe),
-                      course.first, course.last), course.last)
+        show(outlook(loaded, out, lambda round_: _tried(round_, device),
+                     lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe),
+                     course.first, course.last), course.last)
         return
     rounds: list[RoundResult] = []
     with launched(ranks, micro_batches, loaded.device, most), following(course):
@@ -80,8 +80,8 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     """Show the stages of a run: done, stale, running, to do; times and sizes; whether its trainings look healthy.
 
     Stale is what was made of something that has changed since, as a stage done again with `--until` leaves it. What a
-    changed recipe makes stale is said by `pretrain ... --dry-run`. What an earlier recipe has left in the folder is no
-    part of the run now.
+    changed recipe makes stale is said by `--dry-run` of `pretrain` or `selftrain`. What an earlier recipe has left in
+    the folder is no part of the run now.
     """
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder")
@@ -111,42 +111,13 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 
 def _tried(round_: Round, device: torch.device) -> float | None:
     say(f"round {round_.number}: trying a short batch, to say how long the training takes")
-    rate = audio_seconds_per_second(round_, device)
-    if rate is not None:
-        say(f"  {rate:.0f} audio s/s in one process; decoding, validation and other ranks apart")
-    return rate
+    return told_rate(audio_seconds_per_second(round_, device))
 
 
 def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarray,
                    device: torch.device, probe: ProbeRecipe) -> tuple[float, float] | None:
     say(f"round {round_.number}: trying its teacher on some noise, to say how long it takes")
     return teacher_seconds(round_, shapes, lengths, device, probe)
-
-
-def _show(stages: list[Outlook], last: str | None) -> None:
-    """What a dry run found, up to the stage that `--until` names."""
-    end = len(stages) if last is None else [stage.stage for stage in stages].index(last) + 1
-    table = Table("stage", "state", "why", "time", "MB")
-    for stage in stages[:end]:
-        table.add_row(escape(stage.stage), escape(stage.state + ", to do anew" * stage.anew), escape(stage.why),
-                      _time(stage.seconds), "" if stage.bytes is None else f"{stage.bytes / 1e6:.1f}")
-    ahead = [stage for stage in stages[:end] if stage.state != "done" or stage.anew]
-    Console(emoji=False).print(table)
-    known = [stage.seconds for stage in ahead if stage.seconds is not None]
-    sizes = [stage.bytes for stage in ahead if stage.bytes is not None]
-    unknown, unmeasured = len(ahead) - len(known), len(ahead) - len(sizes)
-    print(f"{len(ahead)} stages to do" + (f": {_time(sum(known))}" if known else "")
-          + (f"; of {unknown} nothing says how long" if unknown else "")
-          + (f"; {math.ceil(sum(sizes) / 1e6)} MB of disk at most" if sizes else "")
-          + (f", but of {unmeasured} nothing says how much" if sizes and unmeasured else "")
-          if ahead else "nothing to do")
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else \
-        f"{seconds / 3600:.1f} h"
 
 
 def _health(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from downstream.emissions import Emissions, refuse_others
 from downstream.finetune import finetune as run_finetuning
 from downstream.finetune_recipe import SCRATCH, SHIPPED, FinetuneRecipe
 from downstream.finetune_start import check_start
+from downstream.kept_head import check_head
 from downstream.recogniser import compute_emissions
 from tools.launch import AUTO, RanksOption, launched
 from tools.outputs import check_folder
@@ -39,7 +40,7 @@ def finetune(
 ) -> None:
     """Train a recogniser on an encoder (encoder=DIR) or from scratch."""
     loaded = load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED)
-    check_start(loaded, out)  # before the lock, which is a file in the folder
+    check_head(loaded, check_start(loaded, out)[2])  # before the lock, which is a file in the folder
     _warn_of_scratch(loaded)
     chosen_device(loaded.device)  # or say that there is none before ranks are started
     with launched(ranks, [loaded.training.accumulate], loaded.device), locked(out):

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import typer
 
+from downstream.finetune_recipe import FinetuneRecipe
+from downstream.finetune_trial import Shape, emission_rate, training_rate
 from downstream.selftrain import selftrain as run_rounds
+from downstream.selftrain_outlook import Trials, outlook
 from downstream.selftrain_recipe import SHIPPED, SelftrainRecipe
+from downstream.selftrain_stages import stage_names
 from downstream.selftrain_start import check_selftrain
-from tools.launch import AUTO, RanksOption, launched
+from tools.dry_run import show, told_rate
+from tools.launch import AUTO, RanksOption, check_ranks, launched
 from tools.outputs import check_folder
+from upstream.course import Course, following
 from upstream.device import chosen_device
 from upstream.locks import locked
+from upstream.progress import say
 from upstream.recipe import load_recipe
 
 
@@ -29,16 +38,50 @@ def selftrain(
                                                                "decoding.lm=lm.arpa")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on there.")] = ...,  # type: ignore[assignment]
     ranks: RanksOption = AUTO,
+    first: Annotated[str | None, typer.Option("--from", help="Do this stage (round1/data) and those after it "
+                                                             "anew.")] = None,
+    last: Annotated[str | None, typer.Option("--until", help="Stop after this stage (round0/tuned), or round.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and why, how long it would "
+                                                            "take and how much disk it would need.")] = False,
 ) -> None:
     """Train on what a recogniser hears in recordings without transcripts, beside those with: pseudo-labelling."""
     loaded = load_recipe(SelftrainRecipe, recipe, overrides or [], SHIPPED)
     check_folder(out, [Path(given) for given in (loaded.labelled, loaded.unlabelled, loaded.dev) if given])
-    check_selftrain(loaded, out, lambda line: None)  # before the lock, which is a file in the folder
-    chosen_device(loaded.finetune.device)  # or say that there is none before ranks are started
+    told: list[str] = []  # said when nothing is wrong with the words either
+    sets = check_selftrain(loaded, out, told.append)  # before the lock, which is a file in the folder
+    device = chosen_device(loaded.finetune.device)  # or say that there is none before ranks are started
+    course = Course(out, first, last)
+    course.check(stage_names(loaded, sets))
     micro_batches = [part.training.accumulate for part in (loaded.finetune, loaded.studying("", ""))]
-    with launched(ranks, micro_batches, loaded.finetune.device), locked(out):
-        results = run_rounds(loaded, out)
+    if dry_run:
+        check_ranks(ranks, micro_batches, loaded.finetune.device)
+        _say_all(told)
+        trials = Trials(partial(_tried_training, device=device), partial(_tried_emissions, device=device))
+        show(outlook(loaded, out, trials, course.first, course.last, sets), course.last)
+        return
+    results: dict[str, Any] = {"rounds": []}
+    with launched(ranks, micro_batches, loaded.finetune.device), following(course), locked(out):
+        _say_all(told)
+        results = run_rounds(loaded, out, sets=sets)
+    if not results["rounds"]:
+        say(f"stopped after {course.last}, as asked; the same command without --until goes on")
     for row in results["rounds"]:
         dev = row["dev"]
         print(f"round {row['round']}: {row['folder']} dev greedy wer={dev['greedy']['wer']:g} "
               f"cer={dev['greedy']['cer']:g}, decoded wer={dev['decoded']['wer']:g} cer={dev['decoded']['cer']:g}")
+
+
+def _say_all(lines: list[str]) -> None:
+    for line in lines:
+        say(line)
+
+
+def _tried_training(name: str, recipe: FinetuneRecipe, shape: Shape, seconds: float,
+                    device: torch.device) -> float | None:
+    say(f"{name}: trying a short batch, to say how long the training takes")
+    return told_rate(training_rate(recipe, shape, seconds, device))
+
+
+def _tried_emissions(name: str, shape: Shape, seconds: float, device: torch.device) -> float | None:
+    say(f"{name}: trying a short batch, to say how long the emissions take")
+    return emission_rate(shape, seconds, device)

@@ -46,13 +46,15 @@ class Course:
         first: this stage and those after it are done anew; those before it must be done.
         last: the run ends after it.
         look: nothing is done; stages get what those before them gave when they were done, even where that is stale.
-        steps: the stages that were met. A look ends at once where the very first, which all others read, is not done.
+        needed: a look ends at one of these that is not done: all stages after it are made of it.
+        steps: the stages that were met.
     """
 
     root: Path
     first: str | None = None
     last: str | None = None
     look: bool = False
+    needed: frozenset[str] = frozenset()
     steps: list[Step] = field(default_factory=list)
     _begun: bool = False
     _names: Sequence[str] = ()
@@ -105,7 +107,7 @@ class Course:
         """Called before a stage. Gives the `wish` of `--from` that it comes under, if any.
 
         Raises:
-            Halt: a look has found that the very first stage is to be done.
+            Halt: a look has come to a stage that is needed and not done.
             UsageError: a stage before `first` is not done.
         """
         name = self._name(folder)
@@ -116,7 +118,7 @@ class Course:
             reason = f"is {state}" + (f" ({why})" if why else "")
             raise UsageError(f"--from {self.first}: {step.name} before it {reason}; leave --from out, and all is done "
                              "that must be")
-        if self.look and state != "done" and len(self.steps) == 1:
+        if self.look and state != "done" and name in self.needed:
             raise Halt
         return self.wish if self._begun else None
 
@@ -149,6 +151,18 @@ _now: Course | None = None
 def current() -> Course | None:
     """The course that is followed; None where there is none."""
     return _now
+
+
+def looking() -> bool:
+    """Whether nothing is done now, and what there is to do is only looked at."""
+    return _now is not None and _now.look
+
+
+def leave(folder: Path) -> None:
+    """Leave a stage, of which its caller had more to say when it was done (`run_stage`). Raises Halt where the run is
+    to end with it."""
+    if _now is not None:
+        _now.leave(folder)
 
 
 @contextlib.contextmanager

@@ -171,10 +171,17 @@ def content_hash(content: Any) -> str:
 
 def file_hash(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
+    return part_hash(path)
+
+
+def part_hash(path: Path, offset: int = 0, size: int | None = None) -> str:
+    """sha256 (hex) of a file's bytes from `offset` on, of so many or of all."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+        file.seek(offset)
+        while block := file.read(1 << 20 if size is None else min(1 << 20, size)):
             digest.update(block)
+            size = None if size is None else size - len(block)
     return digest.hexdigest()
 
 

@@ -96,25 +96,40 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     def teacher_tried(number: int) -> tuple[float, float] | None:
         return None if lengths is None else teacher_trial(rounds[number - 1], read_by(number), lengths)
 
-    course = Course(out, first, last, look=True)
+    course = Course(out, first, last, look=True, needed=frozenset(names[:1]))
     course.check(names)
     with following(course):
         if out.is_dir():
             pretrain(recipe, out, lambda line: None)
         else:
             course.arrive(out / names[0], "to do", "", {})
-    steps, reads = {step.name: step for step in course.steps}, stages_read(rounds)
+    reads, ways = stages_read(rounds), _Ways(size, _once(trial), teacher_tried, read_by)
+    found = []
+    for seen in stages_seen(course, names, lambda name: stages_before(name, names, reads)):
+        state = "to do" if seen.anew and seen.state == "unfinished" else seen.state
+        ahead = _ahead(rounds, out, seen.stage, state, seen.why, ways)
+        found.append(replace(seen, seconds=ahead.seconds, bytes=ahead.bytes))
+    return found
+
+
+def stages_seen(course: Course, names: Sequence[str], before: Callable[[str], set[str]]) -> list[Outlook]:
+    """What a look came to see of every stage of a run, in order; of time and disk nothing yet.
+
+    Args:
+        course: of the look, that is over.
+        names: of all stages.
+        before: the stages that one is made of, and those that these are made of.
+    """
+    steps = {step.name: step for step in course.steps}
     found: list[Outlook] = []
-    ways = _Ways(size, _once(trial), teacher_tried, read_by)
     for name in names:
-        step, before = steps.get(name), stages_before(name, names, reads)
+        step, made_of = steps.get(name), before(name)
         state, why = ("to do", "") if step is None else (step.state, step.why)
-        waits = next((other.stage for other in found if other.stage in before and other.state != "done"), None)
-        if waits is not None and read_stage(out / name) is not None:
+        waits = next((other.stage for other in found if other.stage in made_of and other.state != "done"), None)
+        if waits is not None and read_stage(course.root / name) is not None:
             state, why = "depends", f"on {waits}"
         anew = step is not None and step.anew and state != "depends"
-        ahead = _ahead(rounds, out, name, "to do" if anew and state == "unfinished" else state, why, ways)
-        found.append(replace(ahead, state=state, anew=anew))
+        found.append(Outlook(name, state, why, None, None, anew))
     return found
 
 

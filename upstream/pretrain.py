@@ -33,7 +33,7 @@ from upstream.audio.corpora.folder import import_folder
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing
 from upstream.contrastive_task import ContrastiveTask
-from upstream.course import current
+from upstream.course import current, looking
 from upstream.device import chosen_device
 from upstream.disk import content_hash, write_json
 from upstream.errors import RecipeError, UsageError
@@ -123,7 +123,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
 def _to_be_trained(recipe: PretrainRecipe, rounds: list[Round]) -> list[Round]:
     """The rounds that this run comes to train: none where it only looks, who is told what is to be done."""
     course, names = current(), stage_names(recipe, rounds)
-    if course and course.look:
+    if looking():
         return []
     ahead = names[:names.index(course.last) + 1] if course and course.last in names else names
     return [round_ for round_ in rounds if f"round{round_.number}/encoder" in ahead]

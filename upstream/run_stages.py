@@ -1,4 +1,4 @@
-"""The stages of a pretraining run: their names, and the list of them that a run leaves in its folder."""
+"""The stages of a pretraining run: their names; and the list of its stages that any run leaves in its folder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from upstream import ranks
-from upstream.course import WISH, current
+from upstream.course import WISH, looking
 from upstream.disk import read_json, write_json
 from upstream.errors import FormatError, UsageError
 from upstream.pretrain_recipe import PretrainRecipe, Round
 from upstream.stage import read_stage
 
 STAGES = "stages.json"
+PRETRAINING = "pretraining"
+KINDS = ("corpus", "teacher", "units", "encoder", "quality")  # of a pretraining's stages
 _MADE_OF = {"units": "teacher", "encoder": "units", "quality": "units"}  # of the same round, where it has that
 
 
@@ -68,30 +71,39 @@ class NotedStages:
 
     Attributes:
         names: in their order.
-        reads: of teachers, the stages whose encoders they read.
+        reads: of stages, the ones that their inputs come from, by the inputs' names.
+        kinds: of the stages that such a run may have.
     """
 
     names: list[str]
-    reads: dict[str, list[str]]
+    reads: dict[str, dict[str, str]]
+    kinds: tuple[str, ...] = KINDS
 
     def leaves_out(self, name: str) -> bool:
         """Whether a stage in the run's folder was made for an earlier recipe, and is no part of the run now."""
-        return bool(self.names) and name not in self.names and _STAGE.fullmatch(name) is not None
+        folder, _, kind = name.rpartition("/")
+        place = folder == "" if kind == KINDS[0] else re.fullmatch(r"round\d+", folder) is not None
+        return bool(self.names) and name not in self.names and kind in self.kinds and place
 
 
-_STAGE = re.compile(r"corpus|round\d+/(teacher|units|encoder|quality)")  # what a pretraining may have
+def note_stages(out: Path, names: list[str], reads: Mapping[str, Sequence[str] | Mapping[str, str]],
+                run: str = PRETRAINING, kinds: Sequence[str] = KINDS) -> None:
+    """Leave the stages of a run in its folder, for whoever asks how far it is; nothing if it only looks.
+
+    Args:
+        reads: of stages, the ones that their inputs come from, by the inputs' names; of a pretraining only those whose
+            encoders a teacher reads, in their order (`stages_read`).
+        run: what the run is called.
+        kinds: of the stages that such a run may have.
+    """
+    if ranks.first() and not looking():
+        which = {} if run == PRETRAINING else {"run": run, "kinds": list(kinds)}
+        write_json(out / STAGES, {"format": 1, **which, "stages": names, "reads": reads})
 
 
-def note_stages(out: Path, names: list[str], reads: dict[str, list[str]]) -> None:
-    """Leave the stages of a run in its folder, for whoever asks how far it is; nothing if it only looks."""
-    course = current()
-    if ranks.first() and not (course and course.look):
-        write_json(out / STAGES, {"format": 1, "stages": names, "reads": reads})
-
-
-def refuse_other_stages(out: Path) -> None:
+def refuse_other_stages(out: Path, run: str = PRETRAINING) -> None:
     """Raise UsageError where a folder that a run is to work in holds a `stages.json` or an `anew.json` that no run
-    wrote: it writes both, and removes the second."""
+    wrote: it writes both, and removes the second. Likewise where a run of another kind has its stages there."""
     for name, key, kind in ((STAGES, "stages", list), (WISH, "wish", str)):
         try:
             found = read_json(out / name) if (out / name).is_file() else {"format": 1, key: kind()}
@@ -100,6 +112,9 @@ def refuse_other_stages(out: Path) -> None:
         if not isinstance(found, dict) or found.get("format") != 1 or not isinstance(found.get(key), kind):
             raise UsageError(f"{out / name}: is there already and no run of ours wrote it, so it is left as it is; "
                              "give another folder to write to, or move it away")
+        if key == "stages" and found[key] and found.get("run", PRETRAINING) != run:
+            raise UsageError(f"{out}: holds the stages of a {found.get('run', PRETRAINING)}; give this {run} a folder "
+                             "of its own with --out")
 
 
 def noted_stages(out: Path) -> NotedStages:
@@ -114,29 +129,48 @@ def noted_stages(out: Path) -> NotedStages:
     found = read_json(path)
     try:
         return NotedStages([str(name) for name in found["stages"]],
-                           {str(name): list(map(str, read)) for name, read in found.get("reads", {}).items()})
+                           {str(name): _by_input(read) for name, read in found.get("reads", {}).items()},
+                           tuple(map(str, found.get("kinds", KINDS))))
     except (AttributeError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}: no stages of a run; remove it, the next `hubertkit pretrain` writes it "
-                          "again") from error
+        raise FormatError(f"{path}: no stages of a run; remove it, the next command that goes on with the run writes "
+                          "it again") from error
 
 
-def why_stale(run: Path, folder: Path, reads: Mapping[str, Sequence[str]]) -> str:
+def _by_input(read: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Of a stage, by its inputs' names, the stages that these come from: of a teacher, only those stand there."""
+    if isinstance(read, Mapping):
+        return {str(name): str(source) for name, source in read.items()}
+    return {name: str(source) for name, source in zip(encoder_inputs(len(read)), read)}
+
+
+def why_stale(run: Path, folder: Path, reads: Mapping[str, Mapping[str, str]]) -> str:
     """Which input of a stage has changed since it was used, or is stale itself, in words; empty where none has.
+
+    What a stage took from another into its settings, as weights that were tuned, counts as an input.
 
     Args:
         run: folder of the run.
         folder: of the stage.
-        reads: of teachers, the stages whose encoders they read (`NotedStages.reads`).
+        reads: of stages, the ones that their inputs come from (`NotedStages.reads`).
     """
     record = read_stage(folder)
     if record is None:
         return ""
-    encoders = list(reads.get(str(folder.relative_to(run)), ()))
+    named = reads.get(str(folder.relative_to(run)), {})
     sources = {"manifest": run / "corpus", "teacher": folder.parent / "teacher", "units": folder.parent / "units",
-               **{name: run / source for name, source in zip(encoder_inputs(len(encoders)), encoders)}}
-    used = {name: source for name, source in sources.items() if name in record["inputs"] and source != folder}
+               **{name: run / source for name, source in named.items()}}
+    used = {name: source for name, source in sources.items() if source != folder and (
+        name in record["inputs"] or (name in named and isinstance(record["settings"].get(name), dict)))}
     for name, source in used.items():
         result = (read_stage(source) or {}).get("result") or {}
-        if result.get("hash") not in (None, record["inputs"][name]):
+        if result and not _is_of(record, name, result):
             return f"other {name}"
     return next((f"old {name}" for name, source in used.items() if why_stale(run, source, reads)), "")
+
+
+def _is_of(record: Mapping[str, Any], name: str, result: Mapping[str, Any]) -> bool:
+    """Whether a stage has had an input from a stage with this result: its part of that name, or its hash."""
+    if name in record["inputs"]:
+        return result.get(name, result.get("hash")) in (None, record["inputs"][name])
+    taken = record["settings"][name]
+    return all(taken[key] == result[key] for key in taken.keys() & result.keys())

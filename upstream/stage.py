@@ -29,7 +29,7 @@ Work = Callable[[Path], dict[str, Any]]
 
 
 def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any], inputs: dict[str, str], work: Work,
-              say: Say = print, together: bool = False) -> dict[str, Any]:
+              say: Say = print, together: bool = False, leave: bool = True) -> dict[str, Any]:
     """Do a stage unless it is done, and give its result.
 
     Args:
@@ -43,6 +43,8 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
         say: told in a line whether the stage is skipped, resumed, or redone and why.
         together: several ranks all call `work` (training does; it writes on rank 0 only). Otherwise rank 0 works and
             the others wait.
+        leave: False where the caller has to say or write more of the stage, and then leaves it (`course.leave`): a run
+            that is to end with it ends here otherwise.
 
     Returns:
         What `work` returned, now or when the stage was done; on every rank what it returned on rank 0.
@@ -77,8 +79,8 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
         result = record["result"] if done else rest(record, ranks.alone)
     else:
         result = ranks.alone(whole)
-    if (followed := course.current()) is not None:
-        followed.leave(folder)
+    if leave:
+        course.leave(folder)
     return result
 
 
@@ -89,7 +91,7 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
     if before is None:
         _refuse_files(folder)
     followed = course.current()
-    looking = followed is not None and followed.look
+    looking = course.looking()
     where = folder
     if before is not None and before["state"] in ("running", CLEARING) and before["key"] != record["key"]:
         # What another recipe had begun, stopped before it came to anything.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from upstream.disk import folder_bytes
 from upstream.frames import CONV_GRID, frame_counts
@@ -50,11 +51,15 @@ def most_bytes(kind: str, round_: Round | None, manifest: Path | None, lengths: 
 
 
 def _training_bytes(round_: Round, classes: tuple[int, ...]) -> int:
-    """Encoder and heads as they are saved at the end, the checkpoints that stay, and one: it is written before the
-    oldest is removed."""
-    recipe = round_.training
+    """Of an encoder and the heads that it is trained with."""
     with torch.device("meta"):
         model = masked_prediction(round_, classes) if round_.has_teacher else contrastive_prediction(round_)
+    return training_bytes(model, round_.training)
+
+
+def training_bytes(model: nn.Module, recipe: TrainingRecipe) -> int:
+    """A model as it is saved at the end of its training, the checkpoints that stay, and one: it is written before the
+    oldest is removed. Logs as well."""
     weights = sum(tensor.nbytes + NAMED for tensor in model.state_dict().values())
     return weights * (1 + ADAM * min(_kept(recipe) + 1, recipe.updates)) + LOGGED * _logged(recipe)
 

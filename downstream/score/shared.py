@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from upstream.audio.manifest import Manifest, Utterance
+from upstream.disk import part_hash
 from upstream.errors import InputError
 
 
@@ -30,13 +31,50 @@ def refuse_shared(ids: Sequence[str], others: Collection[str], whose: str, where
 def shared_audio(manifest: Manifest, other: Manifest) -> list[str]:
     """Ids of the utterances of a manifest that hold samples which an utterance of another one holds too.
 
-    By the place of the file, whatever the ids are; a copy of a recording is another file.
+    By the place of the file, whatever the ids are; a copy of a recording is another file (`copied_audio`).
     """
     spans: defaultdict[tuple[Path, int | None], list[tuple[int, int]]] = defaultdict(list)
     for utterance in other:
         spans[_file(utterance)].append((utterance.start, utterance.start + utterance.samples))
     return [one.id for one in manifest if any(
         start < one.start + one.samples and one.start < end for start, end in spans.get(_file(one), ()))]
+
+
+def copied_audio(manifest: Manifest, other: Manifest) -> list[tuple[str, str]]:
+    """Utterances of the other manifest that hold samples of one of the first in a copy of its file, byte for byte: the
+    ids of the one (the first there is) and of the copy, in the order of the copies.
+
+    The first manifest should be the smaller one: it is kept in memory. Only files that were of one size and one look
+    when the manifests were made are read and compared, so it costs next to nothing where there are no copies. Of files
+    that were not looked into none are found, and a recording in another format is another one.
+    """
+    known: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for place, (size, crc) in enumerate(manifest.looks()):
+        if size and crc is not None:
+            known[size, crc].append(place)
+    found, contents = [], dict[tuple[Path, int | None], str | None]()
+    for place, (size, crc) in enumerate(other.looks()):
+        if not size or crc is None or (size, crc) not in known:
+            continue
+        its = other[place]
+        for one in (manifest[i] for i in known[size, crc]):
+            overlap = its.start < one.start + one.samples and one.start < its.start + its.samples
+            if overlap and _file(one) != _file(its) and _content(one, contents) == _content(its, contents) is not None:
+                found.append((one.id, its.id))
+                break
+    return found
+
+
+def _content(utterance: Utterance, known: dict[tuple[Path, int | None], str | None]) -> str | None:
+    """Hash of the bytes of an utterance's audio file, noted among those that are known; None of one that cannot be
+    read, which is named when it is heard."""
+    file = _file(utterance)
+    if file not in known:
+        try:
+            known[file] = part_hash(file[0], utterance.offset or 0, utterance.size)
+        except OSError:
+            known[file] = None
+    return known[file]
 
 
 def shared_ids(manifest: Manifest, other: Manifest) -> tuple[list[str], list[str]]:

@@ -517,8 +517,8 @@ def test_the_architecture_counts_from_scratch_only(corpus):
 
 COUNT = {"symbols": "data", "changes": {"dropout": 0.3}, "seed": 1, "frozen": True, "freeze_updates": 7,
          "fresh_layers": 1, "train_frontend": True, "head_scale": 2.0, "encoder_scale": 0.5, "head_dropout": 0.1,
-         "head": HeadRecipe(layers="mix"), "mask": SpecMaskRecipe(time_share=0.1), "speeds": [0.9, 1.1],
-         "training": TrainingRecipe(precision="float32")}
+         "head": HeadRecipe(layers="mix"), "keep_head": True, "mask": SpecMaskRecipe(time_share=0.1),
+         "speeds": [0.9, 1.1], "training": TrainingRecipe(precision="float32")}
 
 
 @pytest.mark.parametrize("name", COUNT)

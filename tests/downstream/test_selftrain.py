@@ -6,8 +6,7 @@ import shutil
 
 import pytest
 import soundfile
-from test_finetune import SHAPE, TRAINING
-from tones import write_tones
+from small_selftraining import STAGES, STUDENT, recipe, redone, said_by
 
 from downstream import finetune as finetuning
 from downstream import selftrain as rounds
@@ -17,71 +16,38 @@ from downstream.decode.choice import Name
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.recipe import DecodingRecipe
 from downstream.decode.tuned import choice_of
-from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.finetune_recipe import FinetuneRecipe
 from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.recogniser import load_recogniser, recogniser_hash, save_recogniser
 from downstream.selftrain import selftrain
 from downstream.selftrain_data import training_set
 from downstream.selftrain_recipe import SHIPPED, FilterRecipe, SelftrainRecipe, TuningRecipe
+from downstream.selftrain_stages import stages_read
 from downstream.selftrain_start import check_selftrain
 from downstream.text.vocabulary import Vocabulary
-from upstream.audio import Manifest
+from upstream.audio import Manifest, import_folder
 from upstream.disk import file_hash
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.saving import encoder_hash
 from upstream.recipe import load_recipe
 from upstream.stage import read_stage, run_stage
-from upstream.training.optimiser import OptimiserRecipe
-
-LEARNING = dataclasses.replace(TRAINING, updates=110, validate_every=110, save_every=110,
-                               optimiser=OptimiserRecipe(peak_rate=4e-3, warmup_updates=10, weight_decay=0.0))
-STUDENT = {"training": {"updates": 4, "validate_every": 4, "save_every": 2}}
-STAGES = ["round0/recogniser", "round0/dev-emissions", "round0/tuned", "round1/emissions", "round1/hypotheses",
-          "round1/data", "round1/diagnosis", "round1/recogniser", "round1/dev-emissions", "round1/tuned"]
+from upstream.training.monitor import read_metrics
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_process():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("downstream.decode.pool.available_cores", lambda: 1)
-        yield
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    monkeypatch.setattr("downstream.decode.pool.available_cores", lambda: 1)
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = write_tones(tmp_path_factory.mktemp("tones"), [2] * 13, dev=3)
-    Manifest.load(folder / "train.arrow").select(range(4)).save(folder / "labelled.arrow")
-    words = [f"{a}{b}{c}" for a in "ABC" for b in "ABC" for c in "ABC"]
-    (folder / "text.txt").write_text("\n".join(f"{a} {b}" for a, b in zip(words, words[5:] + words[:5])) + "\n")
-    write_arpa(estimate([folder / "text.txt"], 2, Options(fallback=FALLBACK)), folder / "lm.arpa")
-    return folder
+@pytest.fixture
+def corpus(selftrain_corpus):
+    return selftrain_corpus
 
 
-def recipe(corpus, **changes):
-    values = {"labelled": str(corpus / "labelled.arrow"), "unlabelled": str(corpus / "train.arrow"),
-              "dev": str(corpus / "dev.arrow"), "student": STUDENT, "labelled_repeats": 2,
-              "finetune": FinetuneRecipe(architecture=SHAPE, mask=SpecMaskRecipe(0, 5, 0, 8), training=LEARNING),
-              "decoding": DecodingRecipe(decoder=Name.batched, lm=str(corpus / "lm.arpa"), beam=10),
-              "tuning": TuningRecipe(decodes=3), "filter": FilterRecipe(keep=0.5)}
-    return SelftrainRecipe(**values | changes)
-
-
-@pytest.fixture(scope="module")
-def run(corpus):
-    """A run that is done, and what it gave."""
-    return corpus / "run", selftrain(recipe(corpus), corpus / "run", lambda line: None)
-
-
-def said_by(found, out):
-    said = []
-    results = selftrain(found, out, said.append)
-    return results, said
-
-
-def redone(said):
-    """The stages that were not skipped."""
-    return [line.split(":")[0] for line in said if ": done in " in line]
+@pytest.fixture
+def run(selftrain_run):
+    return selftrain_run
 
 
 def test_a_student_learns_from_the_labels_and_from_the_best_of_what_its_teacher_heard(run, corpus):
@@ -214,6 +180,34 @@ def test_rounds_go_on_from_a_given_recogniser_and_from_one_another(run, corpus, 
                       for folder in (given, tmp_path / "run/round1/recogniser")]
 
 
+def test_a_student_may_keep_the_head_of_its_teacher(run, corpus, tmp_path):
+    """It begins where its teacher ended; with a fresh head what it hears is lost at first."""
+    shutil.copytree(run[0], tmp_path / "run")
+    changes, losses = {"start": "recogniser", "decoding": DecodingRecipe(decoder=Name.greedy)}, []
+    for keep in (True, False):
+        found = recipe(corpus, **changes, student=STUDENT | {"keep_head": keep})
+        results, _ = said_by(found, tmp_path / "run")
+        inputs = read_stage(tmp_path / "run/round1/recogniser")["inputs"]
+        assert inputs.get("head") == (results["rounds"][0]["recogniser"] if keep else None)
+        assert stages_read(found, STAGES)["round1/recogniser"] == {"data": "round1/data"} | (
+            {"head": "round0/recogniser"} if keep else {})
+        losses.append(read_metrics(tmp_path / "run/round1/recogniser", "train")[0]["loss"])
+    assert losses[0] < losses[1] / 2
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"start": "encoder"}, "an encoder from scratch has no head to keep"),
+    ({"student": {"keep_head": True, "head": {"layers": "mix"}}}, "the head of the first teacher has head.layers=last"),
+    ({"recogniser": "GIVEN", "student": {"keep_head": True, "head": {"layers": 1}}}, "recogniser has head.layers=last"),
+    ({"finetune": FinetuneRecipe(keep_head=True)}, "an encoder from scratch has no head to keep")])
+def test_a_head_that_cannot_be_kept_is_refused_before_its_teacher_is_trained(run, corpus, tmp_path, changes, says):
+    if "recogniser" in changes:
+        changes = changes | {"recogniser": str(run[0] / "round0/recogniser")}
+    with pytest.raises(UsageError, match=says):
+        check_selftrain(recipe(corpus, **{"start": "recogniser", "student": {"keep_head": True}} | changes),
+                        tmp_path / "out")
+
+
 def test_where_nothing_is_kept_one_line_says_why(run, corpus, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
     with pytest.raises(InputError, match=r"none of 6 pseudo labels is kept \(.*6 low confidence\); loosen") as e:
@@ -245,6 +239,36 @@ def test_dev_and_test_are_never_learnt_from(corpus, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_copies_of_recordings_of_dev_and_test_are_never_learnt_from(corpus, tmp_path):
+    """A bug once found: in a folder of everything, under other ids, dev was labelled by its teacher."""
+    (tmp_path / "all").mkdir()
+    for place in (9, 10, 12):
+        for ending in ("wav", "txt"):
+            shutil.copy(corpus / f"u{place:02d}.{ending}", tmp_path / f"all/x{place}.{ending}")
+    Manifest.joined([Manifest.load(corpus / "train.arrow").select(range(9)), import_folder(tmp_path / "all")],
+                    "all").save(tmp_path / "all.arrow")
+    for name in ("labelled", "unlabelled"):
+        with pytest.raises(InputError, match=r"^x10 and 1 more utterances of \w+=.*all.arrow are copies of recordings "
+                                             r"of dev=.* \(x10 of u10\); a score") as error:
+            selftrain(recipe(corpus, **{name: str(tmp_path / "all.arrow")}), tmp_path / "out", lambda line: None)
+        assert "\n" not in str(error.value)
+    Manifest.load(corpus / "dev.arrow").select([1]).save(tmp_path / "dev.arrow")
+    with pytest.raises(InputError, match=r"are copies of recordings of test="):
+        check_selftrain(recipe(corpus, unlabelled=str(tmp_path / "all.arrow"), dev=str(tmp_path / "dev.arrow"),
+                               test=str(corpus / "dev.arrow")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_copies_of_labelled_utterances_keep_their_transcripts(corpus, tmp_path):
+    shutil.copy(corpus / "u02.wav", tmp_path / "x.wav")
+    Manifest.joined([Manifest.load(corpus / "train.arrow"), import_folder(tmp_path)], "all").save(
+        tmp_path / "all.arrow")
+    said = []
+    sets = check_selftrain(recipe(corpus, unlabelled=str(tmp_path / "all.arrow")), tmp_path / "out", said.append)
+    assert sets.unlabelled.ids == Manifest.load(corpus / "train.arrow").ids[4:]
+    assert said == ["5 of 11 unlabelled utterances are labelled too, and keep their transcripts"]
+
+
 def test_other_recordings_of_the_same_ids_are_refused(corpus, tmp_path):
     train = Manifest.load(corpus / "train.arrow")
     soundfile.write(tmp_path / "x.wav", [0.1] * 9000, 16_000)
@@ -252,6 +276,26 @@ def test_other_recordings_of_the_same_ids_are_refused(corpus, tmp_path):
     Manifest.joined([other, train.select([8, 9])], "others").save(tmp_path / "others.arrow")
     with pytest.raises(InputError, match=r"both in labelled=.* and in unlabelled=.*--prefix more-"):
         check_selftrain(recipe(corpus, unlabelled=str(tmp_path / "others.arrow")), tmp_path / "out")
+
+
+def test_students_of_a_given_recogniser_that_start_from_nothing_are_a_warning(run, corpus, tmp_path):
+    given = str(run[0] / "round0/recogniser")
+    finetune = FinetuneRecipe(training=recipe(corpus).finetune.training)
+
+    def warned(**changes):
+        said = []
+        check_selftrain(recipe(corpus, **{"recogniser": given, "finetune": finetune, **changes}), tmp_path / "out",
+                        said.append)
+        return [line for line in said if line.startswith("warning")]
+
+    [line] = warned()
+    assert line.startswith(f"warning: recogniser={given} without encoder: students start from random weights of the "
+                           "default shape (12 layers of 768)")
+    assert "encoder=DIR" in line
+    assert "start=recogniser" in line
+    assert warned(encoder=given) == warned(start="recogniser") == warned(recogniser=None) == []
+    assert warned(finetune=recipe(corpus).finetune) == [], "of a shape that was given, which is meant then"
+    assert warned(student={"architecture": {"layers": 3}}) == []
 
 
 def test_labelled_utterances_are_taken_out_of_the_unlabelled_ones(corpus, tmp_path):

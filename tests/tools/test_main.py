@@ -201,7 +201,7 @@ def test_transcribe_refuses_weights_that_cannot_be_meant(capsys, monkeypatch, tm
     ("ctc-tiny", [], None), ("ctc-base-10h", ["encoder=somewhere"], None)])
 def test_a_forgotten_encoder_is_a_warning(capsys, monkeypatch, tmp_path, recipe, words, said):
     """`ctc-base-10h` without encoder=DIR trained random weights for 25,000 updates without a word."""
-    monkeypatch.setattr(recognise, "check_start", lambda *_: None)
+    monkeypatch.setattr(recognise, "check_start", lambda *_: (None, None, None))
     monkeypatch.setattr(recognise, "run_finetuning", lambda *_: {})
     code, _, err = call(capsys, "finetune", recipe, *words, "data=m.arrow", "--out", tmp_path / "asr")
     assert code == 0
@@ -212,7 +212,7 @@ def test_a_full_gpu_is_one_line_that_names_the_setting(capsys, monkeypatch, tmp_
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(recognise, "check_start", lambda *_: None)
+    monkeypatch.setattr(recognise, "check_start", lambda *_: (None, None, None))
     monkeypatch.setattr(recognise, "run_finetuning", full)
     code, _, err = call(capsys, "finetune", "ctc-tiny", "data=m.arrow", "--out", tmp_path / "asr")
     assert code == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from downstream.score.shared import refuse_shared, shared_audio, shared_ids
+from downstream.score.shared import copied_audio, refuse_shared, shared_audio, shared_ids
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import InputError
 
@@ -61,3 +61,42 @@ def test_parts_of_a_recording_are_shared_where_they_overlap(tmp_path):
     train = spans(tmp_path, ("a", "x.wav", 0, 100), ("b", "x.wav", 200, 100))
     dev = spans(tmp_path, ("a", "x.wav", 100, 100), ("b", "x.wav", 100, 101), ("c", "x.wav", 0, 100))
     assert shared_ids(train, dev) == (["b"], ["a"])
+
+
+def test_copies_of_a_file_are_told_by_their_bytes_whatever_their_names(tmp_path):
+    """Of the first and last 64 KiB the manifests know a sum: files that differ between these are read, and differ."""
+    ends, middle = bytes(range(256)) * 256, b"m" * 1000
+    for name, content in (("one", ends + middle + ends), ("copy", ends + middle + ends), ("like", ends * 2 + middle),
+                          ("other", ends + b"n" * 1000 + ends), ("empty", b""), ("nothing", b"")):
+        (tmp_path / f"{name}.wav").write_bytes(content)
+    own = spans(tmp_path, ("a", "one.wav", 0, 100), ("b", "one.wav", 100, 100), ("e", "empty.wav", 0, 100))
+    others = spans(tmp_path, ("x", "copy.wav", 150, 100), ("y", "copy.wav", 200, 100), ("z", "other.wav", 0, 100),
+                   ("l", "like.wav", 0, 100), ("n", "nothing.wav", 0, 100), ("s", "one.wav", 0, 100))
+    assert next(own.looks()) == list(others.looks())[2], "the middle alone tells them apart"
+    assert copied_audio(own, others) == [("b", "x")]
+    assert copied_audio(others, own) == [("x", "b")]
+    (tmp_path / "copy.wav").unlink()
+    assert copied_audio(own, others) == [], "what is gone is named when it is heard"
+
+
+def test_a_copy_of_a_recording_inside_an_archive_is_one(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"sound" * 100)
+    (tmp_path / "a.tar").write_bytes(b"h" * 512 + b"sound" * 100 + b"noise" * 100)
+
+    def inside(offset):
+        return Manifest.of([Utterance("x", tmp_path / "a.tar", 0, 100, 16_000, 1, offset=offset, size=500)], "a test")
+
+    plain = spans(tmp_path, ("a", "a.wav", 0, 100))
+    assert copied_audio(plain, inside(512)) == [("a", "x")]
+    assert copied_audio(inside(512), plain) == [("x", "a")]
+    assert copied_audio(plain, inside(1012)) == []
+
+
+def test_a_manifest_without_a_look_into_its_files_has_no_copies_that_are_found(tmp_path):
+    """As other programs write them, and we did once."""
+    for name in ("one", "copy"):
+        (tmp_path / f"{name}.wav").write_bytes(b"sound")
+    own, other = (spans(tmp_path, (name, f"{name}.wav", 0, 100)) for name in ("one", "copy"))
+    assert copied_audio(own, other) == [("one", "copy")]
+    blind = Manifest(other._table.drop_columns("crc"), "/", "a test")
+    assert copied_audio(own, blind) == copied_audio(blind, own) == []
