@@ -33,11 +33,12 @@ def shared_audio(manifest: Manifest, other: Manifest) -> list[str]:
 
     By the place of the file, whatever the ids are; a copy of a recording is another file (`copied_audio`).
     """
+    folders = _Folders()
     spans: defaultdict[tuple[Path, int | None], list[tuple[int, int]]] = defaultdict(list)
     for utterance in other:
-        spans[_file(utterance)].append((utterance.start, utterance.start + utterance.samples))
+        spans[_file(utterance, folders)].append((utterance.start, utterance.start + utterance.samples))
     return [one.id for one in manifest if any(
-        start < one.start + one.samples and one.start < end for start, end in spans.get(_file(one), ()))]
+        start < one.start + one.samples and one.start < end for start, end in spans.get(_file(one, folders), ()))]
 
 
 def copied_audio(manifest: Manifest, other: Manifest) -> list[tuple[str, str]]:
@@ -52,6 +53,7 @@ def copied_audio(manifest: Manifest, other: Manifest) -> list[tuple[str, str]]:
     for place, (size, crc) in enumerate(manifest.looks()):
         if size and crc is not None:
             known[size, crc].append(place)
+    folders = _Folders()
     found, contents = [], dict[tuple[Path, int | None], str | None]()
     for place, (size, crc) in enumerate(other.looks()):
         if not size or crc is None or (size, crc) not in known:
@@ -59,16 +61,18 @@ def copied_audio(manifest: Manifest, other: Manifest) -> list[tuple[str, str]]:
         its = other[place]
         for one in (manifest[i] for i in known[size, crc]):
             overlap = its.start < one.start + one.samples and one.start < its.start + its.samples
-            if overlap and _file(one) != _file(its) and _content(one, contents) == _content(its, contents) is not None:
+            files = _file(one, folders), _file(its, folders)
+            if overlap and files[0] != files[1] and \
+                    _content(one, files[0], contents) == _content(its, files[1], contents) is not None:
                 found.append((one.id, its.id))
                 break
     return found
 
 
-def _content(utterance: Utterance, known: dict[tuple[Path, int | None], str | None]) -> str | None:
+def _content(utterance: Utterance, file: tuple[Path, int | None],
+             known: dict[tuple[Path, int | None], str | None]) -> str | None:
     """Hash of the bytes of an utterance's audio file, noted among those that are known; None of one that cannot be
     read, which is named when it is heard."""
-    file = _file(utterance)
     if file not in known:
         try:
             known[file] = part_hash(file[0], utterance.offset or 0, utterance.size)
@@ -101,5 +105,15 @@ def _may_be_same(one: _Heard, other: _Heard) -> bool:
                                                        for a, b in zip(look, its_look))
 
 
-def _file(utterance: Utterance) -> tuple[Path, int | None]:
-    return utterance.audio.resolve(), utterance.offset
+class _Folders(dict[Path, Path]):
+    """Folders, and where links lead: each is asked for once, for millions of files lie in few of them."""
+
+    def __missing__(self, folder: Path) -> Path:
+        self[folder] = found = folder.resolve()
+        return found
+
+
+def _file(utterance: Utterance, folders: _Folders) -> tuple[Path, int | None]:
+    """Where an utterance's audio is, whatever links lead there."""
+    audio = utterance.audio
+    return audio.resolve() if audio.is_symlink() else folders[audio.parent] / audio.name, utterance.offset

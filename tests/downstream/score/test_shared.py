@@ -46,6 +46,8 @@ def test_a_link_to_a_recording_is_the_recording(tmp_path):
     other = spans(tmp_path, ("1", "x.wav", 0, 100))
     (tmp_path / "link.wav").symlink_to(tmp_path / "x.wav")
     assert shared_audio(spans(tmp_path, ("a", "link.wav", 0, 100)), other) == ["a"]
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    assert shared_audio(spans(tmp_path, ("a", "elsewhere/x.wav", 0, 100)), other) == ["a"]
 
 
 def test_equal_names_of_other_recordings_are_not_called_shared(tmp_path):
