@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import singledispatch
+
+from rich.cells import cell_len
 
 from benchmarks.report.document import (
     Aligned,
@@ -80,13 +83,18 @@ def _(block: Aligned) -> str:
     """Words below each other, as sclite prints them: errors in capitals are not ours to choose, so they are marked."""
     above, below, marks = ["REF"], ["HYP"], ["   "]
     for reference, hypothesis in block.pairs:
-        one, other = (shown(word) if word is not None else "*" for word in (reference, hypothesis))
-        width = max(len(one), len(other))
+        one, other = (_isolated(shown(word)) if word is not None else "*" for word in (reference, hypothesis))
+        width = max(cell_len(one), cell_len(other))
         mark = "" if reference == hypothesis else "I" if reference is None else "D" if hypothesis is None else "S"
         for line, word in zip((above, below, marks), (one, other, mark)):
-            line.append(word.ljust(width))
+            line.append(word + " " * (width - cell_len(word)))
     lines = "\n".join("    " + " ".join(line).rstrip() for line in (above, below, marks))  # code by its indent
     return f"{escaped(block.title)}\n\n{lines}"
+
+
+def _isolated(word: str) -> str:
+    """A word that leaves what stands around it in its place, where it is written from the right to the left."""
+    return f"\u2068{word}\u2069" if any(unicodedata.bidirectional(c) in ("R", "AL") for c in word) else word
 
 
 def _points(sentences: tuple[str, ...]) -> str:
