@@ -128,7 +128,7 @@ class Vocabulary:
 
     def shown(self) -> str:
         """The letters in a row or, of many, their number."""
-        single = [s for s in self.symbols if s in self.letters]
+        single = [seen(s) for s in self.symbols if s in self.letters]
         return "".join(single) if len(single) <= 40 else f"{len(single)} characters"
 
     def _odd(self, text: str) -> str | None:
@@ -138,6 +138,19 @@ class Vocabulary:
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+
+def seen(character: str) -> str:
+    """A character as it can be read: a mark on a circle, or it would sit on its neighbour; what is not seen by its
+    number."""
+    if hidden(character):
+        return f"U+{ord(character):04X}"
+    return f"\u25cc{character}" if unicodedata.category(character).startswith("M") else character
+
+
+def hidden(character: str) -> bool:
+    """Whether nothing is seen of a character, such as a mark of direction, though it is no white space."""
+    return unicodedata.category(character) in ("Cf", "Cc", "Co", "Cn", "Cs")
 
 
 def composed(text: str) -> str:
