@@ -16,12 +16,14 @@ CUE_PAUSE_SECONDS = 1.0  # a longer pause ends a cue
 
 
 class SpokenWord(NamedTuple):
-    """A word, its time in the recording in seconds, and how sure the recogniser is of it, in [0, 1]."""
+    """A word, its time in the recording in seconds, how sure the recogniser is of it, in [0, 1], and whether a space
+    parts it from the word before."""
 
     word: str
     start_s: float
     end_s: float
     confidence: float
+    spaced: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The words joined by single spaces."""
-        return " ".join(word.word for word in self.words)
+        """The words, joined by single spaces where they are `spaced`."""
+        return _text(self.words)
 
 
 def as_txt(transcript: Transcript) -> str:
@@ -121,11 +123,12 @@ def _pieces(word: SpokenWord) -> list[SpokenWord]:
         cuts.append(max((end for end in ends if cuts[-1] < end <= cuts[-1] + size),
                         default=next(end for end in ends if end > cuts[-1])))
     times = [word.start_s + seconds * cut / len(text) for cut in cuts]
-    return [SpokenWord(text[a:b], *span, word.confidence) for a, b, span in zip(cuts, cuts[1:], pairwise(times))]
+    return [SpokenWord(text[a:b], *span, word.confidence, word.spaced)
+            for a, b, span in zip(cuts, cuts[1:], pairwise(times))]
 
 
 def _text(cue: Sequence[SpokenWord]) -> str:
-    return " ".join(word.word for word in cue)
+    return "".join(f"{' ' * (word.spaced and place > 0)}{word.word}" for place, word in enumerate(cue))
 
 
 def _clock(seconds: float, point: str) -> str:

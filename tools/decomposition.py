@@ -22,6 +22,7 @@ from downstream.decode.objective import Objective, without_language_model
 from downstream.decode.pool import decode_all
 from downstream.emissions import Emissions
 from downstream.score.intervals import range_of
+from downstream.score.rates import NO_SPACES, Unit, without_spaces
 from downstream.score.references import read_references
 from downstream.text.vocabulary import spelled_as
 from tools.decode import Workers
@@ -33,6 +34,7 @@ from tools.decoder_options import (
     LmWeight,
     Tokens,
     Tuned,
+    Unspaced,
     WordScore,
     choice_of,
     tell_other_recogniser,
@@ -67,9 +69,12 @@ def errors(
     tokens: Tokens = None,
     lexicon: LexiconFile = None,
     device: Device = None,
+    unspaced: Unspaced = False,
     nbest: Annotated[int, typer.Option(min=2, help="Candidates of an utterance that the oracle chooses from.")] = 50,
     hypotheses: Annotated[Path | None, typer.Option(help="Take apart these, decoded with the same settings, instead of "
                                                          "decoding with the language model again.")] = None,
+    characters: Annotated[bool, typer.Option("--characters", help="Count errors in characters, not words: of unspaced "
+                                             "decoding.")] = False,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the tables.")] = False,
 ) -> None:
@@ -77,9 +82,15 @@ def errors(
     stored = Emissions.load(emissions)
     truth = _with_reference(stored, read_references(references).texts)
     choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
-                       tokens=tokens, lexicon=lexicon, device=device, nbest=nbest)
+                       tokens=tokens, lexicon=lexicon, device=device, nbest=nbest, unspaced=unspaced)
     if choice.chosen is Name.greedy:  # before it is made, which would blame --lm
         raise UsageError("greedy decoding has no search and no language model to blame: take another --decoder")
+    if characters and not choice.unspaced:
+        raise UsageError("--characters counts what unspaced decoding finds: give --unspaced too, or --tuned with what "
+                         "`hubertkit tune --unspaced` found")
+    unit: Unit = "character" if characters else "word"
+    if not characters and without_spaces(truth.values(), []):
+        say(f"{references}: words are counted, and those of the references look like whole phrases; {NO_SPACES}")
     tell_other_recogniser(tuned, lambda: stored.meta.get("recogniser_hash"))
     whole = choice.make(stored.symbols, stored.blank)
     assert not isinstance(whole, GreedyDecoder)  # refused above
@@ -95,15 +106,15 @@ def errors(
     found = _decoded(stored, steps, workers)
     if given is not None:
         found["+ lm"] = given
-    result = _taken_apart(stored, truth, found, objective)
+    result = _taken_apart(stored, truth, found, objective, unit)
     tell_few(result.ladder[0].interval.clusters, tested=as_json)
     if as_json:
         longest = max((len(hypothesis.nbest) for hypothesis in found["+ lm"]), default=0)
-        print(json.dumps({"lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
+        print(json.dumps({"unit": unit, "lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
                           "word_score": whole.word_score, "beam": whole.beam,
                           "nbest": nbest if given is None else max(1, longest), **as_plain(result)}, indent=1))
     else:
-        _show(result)
+        _show(result, unit)
 
 
 def as_plain(result: Decomposition) -> dict[str, Any]:
@@ -149,7 +160,7 @@ def _chosen(found: Sequence[Hypothesis], ids: Sequence[str], path: Path) -> list
 
 
 def _taken_apart(stored: Emissions, truth: dict[str, str], found: dict[str, list[Hypothesis]],
-                 objective: Objective) -> Decomposition:
+                 objective: Objective, unit: Unit) -> Decomposition:
     columns, best = alphabet(stored.symbols, stored.blank), {h.id: h for h in found["+ lm"]}
     weighed = {}
     with progress("weighing", len(truth)) as report:
@@ -159,12 +170,13 @@ def _taken_apart(stored: Emissions, truth: dict[str, str], found: dict[str, list
             report(done)
     steps = {name: {h.id: h.text for h in each} for name, each in found.items()}
     nbest = {id: [candidate.text for candidate in h.nbest] for id, h in best.items()}
-    return decompose(truth, steps, nbest, weighed, objective.vocabulary, objective.closed)
+    return decompose(truth, steps, nbest, weighed, objective.vocabulary, objective.closed, unit, objective.words_of)
 
 
-def _show(result: Decomposition) -> None:
+def _show(result: Decomposition, unit: Unit) -> None:
     console = Console()
-    ladder = Table("decoding", "WER %", "95%", "errors", "against the step before", "95%")
+    rate = "WER" if unit == "word" else "CER"
+    ladder = Table("decoding", f"{rate} %", "95%", "errors", "against the step before", "95%")
     for step in result.ladder:
         change = ("", "") if step.change is None else (
             f"{step.change.points:+.2f}", range_of(step.change.interval.ends, "+"))
@@ -175,7 +187,7 @@ def _show(result: Decomposition) -> None:
     for name, part in result.blamed.items():
         parts.add_row(name, str(part.utterances), str(part.errors), f"{part.errors / total:.0%}", _MEANING[name])
     console.print(parts)
-    words = Table("words of the references", "number", "errors", "rate %")
+    words = Table(f"{unit}s of the references", "number", "errors", "rate %")
     words.add_row("in the vocabulary", str(result.known.words), str(result.known.errors),
                   f"{result.known.rate:.2f}")
     words.add_row("not in it", str(result.unknown.words), str(result.unknown.errors), f"{result.unknown.rate:.2f}")

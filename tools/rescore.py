@@ -19,6 +19,7 @@ from downstream.decode.rescoring import rescore as reranked
 from downstream.lm.character_model import CharacterModel
 from downstream.lm.rescoring import CausalModel
 from downstream.score.intervals import range_of
+from downstream.score.rates import NO_SPACES, without_spaces
 from downstream.score.references import read_references
 from downstream.score.shared import refuse_shared
 from tools.decoder_options import noted_file, noted_model, same_model
@@ -73,6 +74,8 @@ def rescore_tune(
     model: Model = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="JSON file for `hubertkit rescore --tuned`.")] = ...,  # type: ignore[assignment]
     lower: Lower = False,
+    characters: Annotated[bool, typer.Option("--characters", help="Count errors in characters without spaces: for "
+                                             "references of scripts without spaces between words.")] = False,
 ) -> None:
     """Find the weights of a neural language model on a development set's n-best lists."""
     check_file(out, [hypotheses, references, Path(model)])
@@ -80,15 +83,19 @@ def rescore_tune(
     missing = next((h.id for h in found if h.id not in truth), None)
     if missing is not None:
         raise InputError(f"{missing}: no reference; tuning needs the text of every utterance")
-    tuning = tune_weights(found, _scored(found, _model(model, lower)), [truth[h.id] for h in found])
+    if not characters and without_spaces([truth[h.id] for h in found], [h.text for h in found]):
+        say(f"{hypotheses}: {NO_SPACES}")
+    tuning = tune_weights(found, _scored(found, _model(model, lower)), [truth[h.id] for h in found],
+                          unit="character" if characters else "word")
     weights = tuning.weights
     write_json(out, {**asdict(weights), **{k: v for k, v in asdict(tuning).items() if k != "weights"},
                      "model": noted_model(model, out), "lower": lower, "ids": [h.id for h in found]})
     for name in tuning.on_edge:
         say(f"{name}={getattr(weights, name):g} lies on the edge of what was tried; the best may lie beyond")
     tell_few(tuning.utterances)
+    rate = "CER" if characters else "WER"
     print(f"{out}: lm_weight {weights.lm_weight:g}, word_score {weights.word_score:g}, ngram_weight "
-          f"{weights.ngram_weight:g}, WER {tuning.wer:.2f} ({range_of(tuning.interval.ends)}) on "
+          f"{weights.ngram_weight:g}, {rate} {tuning.wer:.2f} ({range_of(tuning.interval.ends)}) on "
           f"{tuning.utterances} utterances; {tuning.wer_before:.2f} before, {tuning.wer_oracle:.2f} at best")
 
 

@@ -27,6 +27,7 @@ from tools.decoder_options import (
     LmWeight,
     Tokens,
     Tuned,
+    Unspaced,
     WordScore,
     choice_of,
     tell_other_recogniser,
@@ -65,6 +66,7 @@ def transcribe(
     lexicon: LexiconFile = None,
     hotwords: Hotwords = None,
     device: Device = None,
+    unspaced: Unspaced = False,
     format: Annotated[Format | None, typer.Option(help="What to write; txt by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for one file a recording, instead of stdout; those of "
@@ -80,7 +82,7 @@ def transcribe(
     """Write what is said in recordings."""
     chosen = _format(format, as_json)
     choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
-                       tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device)
+                       tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device, unspaced=unspaced)
     settings = Settings(choice, window, overlap, pause)
     _check(files, chosen, out, streaming, pcm)
     if out is not None:
@@ -185,8 +187,8 @@ def _stream(transcriber: Transcriber, files: list[Path], pcm: int | None, failed
             else:
                 blocks = [wave_of(path)]
                 transcriber.check(path, len(blocks[0]))
-            for word in transcriber.words(blocks):
-                print(word.word, end=" ", flush=True)
+            for number, word in enumerate(transcriber.words(blocks)):
+                print(f"{' ' * (word.spaced and number > 0)}{word.word}", end="", flush=True)
         except InputError as error:
             failed(path, error)
             continue

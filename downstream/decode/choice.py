@@ -53,6 +53,7 @@ class Choice:
         nbest: candidates that a hypothesis lists.
         hotwords: words to expect, and what each adds in nats; None: the decoder's own, 10 of pyctcdecode's, 5 of ours.
         device: of torch, for `batched`.
+        unspaced: words need no separator between them, for `batched`.
     """
 
     name: Name | None = None
@@ -65,6 +66,7 @@ class Choice:
     nbest: int = 1
     hotwords: tuple[tuple[str, float | None], ...] = ()
     device: str | None = None
+    unspaced: bool = False
 
     @property
     def chosen(self) -> Name:
@@ -105,7 +107,7 @@ class Choice:
         words = None if lexicon is None else tuple(lexicon.words)
         bonus = tuple((word, HOTWORD_NATS if nats is None else nats) for word, nats in self.hotwords)
         return BatchedDecoder(symbols, blank, lexicon=words, hotwords=bonus, device=self.device,
-                              **settings)  # type: ignore[arg-type]
+                              unspaced=self.unspaced, **settings)  # type: ignore[arg-type]
 
     def _beam(self, symbols: tuple[str, ...], blank: int) -> BeamDecoder:
         bonuses = {BeamDecoder.hotword_weight if nats is None else nats for _, nats in self.hotwords}
@@ -128,7 +130,8 @@ class Choice:
             "--tokens": (self.tokens_per_frame is not None, {Name.beam, Name.lexicon, Name.batched}),
             "--lexicon": (self.lexicon is not None, {Name.lexicon, Name.batched}),
             "--hotwords": (bool(self.hotwords), {Name.beam, Name.batched}),
-            "--device": (self.device is not None, {Name.batched})}
+            "--device": (self.device is not None, {Name.batched}),
+            "--unspaced": (self.unspaced, {Name.batched})}
         for option, (there, takers) in given.items():
             if there and name not in takers:
                 others = " or ".join(taker.value for taker in Name if taker in takers)

@@ -23,7 +23,7 @@ Every wrong utterance has exactly one blame, so the parts add up to the word err
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal, get_args
@@ -32,8 +32,9 @@ import numpy as np
 
 from downstream.decode.objective import Weighed
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
-from downstream.score.rates import compared_words, word_errors
+from downstream.score.rates import Unit, compared_words, word_errors
 from downstream.score.significance import Difference, paired_difference
+from downstream.text.vocabulary import composed
 from upstream.errors import InputError
 
 Blame = Literal["vocabulary", "search", "acoustic", "language", "both"]
@@ -99,14 +100,15 @@ class Decomposition:
     insertions: int
 
 
-def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame | None:
+def blame(reference: Weighed, found: Weighed, reachable: bool = True, unit: Unit = "word") -> Blame | None:
     """Whose fault a wrong text is; None where it is right.
 
     Args:
         reference, found: under the score of the decoder that found it.
         reachable: whether the decoder's vocabulary holds every word of the reference.
+        unit: that texts are compared in.
     """
-    if compared_words(reference.text) == compared_words(found.text):
+    if compared_words(reference.text, unit) == compared_words(found.text, unit):
         return None
     if not reachable:
         return "vocabulary"
@@ -120,7 +122,8 @@ def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame |
 
 def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, str]],
               nbest: Mapping[str, Sequence[str]], weighed: Mapping[str, tuple[Weighed, Weighed]],
-              vocabulary: Collection[str], closed: bool = False) -> Decomposition:
+              vocabulary: Collection[str], closed: bool = False, unit: Unit = "word",
+              words_of: Callable[[str], Sequence[str]] = str.split) -> Decomposition:
     """Take the word errors of a decoding apart.
 
     Args:
@@ -130,6 +133,9 @@ def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, st
         weighed: {id: (reference, found)} by the score of the last one.
         vocabulary: words that the language model (or the lexicon) knows.
         closed: whether the decoder can find no other words.
+        unit: that errors are counted in; with `character` every number of words here is one of characters, and those
+            of any word of the vocabulary are known.
+        words_of: the words of a reference, as the vocabulary has them.
 
     Raises:
         InputError: no words in the references, or an utterance without a hypothesis, a list or scores.
@@ -139,21 +145,22 @@ def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, st
         missing = next((id for id in ids if id not in there), None)
         if missing is not None:
             raise InputError(f"{missing}: nothing from {what!r}; decode every utterance that has a reference")
-    words = np.asarray([len(references[id].split()) for id in ids], dtype=np.int64)
+    words = np.asarray([len(compared_words(references[id], unit)) for id in ids], dtype=np.int64)
     if not words.sum():
         raise InputError(f"all {len(ids)} references are empty: a word error rate needs words")
     found = list(steps.values())[-1]
-    errors = {name: [word_errors(references[id], texts[id]) for id in ids] for name, texts in steps.items()}
-    errors["oracle"] = [oracle_errors(references[id], (found[id], *nbest[id])) for id in ids]
+    errors = {name: [word_errors(references[id], texts[id], unit) for id in ids] for name, texts in steps.items()}
+    errors["oracle"] = [oracle_errors(references[id], (found[id], *nbest[id]), unit) for id in ids]
     known, counts = frozenset(vocabulary), [np.asarray(each, dtype=np.int64) for each in errors.values()]
+    lost = {id for id in ids if closed and not known.issuperset(words_of(references[id]))}
     return Decomposition(int(words.sum()), tuple(map(_step, errors, counts, [None, *counts], repeat(words))),
-                         _blamed(ids, references, errors[list(steps)[-1]], weighed, known if closed else None),
-                         *_by_vocabulary(references, found, known))
+                         _blamed(ids, lost, errors[list(steps)[-1]], weighed, unit),
+                         *_by_vocabulary(references, found, known, unit))
 
 
-def oracle_errors(reference: str, texts: Iterable[str]) -> int:
+def oracle_errors(reference: str, texts: Iterable[str], unit: Unit = "word") -> int:
     """Word errors of the text of a list that has the fewest."""
-    return min(word_errors(reference, text) for text in texts)
+    return min(word_errors(reference, text, unit) for text in texts)
 
 
 def _step(name: str, errors: np.ndarray, before: np.ndarray | None, words: np.ndarray) -> Step:
@@ -162,27 +169,28 @@ def _step(name: str, errors: np.ndarray, before: np.ndarray | None, words: np.nd
                 bootstrap_interval(errors, words), change)
 
 
-def _blamed(ids: Sequence[str], references: Mapping[str, str], errors: Sequence[int],
-            weighed: Mapping[str, tuple[Weighed, Weighed]], known: frozenset[str] | None) -> dict[Blame, Part]:
-    """`known`: of a closed vocabulary, else None."""
+def _blamed(ids: Sequence[str], lost: Collection[str], errors: Sequence[int],
+            weighed: Mapping[str, tuple[Weighed, Weighed]], unit: Unit) -> dict[Blame, Part]:
+    """`lost`: utterances whose reference the vocabulary does not hold, where it is closed."""
     parts: dict[Blame, list[int]] = {name: [] for name in BLAMES}
     for id, wrong in zip(ids, errors):
-        whose = blame(*weighed[id], reachable=known is None or known.issuperset(references[id].split()))
+        whose = blame(*weighed[id], reachable=id not in lost, unit=unit)
         if whose is not None:
             parts[whose].append(wrong)
     return {name: Part(len(each), sum(each)) for name, each in parts.items()}
 
 
-def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str],
-                   known: frozenset[str]) -> tuple[Words, Words, int]:
+def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str], known: frozenset[str],
+                   unit: Unit) -> tuple[Words, Words, int]:
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
+    known = known if unit == "word" else frozenset(composed("".join(known)))
     words, errors, insertions = [0, 0], [0, 0], 0  # unknown, known
     for id, text in references.items():
-        truth = text.split()  # in the form in which the vocabulary may have them
+        truth = text.split() if unit == "word" else compared_words(text, unit)  # words as the vocabulary may have them
         for word in truth:
             words[word in known] += 1
-        for edit in Levenshtein.editops(compared_words(text), compared_words(found[id])):
+        for edit in Levenshtein.editops(compared_words(text, unit), compared_words(found[id], unit)):
             if edit.tag == "insert":
                 insertions += 1
             else:

@@ -22,7 +22,7 @@ import numpy as np
 from downstream.decode.hypothesis import Candidate, Hypothesis
 from downstream.decode.word_model import LN10, UNKNOWN_LOG10
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
-from downstream.score.rates import word_errors
+from downstream.score.rates import Unit, compared_words, word_errors
 from upstream.errors import InputError, UsageError
 
 PENALTY = LN10 * UNKNOWN_LOG10
@@ -108,6 +108,7 @@ class RescoringTuning:
         on_edge: which weights lie on the edge of what was tried; the best may lie beyond.
         tried: settings.
         utterances: tuned on.
+        unit: that errors are counted in; with `character` every `wer` is a character error rate.
     """
 
     weights: Weights
@@ -118,16 +119,18 @@ class RescoringTuning:
     on_edge: tuple[str, ...]
     tried: int
     utterances: int
+    unit: Unit = "word"
 
 
 def tune_weights(hypotheses: Sequence[Hypothesis], scores: Sequence[Sequence[float]], references: Sequence[str],
-                 search: RescoringSearch | None = None) -> RescoringTuning:
+                 search: RescoringSearch | None = None, unit: Unit = "word") -> RescoringTuning:
     """Find the three weights on dev.
 
     Args:
         hypotheses: with n-best lists.
         scores: of their candidates by the neural model, as `score_nbest` gives them.
         references: of each utterance.
+        unit: that errors are counted in.
 
     Raises:
         InputError: no word in the references.
@@ -137,8 +140,8 @@ def tune_weights(hypotheses: Sequence[Hypothesis], scores: Sequence[Sequence[flo
         raise UsageError("references by id: give their texts in the order of the hypotheses, "
                          "[references[h.id] for h in hypotheses]")
     search = search or RescoringSearch()
-    lists = [_Table.of(h, row, text) for h, row, text in zip(hypotheses, scores, references, strict=True)]
-    words = np.asarray([len(text.split()) for text in references], dtype=np.int64)
+    lists = [_Table.of(h, row, text, unit) for h, row, text in zip(hypotheses, scores, references, strict=True)]
+    words = np.asarray([len(compared_words(text, unit)) for text in references], dtype=np.int64)
     if not words.sum():
         raise InputError(f"all {len(references)} references are empty: nothing to tune on")
     ends = (search.lm_weights, search.word_scores, search.ngram_weights)
@@ -155,7 +158,7 @@ def tune_weights(hypotheses: Sequence[Hypothesis], scores: Sequence[Sequence[flo
     percent = 100 / words.sum()
     return RescoringTuning(weights, percent * errors.sum(), bootstrap_interval(errors, words),
                            percent * sum(t.errors[0] for t in lists), percent * sum(t.errors.min() for t in lists),
-                           edges, len(coarse) + len(fine), len(lists))
+                           edges, len(coarse) + len(fine), len(lists), unit)
 
 
 @dataclass(frozen=True)
@@ -166,13 +169,13 @@ class _Table:
     errors: np.ndarray
 
     @staticmethod
-    def of(hypothesis: Hypothesis, scores: Sequence[float], reference: str) -> _Table:
+    def of(hypothesis: Hypothesis, scores: Sequence[float], reference: str, unit: Unit) -> _Table:
         found = candidates_of(hypothesis)
         if not found:
-            return _Table(np.zeros((1, 4)), np.asarray([word_errors(reference, hypothesis.text)]))
-        parts = [(c.acoustic, lm, len(c.text.split()), c.lm + PENALTY * c.unknown)
+            return _Table(np.zeros((1, 4)), np.asarray([word_errors(reference, hypothesis.text, unit)]))
+        parts = [(c.acoustic, lm, c.word_count, c.lm + PENALTY * c.unknown)
                  for c, lm in zip(found, scores, strict=True)]
-        return _Table(np.asarray(parts), np.asarray([word_errors(reference, c.text) for c in found]))
+        return _Table(np.asarray(parts), np.asarray([word_errors(reference, c.text, unit) for c in found]))
 
 
 def _best(lists: Sequence[_Table], grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +206,7 @@ def _rescored(hypothesis: Hypothesis, scores: Sequence[float], weights: Weights)
     for candidate, lm in zip(candidates_of(hypothesis), scores, strict=True):
         ngram = candidate.lm + PENALTY * candidate.unknown
         total = (candidate.acoustic + weights.lm_weight * lm + weights.ngram_weight * ngram
-                 + weights.word_score * len(candidate.text.split()))
+                 + weights.word_score * candidate.word_count)
         found.append(candidate._replace(score=total))
     if not found:
         return hypothesis
