@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from downstream.decode.alphabet import Alphabet
 from downstream.given_files import check_lasting
@@ -150,9 +150,11 @@ def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float
 def other_form(words: Collection[str], letters: frozenset[str]) -> str:
     """What to do where some words of a language model can be spelled in another form of Unicode; "" where none can."""
     lost = [word for word in words if not letters.issuperset(word)]
-    for form, way in (("NFC", "build it again with `hubertkit lm build`, which writes NFC, or convert the ARPA file, "
-                              "e.g. with `uconv -x any-nfc`"),
-                      ("NFD", "convert the ARPA file, e.g. with `uconv -x any-nfd`")):
+    forms: tuple[tuple[Literal["NFC", "NFD"], str], ...] = (
+        ("NFC", "build it again with `hubertkit lm build`, which writes NFC, or convert the ARPA file, "
+                "e.g. with `uconv -x any-nfc`"),
+        ("NFD", "convert the ARPA file, e.g. with `uconv -x any-nfd`"))
+    for form, way in forms:
         apart = sum(letters.issuperset(unicodedata.normalize(form, word)) for word in lost)
         if apart:
             return (f"{apart} of the {len(words)} words of the language model are not in the form of Unicode that the "

@@ -158,11 +158,18 @@ def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> 
     missing = [id for id in references if id not in hypotheses]
     if missing:
         raise InputError(f"{missing[0]}: no hypothesis ({_of(missing, references)} references have none); "
-                         "decode all utterances, or score against the references of those decoded")
+                         + (_apart(missing[0], hypotheses) or "decode all utterances, or score against the references "
+                            "of those decoded"))
     unknown = [id for id in hypotheses if id not in references]
     if unknown:
         raise InputError(f"{unknown[0]}: no reference ({_of(unknown, hypotheses)} hypotheses have none); "
                          "give the references of what was decoded")
+
+
+def _apart(id: str, others: Iterable[str]) -> str:
+    """What to do where one of the other ids looks the same."""
+    alike = any(composed(other) == composed(id) for other in others)
+    return "one of the same looks is in another form of Unicode: write ids in NFC on both sides" * alike
 
 
 def _of(some: Sequence[str], whole: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from upstream.audio.corpora.walking import walk
-from upstream.audio.file_names import fitting
+from upstream.audio.file_names import composed_name, fitting
 from upstream.disk import content_hash
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID, FrameGrid, seconds
@@ -60,22 +60,27 @@ AlignmentFile: TypeAlias = Path | CtmPart
 
 
 class Alignments(dict[str, AlignmentFile]):
-    """{utterance id: file}. A long id is not to be had from its file's name, only the name from the id: so a key may be
-    what `file_stem` cut, and is found by the whole id."""
+    """{utterance id: file}, ids in Unicode's NFC. A long id is not to be had from its file's name, only the name from
+    the id: so a key may be what `file_stem` cut, and is found by the whole id."""
 
     def __missing__(self, utterance: str) -> AlignmentFile:
-        short = _id(file_stem(utterance))
-        if short == utterance or not super().__contains__(short):
+        key = self._key(utterance)
+        if key == utterance or not super().__contains__(key):
             raise KeyError(utterance)
-        return super().__getitem__(short)
+        return super().__getitem__(key)
 
     def __contains__(self, utterance: object) -> bool:
         return super().__contains__(utterance) or (isinstance(utterance, str)
-                                                   and super().__contains__(_id(file_stem(utterance))))
+                                                   and super().__contains__(self._key(utterance)))
 
     def get(self, utterance: str, default: Any = None) -> Any:
         """As of a dictionary."""
-        return super().get(utterance, super().get(_id(file_stem(utterance)), default))
+        return super().get(utterance, super().get(self._key(utterance), default))
+
+    def _key(self, utterance: str) -> str:
+        """The key of an id that is none itself."""
+        whole = composed_name(utterance)
+        return whole if super().__contains__(whole) else _id(file_stem(whole))
 
 
 def find_alignments(place: Path) -> Alignments:
@@ -91,6 +96,7 @@ def find_alignments(place: Path) -> Alignments:
     found = Alignments()
     for path in [place] if place.is_file() else _files(place):
         for id, part in _utterances(path, named=not place.is_file()):
+            id = composed_name(id)
             if id in found:
                 raise InputError(f"{id}: two alignments, {found[id]} and {part}; remove one of them")
             found[id] = part

@@ -165,3 +165,9 @@ def test_runs_of_white_space_are_no_characters():
     result = score({"a": " A  B", "b": "C"}, {"a": "A B ", "b": "  C"})
     assert (result.errors, result.character_errors, result.characters) == (0, 0, 4)
     assert score({"a": "A B"}, {"a": "A \t B"}).cer == 0
+
+
+def test_ids_that_differ_in_form_alone_are_named_as_such():
+    """It read: phở, no hypothesis; phở, no reference."""
+    with pytest.raises(InputError, match="one of the same looks is in another form of Unicode"):
+        score({"phở": "a"}, {unicodedata.normalize("NFD", "phở"): "a"})
