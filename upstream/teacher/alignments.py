@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ _FEW = 5  # utterances, whose ends may well be alike
 
 # Vowels of ARPAbet with a stress digit; a digit behind another name is a part of it, such as a tone.
 _STRESSED = re.compile(r"(A[AEHOWXY]|AXR|E[HRY]|I[HXY]|O[WY]|U[HWX])[012]")
+_TONE = re.compile("(?<=.)[0-9\u02e5-\u02e9]+$")  # digits of pinyin and jyutping, IPA's letters for tones
 _PLACE = re.compile(r"(?<=.)_[BIES]$")  # of a phone in its word: begin, inside, end, or alone
 _DICTIONARY = "; align with a dictionary to have phones (hubertkit align ... --dictionary FILE)"
 _ITEM = re.compile(r"^[ \t]*item \[\d+\]:", re.MULTILINE)
@@ -159,11 +161,16 @@ def read_alignment(path: AlignmentFile) -> list[Interval]:
 
 def warn_of_words(labels: Iterable[str]) -> None:
     """Say so where labels that are to be phones look like words: too many different ones, or most of them too long."""
-    names = sorted({phone_class(label) for label in labels} - {SILENCE})
-    long = [name for name in names if len(name) > _PHONE_LETTERS]
+    names = sorted({_TONE.sub("", phone_class(label)) for label in labels} - {SILENCE})
+    long = [name for name in names if _letters(name) > _PHONE_LETTERS]
     if len(names) > _MOST_PHONES or 2 * len(long) > len(names):
         say(f"warning: the alignments have {len(names)} different labels, such as {', '.join((long or names)[:3])}; "
             "they look like words, and phones are meant (hubertkit align writes them with --dictionary)")
+
+
+def _letters(name: str) -> int:
+    """Letters of a label, without what changes them: length, aspiration, accents."""
+    return sum(unicodedata.category(c) not in ("Lm", "Mn", "Mc", "Sk") for c in name)
 
 
 def warn_of_pauses(phones: Iterable[np.ndarray]) -> None:
