@@ -64,7 +64,7 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
         with progress("tuning on dev", 1) as report:
             search = Search.for_weak(recipe.tune_decodes, recipe.tune_seconds)
             found = tune(dev, references(dev_manifest), decoder, search,
-                         forbidden_manifest_hash=test_manifest.hash, progress=report)
+                         forbidden_manifest_hash=test_manifest.hash, unit=recipe.unit, progress=report)
         write_json(target / "tuning.json", asdict(found))
         decoder = replace(decoder, lm_weight=found.lm_weight, word_score=found.word_score)
         beam = _decode(test, decoder, target / hypotheses_file(name), "beam search")
@@ -75,8 +75,9 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
         return {"hash": content_hash(rows), "rows": rows}
 
     settings = as_settings(recipe) | {"seed": seed}
-    if recipe.decoder == "beam":
-        del settings["decoder"]  # an option that came later: what was decoded before is not stale
+    for later, before in (("decoder", "beam"), ("unspaced", False), ("unit", "word")):
+        if settings[later] == before:
+            del settings[later]  # an option that came later: what was decoded before is not stale
     inputs = {"dev": dev.hash, "test": test.hash, "lm": lm.hash, "dev manifest": dev_manifest.hash,
               "test manifest": test_manifest.hash}  # emissions say nothing of the transcripts
     return run_stage(folder, "decoded", version=1, settings=settings, inputs=inputs, work=work, say=say)["rows"]
@@ -92,9 +93,10 @@ def hypotheses_file(decoder: str) -> str:
 
 
 def _search_decoder(recipe: BeamSearchRecipe, lm: LanguageModel, emissions: Emissions) -> BeamDecoder | BatchedDecoder:
-    kind = BeamDecoder if recipe.decoder == "beam" else BatchedDecoder
-    return kind(emissions.symbols, emissions.blank, lm.path, beam=recipe.beam,
-                tokens_per_frame=recipe.tokens_per_frame)
+    given = (emissions.symbols, emissions.blank, lm.path)
+    if recipe.decoder == "beam":
+        return BeamDecoder(*given, beam=recipe.beam, tokens_per_frame=recipe.tokens_per_frame)
+    return BatchedDecoder(*given, beam=recipe.beam, tokens_per_frame=recipe.tokens_per_frame, unspaced=recipe.unspaced)
 
 
 def references(manifest: Manifest) -> dict[str, str]:

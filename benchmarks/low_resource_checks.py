@@ -98,7 +98,8 @@ def check_lm(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel) -> No
             with blamed_on(f"lm.text, cell '{cell.labelled}: {cell.encoder}'"):
                 letters = alphabet(found.symbols, found.blank)
                 check_language_model(words, letters)
-                check_coverage(MODEL, words, [spelled_as(text, letters.letters) for text in texts])
+                check_coverage(MODEL, words, [spelled_as(text, letters.letters) for text in texts],
+                               unit=recipe.decoding.unit)
             spelt.add(found)
 
 

@@ -44,6 +44,8 @@ class BeamSearchRecipe:
     decoder: Literal["beam", "batched"] = "beam"
     beam: int = 50  # hypotheses kept after each frame
     tokens_per_frame: int | None = None  # symbols tried in a frame; few make search on weak emissions bearable
+    unspaced: bool = False  # words need no separator between them: of scripts without spaces; of `batched`
+    unit: Literal["word", "character"] = "word"  # of the errors on dev by which weights are chosen
     tune_seconds: float = 300.0  # audio of dev that the search decodes each time, about
     tune_decodes: int = 10  # pairs of weights that the search decodes with, at most
     resamples: int = 10_000  # of the bootstrap
@@ -52,6 +54,8 @@ class BeamSearchRecipe:
         if min(self.beam, self.resamples, 1 if self.tokens_per_frame is None else self.tokens_per_frame) < 1:
             raise ValueError(f"decoding: beam={self.beam}, resamples={self.resamples} and tokens_per_frame="
                              f"{self.tokens_per_frame} must be at least 1")
+        if self.unspaced and self.decoder != "batched":
+            raise ValueError(f"decoding: unspaced is for decoder=batched, not {self.decoder}; leave it out")
         if self.tune_decodes < 3 or not self.tune_seconds > 0:
             raise ValueError(f"decoding: tune_decodes={self.tune_decodes} must be at least 3, one for each start of "
                              f"the search, and tune_seconds={self.tune_seconds} above 0")

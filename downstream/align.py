@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import dropwhile, pairwise
+from itertools import chain, dropwhile, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import torch
 
 from downstream.heads.ctc import Recogniser, least_frames
 from downstream.recogniser import emit
+from downstream.text.clusters import clusters
 from downstream.text.vocabulary import SEPARATOR, Vocabulary, composed, spelled_as
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
@@ -51,8 +52,11 @@ class Alignment:
 
 
 def align(model: Recogniser, vocabulary: Vocabulary, manifest: Manifest, device: torch.device,
-          dictionary: Dictionary | None = None) -> Iterator[tuple[int, Alignment | str]]:
+          dictionary: Dictionary | None = None, characters: bool = False) -> Iterator[tuple[int, Alignment | str]]:
     """(index, alignment) of every utterance, longest first; in place of an alignment the reason why there is none.
+
+    Args:
+        characters: see `align_text`.
 
     Raises:
         InputError: no utterance has a transcript.
@@ -64,19 +68,20 @@ def align(model: Recogniser, vocabulary: Vocabulary, manifest: Manifest, device:
     for index, logprobs in emit(model, manifest, AudioCache(manifest), device):
         try:
             yield index, align_text(logprobs.numpy(), texts[index] or "", vocabulary, rate,
-                                    manifest.lengths[index] / 16_000, dictionary)
+                                    manifest.lengths[index] / 16_000, dictionary, characters)
         except InputError as error:
             yield index, str(error)
 
 
 def align_text(logprobs: np.ndarray, text: str, vocabulary: Vocabulary, rate: float, seconds: float,
-               dictionary: Dictionary | None = None) -> Alignment:
+               dictionary: Dictionary | None = None, characters: bool = False) -> Alignment:
     """Align one text.
 
     Args:
         logprobs: (T, V) natural-log probabilities.
         rate: frames a second (Hz); frame t spans t / rate to (t + 1) / rate seconds.
         seconds: of the recording; nothing reaches beyond it.
+        characters: what is read as one character is a word, for scripts without spaces between words.
 
     Raises:
         InputError: no text, characters outside the vocabulary, more symbols than frames.
@@ -89,6 +94,8 @@ def align_text(logprobs: np.ndarray, text: str, vocabulary: Vocabulary, rate: fl
     spans, score = character_spans(logprobs, targets, vocabulary.blank)
     letters = _by_word(spans, [vocabulary.symbols[t] for t in targets])
     names = spelled_as(text, vocabulary.letters).split()
+    if characters:
+        names, letters = _by_character(names, letters)
     words = _widened(names, letters, rate, seconds)
     phones = () if dictionary is None else tuple(
         phone for word, own in zip(words, letters) for phone in divided(word, [first / rate for first, _ in own],
@@ -180,6 +187,13 @@ def _by_word(spans: list[tuple[int, int]], symbols: list[str]) -> list[list[tupl
         else:
             words[-1].append(span)
     return words
+
+
+def _by_character(names: list[str],
+                  letters: list[list[tuple[int, int]]]) -> tuple[list[str], list[list[tuple[int, int]]]]:
+    """What is read as one character in words, and the spans of its letters."""
+    parts, spans = [part for name in names for part in clusters(name)], chain.from_iterable(letters)
+    return parts, [list(islice(spans, len(part))) for part in parts]
 
 
 def _widened(names: list[str], letters: list[list[tuple[int, int]]], rate: float, seconds: float) -> list[Interval]:

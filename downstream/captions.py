@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
+
+from downstream.text.clusters import belongs
 
 CUE_CHARACTERS = 84  # two lines of 42, the usual limit of subtitles
 CUE_SECONDS = 6.0
@@ -16,12 +17,14 @@ CUE_PAUSE_SECONDS = 1.0  # a longer pause ends a cue
 
 
 class SpokenWord(NamedTuple):
-    """A word, its time in the recording in seconds, and how sure the recogniser is of it, in [0, 1]."""
+    """A word, its time in the recording in seconds, how sure the recogniser is of it, in [0, 1], and whether a space
+    parts it from the word before."""
 
     word: str
     start_s: float
     end_s: float
     confidence: float
+    spaced: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The words joined by single spaces."""
-        return " ".join(word.word for word in self.words)
+        """The words, joined by single spaces where they are `spaced`."""
+        return _text(self.words)
 
 
 def as_txt(transcript: Transcript) -> str:
@@ -108,24 +111,25 @@ def cues(words: Sequence[SpokenWord]) -> Iterator[list[SpokenWord]]:
 
 def _pieces(word: SpokenWord) -> list[SpokenWord]:
     """A word cut where it is over a limit: into pieces of about equal lengths, their times in proportion to them, and
-    never before a mark that belongs to the character before it (a vowel sign, an accent)."""
+    never within what is read as one character (a letter with its vowel sign or accent, a conjunct, a syllable)."""
     text, seconds = word.word, word.end_s - word.start_s
     spaced = text.isascii() or any(c.lower() != c.upper() for c in text)  # scripts that have cases have spaces
     if len(text) <= CUE_CHARACTERS and (seconds <= CUE_SECONDS or spaced):  # a slow word is one all the same
         return [word]
     most = max(1, min(CUE_CHARACTERS, int(len(text) * CUE_SECONDS / max(seconds, CUE_SECONDS))))
     size = math.ceil(len(text) / math.ceil(len(text) / most))
-    ends = [*(i for i, c in enumerate(text) if i and not unicodedata.category(c).startswith("M")), len(text)]
+    ends = [*(i for i in range(1, len(text)) if not belongs(text[i - 1], text[i])), len(text)]
     cuts = [0]
     while cuts[-1] < len(text):
         cuts.append(max((end for end in ends if cuts[-1] < end <= cuts[-1] + size),
                         default=next(end for end in ends if end > cuts[-1])))
     times = [word.start_s + seconds * cut / len(text) for cut in cuts]
-    return [SpokenWord(text[a:b], *span, word.confidence) for a, b, span in zip(cuts, cuts[1:], pairwise(times))]
+    return [SpokenWord(text[a:b], *span, word.confidence, word.spaced)
+            for a, b, span in zip(cuts, cuts[1:], pairwise(times))]
 
 
 def _text(cue: Sequence[SpokenWord]) -> str:
-    return " ".join(word.word for word in cue)
+    return "".join(f"{' ' * (word.spaced and place > 0)}{word.word}" for place, word in enumerate(cue))
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -23,6 +23,7 @@ from downstream.kept_head import check_head, take_head
 from downstream.phrases import longest_pause
 from downstream.recogniser import emit, pad, recogniser_hash, save_recogniser, warn_of_scraps
 from downstream.score.rates import score
+from downstream.text.symbols import remarks
 from downstream.text.vocabulary import Vocabulary, composed
 from upstream import ranks
 from upstream.ahead import side_by_side
@@ -95,7 +96,8 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     def work(folder: Path) -> dict[str, Any]:
         device = chosen_device(recipe.device)
         if recipe.symbols == "data":
-            say(f"symbols, of the training transcripts: {vocabulary.shown()}")
+            for line in remarks(manifest.texts, vocabulary):
+                say(line)
         model = build_recogniser(recipe, vocabulary).to(device)
         task = RecogniserTask(model, vocabulary, manifest, dev, recipe, device)
         final = train(task, without_pretraining(recipe.training), folder, seed=recipe.seed, device=device,

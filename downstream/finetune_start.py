@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.score.rates import of_phrases
 from downstream.score.shared import shared_ids
 from downstream.text.vocabulary import Vocabulary
 from upstream.audio.manifest import Manifest
@@ -96,10 +97,14 @@ def _unwritable(manifest: Manifest, vocabulary: Vocabulary) -> list[str]:
 
 
 def warn_of_dev(manifest: Manifest, dev: Manifest, vocabulary: Vocabulary, say: Callable[[str], None]) -> None:
-    """Say how many utterances of dev cannot be written, and how many of its speakers are in the training data."""
+    """Say how many utterances of dev cannot be written, whether its words are phrases, and how many of its speakers are
+    in the training data."""
     if odd := _unwritable(dev, vocabulary):
         say(f"warning: {len(odd)} of {len(dev)} dev utterances hold characters that are never written and count as "
             f"errors; first {odd[0]}")
+    if of_phrases(text or "" for text in dev.texts):
+        say("dev's transcripts have no spaces between words, so wer is the share of wrong phrases: look at cer "
+            "(and see --characters and --unspaced of `tune`)")
     speakers = set(dev.speakers) - {None}
     known = speakers & set(manifest.speakers)
     if known:

@@ -158,8 +158,8 @@ def _tell_rates(run: _Run, target: Path, result: dict[str, Any]) -> None:
     run.say(f"{target.name}, dev: {'; '.join(found)}")
     if result["decoded"]["cer"] > result["greedy"]["cer"]:
         run.say(f"warning: {target.name}: of the characters that are decoded more are wrong than of those of greedy "
-                "decoding, and characters are what a student learns; give tuning.unit=character, another language "
-                "model, or decoding.decoder=greedy")
+                "decoding, and characters are what a student learns; give tuning.unit=character (of scripts without "
+                "spaces decoding.unspaced=true, too), another language model, or decoding.decoder=greedy")
 
 
 def _label(run: _Run, teacher: _Recogniser, folder: Path) -> dict[str, Any]:
@@ -222,6 +222,8 @@ def decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:
     decoding = recipe.decoding
     lm_weight, word_score = (None, None) if decoding.lm is None else decoding.weights()
     elsewhere = {"lm", "lexicon", "device", "published", "labels", "pretrained_on"}
+    if not decoding.unspaced:
+        elsewhere.add("unspaced")  # an option that came later: what was decoded before is not stale
     return {name: value for name, value in as_settings(decoding).items() if name not in elsewhere} | {
         "lm_weight": lm_weight, "word_score": word_score}
 

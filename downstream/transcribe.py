@@ -14,6 +14,7 @@ from downstream.chunking import OVERLAP_SECONDS, WINDOW_SECONDS
 from downstream.decode.alphabet import alphabet
 from downstream.decode.choice import Choice
 from downstream.decode.confidence import confidences, spellings_of
+from downstream.decode.hypothesis import spaces_before
 from downstream.phrases import phrases, usual_pause
 from downstream.recogniser import heard_pause, load_recogniser, recogniser_hash
 from upstream.audio.corpora.lines import path_id
@@ -203,8 +204,9 @@ class Transcriber:
             usable = self._columns.usable(rows)
             found = self._decoder.decode("", rows, rate)
             self.phrases, self.unfinished = self.phrases + 1, self.unfinished + found.unfinished
-            for word, sure in zip(found.words, confidences(usable, found.words, self._columns, rate, self._spelled)):
-                yield SpokenWord(word.word, word.start_s + first / rate, word.end_s + first / rate, sure)
+            sure = confidences(usable, found.words, self._columns, rate, self._spelled)
+            for word, spaced, certain in zip(found.words, spaces_before(found), sure):
+                yield SpokenWord(word.word, word.start_s + first / rate, word.end_s + first / rate, certain, spaced)
 
     def tell_unfinished(self) -> None:
         """Say how many phrases end inside a word, where any does: for the end of all recordings."""

@@ -12,6 +12,7 @@ from downstream.align import Alignment, pronunciation, read_dictionary
 from downstream.align import align as run_alignment
 from downstream.alignment_files import FORMATS, write_ctm, write_textgrid
 from downstream.recogniser import load_recogniser
+from downstream.score.rates import of_phrases
 from tools.outputs import check_folder
 from upstream.audio.manifest import Manifest
 from upstream.claims import claim, refuse_others, unclaim_missing
@@ -38,11 +39,16 @@ def align(
                                                          "Montreal Forced Aligner; without it words only.")] = None,
     format: Annotated[Format, typer.Option(help="TextGrid has words and phones; ctm phones, or words without a "
                                                 "dictionary.")] = Format("TextGrid"),
+    characters: Annotated[bool, typer.Option("--characters", help="Each character is a word: of scripts without spaces "
+                                             "between words.")] = False,
 ) -> None:
     """Say when each word, and with a dictionary each phone, was said: alignments for `teacher quality`."""
     check_folder(out, [recogniser, manifest])
     pronounced = None if dictionary is None else read_dictionary(dictionary)
     recordings = Manifest.load(manifest)
+    if not characters and of_phrases(text or "" for text in recordings.texts):
+        say("the transcripts have no spaces between words, so whole phrases are aligned; --characters aligns each "
+            "character")
     model, vocabulary = load_recogniser(recogniser)
     device = best_device()
     files = [f"{file_stem(name)}.{format.value}" for name in recordings.ids]
@@ -53,7 +59,7 @@ def align(
     ids = recordings.ids  # which every look lists anew
     with disk_errors(out), progress("aligning", len(recordings)) as report:
         for done, (index, found) in enumerate(run_alignment(model.to(device), vocabulary, recordings, device,
-                                                            pronounced), 1):
+                                                            pronounced, characters), 1):
             name = ids[index]
             report(done)
             if isinstance(found, str):

@@ -23,7 +23,19 @@ from downstream.lm.arrays import model_hash
 from downstream.score.intervals import range_of
 from downstream.score.references import read_references
 from downstream.score.shared import shared_audio
-from tools.decoder_options import Beam, Decoder, Device, Hotwords, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore
+from tools.decoder_options import (
+    Beam,
+    Decoder,
+    Device,
+    Hotwords,
+    LexiconFile,
+    Lm,
+    LmWeight,
+    Tokens,
+    Tuned,
+    Unspaced,
+    WordScore,
+)
 from tools.decoding_recipe import Recipe, Settings, recipe_decoder, recipe_lexicon
 from tools.few import tell_few
 from tools.outputs import check_file, own_command
@@ -56,6 +68,7 @@ def decode(
     hotwords: Hotwords = None,
     nbest: Annotated[int, typer.Option(min=1, help="Candidates to write of each utterance; not of greedy.")] = 1,
     device: Device = None,
+    unspaced: Unspaced = False,
     recipe: Recipe = None,
     settings: Settings = None,
     workers: Workers = None,
@@ -66,7 +79,7 @@ def decode(
     stored = Emissions.load(emissions)
     options: dict[str, Any] = {
         "decoder": decoder, "lm": lm, "lm_weight": lm_weight, "word_score": word_score, "tuned": tuned, "beam": beam,
-        "tokens": tokens, "lexicon": lexicon, "hotwords": hotwords, "device": device}
+        "tokens": tokens, "lexicon": lexicon, "hotwords": hotwords, "device": device, "unspaced": unspaced or None}
     if recipe is not None:
         chosen = recipe_decoder(recipe, settings, stored.symbols, stored.blank, **options,
                                 nbest=None if nbest == 1 else nbest)
@@ -81,7 +94,7 @@ def decode(
         hypotheses = decode_all(stored, chosen, workers=workers, progress=report, confidences=True)
     write_hypotheses(out, hypotheses, provenance)
     _tell_unfinished(hypotheses)
-    print(f"{out}: {len(hypotheses)} hypotheses, {sum(len(h.text.split()) for h in hypotheses)} words")
+    print(f"{out}: {len(hypotheses)} hypotheses, {sum(len(h.words) for h in hypotheses)} words")
 
 
 def tune(
@@ -101,6 +114,7 @@ def tune(
     tokens: Tokens = None,
     lexicon: LexiconFile = None,
     device: Device = None,
+    unspaced: Unspaced = False,
     seconds: Annotated[float, typer.Option(help="Speech to tune on; more is thinned out evenly.")] = 300.0,
     decodes: Annotated[int, typer.Option(min=2, help="Pairs of weights to decode with at most; hundreds more are "
                                                      "tried on the n-best lists.")] = 6,
@@ -119,22 +133,26 @@ def tune(
         raise UsageError(f"--seconds {seconds:g}: must be above 0 and finite")
     stored, search = Emissions.load(emissions), Search(seconds=seconds, decodes=decodes)
     forbidden, final_ids = (None, frozenset[str]()) if final is None else _final_set(final, references)
-    chosen = Choice(decoder, lm, lexicon, beam=beam, tokens_per_frame=tokens, device=device).make(
-        stored.symbols, stored.blank)
+    chosen = Choice(decoder, lm, lexicon, beam=beam, tokens_per_frame=tokens, device=device,
+                    unspaced=unspaced).make(stored.symbols, stored.blank)
     assert not isinstance(chosen, GreedyDecoder)  # refused above
     lm_sha256 = model_hash(lm)
     with progress("tuning", decodes * len(stored)) as report:
         found = run_tuning(stored, read_references(references).texts, chosen, search, beams=_numbers(beams),
                            forbidden_manifest_hash=forbidden, forbidden_ids=final_ids, workers=workers,
                            unit="character" if characters else "word", progress=report)
-    write_json(out, {**asdict(found), "tokens_per_frame": tokens, "lm": noted_model(lm, out), "lm_sha256": lm_sha256,
-                     "recogniser_hash": stored.meta.get("recogniser_hash"),
+    write_json(out, {**asdict(found), "tokens_per_frame": tokens, "unspaced": unspaced, "lm": noted_model(lm, out),
+                     "lm_sha256": lm_sha256, "recogniser_hash": stored.meta.get("recogniser_hash"),
                      "lexicon": None if lexicon is None else str(lexicon)})
     plot_tuning(found, picture)
     for name in found.on_edge:
         say(f"{name}={getattr(found, name):g} lies on the edge of what was tried; the best may lie beyond")
     tell_few(found.utterances)
     rate = "CER" if characters else "WER"
+    if found.wer > found.greedy_wer:
+        say(f"warning: greedy decoding makes fewer errors ({rate} {found.greedy_wer:.2f}): decode without the model, "
+            "or see what `hubertkit decode-check` finds wrong with it"
+            + ("; a recogniser that writes no spaces needs --unspaced" if characters and not unspaced else ""))
     for point in found.beams:
         print(f"beam {point.beam}: {rate} {point.wer:.2f}, {point.audio_seconds_per_second:.0f} seconds of audio a "
               f"second with {point.processes} processes")

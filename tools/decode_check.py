@@ -35,6 +35,8 @@ def decode_check(
     seconds: Annotated[float, typer.Option(min=1, help="Speech to look at; more is thinned out evenly.")] = 300.0,
     characters: Annotated[bool, typer.Option("--characters", help="Look at characters, not words: for references of "
                                              "scripts without spaces between words.")] = False,
+    unspaced: Annotated[bool, typer.Option("--unspaced", help="Decoding will need no separators between words "
+                                           "(`tune --unspaced`).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of lines.")] = False,
 ) -> None:
     """Check emissions, references, language model and lexicon against each other; exit 1 if a check failed."""
@@ -43,7 +45,7 @@ def decode_check(
         words = None if lm is None else read_model_words(lm, report, say)
     with progress("checking", 1):
         checks = examine(stored, texts, words, None if lexicon is None else Lexicon.load(lexicon).spellings, seconds,
-                         "character" if characters else "word")
+                         "character" if characters else "word", unspaced)
     failed = sum(check.level == "failed" for check in checks)
     if as_json:
         print(json.dumps([_plain(check) for check in checks], indent=1, ensure_ascii=False))

@@ -28,10 +28,12 @@ Hotwords = Annotated[str | None, typer.Option(
     help="Words to expect, for beam and batched: WORD,WORD=BONUS,... or a file of such lines. The bonus is in nats, "
          f"by default {HOTWORD_NATS:g} of batched and {BeamDecoder.hotword_weight:g} of beam, which has one for all.")]
 Device = Annotated[str | None, typer.Option(help="For batched: cpu or cuda, by torch; by default the CPU by numpy.")]
+Unspaced = Annotated[bool, typer.Option("--unspaced", help="For batched: words need no separator between them. For "
+                                        "recognisers of scripts without spaces, which write none.")]
 
 LmWeight = Annotated[float | None, typer.Option(help="Of natural logarithms (flashlight's are 2.3 times as high); "
                                                      f"needs --lm. {BeamDecoder.lm_weight:g} by default.")]
 WordScore = Annotated[float | None, typer.Option(help="Added for each word, in nats; needs --lm. "
                                                       f"{BeamDecoder.word_score:g} by default.")]
 Tuned = Annotated[Path | None, typer.Option(help="Take what `hubertkit tune` found: both weights and, unless they are "
-                                                 "given, decoder, beam and tokens.")]
+                                                 "given, decoder, beam, tokens and --unspaced.")]

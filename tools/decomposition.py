@@ -27,7 +27,7 @@ from downstream.score.rates import NO_SPACES, Unit, without_spaces
 from downstream.score.references import read_references
 from downstream.text.vocabulary import spelled_as
 from tools.decode import Workers
-from tools.decoder_options import Beam, Device, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore
+from tools.decoder_options import Beam, Device, LexiconFile, Lm, LmWeight, Tokens, Tuned, Unspaced, WordScore
 from tools.few import tell_few
 from upstream.errors import InputError, UsageError
 from upstream.progress import progress, say
@@ -58,12 +58,12 @@ def errors(
     tokens: Tokens = None,
     lexicon: LexiconFile = None,
     device: Device = None,
+    unspaced: Unspaced = False,
     nbest: Annotated[int, typer.Option(min=2, help="Candidates of an utterance that the oracle chooses from.")] = 50,
     hypotheses: Annotated[Path | None, typer.Option(help="Take apart these, decoded with the same settings, instead of "
                                                          "decoding with the language model again.")] = None,
-    characters: Annotated[bool, typer.Option("--characters", help="Count errors in characters without spaces, and "
-                                             "blame nobody: for references of scripts without spaces between "
-                                             "words.")] = False,
+    characters: Annotated[bool, typer.Option("--characters", help="Count errors in characters, not words: of scripts "
+                                             "without spaces. Nobody is blamed but with --unspaced.")] = False,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the tables.")] = False,
 ) -> None:
@@ -71,9 +71,10 @@ def errors(
     stored = Emissions.load(emissions)
     truth = _with_reference(stored, read_references(references).texts)
     choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
-                       tokens=tokens, lexicon=lexicon, device=device, nbest=nbest)
+                       tokens=tokens, lexicon=lexicon, device=device, nbest=nbest, unspaced=unspaced)
     if choice.chosen is Name.greedy:  # before it is made, which would blame --lm
         raise UsageError("greedy decoding has no search and no language model to blame: take another --decoder")
+    unit: Unit = "character" if characters else "word"
     tell_other_recogniser(tuned, lambda: stored.meta.get("recogniser_hash"))
     whole = choice.make(stored.symbols, stored.blank)
     assert not isinstance(whole, GreedyDecoder)  # refused above
@@ -89,13 +90,13 @@ def errors(
     found = _decoded(stored, steps, workers)
     if given is not None:
         found["+ lm"] = given
-    result = _taken_apart(stored, truth, found, objective, "character" if characters else "word")
     if not characters and without_spaces(truth.values(), [h.text for h in found["+ lm"]]):
-        say(f"what was found has words less than half as long as those of the references; {NO_SPACES}")
+        say(f"{references}: words are counted, and those of the references look like whole phrases; {NO_SPACES}")
+    result = _taken_apart(stored, truth, found, objective, unit, choice.unspaced)
     tell_few(result.ladder[0].interval.clusters, tested=as_json)
     if as_json:
         longest = max((len(hypothesis.nbest) for hypothesis in found["+ lm"]), default=0)
-        print(json.dumps({"lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
+        print(json.dumps({"unit": unit, "lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
                           "word_score": whole.word_score, "beam": whole.beam,
                           "nbest": nbest if given is None else max(1, longest), **as_plain(result)}, indent=1))
     else:
@@ -144,13 +145,13 @@ def _chosen(found: Sequence[Hypothesis], ids: Sequence[str], path: Path) -> list
     return [by_id[id] for id in ids]
 
 
-def _taken_apart(stored: Emissions, truth: dict[str, str], found: dict[str, list[Hypothesis]],
-                 objective: Objective, unit: Unit) -> Decomposition:
+def _taken_apart(stored: Emissions, truth: dict[str, str], found: dict[str, list[Hypothesis]], objective: Objective,
+                 unit: Unit, unspaced: bool) -> Decomposition:
     best = {h.id: h for h in found["+ lm"]}
-    weighed = {} if unit == "character" else _weighed(stored, truth, best, objective)
+    weighed = _weighed(stored, truth, best, objective) if unit == "word" or unspaced else {}
     steps = {name: {h.id: h.text for h in each} for name, each in found.items()}
     nbest = {id: [candidate.text for candidate in h.nbest] for id, h in best.items()}
-    return decompose(truth, steps, nbest, weighed, objective.vocabulary, objective.closed, unit)
+    return decompose(truth, steps, nbest, weighed, objective.vocabulary, objective.closed, unit, objective.words_of)
 
 
 def _weighed(stored: Emissions, truth: dict[str, str], best: dict[str, Hypothesis],

@@ -33,6 +33,7 @@ from downstream.lm.pruning import prune_to_bytes, prune_to_loss, prune_to_ngrams
 from downstream.lm.reading import RESERVED, SPECIALS, unpacked
 from downstream.lm.scoring import perplexity_of, score_words
 from downstream.text.normalise import normalise as normalised
+from downstream.text.vocabulary import composed
 from tools.outputs import check_file, check_folder
 from upstream.device import best_device
 from upstream.errors import FormatError, InputError, UsageError
@@ -50,7 +51,8 @@ Out = Annotated[Path, typer.Option(help="ARPA file to write; gzipped if its name
 
 @app.command()
 def build(
-    texts: Annotated[list[Path], typer.Argument(help="Plain or .gz text, one sentence a line, taken as it is.")],
+    texts: Annotated[list[Path], typer.Argument(help="Plain or .gz text, one sentence a line, taken as it is "
+                                                       "but for Unicode's form, NFC.")],
     order: Annotated[int, typer.Option(min=1, help="Words of the longest n-grams.")],
     out: Out,
     normalise: Normalise = False,
@@ -314,7 +316,7 @@ def _words(path: Path | None, normalise: bool) -> frozenset[str] | None:
     """The words of a file, normalised as the text is; the special ones, which every model holds, stay out."""
     if path is None:
         return None
-    given = {word for line in _lines(path) for word in line.split()} - {*RESERVED}
+    given = {word for line in _lines(path) for word in composed(line).split()} - {*RESERVED}
     found = frozenset(part for word in given for part in normalised(word).split()) if normalise else frozenset(given)
     if not found:
         raise InputError(f"{path}: no words for --vocab")
@@ -341,7 +343,7 @@ def _sentences(path: Path, normalise: bool) -> Iterator[str]:
         if special is not None:
             raise InputError(f"{path}, line {number}: {special} is a special word of language models; take it out of "
                              "the text")
-        yield normalised(line) if normalise else line
+        yield normalised(line) if normalise else composed(line)
 
 
 def _lines(path: Path) -> Iterator[str]:

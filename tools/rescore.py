@@ -82,9 +82,9 @@ def rescore_tune(
     if missing is not None:
         raise InputError(f"{missing}: no reference; tuning needs the text of every utterance")
     unit: Unit = "character" if characters else "word"
-    tuning = tune_weights(found, _scored(found, _model(model, lower)), [truth[h.id] for h in found], unit=unit)
     if unit == "word" and without_spaces([truth[h.id] for h in found], [h.text for h in found]):
-        say(f"{hypotheses}: its words are less than half as long as those of the references; {NO_SPACES}")
+        say(f"{hypotheses}: {NO_SPACES}")
+    tuning = tune_weights(found, _scored(found, _model(model, lower)), [truth[h.id] for h in found], unit=unit)
     weights = tuning.weights
     write_json(out, {**asdict(weights), **{k: v for k, v in asdict(tuning).items() if k != "weights"},
                      "model": noted_model(model, out), "lower": lower, "ids": [h.id for h in found]})

@@ -93,7 +93,7 @@ def _score(path: Path, truth: References, unit: Unit) -> Score:
     texts = {h.id: h.text for h in read_hypotheses(path)}
     found = rate(truth.texts, texts, unit)
     if unit == "word" and without_spaces(truth.texts.values(), texts.values()):
-        say(f"{path}: its words are less than half as long as those of the references; {NO_SPACES}")
+        say(f"{path}: words are counted, and those of the references look like whole phrases; {NO_SPACES}")
     return found
 
 

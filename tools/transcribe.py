@@ -18,7 +18,19 @@ from downstream.captions import FORMATS, Transcript
 from downstream.decode.tuned import choice_of, tell_other_recogniser
 from downstream.transcribe import Failed, Settings, Transcriber, named_recordings, recordings, wave_of
 from downstream.transcribe import transcribe as run_transcription
-from tools.decoder_options import Beam, Decoder, Device, Hotwords, LexiconFile, Lm, LmWeight, Tokens, Tuned, WordScore
+from tools.decoder_options import (
+    Beam,
+    Decoder,
+    Device,
+    Hotwords,
+    LexiconFile,
+    Lm,
+    LmWeight,
+    Tokens,
+    Tuned,
+    Unspaced,
+    WordScore,
+)
 from tools.outputs import check_folder
 from upstream.audio.containers import open_content
 from upstream.audio.corpora.probing import true_samples
@@ -53,6 +65,7 @@ def transcribe(
     lexicon: LexiconFile = None,
     hotwords: Hotwords = None,
     device: Device = None,
+    unspaced: Unspaced = False,
     format: Annotated[Format | None, typer.Option(help="What to write; txt by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for one file a recording, instead of stdout; those of "
@@ -68,7 +81,7 @@ def transcribe(
     """Write what is said in recordings."""
     chosen = _format(format, as_json)
     choice = choice_of(decoder=decoder, lm=lm, lm_weight=lm_weight, word_score=word_score, tuned=tuned, beam=beam,
-                       tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device)
+                       tokens=tokens, lexicon=lexicon, hotwords=hotwords, device=device, unspaced=unspaced)
     settings = Settings(choice, window, overlap, pause)
     _check(files, chosen, out, streaming, pcm)
     if out is not None:
@@ -173,8 +186,8 @@ def _stream(transcriber: Transcriber, files: list[Path], pcm: int | None, failed
             else:
                 blocks = [wave_of(path)]
                 transcriber.check(path, len(blocks[0]))
-            for word in transcriber.words(blocks):
-                print(word.word, end=" ", flush=True)
+            for number, word in enumerate(transcriber.words(blocks)):
+                print(f"{' ' * (word.spaced and number > 0)}{word.word}", end="", flush=True)
         except InputError as error:
             failed(path, error)
             continue

@@ -171,8 +171,8 @@ def _cautions(found: Sequence[Decoded], truth: References, unit: Unit,
             yield (f"{one.name}: decoded from another manifest than that of the references; ids agree, and texts are "
                    "those of the references.")
         yield from _tuning(one, truth)
-        if without_spaces(truth.texts.values(), one.texts.values()):
-            yield f"{one.name}: its words are less than half as long as those of the references; {NO_SPACES}."
+        if unit == "word" and without_spaces(truth.texts.values(), one.texts.values()):
+            yield f"{one.name}: words are counted, and those of the references look like whole phrases; {NO_SPACES}."
     yield from few_words(found[0].score.words, unit)
     if speakers is not None:
         yield from few_speakers(len(set(speakers)))

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from functools import singledispatch
 
+from rich.cells import cell_len
+
 from benchmarks.report.document import (
     Aligned,
     Block,
@@ -81,20 +83,18 @@ def _(block: Aligned) -> str:
     """Words below each other, as sclite prints them: errors in capitals are not ours to choose, so they are marked."""
     above, below, marks = ["REF"], ["HYP"], ["   "]
     for reference, hypothesis in block.pairs:
-        one, other = (shown(word) if word is not None else "*" for word in (reference, hypothesis))
-        width = max(_width(one), _width(other))
+        one, other = (_isolated(shown(word)) if word is not None else "*" for word in (reference, hypothesis))
+        width = max(cell_len(one), cell_len(other))
         mark = "" if reference == hypothesis else "I" if reference is None else "D" if hypothesis is None else "S"
         for line, word in zip((above, below, marks), (one, other, mark)):
-            line.append(word + " " * (width - _width(word)))
+            line.append(word + " " * (width - cell_len(word)))
     lines = "\n".join("    " + " ".join(line).rstrip() for line in (above, below, marks))  # code by its indent
     return f"{escaped(block.title)}\n\n{lines}"
 
 
-def _width(text: str) -> int:
-    """Columns that a text takes where all characters are as wide, as in code: Chinese, Japanese and Korean ones take
-    two, marks above and below letters and joiners none."""
-    return sum(0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(c) in "WF")
-               for c in text)
+def _isolated(word: str) -> str:
+    """A word that leaves what stands around it in its place, where it is written from the right to the left."""
+    return f"\u2068{word}\u2069" if any(unicodedata.bidirectional(c) in ("R", "AL") for c in word) else word
 
 
 def _points(sentences: tuple[str, ...]) -> str:

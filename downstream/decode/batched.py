@@ -6,6 +6,9 @@ A hypothesis is ranked by
 
 with log p summed over the alignments that the search keeps. Words are found in a tree of the lexicon; the language
 model is asked where they end. Before that, the best word below a node stands in for it, as in flashlight's smearing.
+
+Scripts without spaces between words are searched `unspaced`: a word ends where the next one begins, with a separator
+between them or without, and of the ways to part a text into words the likeliest counts.
 """
 
 from __future__ import annotations
@@ -65,6 +68,7 @@ class BatchedDecoder:
         nbest: candidates that a hypothesis lists. With 1, of hypotheses that can only go on alike the best is kept.
         batch: utterances searched in step by `decode_batch` at most; fewer where the alphabet is large.
         device: of torch; None: numpy, the fastest on a CPU.
+        unspaced: words need no separator between them: of recognisers of scripts without spaces.
     """
 
     symbols: tuple[str, ...]
@@ -83,6 +87,7 @@ class BatchedDecoder:
     nbest: int = 1
     batch: int = 256
     device: str | None = None
+    unspaced: bool = False
 
     def __post_init__(self) -> None:
         for name in ("symbols", "lexicon", "hotwords"):  # lists of a caller would have no hash
@@ -135,7 +140,7 @@ class BatchedDecoder:
             candidates = self._candidates(best, graph, columns, backend)
             for place, texts, spelled in zip(frames.order.tolist(), candidates, best):
                 index = group[place]
-                words = words_of(spelled[0], columns.characters, rows[index], rate)
+                words = words_of(spelled[0], (*columns.characters, ""), rows[index], rate)
                 found[index] = Hypothesis(ids[index], texts[0].text, texts[0].score, texts[0].acoustic, texts[0].lm,
                                           words, texts if self.nbest > 1 else (), unfinished=spelled[0].unfinished)
         return [found[i] for i in range(len(ids))]
@@ -143,7 +148,8 @@ class BatchedDecoder:
     def _candidates(self, best: list[list[Spelling]], graph: Graph, columns: Alphabet,
                     backend: Backend) -> list[tuple[Candidate, ...]]:
         """The texts of each utterance with their scores taken apart."""
-        flat = ["".join(columns.characters[c] for c in one.columns).split() for each in best for one in each]
+        parted = (*columns.characters, " ")  # what ends a word without a separator parts words, and is none of the text
+        flat = ["".join(parted[c] for c in one.columns).split() for each in best for one in each]
         index = graph.lm.words.index if graph.lm is not None else _no_word_is_unknown
         lms = iter(model_scores(flat, graph, index, backend))
         texts, bonus = iter(flat), dict(self.hotwords)
@@ -155,7 +161,9 @@ class BatchedDecoder:
                 unknown = sum(index(word) == 0 for word in words)
                 rest = self.lm_weight * (lm + (self.unknown_penalty or 0.0) * unknown) + self.word_score * len(words)
                 acoustic = one.score - rest - sum(bonus.get(word, 0.0) for word in words)
-                candidates.append(Candidate(" ".join(words), one.score, acoustic, lm, unknown))
+                text = "".join(columns.characters[c] for c in one.columns if c != graph.boundary).strip()
+                candidates.append(Candidate(text, one.score, acoustic, lm, unknown,
+                                            len(words) if self.unspaced else None))
             found.append(tuple(candidates))
         return found
 
@@ -230,7 +238,7 @@ def _weighted(decoder: BatchedDecoder, trie: LexiconTrie, lm: NgramArrays | None
                  backend.array(trie.children), None if trie.edges is None else backend.array(trie.edges),
                  backend.array(trie.otherwise), backend.array(trie.label), backend.array(trie.word),
                  backend.array(np.exp(ahead)), scorer, backend.array(ids), backend.array(bonus), decoder.lm_weight,
-                 lm.begin if lm else 0, lm.eos if lm else 0, len(lm.link) if lm else 1)
+                 lm.begin if lm else 0, lm.eos if lm else 0, len(lm.link) if lm else 1, decoder.unspaced)
 
 
 @lru_cache(maxsize=2)

@@ -38,6 +38,7 @@ class Graph:
         begin: state at the beginning of a sentence.
         end: id of the end of a sentence.
         states: how many states the language model has.
+        unspaced: whether the next word may begin where one ends, without a separator between them.
     """
 
     width: int
@@ -56,6 +57,12 @@ class Graph:
     begin: int
     end: int
     states: int
+    unspaced: bool = False
+
+    @property
+    def boundary(self) -> int:
+        """In place of the separator's column, of a word's end without one: a column that emissions do not have."""
+        return self.width
 
     def after(self, places: Array, columns: Array, backend: Backend) -> Array:
         """The nodes at `places`, node * W + column, with these columns; -1 for none."""
@@ -163,10 +170,20 @@ class _Frame(NamedTuple):
     first: Array
 
 
+class _Sources(NamedTuple):
+    """What a letter may be added to: all hypotheses, and behind them those whose word is taken to end here.
+
+    `last` is the column of the last letter, wherever the word begins; `width` before the first one.
+    """
+
+    beam: Beam
+    last: Array
+
+
 class _Extensions(NamedTuple):
     """Hypotheses that would have one letter more. Most are dropped, so only what ranks them is worked out.
 
-    `parent` is the row of the hypothesis that each comes from, `column` its new letter.
+    `parent` is the row of the source that each comes from, `column` its new letter.
     """
 
     parent: Array
@@ -211,16 +228,19 @@ def _step(graph: Graph, old: Beam, frame: _Frame, letters: Array, probabilities:
     old = old._replace(blank=old.blank + aside, letter=old.letter - aside)  # after a gap, all end in a blank
     total = old.blank + old.letter
     stays = _stays(graph, old, total, frame)
-    longer = _extensions(graph, old, total, frame, letters, probabilities, backend)
+    sources = _sources(graph, old, backend)
+    longer = _extensions(graph, sources, frame, letters, probabilities, backend)
     enders, new = _word_ends(graph, old, total, frame, backend)
     ranks = [(stays.blank + stays.letter) * graph.ahead.take(stays.node), longer.letter * graph.ahead.take(longer.node),
              new.blank * graph.ahead.take(new.node)]
     kept, best = _kept(ranks, [stays.utterance, longer.utterance, new.utterance], len(frame.gap), limits, backend)
     longer = _Extensions(*(values.take(kept[1]) for values in longer))
     stays, enders, new = stays.take(kept[0]), enders.take(kept[2]), new.take(kept[2])
-    added = trace.add(backend.concatenate([old.trace.take(longer.parent), old.trace.take(enders)]),
+    parents = _parents(graph, sources, longer, len(old.node), trace, backend)
+    added = trace.add(backend.concatenate([parents, old.trace.take(enders)]),
                       backend.concatenate([longer.column, backend.full(len(enders), graph.space)]), backend)
-    extended, new = _extended(old, longer, added[:len(longer.node)]), new._replace(trace=added[len(longer.node):])
+    extended = _extended(sources.beam, longer, added[:len(longer.node)])
+    new = new._replace(trace=added[len(longer.node):])
     rank = backend.concatenate([rank.take(rows) for rank, rows in zip(ranks, kept)])
     beam = Beam(*(backend.concatenate(list(field)) for field in zip(stays, extended, new)))
     beam = _joined(graph, beam, rank, limits, backend)
@@ -235,9 +255,24 @@ def _stays(graph: Graph, old: Beam, total: Array, frame: _Frame) -> Beam:
                         letter=old.letter * frame.stay_letter.reshape(-1).take(letter))
 
 
-def _extensions(graph: Graph, old: Beam, total: Array, frame: _Frame, letters: Array, probabilities: Array,
+def _sources(graph: Graph, old: Beam, backend: Backend) -> _Sources:
+    """Where words need no separator, each hypothesis whose word may end stands there a second time, its word scored."""
+    last = graph.label.take(old.node)
+    if not graph.unspaced:
+        return _Sources(old, last)
+    rows = backend.nonzero(graph.word.take(old.node) >= 0)
+    ended = old.take(rows)
+    factors, state = graph.score(ended.state, graph.word.take(ended.node), backend)
+    ended = ended._replace(node=backend.full(len(rows), ROOT), state=state, text=appended(ended.text, graph.boundary),
+                           blank=ended.blank * factors, letter=ended.letter * factors)
+    return _Sources(Beam(*(backend.concatenate(list(field)) for field in zip(old, ended))),
+                    backend.concatenate([last, last.take(rows)]))
+
+
+def _extensions(graph: Graph, sources: _Sources, frame: _Frame, letters: Array, probabilities: Array,
                 backend: Backend) -> _Extensions:
     """Hypotheses with one letter more."""
+    old = sources.beam
     counts = frame.counts.take(old.utterance)
     places = frame.first.take(old.utterance) - (counts.cumsum(0) - counts)
     parent = backend.repeat(backend.arange(len(counts)), counts)
@@ -246,10 +281,20 @@ def _extensions(graph: Graph, old: Beam, total: Array, frame: _Frame, letters: A
     node = graph.after(backend.repeat(old.node * graph.width, counts) + column, column, backend)
     there = backend.nonzero(node >= 0)
     parent, place, node, column = (values.take(there) for values in (parent, place, node, column))
-    repeated = column == graph.label.take(old.node).take(parent)  # a repeated letter needs a blank before it
-    before = backend.where(repeated, old.blank.take(parent), total.take(parent))
+    repeated = column == sources.last.take(parent)  # a repeated letter needs a blank before it
+    before = backend.where(repeated, old.blank.take(parent), (old.blank + old.letter).take(parent))
     return _Extensions(parent, old.utterance.take(parent), backend.integers(node), column,
                        before * probabilities.take(place))
+
+
+def _parents(graph: Graph, sources: _Sources, longer: _Extensions, hypotheses: int, trace: Trace,
+             backend: Backend) -> Array:
+    """Rows of the trace that new letters follow: where a word has ended without a separator, new ones that say so."""
+    parents = sources.beam.trace.take(longer.parent)
+    if graph.unspaced:
+        ended = backend.nonzero(longer.parent >= hypotheses)
+        parents[ended] = trace.add(parents.take(ended), backend.full(len(ended), graph.boundary), backend)
+    return parents
 
 
 def _extended(old: Beam, longer: _Extensions, trace: Array) -> Beam:

@@ -18,8 +18,9 @@ class Spelling(NamedTuple):
     """A text letter by letter.
 
     `score` is that of the search, in nats. `columns` and `frames` are of its letters and separators, where they are
-    first emitted. `unfinished`: the search ended inside a word, whose piece is left out of them; the score is that of
-    what was searched, the piece included.
+    first emitted; where a word ends without a separator stands the column W, with the frame of the letter behind it.
+    `unfinished`: the search ended inside a word, whose piece is left out of them; the score is that of what was
+    searched, the piece included.
     """
 
     score: float
@@ -29,7 +30,8 @@ class Spelling(NamedTuple):
 
 
 def spellings(found: Found, frames: Frames, graph: Graph, nbest: int, backend: Backend) -> list[list[Spelling]]:
-    """The best texts of each utterance, the best first, in the order of the frames' utterances.
+    """The best texts of each utterance, the best first, in the order of the frames' utterances. Of those that differ
+    in the ends of words alone the best is kept.
 
     Hypotheses that end inside a word are left out; where an utterance has no other, they lose the piece, and of those
     that are then equal the best is kept, as flashlight's are in `LexiconDecoder`.
@@ -47,9 +49,8 @@ def spellings(found: Found, frames: Frames, graph: Graph, nbest: int, backend: B
         best = _best(complete if len(complete) else rows, scores, texts, nbest)
         texts_found: dict[tuple[int, ...], Spelling] = {}
         for score, row in best:
-            one = _spelling(score, int(beam.trace[row]), bool(whole[row]), graph.space, (parents, columns, steps),
-                            frame)
-            texts_found.setdefault(one.columns, one)
+            one = _spelling(score, int(beam.trace[row]), bool(whole[row]), graph, (parents, columns, steps), frame)
+            texts_found.setdefault(tuple(c for c in one.columns if c != graph.boundary), one)
         chosen.append(list(texts_found.values()))
     return chosen
 
@@ -58,7 +59,7 @@ def words_of(spelling: Spelling, characters: Sequence[str], rows: np.ndarray, ra
     """Words and their times: from the first letter's frame to the end of the last one's, repetitions included.
 
     Args:
-        characters: of each column.
+        characters: of each column, and "" of the one behind them, which ends a word without a separator.
         rows: (T, W) natural-log probabilities.
         rate: frames a second.
     """
@@ -66,7 +67,7 @@ def words_of(spelling: Spelling, characters: Sequence[str], rows: np.ndarray, ra
     likeliest = rows.argmax(axis=1).tolist()
     word, start, end = "", 0, 0
     for place, (column, frame) in enumerate(zip(spelling.columns, spelling.frames)):
-        if characters[column] == " ":
+        if not characters[column].strip():
             words.append(Word(word, start / rate, end / rate))
             word = ""
             continue
@@ -123,7 +124,7 @@ def _best(rows: np.ndarray, scores: np.ndarray, texts: np.ndarray, nbest: int) -
     return [(float(sums[i]), int(rows[firsts[i]])) for i in order]
 
 
-def _spelling(score: float, row: int, whole: bool, space: int, trace: tuple[np.ndarray, np.ndarray, np.ndarray],
+def _spelling(score: float, row: int, whole: bool, graph: Graph, trace: tuple[np.ndarray, np.ndarray, np.ndarray],
               frames: np.ndarray) -> Spelling:
     parents, columns, steps = trace
     path: list[int] = []
@@ -131,6 +132,6 @@ def _spelling(score: float, row: int, whole: bool, space: int, trace: tuple[np.n
         path.append(row)
         row = int(parents[row])
     letters = columns[path[::-1]].tolist()
-    if not whole:  # inside a word that cannot end here: back to the last separator
-        letters = letters[:len(letters) - letters[::-1].index(space)] if space in letters else []
+    if not whole:  # inside a word that cannot end here: back to where the last one ended
+        letters = letters[:max((i + 1 for i, c in enumerate(letters) if c in (graph.space, graph.boundary)), default=0)]
     return Spelling(score, tuple(letters), tuple(frames[steps[path[::-1]]][:len(letters)].tolist()), not whole)

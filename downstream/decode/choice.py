@@ -16,7 +16,7 @@ from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.text.lexicon import Lexicon
-from downstream.text.vocabulary import SEPARATOR, Vocabulary
+from downstream.text.vocabulary import SEPARATOR, Vocabulary, named, spelled_as
 from upstream.errors import FormatError, UsageError
 
 WeightedDecoder = BeamDecoder | LexiconDecoder | BatchedDecoder  # those that weigh a language model
@@ -53,6 +53,7 @@ class Choice:
         nbest: candidates that a hypothesis lists.
         hotwords: words to expect, and what each adds in nats; None: the decoder's own, 10 of pyctcdecode's, 5 of ours.
         device: of torch, for `batched`.
+        unspaced: words need no separator between them, for `batched`.
     """
 
     name: Name | None = None
@@ -65,6 +66,7 @@ class Choice:
     nbest: int = 1
     hotwords: tuple[tuple[str, float | None], ...] = ()
     device: str | None = None
+    unspaced: bool = False
 
     @property
     def chosen(self) -> Name:
@@ -84,13 +86,11 @@ class Choice:
             check_size(option, value)
         symbols = tuple(symbols)
         letters = alphabet(symbols, blank).letters
-        for word, _ in self.hotwords:
-            if not word or not letters.issuperset(word):
-                raise UsageError(f"hotword {word!r} cannot be spelled in the recogniser's symbols")
+        hotwords = self._spelled_hotwords(letters)
         if self.chosen == Name.greedy:
             return GreedyDecoder(symbols, blank)
         if self.chosen == Name.beam:
-            return self._beam(symbols, blank)
+            return self._beam(symbols, blank, hotwords)
         given = {"lm": self.lm, "lm_weight": self.lm_weight, "word_score": self.word_score, "beam": self.beam,
                  "tokens_per_frame": self.tokens_per_frame, "nbest": self.nbest}
         settings = {name: value for name, value in given.items() if value is not None}
@@ -103,12 +103,22 @@ class Choice:
         if self.device is not None:
             check_device(self.device)
         words = None if lexicon is None else tuple(lexicon.words)
-        bonus = tuple((word, HOTWORD_NATS if nats is None else nats) for word, nats in self.hotwords)
+        bonus = tuple((word, HOTWORD_NATS if nats is None else nats) for word, nats in hotwords)
         return BatchedDecoder(symbols, blank, lexicon=words, hotwords=bonus, device=self.device,
-                              **settings)  # type: ignore[arg-type]
+                              unspaced=self.unspaced, **settings)  # type: ignore[arg-type]
 
-    def _beam(self, symbols: tuple[str, ...], blank: int) -> BeamDecoder:
-        bonuses = {BeamDecoder.hotword_weight if nats is None else nats for _, nats in self.hotwords}
+    def _spelled_hotwords(self, letters: frozenset[str]) -> tuple[tuple[str, float | None], ...]:
+        """Hotwords in the form of Unicode that the symbols have. Raises UsageError for one that they cannot spell."""
+        found = tuple((spelled_as(word, letters), nats) for word, nats in self.hotwords)
+        for word, _ in found:
+            if not word or not letters.issuperset(word):
+                odd = next((f", which have no {named(c)}" for c in word if c not in letters), "")
+                raise UsageError(f"hotword {word!r} cannot be spelled in the recogniser's symbols{odd}")
+        return found
+
+    def _beam(self, symbols: tuple[str, ...], blank: int,
+              hotwords: tuple[tuple[str, float | None], ...]) -> BeamDecoder:
+        bonuses = {BeamDecoder.hotword_weight if nats is None else nats for _, nats in hotwords}
         if len(bonuses) > 1:
             named = ", ".join(f"{bonus:g}" for bonus in sorted(bonuses))
             raise UsageError(f"hotwords with bonuses of {named}: pyctcdecode has one for all; give the same, or take "
@@ -117,7 +127,7 @@ class Choice:
                  "hotword_weight": next(iter(bonuses), None)}
         settings = {name: value for name, value in given.items() if value is not None}
         return BeamDecoder(symbols, blank, self.lm, tokens_per_frame=self.tokens_per_frame, nbest=self.nbest,
-                           hotwords=tuple(word for word, _ in self.hotwords), **settings)  # type: ignore[arg-type]
+                           hotwords=tuple(word for word, _ in hotwords), **settings)  # type: ignore[arg-type]
 
     def _refuse_what_has_no_effect(self) -> None:
         name = self.chosen
@@ -128,7 +138,8 @@ class Choice:
             "--tokens": (self.tokens_per_frame is not None, {Name.beam, Name.lexicon, Name.batched}),
             "--lexicon": (self.lexicon is not None, {Name.lexicon, Name.batched}),
             "--hotwords": (bool(self.hotwords), {Name.beam, Name.batched}),
-            "--device": (self.device is not None, {Name.batched})}
+            "--device": (self.device is not None, {Name.batched}),
+            "--unspaced": (self.unspaced, {Name.batched})}
         for option, (there, takers) in given.items():
             if there and name not in takers:
                 others = " or ".join(taker.value for taker in Name if taker in takers)

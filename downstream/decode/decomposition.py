@@ -26,7 +26,7 @@ language model says of a reference depends on where its words end, which nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal, get_args
@@ -37,6 +37,7 @@ from downstream.decode.objective import Weighed
 from downstream.score.intervals import ConfidenceInterval, bootstrap_interval
 from downstream.score.rates import Unit, compared_words, word_errors
 from downstream.score.significance import PairedDifference, paired_difference
+from downstream.text.vocabulary import composed
 from upstream.errors import InputError
 
 Blame = Literal["vocabulary", "search", "acoustic", "language", "both"]
@@ -106,14 +107,15 @@ class Decomposition:
     unit: Unit = "word"
 
 
-def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame | None:
+def blame(reference: Weighed, found: Weighed, reachable: bool = True, unit: Unit = "word") -> Blame | None:
     """Whose fault a wrong text is; None where it is right.
 
     Args:
         reference, found: under the score of the decoder that found it.
         reachable: whether the decoder's vocabulary holds every word of the reference.
+        unit: that texts are compared in.
     """
-    if compared_words(reference.text) == compared_words(found.text):
+    if compared_words(reference.text, unit) == compared_words(found.text, unit):
         return None
     if not reachable:
         return "vocabulary"
@@ -127,17 +129,21 @@ def blame(reference: Weighed, found: Weighed, reachable: bool = True) -> Blame |
 
 def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, str]],
               nbest: Mapping[str, Sequence[str]], weighed: Mapping[str, tuple[Weighed, Weighed]],
-              vocabulary: Collection[str], closed: bool = False, unit: Unit = "word") -> Decomposition:
+              vocabulary: Collection[str], closed: bool = False, unit: Unit = "word",
+              words_of: Callable[[str], Sequence[str]] = str.split) -> Decomposition:
     """Take the word errors of a decoding apart.
 
     Args:
         references: {id: text}.
         steps: {name: {id: text}} from the simplest decoding to the one that is taken apart, the last.
         nbest: {id: texts} that the last one listed; the text it chose counts as listed.
-        weighed: {id: (reference, found)} by the score of the last one; nothing where characters are counted.
+        weighed: {id: (reference, found)} by the score of the last one; nothing where characters are counted of words
+            that separators part: what a model says of a reference depends on where its words end.
         vocabulary: words that the language model (or the lexicon) knows.
         closed: whether the decoder can find no other words.
-        unit: that errors are counted in; `character` for references without spaces between words.
+        unit: that errors are counted in; with `character` every number of words here is one of characters, and those
+            of any word of the vocabulary are known.
+        words_of: the words of a reference, as the vocabulary has them.
 
     Raises:
         InputError: no words in the references, or an utterance without a hypothesis, a list or scores.
@@ -154,9 +160,10 @@ def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, st
     errors = {name: [word_errors(references[id], texts[id], unit) for id in ids] for name, texts in steps.items()}
     errors["oracle"] = [oracle_errors(references[id], (found[id], *nbest[id]), unit) for id in ids]
     known, counts = frozenset(vocabulary), [np.asarray(each, dtype=np.int64) for each in errors.values()]
-    blamed = {} if unit == "character" else _blamed(ids, references, errors[list(steps)[-1]], weighed,
-                                                    known if closed else None)
-    return Decomposition(int(words.sum()), tuple(map(_step, errors, counts, [None, *counts], repeat(words))), blamed,
+    lost = {id for id in ids if closed and not known.issuperset(words_of(references[id]))}
+    blamed = _blamed(ids, lost, errors[list(steps)[-1]], weighed, unit) if weighed or unit == "word" else {}
+    return Decomposition(int(words.sum()), tuple(map(_step, errors, counts, [None, *counts], repeat(words))),
+                         blamed,
                          *_by_vocabulary(references, found, known, unit), unit)
 
 
@@ -171,12 +178,12 @@ def _step(name: str, errors: np.ndarray, before: np.ndarray | None, words: np.nd
                 bootstrap_interval(errors, words), change)
 
 
-def _blamed(ids: Sequence[str], references: Mapping[str, str], errors: Sequence[int],
-            weighed: Mapping[str, tuple[Weighed, Weighed]], known: frozenset[str] | None) -> dict[Blame, Part]:
-    """`known`: of a closed vocabulary, else None."""
+def _blamed(ids: Sequence[str], lost: Collection[str], errors: Sequence[int],
+            weighed: Mapping[str, tuple[Weighed, Weighed]], unit: Unit) -> dict[Blame, Part]:
+    """`lost`: utterances whose reference the vocabulary does not hold, where it is closed."""
     parts: dict[Blame, list[int]] = {name: [] for name in BLAMES}
     for id, wrong in zip(ids, errors):
-        whose = blame(*weighed[id], reachable=known is None or known.issuperset(references[id].split()))
+        whose = blame(*weighed[id], reachable=id not in lost, unit=unit)
         if whose is not None:
             parts[whose].append(wrong)
     return {name: Part(len(each), sum(each)) for name, each in parts.items()}
@@ -186,12 +193,10 @@ def _by_vocabulary(references: Mapping[str, str], found: Mapping[str, str], know
                    unit: Unit) -> tuple[WordCounts, WordCounts, int]:
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
-    if unit == "character":
-        known = frozenset(compared_words(" ".join(known), unit))
+    known = known if unit == "word" else frozenset(composed("".join(known)))
     words, errors, insertions = [0, 0], [0, 0], 0  # unknown, known
     for id, text in references.items():
-        # words in the form in which the vocabulary may have them
-        truth = text.split() if unit == "word" else compared_words(text, unit)
+        truth = text.split() if unit == "word" else compared_words(text, unit)  # words as the vocabulary may have them
         for word in truth:
             words[word in known] += 1
         for edit in Levenshtein.editops(compared_words(text, unit), compared_words(found[id], unit)):

@@ -22,7 +22,7 @@ from upstream.errors import InputError
 
 def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Collection[str] | None = None,
             lexicon: Mapping[str, Collection[tuple[str, ...]]] | None = None, seconds: float = 300.0,
-            unit: Unit = "word") -> list[Check]:
+            unit: Unit = "word", unspaced: bool = False) -> list[Check]:
     """Every check that the given things allow.
 
     Args:
@@ -32,6 +32,7 @@ def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Colle
         lexicon: {word: spellings}, the `spellings` of a `Lexicon`.
         seconds: of speech to look at; more is thinned out evenly along utterance lengths. Texts are looked at whole.
         unit: that errors and shares of the references are counted in; `character` for references without spaces.
+        unspaced: the decoder will need no separators between words.
 
     Raises:
         InputError: no utterance, none that has a reference, or only empty ones.
@@ -53,7 +54,7 @@ def examine(emissions: Emissions, references: Mapping[str, str], lm_words: Colle
         checks.append(health_words.references_spelled(texts, letters, unit))
     chosen = set(evenly(emissions, seconds)) & set(ids) or set(ids)
     sample = health_emissions.Sample.of(emissions, [id for id in ids if id in chosen], references)
-    checks += health_emissions.examine(sample, unit)
+    checks += health_emissions.examine(sample, unit, unspaced, lm_words or ())
     if letters is None:
         return checks
     if lm_words is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from downstream.decode.greedy import greedy
 from downstream.decode.likelihood import text_logprobs
 from downstream.emissions import Emissions
 from downstream.heads.ctc import least_frames
-from downstream.score.rates import NO_SPACES, Unit, score, without_spaces
+from downstream.score.rates import NO_SPACES, Unit, mean_word, score, without_spaces
 from downstream.text.vocabulary import composed
 from upstream.errors import InputError
 
@@ -35,6 +35,7 @@ TEMPERATURE_SECONDS = 120.0  # of speech, so that it takes seconds
 # a sign is a syllable.
 CHARACTERS_A_SECOND = (7.0, 22.0), (2.5, 40.0)
 SIGNS_A_SECOND = (2.0, 22.0), (1.0, 40.0)
+WORD_LENGTH = (0.0, 1.5), (0.0, 3.0)  # of a word in the likeliest path, over that of a word of the model
 WORDS_FOUND = (0.6, 1.6), (0.3, 3.0)  # in the likeliest path, for each word of the references
 SILENT = (0.0, 0.05), (0.0, 0.5)  # share of utterances without any text
 TOO_SHORT = (0.0, 0.0), (0.0, 0.05)  # share of utterances
@@ -91,9 +92,15 @@ class Sample:
         return sum(map(len, self.rows)) / self.rate
 
 
-def examine(sample: Sample, unit: Unit = "word") -> list[Check]:
+def examine(sample: Sample, unit: Unit = "word", unspaced: bool = False,
+            model_words: Collection[str] = ()) -> list[Check]:
     """The checks in the order in which one mistake causes the next; those that cannot be made are left out, such as
-    those that need the references' spaces where characters are the unit."""
+    those that need the references' spaces where characters are the unit.
+
+    Args:
+        unspaced: the decoder needs no separators between words.
+        model_words: of the language model, if there is one: as long as these must words be in the likeliest path, too.
+    """
     kind, deviation = kind_of(sample.rows)
     checks = [_values(kind, deviation, sum(map(len, sample.rows)))]
     if kind == "NaN" or not any(map(len, sample.rows)):
@@ -106,10 +113,10 @@ def examine(sample: Sample, unit: Unit = "word") -> list[Check]:
     except InputError as error:
         return [*checks, _symbols(sample, str(error))]
     paths = [greedy(rows, sample.symbols, sample.blank, sample.rate).text for rows in sample.rows]
-    spaced = unit == "word"
-    return [*checks, _symbols(sample), *([_separator(sample, paths)] if spaced else []), _silent(sample, paths),
-            _frame_rate(sample), _room(sample, columns), _agreement(sample, paths, unit),
-            *(_temperature(sample, columns) if spaced else [])]
+    parted = [_separator(sample, paths)] if unit == "word" else \
+        [_parted(paths, model_words)] if model_words and any(paths) and not unspaced else []
+    return [*checks, _symbols(sample), *parted, _silent(sample, paths), _frame_rate(sample), _room(sample, columns),
+            _agreement(sample, paths, unit), *(_temperature(sample, columns) if unit == "word" or unspaced else [])]
 
 
 def kind_of(rows: Sequence[np.ndarray]) -> tuple[Kind, float]:
@@ -215,6 +222,16 @@ def _separator(sample: Sample, paths: Sequence[str]) -> Check:
                   "the column of the word separator is another one, or the recogniser learnt without it: compare the "
                   "symbols with those that it was trained with" +
                   (f"; {NO_SPACES}" if without_spaces(sample.texts, paths) else ""))
+
+
+def _parted(paths: Sequence[str], model_words: Collection[str]) -> Check:
+    """Recognisers of scripts without spaces write no separators, and decoders wait for one after every word."""
+    found, expected = mean_word(paths)[0], mean_word(model_words)[0]
+    return graded("word separator", found / max(expected, 1e-9), *WORD_LENGTH,
+                  f"greedy decoding finds words of {found:.1f} characters, the language model has words of "
+                  f"{expected:.1f}",
+                  "the recogniser writes no separators between the model's words, so that decoders cannot end them: "
+                  "give --unspaced, here and to `tune`")
 
 
 def _silent(sample: Sample, paths: Sequence[str]) -> Check:

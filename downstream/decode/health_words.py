@@ -9,13 +9,15 @@ from pathlib import Path
 from downstream.decode.alphabet import SEPARATORS
 from downstream.decode.check import Check, graded
 from downstream.decode.flashlight_search import WORDS_OF_A_SPELLING
-from downstream.decode.word_model import LEAST_COVERAGE, spelt_share
+from downstream.decode.word_model import LEAST_COVERAGE, other_form, spelt_share
 from downstream.lm.arpa import ngram_counts, read_unigrams
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
 from downstream.score.rates import NO_SPACES, Unit, units_of, without_spaces
-from downstream.text.vocabulary import SEPARATOR
+from downstream.text.vocabulary import LETTERS, SEPARATOR, named
 from upstream.errors import FormatError
+
+_ENGLISH = frozenset(LETTERS)
 
 # (good), (bearable) shares
 REFERENCES_SPELLED = (0.995, 1.0), (0.9, 1.0)
@@ -33,7 +35,7 @@ def references_spelled(texts: Collection[str], letters: frozenset[str], unit: Un
     odd = next((c for word in words for c in word if c not in letters), "")
     return graded("references spelled", share, *REFERENCES_SPELLED,
                   f"the symbols can spell {share:.1%} of the {len(words)} {unit}s of the references"
-                  + (f", no {odd!r} for instance" if odd else ""),
+                  + (f", no {named(odd)} for instance" if odd else ""),
                   _other_case(words, letters, "the references") or "normalise the references as the transcripts of "
                   f"training were (case, digits, punctuation); no decoder can find these {unit}s")
 
@@ -42,11 +44,14 @@ def examine_model(words: Collection[str], texts: Collection[str], letters: froze
                   unit: Unit = "word") -> list[Check]:
     """Of a language model's words: can they be spelled, and do they cover the references?"""
     share = spelt_share(words, letters)
+    odd = next((c for word in words for c in word if c not in letters), "")
     return [
         graded("model spelled", share, *WORDS_SPELLED,
-               f"the symbols can spell {share:.1%} of the {len(words)} words of the language model",
-               _other_case(words, letters, "the language model's text") or "build the model from text normalised as "
-               "the transcripts were (`hubertkit lm build --normalise`)"),
+               f"the symbols can spell {share:.1%} of the {len(words)} words of the language model"
+               + (f", no {named(odd)} for instance" if odd else ""),
+               _other_case(words, letters, "the language model's text") or other_form(words, letters)
+               or "build the model from text normalised as the transcripts were"
+               + (" (`hubertkit lm build --normalise`)" if letters <= _ENGLISH else " (case, digits, punctuation)")),
         _unknown("model coverage", words, texts, unit, "the language model", "build it from text of the same kind, or "
                  "with a larger vocabulary")]
 

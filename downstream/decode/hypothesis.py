@@ -37,6 +37,12 @@ class Candidate(NamedTuple):
     acoustic: float  # of the text's alignments that the search kept, summed over them
     lm: float  # of the text with sentence ends by the decoder's model, unweighted; 0 without one
     unknown: int  # words that the language model does not hold
+    words: int | None = None  # that the score counts, where they are not those that spaces part
+
+    @property
+    def word_count(self) -> int:
+        """Words that the score counts."""
+        return len(self.text.split()) if self.words is None else self.words
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class Hypothesis:
 
     Attributes:
         id: of the utterance.
-        text: words joined by single spaces; "" where nothing was recognised.
+        text: words joined by single spaces, of `unspaced` decoding only where a separator was heard; "" where nothing
+            was recognised.
         score: natural logarithm; what the decoder ranked by.
         acoustic: natural logarithm of the emissions' share of it.
         lm: natural-log probability by the decoder's language model, unweighted; 0 without one.
@@ -66,6 +73,17 @@ class Hypothesis:
     nbest: tuple[Candidate, ...] = ()
     confidences: tuple[float, ...] = ()
     unfinished: bool = False
+
+
+def spaces_before(hypothesis: Hypothesis) -> list[bool]:
+    """Of each word whether it is the first one or a space stands before it in the text; `unspaced` decoding puts none
+    where no separator was heard."""
+    found, place = [], 0
+    for word in hypothesis.words:
+        spaced = not place or hypothesis.text[place:place + 1] == " "
+        found.append(spaced)
+        place += len(word.word) + (spaced and place > 0)
+    return found
 
 
 def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis], provenance: dict[str, Any] | None = None) -> None:
@@ -138,10 +156,15 @@ def _candidate(found: dict[str, Any]) -> Candidate:
         raise ValueError(f"{numbers} of an n-best list are no logarithms")
     if more := found.keys() - {*Candidate._fields}:
         raise ValueError(f"{', '.join(sorted(more))}: no such field of an n-best list")
-    unknown = float(found["unknown"])
-    if unknown != unknown // 1:
-        raise ValueError(f"unknown is {unknown}, expected a whole number of words")
-    return Candidate(text=_text(found["text"]), unknown=int(unknown), **numbers)
+    words = None if found.get("words") is None else _number_of_words(found, "words")
+    return Candidate(text=_text(found["text"]), unknown=_number_of_words(found, "unknown"), words=words, **numbers)
+
+
+def _number_of_words(found: dict[str, Any], name: str) -> int:
+    number = float(found[name])
+    if number != number // 1:
+        raise ValueError(f"{name} is {number}, expected a whole number of words")
+    return int(number)
 
 
 def _text(value: Any) -> str:
@@ -152,5 +175,6 @@ def _text(value: Any) -> str:
 
 def _plain(hypothesis: Hypothesis) -> dict[str, Any]:
     record = asdict(hypothesis)  # named tuples stay tuples
-    record["nbest"] = [candidate._asdict() for candidate in hypothesis.nbest]
+    record["nbest"] = [{name: value for name, value in candidate._asdict().items() if value is not None}
+                       for candidate in hypothesis.nbest]
     return {key: value for key, value in record.items() if key not in _OPTIONAL or value}

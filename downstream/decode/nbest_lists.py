@@ -45,12 +45,13 @@ class NBestLists:
         for hypothesis in hypotheses:
             found = self._found[hypothesis.id]
             # an utterance without frames has no list, only its empty text
-            for c in hypothesis.nbest or (Candidate(hypothesis.text, 0.0, hypothesis.acoustic, hypothesis.lm, 0),):
+            for c in hypothesis.nbest or (Candidate(hypothesis.text, 0.0, hypothesis.acoustic, hypothesis.lm, 0,
+                                                    len(hypothesis.words)),):
                 old = found.get(c.text)
                 wrong = word_errors(self._references[hypothesis.id], c.text, self._unit) if old is None else old[3]
                 # the sum over alignments that a narrow beam sees is too small, never too large
                 acoustic = c.acoustic if old is None else max(c.acoustic, old[0])
-                found[c.text] = (acoustic, c.lm + self._unknown_penalty * c.unknown, len(c.text.split()), wrong)
+                found[c.text] = (acoustic, c.lm + self._unknown_penalty * c.unknown, c.word_count, wrong)
             errors.append(found[hypothesis.text][3])
         return np.asarray(errors, np.int64)
 

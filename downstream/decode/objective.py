@@ -14,6 +14,7 @@ from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import WeightedDecoder
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.likelihood import text_logprobs
+from downstream.decode.parting import Parting
 from downstream.decode.word_model import UNKNOWN_LOG10, WordModel, load_word_model
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
@@ -58,6 +59,7 @@ class Objective:
         best_path: p is that of the best alignment, as flashlight has it, not the sum over all.
         vocabulary: words that the decoder finds; of an open vocabulary those that the language model knows.
         closed: whether it finds no other words.
+        parting: how texts fall apart into words that need no separator between them; None: at spaces.
     """
 
     language: TextScore
@@ -67,13 +69,15 @@ class Objective:
     best_path: bool = False
     vocabulary: frozenset[str] = frozenset()
     closed: bool = False
+    parting: Parting | None = None
 
     @staticmethod
     def of(decoder: WeightedDecoder) -> Objective:
         """What a decoder with a language model ranks by.
 
         Raises:
-            UsageError: no language model, or a lexicon with other spellings than by characters.
+            UsageError: no language model, a lexicon with other spellings than by characters, or unspaced search of
+                any words.
             FormatError: a language model that is neither an ARPA file nor packed arrays.
         """
         if decoder.lm is None:
@@ -90,9 +94,18 @@ class Objective:
         if isinstance(decoder, LexiconDecoder):
             return Objective(language, decoder.lm_weight, decoder.word_score, best_path=not decoder.log_add,
                              vocabulary=words, closed=True)
-        closed = decoder.unknown_penalty is None
+        closed, parting = decoder.unknown_penalty is None, None
+        if decoder.unspaced and not closed:
+            raise UsageError("unspaced search of any words: a text of unknown ones can be parted anywhere, so errors "
+                             "are not taken apart; leave unknown_penalty out")
+        if decoder.unspaced:
+            parting = Parting(load_arrays(lm), words, decoder.lm_weight, decoder.word_score)
         return Objective(language, decoder.lm_weight, decoder.word_score, decoder.unknown_penalty or 0.0,
-                         vocabulary=words if closed else known, closed=closed)
+                         vocabulary=words if closed else known, closed=closed, parting=parting)
+
+    def words_of(self, text: str) -> list[str]:
+        """The words of a text that the score counts."""
+        return text.split() if self.parting is None else self.parting.part(text)
 
     def weigh(self, texts: Sequence[str], logprobs: np.ndarray, columns: Alphabet) -> list[Weighed]:
         """The parts of the scores of texts of one utterance.
@@ -105,8 +118,9 @@ class Objective:
         return [Weighed(text, each, self._language(text)) for text, each in zip(plain, acoustic, strict=True)]
 
     def _language(self, text: str) -> float:
-        lm, unknown = self.language(text)
-        return self.lm_weight * (lm + self.unknown_penalty * unknown) + self.word_score * len(text.split())
+        words = self.words_of(text)
+        lm, unknown = self.language(" ".join(words))
+        return self.lm_weight * (lm + self.unknown_penalty * unknown) + self.word_score * len(words)
 
 
 def text_scores(path: Path) -> tuple[TextScore, frozenset[str]]:

@@ -46,6 +46,7 @@ class DecodingRecipe:
     silence_score: float | None = None  # nats for each frame of a separator; of the lexicon decoder
     nbest: int = 1  # candidates that a hypothesis lists
     device: str | None = None  # of torch, for batched; numpy on the CPU if not given
+    unspaced: bool = False  # words need no separator between them: of scripts without spaces; of the batched decoder
     published: dict[str, dict[str, PublishedWeights]] = field(default_factory=dict)  # by pretrained_on and labels
 
     def __post_init__(self) -> None:
@@ -54,6 +55,8 @@ class DecodingRecipe:
         if self.beam_threshold is not None and self.decoder not in (Name.lexicon, Name.batched):
             raise ValueError(f"beam_threshold is for decoder=lexicon and batched, not {self.decoder.value}; set it to "
                              "null")
+        if self.unspaced and self.decoder != Name.batched:
+            raise ValueError(f"unspaced is for decoder=batched, not {self.decoder.value}; leave it out")
         if self.published and self.lm is None:
             raise ValueError("lm=FILE must be given: the language model that the published weights are of")
         if self.lm is None and (self.lm_weight is not None or self.word_score is not None):
@@ -94,7 +97,7 @@ class DecodingRecipe:
         made = Choice(self.decoder, None if self.lm is None else Path(self.lm),
                       None if self.lexicon is None else Path(self.lexicon), lm_weight, word_score,
                       self.beam if searches else None, self.tokens_per_frame, self.nbest,
-                      hotwords, self.device).make(symbols, blank)
+                      hotwords, self.device, self.unspaced).make(symbols, blank)
         if self.beam_threshold is not None:
             made = replace(made, beam_threshold=self.beam_threshold)  # type: ignore[call-arg,arg-type]
         if isinstance(made, LexiconDecoder) and self.silence_score is not None:

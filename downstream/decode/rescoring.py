@@ -174,7 +174,7 @@ class _Table:
         found = candidates_of(hypothesis)
         if not found:
             return _Table(np.zeros((1, 4)), np.asarray([word_errors(reference, hypothesis.text, unit)]))
-        parts = [(c.acoustic, lm, len(c.text.split()), c.lm + PENALTY * c.unknown)
+        parts = [(c.acoustic, lm, c.word_count, c.lm + PENALTY * c.unknown)
                  for c, lm in zip(found, scores, strict=True)]
         return _Table(np.asarray(parts), np.asarray([word_errors(reference, c.text, unit) for c in found]))
 
@@ -207,7 +207,7 @@ def _rescored(hypothesis: Hypothesis, scores: Sequence[float], weights: Weights)
     for candidate, lm in zip(candidates_of(hypothesis), scores, strict=True):
         ngram = candidate.lm + PENALTY * candidate.unknown
         total = (candidate.acoustic + weights.lm_weight * lm + weights.ngram_weight * ngram
-                 + weights.word_score * len(candidate.text.split()))
+                 + weights.word_score * candidate.word_count)
         found.append(candidate._replace(score=total))
     if not found:
         return hypothesis

@@ -19,6 +19,7 @@ import numpy as np
 from downstream.decode.alphabet import alphabet
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import WeightedDecoder, name_of
+from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.nbest_lists import NBestLists, Point, best
@@ -30,7 +31,7 @@ from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays
 from downstream.lm.scoring import LN10
 from downstream.score.intervals import bootstrap_interval
-from downstream.score.rates import Unit
+from downstream.score.rates import Unit, word_errors
 from downstream.score.shared import refuse_shared
 from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import spelled_as
@@ -101,6 +102,7 @@ class Tuning:
         beam: hypotheses kept; the best of those asked for.
         wer: of decoding with them, in percent, on the utterances tuned on; for n-best lists, but where `beams` were
             tried.
+        greedy_wer: of greedy decoding on the same utterances: where it is lower, something does not fit.
         wer_interval: 95 % of it, by resampling utterances; None of one. A rate on what was tuned on is too good all the
             same.
         on_edge: which of the two weights lie on the edge of what was tried; the best may lie beyond. No `lm_weight`
@@ -119,6 +121,7 @@ class Tuning:
     word_score: float
     beam: int
     wer: float
+    greedy_wer: float
     wer_interval: tuple[float, float] | None
     on_edge: tuple[str, ...]
     surface: tuple[Point, ...]
@@ -179,9 +182,11 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
         tried, wrong = _try_beams(tuned, sorted(set(beams)), lists, decode)
         tuned = replace(tuned, beam=min(tried, key=lambda point: (point.wer, point.beam)).beam)
     ends = bootstrap_interval(wrong, lists.words).ends
-    return Tuning(name_of(tuned).value, tuned.lm_weight, tuned.word_score, tuned.beam, lists.rate(wrong), ends,
-                  _edges(top, search), (*decoded, *rescored), tuple(tried), len(ids), round(decode.seconds, 2),
-                  len(emissions), coverage, emissions.hash, emissions.manifest_hash, unit)
+    greedy = decode_all(emissions, GreedyDecoder(decoder.symbols, decoder.blank), ids, workers=workers)
+    plain = np.asarray([word_errors(texts[hypothesis.id], hypothesis.text, unit) for hypothesis in greedy])
+    return Tuning(name_of(tuned).value, tuned.lm_weight, tuned.word_score, tuned.beam, lists.rate(wrong),
+                  lists.rate(plain), ends, _edges(top, search), (*decoded, *rescored), tuple(tried), len(ids),
+                  round(decode.seconds, 2), len(emissions), coverage, emissions.hash, emissions.manifest_hash, unit)
 
 
 class _Decoding:

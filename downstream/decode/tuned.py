@@ -21,7 +21,7 @@ T = TypeVar("T")
 def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight: float | None = None,
               word_score: float | None = None, tuned: Path | None = None, beam: int | None = None,
               tokens: int | None = None, lexicon: Path | None = None, hotwords: str | None = None,
-              device: str | None = None, nbest: int = 1) -> Choice:
+              device: str | None = None, nbest: int = 1, unspaced: bool | None = None) -> Choice:
     """A decoder with its settings, from the options of a command.
 
     Raises:
@@ -41,10 +41,13 @@ def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight:
         elif found.lexicon is not None and lexicon is None:
             say(f"{tuned}: tuned with the lexicon {found.lexicon}; without --lexicon the words are those of the "
                 "language model")
+        if unspaced and not found.unspaced:
+            say(f"{tuned}: tuned without --unspaced; its weights may not suit it")
         if found.lm is not None and lm is not None:
             _tell_other_model(found.lm, found.lm_sha256, lm, tuned)
     return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score, beam or found.beam,
-                  tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device)
+                  tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device,
+                  bool(unspaced or found.unspaced))
 
 
 def tell_other_recogniser(tuned: Path | None, own: Callable[[], str | None]) -> None:
@@ -108,6 +111,7 @@ class _Tuned:
     lm: str | None = None
     lm_sha256: str | None = None
     recogniser_hash: str | None = None
+    unspaced: bool = False
 
     @staticmethod
     def read(path: Path) -> _Tuned:
@@ -119,7 +123,7 @@ class _Tuned:
             made = _Tuned(float(found["lm_weight"]), float(found["word_score"]), _if(Name, found.get("decoder")),
                          _if(int, found.get("beam")), _if(int, found.get("tokens_per_frame")),
                          _if(str, found.get("lexicon")), _if(str, found.get("lm")), _if(str, found.get("lm_sha256")),
-                         _if(str, found.get("recogniser_hash")))
+                         _if(str, found.get("recogniser_hash")), bool(found.get("unspaced", False)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: not what `hubertkit tune` writes") from error
         if neural:

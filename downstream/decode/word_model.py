@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from downstream.decode.alphabet import Alphabet
 from downstream.given_files import check_lasting
 from downstream.lm.arpa import read_unigrams
 from downstream.lm.scoring import LN10, load_kenlm
 from downstream.score.rates import NO_SPACES, Unit, units_of, without_spaces
+from downstream.text.vocabulary import named
 from upstream.errors import FormatError, InputError
+from upstream.progress import say
 
 UNKNOWN_LOG10 = -10.0  # on top of the model's own <unk>; pyctcdecode's default
 MODEL, LEXICON = "the language model", "the lexicon"
@@ -116,7 +119,8 @@ def _vocabulary(path: Path, modified: int, size: int) -> KnownWords:
 
 
 def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float:
-    """Whether the recogniser can spell the words of a language model.
+    """Whether the recogniser can spell the words of a language model. Words that it can spell in another form of
+    Unicode alone, which decoders never find, are told.
 
     Returns:
         The share of words that it can spell.
@@ -125,15 +129,41 @@ def check_language_model(unigrams: Collection[str], alphabet: Alphabet) -> float
         InputError: less than 80 %; with the reason where it is upper against lower case.
     """
     share = spelt_share(unigrams, alphabet.letters)
+    apart = "" if share == 1 else other_form(unigrams, alphabet.letters)
     if share >= LEAST_COVERAGE:
+        if apart:
+            _say_once(f"warning: {apart}; those words are never found")
         return share
+    if apart:
+        raise InputError(apart)
     found = f"the recogniser can spell {share:.0%} of the {len(unigrams)} words of the language model"
     for name, other in (("upper", str.upper), ("lower", str.lower)):
         if spelt_share([other(word) for word in unigrams], alphabet.letters) >= LEAST_COVERAGE:
             raise InputError(f"{found}: its symbols are {name} case; build the language model from {name}-case text")
     odd = next(character for word in unigrams for character in word if character not in alphabet.letters)
-    raise InputError(f"{found}, at least {LEAST_COVERAGE:.0%} are needed and it has no symbol {odd!r} for instance; "
-                     "build it from text normalised as the transcripts were, or is it of another language?")
+    raise InputError(f"{found}, at least {LEAST_COVERAGE:.0%} are needed and it has no symbol {named(odd)} for "
+                     "instance; build it from text normalised as the transcripts were, or is it of another language?")
+
+
+def other_form(words: Collection[str], letters: frozenset[str]) -> str:
+    """What to do where some words of a language model can be spelled in another form of Unicode; "" where none can."""
+    lost = [word for word in words if not letters.issuperset(word)]
+    forms: tuple[tuple[Literal["NFC", "NFD"], str], ...] = (
+        ("NFC", "build it again with `hubertkit lm build`, which writes NFC, or convert the ARPA file, "
+                "e.g. with `uconv -x any-nfc`"),
+        ("NFD", "convert the ARPA file, e.g. with `uconv -x any-nfd`"))
+    for form, way in forms:
+        apart = sum(letters.issuperset(unicodedata.normalize(form, word)) for word in lost)
+        if apart:
+            return (f"{apart} of the {len(words)} words of the language model are not in the form of Unicode that the "
+                    f"recogniser's symbols have, {form}: {way}")
+    return ""
+
+
+@lru_cache(maxsize=16)
+def _say_once(line: str) -> None:
+    """Decoders of other weights look at the same model again."""
+    say(line)
 
 
 def check_coverage(whose: str, known: Collection[str], texts: Collection[str], least: float = LEAST_COVERAGE,

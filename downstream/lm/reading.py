@@ -7,7 +7,6 @@ import gzip
 import re
 import zlib
 from array import array
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
@@ -17,7 +16,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from downstream.given_files import check_readable
+from downstream.text.vocabulary import composed
 from upstream.errors import InputError
+from upstream.progress import say
 
 UNK, BOS, EOS = 0, 1, 2
 SPECIALS = ("<unk>", "<s>", "</s>")
@@ -25,12 +26,51 @@ RESERVED = (*SPECIALS, "<UNK>")  # what a text may not hold: lmplz takes <UNK>, 
 _RESERVED = frozenset(word.encode() for word in RESERVED)
 _SPACES = bytes.maketrans(b"\t\r\0", b"   ")
 _WORD = re.compile(r"[^ \t\n\v\f\r\0]+")
+_NO_WIDTH = "\u200b"  # ends words of Thai and Khmer, and is no white space
 _READ = 1 << 20  # bytes at a time
 _TOKENS = 1 << 20  # handed on at a time
 _LINES = 10_000  # between reports of progress
 
 Progress = Callable[[float, float], None]
-Ids = defaultdict[bytes, int]
+
+
+class _Ids(dict[bytes, int]):
+    """Ids of words as they stand in a text. A new word gets the next id when it is looked up, and one that is not in
+    Unicode's NFC that of the word that it looks like.
+
+    Attributes:
+        words: of every id.
+        spaced: those that hold white space.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[bytes] = []
+        self.spaced: list[str] = []
+
+    def __missing__(self, word: bytes) -> int:
+        plain = word if word.isascii() else self._composed(word)
+        if plain == word:
+            self.words.append(word)
+        self[word] = found = len(self.words) - 1 if plain == word else self[plain]
+        return found
+
+    def _composed(self, word: bytes) -> bytes:
+        """Of what is no UTF-8 the same, which is told where words are listed."""
+        try:
+            text = composed(word.decode())
+        except UnicodeDecodeError:
+            return word
+        if any(c.isspace() or c == _NO_WIDTH for c in text):
+            self.spaced.append(text)
+        return text.encode()
+
+    def tell_spaced(self) -> None:
+        """Say so where words hold white space."""
+        if self.spaced:
+            odd = next(c for c in self.spaced[0] if c.isspace() or c == _NO_WIDTH)
+            say(f"warning: {len(self.spaced)} different words hold white space that parts no words here, such as "
+                f"{self.spaced[0][:40]!r} with U+{ord(odd):04X}; make it spaces in the text first")
 
 
 @dataclass(frozen=True)
@@ -50,9 +90,10 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
               progress: Progress | None = None) -> Text:
     """Read plain or gzipped texts, one sentence a line, as one text.
 
-    Words are split at spaces, tabs, carriage returns and NUL; nothing else is normalised. A blank line is a sentence of
-    no words; a last line without a newline gets no `</s>` (all as lmplz does). A byte order mark at the beginning of a
-    file is no part of its first word.
+    Words are split at spaces, tabs, carriage returns and NUL; other white space is a part of words, which is told. A
+    blank line is a sentence of no words; a last line without a newline gets no `</s>` (all as lmplz does). Words are
+    brought into Unicode's NFC, as symbols of recognisers are; nothing else is normalised. A byte order mark at the
+    beginning of a file is no part of its first word.
 
     Args:
         skip_symbols: treat `<s>`, `</s>`, `<unk>` and `<UNK>` in the text as white space instead of refusing them.
@@ -65,7 +106,7 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
     """
     ids = _specials()
     tokens = np.concatenate(list(_tokens(paths, ids, skip_symbols, normalise, progress)))
-    return Text([_decoded(word, paths) for word in ids], tokens)
+    return Text([_decoded(word, paths) for word in ids.words], tokens)
 
 
 def split_words(sentence: str) -> list[str]:
@@ -93,19 +134,17 @@ def read_text_to_file(paths: Sequence[Path], file: BinaryIO, skip_symbols: bool 
     for tokens in _tokens(paths, ids, skip_symbols, normalise, progress):
         file.write(tokens.data)
         longest = max(longest, longest_ngram(tokens))
-    return [_decoded(word, paths) for word in ids], longest
+    return [_decoded(word, paths) for word in ids.words], longest
 
 
-def _specials() -> Ids:
-    """Ids of words; a new word gets the next id when it is looked up."""
-    ids: Ids = defaultdict()
-    ids.default_factory = ids.__len__
+def _specials() -> _Ids:
+    ids = _Ids()
     for special in SPECIALS:
         ids[special.encode()]
     return ids
 
 
-def _tokens(paths: Sequence[Path], ids: Ids, skip_symbols: bool, normalise: Callable[[str], str] | None,
+def _tokens(paths: Sequence[Path], ids: _Ids, skip_symbols: bool, normalise: Callable[[str], str] | None,
             progress: Progress | None) -> Iterator[np.ndarray]:
     """Ids of a text, some at a time, int32."""
     sizes = [_size(path) for path in paths]
@@ -133,6 +172,7 @@ def _tokens(paths: Sequence[Path], ids: Ids, skip_symbols: bool, normalise: Call
     if normalise is not None and not worded:
         raise InputError(f"{', '.join(map(str, paths))}: no word is left after normalising, which keeps A to Z and the "
                          "apostrophe; read text in other letters as it is (without --normalise)")
+    ids.tell_spaced()
     yield np.array(held, np.int32)
 
 

@@ -7,6 +7,7 @@ Scripts without spaces between words have no word error rate: their characters a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,9 +20,13 @@ from upstream.errors import InputError
 Unit = Literal["word", "character"]  # that errors are counted in; of characters, white space is none
 RATES = ("wer", "cer")  # of words, of characters
 
-NO_SPACES = "where the references have no spaces between words, take --characters"
+NO_SPACES = "where the references have no spaces between words, take --characters (unit=character in recipes)"
 _LONG_WORD = 12.0  # characters, longer than those of any language with spaces are on average
+_PHRASE = 8.0  # characters, longer than words of scripts without spaces are on average where a text has been parted
 _ONE_WORD = 2.0  # words of a text, on average, below which it may be one without spaces
+# Scripts that are written without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, kana and hanzi.
+_UNSPACED = re.compile("[\u0e01-\u0e4e\u0e81-\u0ece\u0f40-\u0fbc\u1000-\u109f\u1780-\u17d3\u3041-\u30ff\u31f0-\u31ff"
+                       "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
 
 
 @dataclass(frozen=True)
@@ -129,14 +134,25 @@ def units_of(text: str, unit: Unit) -> list[str]:
 
 
 def without_spaces(texts: Iterable[str], spaced: Iterable[str]) -> bool:
-    """Whether texts look as if they had no spaces between words, beside texts (or words) that do: their words are more
-    than twice as long on average, and long, or hardly any text has two of them."""
+    """Whether texts look as if they had no spaces between words: by their script (`of_phrases`), or beside texts (or
+    words) that have them: their words are more than twice as long on average, and long, or hardly any text has two."""
     texts = list(texts)
-    mean, count = _mean_word(texts)
-    return (mean >= _LONG_WORD or count < _ONE_WORD * len(texts)) and mean > 2 * _mean_word(spaced)[0] > 0
+    mean, count = mean_word(texts)
+    beside = (mean >= _LONG_WORD or count < _ONE_WORD * len(texts)) and mean > 2 * mean_word(spaced)[0] > 0
+    return beside or of_phrases(texts)
 
 
-def _mean_word(texts: Iterable[str]) -> tuple[float, int]:
+def of_phrases(texts: Iterable[str]) -> bool:
+    """Whether texts are of a script without spaces between words, and what spaces part in them are phrases: they are
+    long on average, or hardly any text has two of them."""
+    texts = [text for text in texts if text]
+    mean, count = mean_word(texts)
+    if mean < _PHRASE and count >= _ONE_WORD * len(texts):
+        return False
+    return 2 * sum(len(_UNSPACED.findall(text)) for text in texts) > mean * count > 0
+
+
+def mean_word(texts: Iterable[str]) -> tuple[float, int]:
     """Characters of a word on average, 0 where there is none, and the number of words."""
     words = [word for text in texts for word in text.split()]
     return sum(map(len, words)) / max(1, len(words)), len(words)
@@ -148,11 +164,18 @@ def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> 
     missing = [id for id in references if id not in hypotheses]
     if missing:
         raise InputError(f"{missing[0]}: no hypothesis ({_of(missing, references)} references have none); "
-                         "decode all utterances, or score against the references of those decoded")
+                         + (_apart(missing[0], hypotheses) or "decode all utterances, or score against the references "
+                            "of those decoded"))
     unknown = [id for id in hypotheses if id not in references]
     if unknown:
         raise InputError(f"{unknown[0]}: no reference ({_of(unknown, hypotheses)} hypotheses have none); "
                          "give the references of what was decoded")
+
+
+def _apart(id: str, others: Iterable[str]) -> str:
+    """What to do where one of the other ids looks the same."""
+    alike = any(composed(other) == composed(id) for other in others)
+    return "one of the same looks is in another form of Unicode: write ids in NFC on both sides" * alike
 
 
 def _of(some: Sequence[str], whole: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downstream.given_files import check_readable
-from downstream.text.vocabulary import SEPARATOR, Vocabulary
+from downstream.text.vocabulary import SEPARATOR, Vocabulary, composed, spelled_word
 from upstream.disk import writing
 from upstream.errors import FormatError, InputError, some_of
 
@@ -37,12 +37,13 @@ class Lexicon:
 
     @staticmethod
     def spelled(words: Iterable[str], vocabulary: Vocabulary) -> Lexicon:
-        """Every word by its characters and the separator; a word given twice stands there once.
+        """Every word by its characters and the separator, in the form of Unicode that the symbols have; a word given
+        twice stands there once.
 
         Raises:
             InputError: words with characters that the vocabulary lacks, empty ones, or none at all.
         """
-        unique = list(dict.fromkeys(words))
+        unique = list(dict.fromkeys(spelled_word(word, vocabulary.letters) for word in words))
         bad = [word for word in unique if not word or not vocabulary.letters.issuperset(word)]
         if bad:
             raise InputError(f"{len(bad)} of {len(unique)} words cannot be spelled in the recogniser's symbols: "
@@ -111,11 +112,14 @@ def _of_list(path: Path, words: dict[int, str], vocabulary: Vocabulary | None) -
     try:
         return Lexicon.spelled(list(words.values()), vocabulary)
     except InputError as error:
-        number = next((n for n, word in words.items() if not vocabulary.letters.issuperset(word)), None)
+        letters = vocabulary.letters
+        number = next((n for n, word in words.items() if not letters.issuperset(spelled_word(word, letters))), None)
         raise InputError(f"{path}{'' if number is None else f', line {number}'}: {error}") from error
 
 
 def _entry(where: str, line: str, known: frozenset[str] | None) -> tuple[str, Spelling]:
+    if known is not None and not known.issuperset(line.partition("\t")[2].split()):  # as files of macOS may be
+        line = composed(line)
     word, tab, spelled = line.partition("\t")
     spelling = tuple(spelled.split())
     if not (word and tab and spelling) or word != word.strip() or " " in word:

@@ -128,7 +128,7 @@ class Vocabulary:
 
     def shown(self) -> str:
         """The letters in a row or, of many, their number."""
-        single = [s for s in self.symbols if s in self.letters]
+        single = [seen(s) for s in self.symbols if s in self.letters]
         return "".join(single) if len(single) <= 40 else f"{len(single)} characters"
 
     def _odd(self, text: str) -> str | None:
@@ -138,6 +138,24 @@ class Vocabulary:
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+
+def seen(character: str) -> str:
+    """A character as it can be read: a mark on a circle, or it would sit on its neighbour; what is not seen by its
+    number."""
+    if hidden(character):
+        return f"U+{ord(character):04X}"
+    return f"\u25cc{character}" if unicodedata.category(character).startswith("M") else character
+
+
+def named(character: str) -> str:
+    """A character in a message: in quotes, with its number where it may look like another one."""
+    return repr(character) if character.isascii() else f"{seen(character)!r} (U+{ord(character):04X})"
+
+
+def hidden(character: str) -> bool:
+    """Whether nothing is seen of a character, such as a mark of direction, though it is no white space."""
+    return unicodedata.category(character) in ("Cf", "Cc", "Co", "Cn", "Cs")
 
 
 def composed(text: str) -> str:
@@ -163,10 +181,11 @@ def spelled_as(text: str, letters: frozenset[str]) -> str:
     Returns:
         Each word in NFC or, where that does not consist of the letters, as it is or in NFD; as it is where none does.
     """
-    return " ".join(_spelled_as(word, letters) for word in text.split())
+    return " ".join(spelled_word(word, letters) for word in text.split())
 
 
-def _spelled_as(word: str, letters: frozenset[str]) -> str:
+def spelled_word(word: str, letters: frozenset[str]) -> str:
+    """As `spelled_as`, of a single word."""
     whole = composed(word)  # first: where some accents are symbols of their own, no letter has two spellings
     if letters.issuperset(whole):
         return whole

@@ -12,7 +12,7 @@ from tones import write_tones
 from benchmarks.low_resource import Grid, _cell
 from benchmarks.low_resource import run as compare_encoders
 from benchmarks.low_resource_checks import Planned
-from benchmarks.low_resource_recipe import SHIPPED, Cell, LowResourceRecipe, micro_batches
+from benchmarks.low_resource_recipe import SHIPPED, Cell, DecodingRecipe, LowResourceRecipe, micro_batches
 from benchmarks.low_resource_scratch import scratch_encoder, told_shape
 from benchmarks.low_resource_splits import Splits
 from benchmarks.results import read_results
@@ -336,4 +336,17 @@ def test_another_decoder_decodes_anew_and_trains_nothing(done, data, tmp_path):
 
 def test_a_decoding_of_before_there_was_a_choice_is_not_stale(done):
     made = read_json(done[1] / "cells/3min-other/decoded/stage.json")
-    assert "decoder" not in made["settings"]
+    assert not {"decoder", "unspaced", "unit"} & set(made["settings"])
+
+
+def test_scripts_without_spaces_are_tuned_by_characters_and_searched_unspaced(done, data, tmp_path):
+    """The comparison was refused for a model without the words of the references, and told to take an option that it
+    does not have."""
+    _, trained = again(done, data, tmp_path, lambda found: replace(found, decoding=replace(
+        found.decoding, decoder="batched", tokens_per_frame=None, unspaced=True, unit="character")))
+    assert trained == []
+    made = read_json(tmp_path / "out/cells/3min-other/decoded/stage.json")
+    assert (made["settings"]["unspaced"], made["settings"]["unit"]) == (True, "character")
+    assert read_json(tmp_path / "out/cells/3min-other/decoded/tuning.json")["unit"] == "character"
+    with pytest.raises(ValueError, match="unspaced is for decoder=batched, not beam"):
+        DecodingRecipe(unspaced=True)

@@ -84,6 +84,18 @@ def test_neighbours_share_the_gap_and_the_ends_are_the_recordings():
     assert [tuple(w[:2]) for w in found.words] == [pytest.approx((0.0, 0.04)), pytest.approx((0.04, 0.09))]
 
 
+def test_characters_of_a_script_without_spaces_are_aligned_one_by_one():
+    """A sentence of Mandarin was one word, and of no dictionary. A letter of Hindi keeps its sign."""
+    vocabulary = Vocabulary.of(["他看书", "कि"])
+    text, dictionary = "他看书 कि", {"他": ("t", "a1"), "书": ("sh", "u1")}
+    rows = emissions("-他-看--书-|क-ि", vocabulary.symbols)
+    found = align_text(rows, text, vocabulary, 50.0, 0.3, dictionary, characters=True)
+    assert [w.label for w in found.words] == ["他", "看", "书", "कि"]
+    assert [p.label for p in found.phones] == ["t", "a1", "spn", "sh", "u1", "spn"]
+    assert found.words[1][:2] == pytest.approx((0.05, 0.1))
+    assert align_text(rows, text, vocabulary, 50.0, 0.3).words[0].label == "他看书"
+
+
 def test_phones_follow_the_letters():
     """Three letters at 0, .1 and .4 s of a word until .5: the first of three phones lasts .1 s, the second .3."""
     word = Interval(0.0, 0.5, "cat")

@@ -1,6 +1,7 @@
 """What each format writes, by hand; and that cues fit on a screen."""
 
 import json
+import unicodedata
 from itertools import pairwise
 
 import pytest
@@ -88,3 +89,15 @@ def test_a_slow_word_stays_whole(word):
     """Found in review: OH, said over six seconds, was cut to O and H."""
     slow = SpokenWord(word, 0.5, 7.1, 1.0)
     assert list(cues([slow])) == [[slow]]
+
+
+@pytest.mark.parametrize(("syllable", "name"), [
+    ("क्ष", "a conjunct"), ("क्\u200dष", "a conjunct with a joiner"), ("เก่า", "vowels around a consonant"),
+    ("น้ำ", "a vowel behind"), (unicodedata.normalize("NFD", "한"), "a syllable in parts"), ("ມື້", "Lao")])
+def test_a_phrase_is_not_cut_within_a_syllable(syllable, name):
+    """Cuts fell between the halves of a conjunct and before or behind vowels of Thai."""
+    for times in (20, 31, 45):
+        found = list(cues([SpokenWord(syllable * times, 0.0, 25.0, 1.0)]))
+        assert len(found) > 1, name
+        assert all(len(word.word) % len(syllable) == 0 for cue in found for word in cue), name
+        assert "".join(word.word for cue in found for word in cue) == syllable * times

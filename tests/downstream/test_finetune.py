@@ -731,6 +731,15 @@ def test_what_cannot_be_written_is_named_before_training_with_the_way_out(corpus
     assert not (tmp_path / "asr").exists() or not (tmp_path / "asr/model.safetensors").exists()
 
 
+def test_dev_without_spaces_is_told_to_look_at_characters(corpus):
+    """The first number of every validation was the share of wrong sentences, and called wer."""
+    rows = [dataclasses.replace(u, text="今天看书") for u in Manifest.load(corpus / "dev.arrow")]
+    said = []
+    train = Manifest.load(corpus / "train.arrow")
+    warn_of_dev(train, Manifest.of(rows, "test"), Vocabulary.of(["今天看书"]), said.append)
+    assert sum("no spaces between words" in line and "look at cer" in line for line in said) == 1
+
+
 def test_symbols_of_transcripts_that_are_not_there_are_refused(corpus, tmp_path):
     rows = [dataclasses.replace(u, text=None) for u in Manifest.load(corpus / "train.arrow")]
     Manifest.of(rows, "test").save(tmp_path / "m.arrow")

@@ -85,6 +85,20 @@ def test_words_come_before_the_recording_ends(asr, joined):
     assert len(given) * 1600 < len(wave) / 3
 
 
+def test_unspaced_words_are_joined_as_they_were_said(asr, corpus, tmp_path, capsys):
+    """Words of Mandarin by a language model came with spaces between them, in text, subtitles and as a stream."""
+    (tmp_path / "letters.txt").write_text("\n".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    words = ("transcribe", asr, corpus / "u01.wav", "--decoder", "batched", "--lexicon", tmp_path / "letters.txt",
+             "--unspaced")
+    code, text, _ = call(capsys, *words)
+    assert (code, text) == (0, call(capsys, "transcribe", asr, corpus / "u01.wav", "--decoder", "beam")[1])
+    assert max(map(len, text.split())) > 1
+    found = json.loads(call(capsys, *words, "--json")[1])
+    assert [word["word"] for word in found["words"]] == list("".join(text.split()))
+    assert found["text"] == text.strip() == call(capsys, *words, "--streaming")[1].strip()
+    assert call(capsys, *words, "--format", "srt")[1].splitlines()[2] == text.strip()
+
+
 def test_a_folder_is_its_recordings_and_an_empty_one_is_refused(asr, corpus, tmp_path, capsys):
     code, out, _ = call(capsys, "transcribe", asr, corpus)
     assert code == 0

@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from upstream.audio.corpora.walking import walk
-from upstream.audio.file_names import fitting
+from upstream.audio.file_names import composed_name, fitting
 from upstream.disk import content_hash
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID, FrameGrid, seconds
@@ -40,6 +41,7 @@ _FEW = 5  # utterances, whose ends may well be alike
 
 # Vowels of ARPAbet with a stress digit; a digit behind another name is a part of it, such as a tone.
 _STRESSED = re.compile(r"(A[AEHOWXY]|AXR|E[HRY]|I[HXY]|O[WY]|U[HWX])[012]")
+_TONE = re.compile("(?<=.)[0-9\u02e5-\u02e9]+$")  # digits of pinyin and jyutping, IPA's letters for tones
 _PLACE = re.compile(r"(?<=.)_[BIES]$")  # of a phone in its word: begin, inside, end, or alone
 _DICTIONARY = "; align with a dictionary to have phones (hubertkit align ... --dictionary FILE)"
 _ITEM = re.compile(r"^[ \t]*item \[\d+\]:", re.MULTILINE)
@@ -60,22 +62,27 @@ AlignmentFile: TypeAlias = Path | CtmPart
 
 
 class Alignments(dict[str, AlignmentFile]):
-    """{utterance id: file}. A long id is not to be had from its file's name, only the name from the id: so a key may be
-    what `file_stem` cut, and is found by the whole id."""
+    """{utterance id: file}, ids in Unicode's NFC. A long id is not to be had from its file's name, only the name from
+    the id: so a key may be what `file_stem` cut, and is found by the whole id."""
 
     def __missing__(self, utterance: str) -> AlignmentFile:
-        short = _id(file_stem(utterance))
-        if short == utterance or not super().__contains__(short):
+        key = self._key(utterance)
+        if key == utterance or not super().__contains__(key):
             raise KeyError(utterance)
-        return super().__getitem__(short)
+        return super().__getitem__(key)
 
     def __contains__(self, utterance: object) -> bool:
         return super().__contains__(utterance) or (isinstance(utterance, str)
-                                                   and super().__contains__(_id(file_stem(utterance))))
+                                                   and super().__contains__(self._key(utterance)))
 
     def get(self, utterance: str, default: Any = None) -> Any:
         """As of a dictionary."""
-        return super().get(utterance, super().get(_id(file_stem(utterance)), default))
+        return super().get(utterance, super().get(self._key(utterance), default))
+
+    def _key(self, utterance: str) -> str:
+        """The key of an id that is none itself."""
+        whole = composed_name(utterance)
+        return whole if super().__contains__(whole) else _id(file_stem(whole))
 
 
 def find_alignments(place: Path) -> Alignments:
@@ -91,6 +98,7 @@ def find_alignments(place: Path) -> Alignments:
     found = Alignments()
     for path in [place] if place.is_file() else _files(place):
         for id, part in _utterances(path, named=not place.is_file()):
+            id = composed_name(id)
             if id in found:
                 raise InputError(f"{id}: two alignments, {found[id]} and {part}; remove one of them")
             found[id] = part
@@ -153,11 +161,16 @@ def read_alignment(path: AlignmentFile) -> list[Interval]:
 
 def warn_of_words(labels: Iterable[str]) -> None:
     """Say so where labels that are to be phones look like words: too many different ones, or most of them too long."""
-    names = sorted({phone_class(label) for label in labels} - {SILENCE})
-    long = [name for name in names if len(name) > _PHONE_LETTERS]
+    names = sorted({_TONE.sub("", phone_class(label)) for label in labels} - {SILENCE})
+    long = [name for name in names if _letters(name) > _PHONE_LETTERS]
     if len(names) > _MOST_PHONES or 2 * len(long) > len(names):
         say(f"warning: the alignments have {len(names)} different labels, such as {', '.join((long or names)[:3])}; "
             "they look like words, and phones are meant (hubertkit align writes them with --dictionary)")
+
+
+def _letters(name: str) -> int:
+    """Letters of a label, without what changes them: length, aspiration, accents."""
+    return sum(unicodedata.category(c) not in ("Lm", "Mn", "Mc", "Sk") for c in name)
 
 
 def warn_of_pauses(phones: Iterable[np.ndarray]) -> None:

@@ -101,6 +101,26 @@ def test_wide_letters_and_marks_above_letters_stay_below_each_other(write):
             "        S        S") in markdown(found)
 
 
+def test_characters_are_recommended_where_words_are_phrases_and_not_where_characters_are_counted(write):
+    """A report with --characters said to take --characters."""
+    truth = {"a": "今天天气很好", "b": "我们去公园"}
+    spaced = {"a": "今天 天气 很好", "b": "我们 去 公园"}
+    advice = "take --characters"
+    assert advice in cautions(report([write("mine", spaced)], References(truth), "word", 0))
+    assert advice in cautions(report([write("mine", truth)], References(truth), "word", 0))
+    assert advice not in cautions(report([write("mine", spaced)], References(truth), "character", 0))
+
+
+@pytest.mark.parametrize(("truth", "found", "lines"), [
+    ("我 公园 吧", "我 园 吧 了", "    REF 我 公园 吧 *\n    HYP 我 园   吧 了\n           S       I"),
+    ("मैं आज सेब", "मैं सेब", "    REF मैं आज सेब\n    HYP मैं *  सेब\n          D"),
+    ("يحب الكتاب", "يحب", "    REF \u2068يحب\u2069 \u2068الكتاب\u2069\n    HYP \u2068يحب\u2069 *\n            D")])
+def test_words_stand_below_each_other_in_scripts_of_other_widths_and_directions(write, truth, found, lines):
+    """Hanzi take two columns and marks none, and words of Arabic turned the order of a line but not that of the marks
+    below it."""
+    assert lines in markdown(report([write("mine", {"a": found})], References({"a": truth}), "word", 0))
+
+
 def test_what_made_hypotheses_is_told_and_what_was_tuned_on_the_test_set(write, tmp_path):
     tuned = tmp_path / "tuned.json"
     tuned.write_text(json.dumps({"manifest_hash": "m", "on_edge": ["word_score"]}))

@@ -1,5 +1,7 @@
 """One flag chooses the decoder; settings that it does not have are refused, hotwords and lexicons are read."""
 
+import unicodedata
+
 import pytest
 from small_arpa import write_arpa
 from test_batched import sure_path
@@ -103,3 +105,13 @@ def test_many_hotwords_are_no_file_name():
 def test_a_byte_order_mark_is_no_part_of_a_hotword(tmp_path):
     (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbfA=2\n")
     assert parse_hotwords(str(tmp_path / "words.txt")) == (("A", 2.0),)
+
+
+def test_hotwords_in_another_form_of_unicode_are_spelled_as_the_symbols_are():
+    """A hotword typed on macOS could not be spelled, by a message that showed it as it should be."""
+    symbols, apart = ("_", "|", *"phở"), unicodedata.normalize("NFD", "phở")
+    found = Choice(hotwords=((apart, 2.0),)).make(symbols, 0)
+    assert found.hotwords == (("phở", 2.0),)
+    assert Choice(Name.beam, hotwords=((apart, None),)).make(symbols, 0).hotwords == ("phở",)
+    with pytest.raises(UsageError, match=r"'phò' cannot be spelled .*, which have no 'ò' \(U\+00F2\)"):
+        Choice(hotwords=(("phò", None),)).make(symbols, 0)

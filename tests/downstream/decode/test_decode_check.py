@@ -66,7 +66,7 @@ def test_references_without_spaces_pass_by_characters():
     found = {check.name: check for check in examine(stored(), unspaced, WORDS, LEXICON, math.inf, "character")}
     assert {check.level for check in found.values()} == {"ok"}
     assert "of the 367 characters" in found["model coverage"].what
-    assert set(levels(stored())) - set(found) == {"word separator", "temperature"}
+    assert set(levels(stored())) - set(found) == {"temperature"}
     by_words = levels(stored(), unspaced, lexicon=LEXICON)
     for name in ("word separator", "model coverage", "lexicon coverage"):
         assert by_words[name].level == "failed"

@@ -1,11 +1,13 @@
 """Reading ARPA files for the beam search, and the health checks of a language model."""
 
 import gzip
+import unicodedata
 
 import pytest
 from small_arpa import ARPA, write_arpa
 
 from downstream.decode.alphabet import alphabet
+from downstream.decode.health_words import examine_model
 from downstream.decode.word_model import (
     LEXICON,
     MODEL,
@@ -86,5 +88,30 @@ def test_references_without_spaces_are_covered_by_characters():
     assert check_coverage(MODEL, known, ["THE CAT", "SUE"], unit="character") == pytest.approx(8 / 9)
     with pytest.raises(InputError, match=r"model has 50% of the 4 characters of the references, not 'X' .*same kind$"):
         check_coverage(MODEL, known, ["TE XX"], unit="character")
-    with pytest.raises(InputError, match=r"0% of the 2 words .* no spaces between words, take --characters$"):
+    with pytest.raises(InputError, match=r"0% of the 2 words .* no spaces between words, take --characters \(unit"):
         check_coverage(MODEL, known, texts)
+
+
+VIETNAMESE = alphabet(("_", "|", *"người"), 0)
+
+
+def test_words_in_another_form_of_unicode_than_the_symbols_are_named_with_the_way_out(capsys):
+    """The advice was to normalise the text, to A to Z, and of fewer such words there was none: they were not found."""
+    apart = unicodedata.normalize("NFD", "người")
+    with pytest.raises(InputError, match=r"^1 of the 1 words .* form of Unicode .* symbols have, NFC: build it again"):
+        check_language_model([apart], VIETNAMESE)
+    assert check_language_model(["n", "g", "ng", "gn", "người", apart], VIETNAMESE) == pytest.approx(5 / 6)
+    check_language_model(["n", "g", "ng", "gn", "người", apart], VIETNAMESE)
+    assert capsys.readouterr().err.count("warning: 1 of the 6 words of the language model are not in the form") == 1
+    letters = alphabet(("_", "|", *sorted(set(apart))), 0)
+    with pytest.raises(InputError, match=r"symbols have, NFD: convert the ARPA file"):
+        check_language_model(["người"], letters)
+
+
+@pytest.mark.parametrize(("words", "advice"), [
+    (["khong-co"], "(case, digits, punctuation)"), ([unicodedata.normalize("NFD", "người")], "`hubertkit lm build`")])
+def test_the_advice_on_a_models_words_suits_other_languages_than_english(words, advice):
+    """It was to build the model with --normalise, which keeps A to Z."""
+    found = {check.name: check for check in examine_model(words, ["người"], VIETNAMESE.letters)}["model spelled"]
+    assert advice in found.advice
+    assert "--normalise" not in found.advice

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,3 +95,14 @@ def test_two_words_on_a_line_of_a_list_are_named(tmp_path, odd):
     path.write_text("A\n" * 150 + f"{odd}\nB\n")
     with pytest.raises(FormatError, match=r"words\.txt, line 151: 'NEW.*YORK', expected one word"):
         Lexicon.load(path, VOCABULARY)
+
+
+def test_words_in_another_form_of_unicode_are_spelled_in_the_recognisers(tmp_path):
+    """A list of Vietnamese words in NFD was refused: the recogniser has no combining accent."""
+    vocabulary, path = Vocabulary.of(["phở bò"]), tmp_path / "words.txt"
+    for content in ("phở\nbò\n", "phở\tp h ở |\nbò\tb ò |\n"):
+        path.write_text(unicodedata.normalize("NFD", content), encoding="utf-8")
+        assert Lexicon.load(path, vocabulary).spellings == {"phở": (("p", "h", "ở", "|"),), "bò": (("b", "ò", "|"),)}
+    apart = Vocabulary(("<pad>", "|", *sorted(set(unicodedata.normalize("NFD", "phởbò")))))
+    path.write_text("phở\nbò\n", encoding="utf-8")
+    assert list(Lexicon.load(path, apart).spellings) == [unicodedata.normalize("NFD", w) for w in ("phở", "bò")]

@@ -296,6 +296,9 @@ ARPABET = ["SIL", "spn", "AA", "AH", "B", "CH", "NG", "ZH"]
     (ARPABET, False), ([], False), (["SIL"], False),
     ([f"{p}{stress}_{place}" for p in ARPABET for stress in ("", 0, 1, 2) for place in "BIES"], False),  # Kaldi's
     (["a", "tʃʰ", "dʒː", "ɔ̃", "t͡ʃʲː"], False), (["SIL", "THE", "CAT", "SITS", "UPON", "MATS"], True),
+    ([f"{final}{tone}" for final in ("aj", "ow", "ej", "aw", "i", "a") for tone in ("˥", "˧˥", "˨˩˦", "˥˩")], False),
+    ([f"{'abcdefgh'[i % 8]}{'ijklmnop'[i // 8]}{tone}" for i in range(50) for tone in range(5)], False),  # pinyin's
+    ([f"{final}{tone}" for final in ("ang", "ing", "uan", "iao") for tone in range(1, 6)], False),
     ([chr(0x4E00 + i) for i in range(201)], True)])
 def test_labels_that_look_like_words_are_warned_of(labels, warned, capsys):
     warn_of_words(labels)

@@ -12,6 +12,7 @@ from upstream.audio.corpora.probing import AUDIO_SUFFIXES, BadFiles, Entry, Skip
 from upstream.audio.corpora.tar_shards import SPEAKER_NAMES, TEXT_NAMES, first_of
 from upstream.audio.corpora.unread import ANEW, left_out, unread_names, without_converted
 from upstream.audio.corpora.walking import walk
+from upstream.audio.file_names import composed_name
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
 from upstream.progress import say
@@ -65,12 +66,12 @@ def _found(src: Path, bad: BadFiles, unread: list[Path]) -> Iterator[Entry]:
     """The recordings below a folder, sorted by path; to `unread` those of formats that are not read, but for those that
     have a transcript, which go to `bad`."""
     for folder, names in walk(src, bad.folder):
-        texts = {os.path.splitext(n)[0]: folder / n for n in names if n.lower().endswith(".txt")}
+        texts = {_stem(n): folder / n for n in names if n.lower().endswith(".txt")}
         audio = without_converted([folder / n for n in names if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES])
-        stems = {path.stem for path in audio}
-        for path in (folder / name for name in unread_names(names, stems)):
-            if path.stem in texts:
-                del texts[path.stem]
+        stems = {_stem(path.name) for path in audio}
+        for path in (folder / name for name in unread_names(names, {path.stem for path in audio})):
+            if _stem(path.name) in texts:
+                del texts[_stem(path.name)]
                 bad.add(path.stem, path, f"of a format that is not read; {ANEW}")
             else:
                 unread.append(path)
@@ -78,10 +79,16 @@ def _found(src: Path, bad: BadFiles, unread: list[Path]) -> Iterator[Entry]:
             for stem in sorted(texts.keys() - stems):
                 bad.add(stem, texts[stem], "a transcript, but no audio of the same name beside it")
         for path in audio:
-            text = _read_text(path.stem, texts[path.stem], bad) if path.stem in texts else None
-            if text is None and path.stem in texts:
+            stem = _stem(path.name)
+            text = _read_text(stem, texts[stem], bad) if stem in texts else None
+            if text is None and stem in texts:
                 continue  # what is counted as left out is left out: nobody asked for the audio alone
             yield Entry(path_id(src, path), path, None, text)
+
+
+def _stem(name: str) -> str:
+    """A name without its suffix, the same for a recording and a transcript whose names look alike."""
+    return composed_name(os.path.splitext(name)[0])
 
 
 def _read_text(stem: str, path: Path, bad: BadFiles) -> str | None:

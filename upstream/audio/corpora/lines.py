@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from upstream.audio.file_names import composed_name
 from upstream.disk import disk_errors, writing
 from upstream.errors import InputError, UsageError
 
@@ -43,9 +44,9 @@ def write_lines(path: Path, lines: Iterable[str]) -> Path:
 
 
 def path_id(root: Path, path: Path) -> str:
-    """The path below `root` without the suffix, `/` written as `-` and spaces as `_`."""
+    """The path below `root` without the suffix, `/` written as `-` and spaces as `_`, in Unicode's NFC."""
     inside = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-    return "_".join("-".join(inside.with_suffix("").parts).split())
+    return composed_name("_".join("-".join(inside.with_suffix("").parts).split()))
 
 
 def ids_of(root: Path, paths: Sequence[Path]) -> list[str]:

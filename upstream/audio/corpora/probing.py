@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -16,6 +16,7 @@ import soundfile
 from upstream.audio.containers import MP3_FORMATS, open_audio, open_bytes, reason
 from upstream.audio.corpora.ogg import ogg_fault
 from upstream.audio.corpora.unread import way_out
+from upstream.audio.file_names import composed_name, stored_path
 from upstream.audio.manifest import Manifest, Utterance
 from upstream.audio.mpeg import Content, mp3_samples
 from upstream.errors import InputError
@@ -86,6 +87,7 @@ class Header:
 
 
 Skip = Callable[[Problem], None]
+_MISSING = "there is no such file"
 SKIP_BAD = "mend them, or leave them out with --skip-bad"
 
 
@@ -131,15 +133,18 @@ def manifest_of(entries: Sequence[Entry], bad: BadFiles, source: Path, advice: s
 
 
 def utterances(entries: Sequence[Entry], bad: BadFiles) -> Iterator[Utterance]:
-    """An utterance of each recording whose header can be read; the others go to `bad`."""
+    """An utterance of each recording whose header can be read; the others go to `bad`. Ids are in Unicode's NFC, and a
+    file is found in whatever form its name has."""
     with progress("reading headers", len(entries)) as report:
         for done, (entry, info) in enumerate(zip(entries, probe(entries)), 1):
+            if info == _MISSING and not str(entry.audio).isascii() and (stored := stored_path(entry.audio)):
+                entry, info = replace(entry, audio=stored), _probe(stored, entry.offset, entry.size)
             span = info if isinstance(info, str) else _span(entry, info)
             if isinstance(info, str) or isinstance(span, str):
                 bad.add(entry.id, entry.audio, str(span))
             else:
-                yield Utterance(entry.id, entry.audio, *span, info.samplerate, info.channels, entry.speaker,
-                                entry.text, entry.offset, entry.size)
+                yield Utterance(composed_name(entry.id), entry.audio, *span, info.samplerate, info.channels,
+                                entry.speaker, entry.text, entry.offset, entry.size)
             report(done)
 
 
@@ -200,7 +205,7 @@ def _of_format(file: soundfile.SoundFile, content: Content, begin: int, end: int
 
 def _probe(audio: Path, offset: int | None, size: int | None) -> Header | str:
     if "\0" in str(audio):  # libsndfile would read the name up to there
-        return "there is no such file"
+        return _MISSING
     try:
         if os.path.exists(audio) and not os.path.isfile(audio):  # a pipe: it would be waited for
             return "is no regular file"
@@ -209,7 +214,7 @@ def _probe(audio: Path, offset: int | None, size: int | None) -> Header | str:
             return samples if isinstance(samples, str) else Header(samples, file.samplerate, file.channels)
     except (soundfile.SoundFileError, OSError, ValueError) as error:  # ValueError: a name that no file can have
         if not os.path.isfile(audio):
-            return "there is no such file"
+            return _MISSING
         whole = size if offset is not None else audio.stat().st_size
         return "an empty file" if whole == 0 else f"cannot be read as audio ({reason(error, audio)}){way_out(audio)}"
 
