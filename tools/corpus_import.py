@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from downstream.text.normalise import loses
+from downstream.text.normalise import drops_accents, loses
 from downstream.text.normalise import normalise as normalise_text
 from tools.outputs import check_folder, check_manifest_file
 from upstream.audio.corpora.common_voice import import_common_voice
@@ -33,6 +33,7 @@ from upstream.teacher.units import refuse_others
 
 LISTED = 20  # problems that are printed one by one
 SHOWN = 40  # characters of a transcript
+MANY_ACCENTS = 0.1  # of transcripts: English has fewer with accents
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -163,7 +164,7 @@ def phones(alignments: Annotated[Path, typer.Argument(metavar="SRC", help="Of Te
 
 def normalised(manifest: Manifest) -> Manifest:
     """The same recordings with normalised transcripts; one of which nothing is left counts as none, and is counted on
-    stderr, as are those that lose letters or digits."""
+    stderr, as are those that lose letters or digits and, of many, accents."""
     found = Manifest.of((replace(u, text=normalise_text(u.text or "") or None) for u in manifest), manifest.source)
     before, after = (sum(text is not None for text in m.texts) for m in (manifest, found))
     if after < before:
@@ -175,6 +176,10 @@ def normalised(manifest: Manifest) -> Manifest:
         say(f"warning: {len(partly):,} of {before:,} transcripts lose letters or digits to --normalise, first {id}: "
             f"{_short(old)} -> {_short(new)}; write numbers out, or import without it to keep other letters (finetune "
             "... symbols=data)")
+    plain = sum(drops_accents(old or "") for old in manifest.texts)
+    if plain > MANY_ACCENTS * before:
+        say(f"warning: letters of {plain:,} of {before:,} transcripts lose accents to --normalise; in languages whose "
+            "accents matter, import without it (finetune ... symbols=data)")
     return found
 
 

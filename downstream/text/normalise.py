@@ -34,6 +34,12 @@ def loses(text: str) -> bool:
     return any(c.isalnum() for c in set("".join(_OTHER.findall(_plain(text)))))
 
 
+def drops_accents(text: str) -> bool:
+    """Whether letters of a text lose an accent, a dot or a stroke in its normalised form."""
+    return not text.isascii() and any(c.isalpha() and not c.isascii() and _OTHER.sub("", _plain(c)) for c in
+                                      set(unicodedata.normalize("NFC", text)))
+
+
 def _plain(text: str) -> str:
     """Upper case without accents; what is neither a letter from A to Z nor an apostrophe still in it."""
     return (text if text.isascii() else _without_accents(text)).translate(_REPLACED).upper()

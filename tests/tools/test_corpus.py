@@ -179,6 +179,17 @@ def test_transcripts_of_which_normalising_loses_a_part_are_counted_and_the_first
         said.split())
 
 
+@pytest.mark.parametrize(("texts", "told"), [
+    (["tôi đọc sách", "bạn mua phở", "ba", "na"], True), (["kız", "ılık", "a", "b"], True),
+    (["a", "b", "c", "d"], False), (["größer", "a", "b", "c"], True), (["it’s", "“so”", "b – c", "d"], False)])
+def test_languages_whose_accents_are_letters_are_told_that_normalising_drops_them(folder, capsys, texts, told):
+    """Vietnamese lost its tones and Turkish its dotless i, and nothing was said."""
+    for number, text in enumerate(texts):
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+    run("import", "folder", folder, "--out", folder.parent / "m.arrow", "--normalise")
+    assert ("transcripts lose accents to --normalise" in " ".join(capsys.readouterr().err.split())) == told
+
+
 def test_a_prefix_tells_the_files_of_two_sets_apart(folder, capsys):
     run("import", "folder", folder, "--prefix", "dev-", "--out", folder.parent / "m.arrow")
     found = Manifest.load(folder.parent / "m.arrow")
