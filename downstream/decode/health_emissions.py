@@ -114,7 +114,7 @@ def examine(sample: Sample, unit: Unit = "word", unspaced: bool = False,
         return [*checks, _symbols(sample, str(error))]
     paths = [greedy(rows, sample.symbols, sample.blank, sample.rate).text for rows in sample.rows]
     parted = [_separator(sample, paths)] if unit == "word" else \
-        [_parted(paths, model_words)] if model_words and any(paths) and not unspaced else []
+        [_parted(sample, paths, model_words)] if model_words and any(paths) and not unspaced else []
     return [*checks, _symbols(sample), *parted, _silent(sample, paths), _frame_rate(sample), _room(sample, columns),
             _agreement(sample, paths, unit), *(_temperature(sample, columns) if unit == "word" or unspaced else [])]
 
@@ -224,14 +224,16 @@ def _separator(sample: Sample, paths: Sequence[str]) -> Check:
                   (f"; {NO_SPACES}" if without_spaces(sample.texts, paths) else ""))
 
 
-def _parted(paths: Sequence[str], model_words: Collection[str]) -> Check:
+def _parted(sample: Sample, paths: Sequence[str], model_words: Collection[str]) -> Check:
     """Recognisers of scripts without spaces write no separators, and decoders wait for one after every word."""
+    unspaced = without_spaces(sample.texts, model_words)
     found, expected = mean_word(paths)[0], mean_word(model_words)[0]
     return graded("word separator", found / max(expected, 1e-9), *WORD_LENGTH,
                   f"greedy decoding finds words of {found:.1f} characters, the language model has words of "
                   f"{expected:.1f}",
-                  "the recogniser writes no separators between the model's words, so that decoders cannot end them: "
-                  "give --unspaced, here and to `tune`")
+                  "the recogniser writes no separators between the model's words, so that decoders cannot end them: " +
+                  ("give --unspaced, here and to `tune`" if unspaced else "compare the symbols with those that it was "
+                   "trained with, or train it for longer"))
 
 
 def _silent(sample: Sample, paths: Sequence[str]) -> Check:

@@ -73,6 +73,19 @@ def test_references_without_spaces_pass_by_characters():
         assert "take --characters" in by_words[name].advice
 
 
+@pytest.mark.parametrize(("references", "advice"), [
+    (REFERENCES, "train it for longer"), ({i: t.replace(" ", "") for i, t in REFERENCES.items()}, "give --unspaced")])
+def test_a_recogniser_without_separators_is_told_to_do_without_them_where_the_references_do(references, advice):
+    def without_separators(rows):
+        quiet = rows.astype(np.float64)
+        quiet[:, SYMBOLS.index(" ")] = -20.0
+        return normalised(quiet)
+
+    quiet = changed(without_separators)
+    found = {check.name: check for check in examine(quiet, references, WORDS, None, math.inf, "character")}
+    assert (found["word separator"].level, advice in found["word separator"].advice) == ("failed", True)
+
+
 @pytest.mark.parametrize(("sign", "a_second", "level"), [
     ("\u4e2d", 2.2, "ok"), ("\u30ab", 2.2, "ok"), ("\ud55c", 1.5, "warning"), ("\u1112\u1161\u11ab", 2.0, "ok"),
     ("\u4e2d", 0.9, "failed"), ("a", 2.2, "failed")])
