@@ -26,6 +26,7 @@ TITLES = {LOW_RESOURCE: "Recognition with few labels", "decoding": "Decoders: er
           "curves": "Reference curves of pretraining"}
 HYPOTHESES = ".jsonl"
 RESULTS = "results.json"
+PARTIAL = "results.partial.json"  # of a comparison that is not finished, beside the whole results of another recipe
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,13 @@ def given_files(paths: Sequence[Path]) -> tuple[list[Path], bool]:
     if len(set(hypotheses)) > 1:
         raise UsageError(f"{files[hypotheses.index(False)]}: results beside hypotheses; make a report of each kind")
     return files, all(hypotheses)
+
+
+def unfinished_beside(paths: Sequence[Path]) -> list[str]:
+    """What is to be said of results that are given by their folder, and are not the newest there; a line for each."""
+    newer = [path / PARTIAL for path in paths if path.is_dir() and (path / PARTIAL).is_file()]
+    return [f"{path}: of a comparison by another recipe, which is not finished; the report is of {RESULTS} beside it, "
+            "and of that file if it is given" for path in newer]
 
 
 def read_all(files: Sequence[Path]) -> list[Results]:
