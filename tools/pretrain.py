@@ -11,7 +11,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from tools.launch import AUTO, RanksOption, check_ranks, launched
 from tools.outputs import check_place
@@ -88,7 +88,7 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     """
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder")
-    table = Table("stage", "state", "seconds", "MB", "started")
+    table = Table(Column("stage", overflow="fold"), "state", "seconds", "MB", "started")
     open_state = "running" if any(busy(p.parent) for p in run.rglob(LOCK)) else "interrupted"
     noted = noted_stages(run)
     found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json")) if BEFORE not in p.parts]
@@ -142,7 +142,7 @@ def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarr
 def _show(stages: list[Outlook], last: str | None) -> None:
     """What a dry run found, up to the stage that `--until` names."""
     end = len(stages) if last is None else [stage.stage for stage in stages].index(last) + 1
-    table = Table("stage", "state", "why", "time", "MB")
+    table = Table(Column("stage", overflow="fold"), "state", "why", "time", "MB")
     for stage in stages[:end]:
         table.add_row(escape(stage.stage), escape(stage.state + ", to do anew" * stage.anew), escape(stage.why),
                       _time(stage.seconds), "" if stage.bytes is None else f"{stage.bytes / 1e6:.1f}")

@@ -178,6 +178,16 @@ def test_a_list_of_stages_that_is_none_is_named(tmp_path, capsys, content):
     assert "stages.json" in capsys.readouterr().err
 
 
+def test_a_long_name_of_a_stage_is_not_cut_short(tmp_path, capsys):
+    """In the folder of a comparison, emissions of dev and of test had the same name."""
+    for part in ("dev", "test"):
+        make(tmp_path / f"cells/1h-hubert-frozen-seed1/emissions-{part}", [4.4])
+    assert run(["status", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "dev" in said
+
+
 @pytest.fixture
 def dry(tmp_path, monkeypatch):
     """`dry(*words)`: the exit code of a dry run of a recipe, of which a process trains at half a second a second."""
