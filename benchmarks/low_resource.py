@@ -109,7 +109,7 @@ def _report(grid: Grid, tally: Tally, rows: list[dict[str, Any]], rounds: list[R
         if read_json(path).get("recipe") == json.loads(json.dumps(settings)):
             return {}
         target = partial  # of a recipe that has changed: what is whole stays until this is
-    results = {"benchmark": BENCHMARK, "command": command, "recipe": settings, "seconds": stage_seconds(grid.out),
+    results = {"benchmark": BENCHMARK, "command": command, "recipe": settings, "seconds": _seconds(grid, rows, rounds),
                "rows": rows, "test": _set_row(grid, grid.recipe.test), "dev": _set_row(grid, grid.recipe.dev),
                "rounds": [_round_row(r) for r in rounds], "encoders": _encoder_rows(grid),
                "summaries": tally.summaries(rows), "comparisons": tally.comparisons(rows, _against(grid.recipe))}
@@ -117,6 +117,13 @@ def _report(grid: Grid, tally: Tally, rows: list[dict[str, Any]], rounds: list[R
     if whole:
         partial.unlink(missing_ok=True)
     return results
+
+
+def _seconds(grid: Grid, rows: list[dict[str, Any]], rounds: list[RoundResult]) -> float:
+    """That the stages took which these rows come from: an earlier recipe may have left others in the folder."""
+    pretraining = [grid.out / PRETRAINING / "corpus", *(r.encoder.parent for r in rounds)] if rounds else []
+    cells = [grid.out / CELLS / name for name in dict.fromkeys(row["cell"] for row in rows)]
+    return round(sum(map(stage_seconds, [grid.out / "splits", grid.out / "lm", *pretraining, *cells])), 1)
 
 
 def stage_seconds(folder: Path) -> float:

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from downstream.recogniser_formats import with_vocabulary
-from upstream.model.converting import write_as
-from upstream.model.formats import Checkpoint
+from upstream.model.converting import heads_written, write_as
 from upstream.model.loading import read_checkpoint
 from upstream.progress import say
 from upstream.teacher.teacher import Teacher
@@ -62,7 +61,8 @@ def convert(
     if to is not Format.huggingface and _is_teacher(teacher):
         say(f"not in {to.value}: the teacher of its units, which stays in {teacher}")
     parameters = sum(tensor.numel() for tensor in found.tensors.values())
-    print(f"{target}: {to.value}, an encoder of {parameters:,} parameters{_heads(found)}")
+    heads = " and ".join(heads_written(found, to.value))
+    print(f"{target}: {to.value}, an encoder of {parameters:,} parameters{f', with {heads}' * bool(heads)}")
 
 
 def _carry_teacher(teacher: Path, folder: Path) -> None:
@@ -74,8 +74,3 @@ def _carry_teacher(teacher: Path, folder: Path) -> None:
 def _is_teacher(folder: Path) -> bool:
     return (folder / "teacher.json").is_file()
 
-
-def _heads(found: Checkpoint) -> str:
-    heads = {"masked prediction": found.prediction, "a quantiser": found.quantiser, "a CTC head": found.ctc}
-    named = [name for name, head in heads.items() if head is not None]
-    return f", with {' and '.join(named)}" if named else ""

@@ -153,9 +153,12 @@ def first_says(line: str) -> bool:
     return False
 
 
-def check_ranks(wanted: str, micro_batches: Sequence[int], device: str = AUTO, most: int | None = None) -> None:
-    """Raise what `launched` raises about a number of ranks, and start none."""
-    _chosen(wanted, micro_batches, 0 if device == "cpu" else torch.cuda.device_count(), most)
+def check_ranks(wanted: str, micro_batches: Sequence[int], device: str = AUTO, most: int | None = None) -> int:
+    """How many ranks `launched` would work in. Raises what it raises about their number, and starts none."""
+    if dist.is_initialized():
+        _check(ranks.count(), micro_batches, most)
+        return ranks.count()
+    return _chosen(wanted, micro_batches, 0 if device == "cpu" else torch.cuda.device_count(), most)
 
 
 def largest_share(micro_batches: Sequence[int], limit: int) -> int:

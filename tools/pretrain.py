@@ -10,7 +10,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from tools.dry_run import show, told_rate
 from tools.launch import AUTO, RanksOption, check_ranks, launched
@@ -30,6 +30,7 @@ from upstream.run_stages import noted_stages, stage_names, why_stale
 from upstream.stage import BEFORE, read_stage
 from upstream.training.health import entropy_of, examine, verdict
 from upstream.training.monitor import read_metrics, read_skipped
+from upstream.training.optimiser import cut_short
 from upstream.training.reference import reference_for
 from upstream.trial import audio_seconds_per_second, teacher_seconds
 
@@ -57,13 +58,15 @@ def pretrain(
     planned = rounds_of(loaded)
     device = chosen_device(loaded.device)  # or say that there is none before ranks are started
     course = Course(out, first, last)
-    course.check(stage_names(loaded, planned))
+    course.check(names := stage_names(loaded, planned))
     check_place(out)
     micro_batches, most = [r.training.accumulate for r in planned], min(r.training.most_ranks for r in planned)
     if dry_run:
-        check_ranks(ranks, micro_batches, loaded.device, most)
-        show(outlook(loaded, out, lambda round_: _tried(round_, device),
-                     lambda round_, shapes, lengths: _teacher_tried(round_, shapes, lengths, device, loaded.probe),
+        count = check_ranks(ranks, micro_batches, loaded.device, most)
+        together = count if device.type == "cuda" else 1  # on CPUs one process has all the cores that ranks share
+        _warn_of_schedules(planned, names[:names.index(course.last) + 1] if course.last else names)
+        show(outlook(loaded, out, lambda round_: _tried(round_, device, together),
+                     lambda *asked: _teacher_tried(*asked, device=device, probe=loaded.probe, together=together),
                      course.first, course.last), course.last)
         return
     rounds: list[RoundResult] = []
@@ -85,7 +88,7 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     """
     if not run.is_dir():
         raise UsageError(f"{run}: no such folder")
-    table = Table("stage", "state", "seconds", "MB", "started")
+    table = Table(Column("stage", overflow="fold"), "state", "seconds", "MB", "started")
     open_state = "running" if any(busy(p.parent) for p in run.rglob(LOCK)) else "interrupted"
     noted = noted_stages(run)
     found = [(p.parent, read_stage(p.parent)) for p in sorted(run.rglob("stage.json")) if BEFORE not in p.parts]
@@ -109,15 +112,25 @@ def status(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
                 print(f"{name}: {line}")
 
 
-def _tried(round_: Round, device: torch.device) -> float | None:
+def _warn_of_schedules(rounds: list[Round], stages: list[str]) -> None:
+    """Say which of the trainings among these stages would never come to a part of their schedule."""
+    for round_ in rounds:
+        missed = cut_short(round_.training.optimiser, round_.training.updates)
+        if missed and f"round{round_.number}/encoder" in stages:
+            say(f"warning: round {round_.number}: {missed}")
+
+
+def _tried(round_: Round, device: torch.device, together: int) -> float | None:
+    """The rate at which a round trains in so many processes with a GPU each; 1 also stands for any number on CPUs."""
     say(f"round {round_.number}: trying a short batch, to say how long the training takes")
-    return told_rate(audio_seconds_per_second(round_, device))
+    return told_rate(audio_seconds_per_second(round_, device), together)
 
 
-def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarray,
-                   device: torch.device, probe: ProbeRecipe) -> tuple[float, float] | None:
+def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarray, *, device: torch.device,
+                   probe: ProbeRecipe, together: int) -> tuple[float, float] | None:
     say(f"round {round_.number}: trying its teacher on some noise, to say how long it takes")
-    return teacher_seconds(round_, shapes, lengths, device, probe)
+    found = teacher_seconds(round_, shapes, lengths, device, probe)
+    return None if found is None else (found[0] / together, found[1] / together)
 
 
 def _health(folder: Path, record: dict[str, Any]) -> list[str]:

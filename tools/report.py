@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from benchmarks.report import hypotheses, making
-from benchmarks.report.reading import given_files, read_all
+from benchmarks.report.reading import given_files, read_all, unfinished_beside
 from downstream.score.references import read_references
 from tools.outputs import check_folder
 from upstream.errors import UsageError
-from upstream.progress import progress
+from upstream.progress import progress, say
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +47,8 @@ def report(
         with progress("scoring", len(given) + pairs) as done:
             found = hypotheses.report(given, truth, "character" if characters else "word", seed, done)
     else:
+        for line in unfinished_beside(files):
+            say(f"note: {line}")
         found = making.report(read_all(given))
     paths = making.write(found, out)
     for line in found.lead:

@@ -69,7 +69,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
         trial: asked where nothing in the run says how fast a round trains, once for rounds of the same shape.
         teacher_trial: asked once a round where nothing in the run says how long its teacher or units take.
         first: the stage that is to be done anew, with those after it.
-        last: the stage after which the run is to end. Those after it are looked at as well.
+        last: the stage after which the run is to end. Those after it are looked at as well, but not tried.
 
     Raises what `pretrain` raises about a recipe or recordings that cannot be used, and UsageError where a stage before
     `first` is not done.
@@ -109,6 +109,8 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
         state = "to do" if seen.anew and seen.state == "unfinished" else seen.state
         ahead = _ahead(rounds, out, seen.stage, state, seen.why, ways)
         found.append(replace(seen, seconds=ahead.seconds, bytes=ahead.bytes))
+        if seen.stage == course.last:
+            ways = replace(ways, trial=lambda round_: None, teacher_trial=lambda number: None)
     return found
 
 
@@ -165,7 +167,9 @@ def _once(trial: Trial) -> Trial:
     known: dict[str, float | None] = {}
 
     def tried(round_: Round) -> float | None:
-        shape = repr((round_.encoder, round_.training, round_.mask, round_.objective))
+        training = round_.training  # how long it is, or at which rate it learns, takes no time
+        shape = repr((round_.encoder, round_.mask, round_.has_teacher, training.batch_seconds, training.precision,
+                      training.micro_batch_seconds, training.crop_seconds))
         if shape not in known:
             known[shape] = trial(round_)
         return known[shape]

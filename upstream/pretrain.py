@@ -360,6 +360,9 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
             recipe, replace(round_, training=tried), corpus, units, noise, init, device), device)
         task = _task(recipe, replace(round_, training=training), corpus, units, noise, init, device)
         say(f"round {round_.number}: {beside_the_paper(round_.training.batch_seconds)}")
+        if init is not None:
+            say(f"round {round_.number}: the encoder of {init.source} goes on learning, under new heads; those that it "
+                "may have are left behind")
         final = train(task, training, target, seed=recipe.seed, device=device,
                       what=f"round {round_.number}: encoder", examine=_examination(round_, histograms))
         if ranks.first():

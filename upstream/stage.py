@@ -124,7 +124,7 @@ def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, An
         record["anew"] = wish  # once begun, the same command goes on with it
     if before is not None and state == "unfinished" and not anew:
         say(f"{name}: interrupted before, going on")
-        record |= {"started": before["started"], "others": before.get("others", [])}
+        record |= {"started": before["started"], "others": before.get("others", []), "worked": _worked(folder, before)}
     elif before is not None:
         say(f"{name}: {f'stale ({why}), redone' if state == 'stale' else 'done anew, as asked'}")
         record["others"] = _empty(folder, before)
@@ -144,13 +144,24 @@ def _lost(folder: Path, record: dict[str, Any]) -> str:
     return f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing" if gone else ""
 
 
+def _worked(folder: Path, record: dict[str, Any]) -> float:
+    """Seconds that earlier calls worked on a stage that they did not finish: of each from when it began, which is when
+    it wrote the record, to the last file that it wrote. A kill says nothing itself."""
+    began = (folder / "stage.json").lstat().st_mtime
+    own = [path for path in folder.iterdir() if path.name not in (LOCK, BEFORE, *record.get("others", []))]
+    last = max(file.lstat().st_mtime for path in own for file in (path, *path.rglob("*")))
+    return float(record.get("worked", 0.0)) + max(0.0, last - began)
+
+
 def _finish(folder: Path, record: dict[str, Any], result: dict[str, Any], seconds: float, say: Say) -> dict[str, Any]:
     remove(folder / BEFORE)
     own = sorted({path.name for path in folder.iterdir()} - {LOCK, *record.get("others", [])})
-    done = {**record, "state": "done", "seconds": round(seconds, 3), "bytes": folder_bytes(folder), "files": own,
+    whole = record.pop("worked", 0.0) + seconds
+    done = {**record, "state": "done", "seconds": round(whole, 3), "bytes": folder_bytes(folder), "files": own,
             "result": result}
     write_json(folder / "stage.json", done)
-    say(f"{stage_name(folder)}: done in {_duration(seconds)}")
+    now = f", {_duration(seconds)} of it now" if whole > seconds else ""
+    say(f"{stage_name(folder)}: done in {_duration(whole)}{now}")
     return result
 
 

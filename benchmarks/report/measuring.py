@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report.document import Block, Cell, Column, Facts, Listing, Section, Table, counted, listed, number
-from benchmarks.report.reading import LOW_RESOURCE, Results, is_table
+from benchmarks.report.reading import LOW_RESOURCE, Results, is_table, objects
 from benchmarks.report.seeds import row_seed
 from benchmarks.report.test_sets import named_test
 
@@ -23,6 +24,7 @@ def section(files: Sequence[Results]) -> Section:
         title = file.name if len(files) > 1 else ""
         blocks.append(Facts(title, tuple(facts(file))))
         if file.benchmark == LOW_RESOURCE:
+            blocks += [encoder_table(found, file, title)] if (found := objects(file.content.get("encoders"))) else []
             blocks.append(recogniser_table(file, title))
         recipe = file.content.get("recipe")
         if recipe is not None:
@@ -73,6 +75,26 @@ def recogniser_table(file: Results, title: str) -> Table:
                  f"{edge}.", paper=False)
 
 
+def encoder_table(encoders: Sequence[Mapping[str, Any]], file: Results, title: str) -> Table:
+    """Encoders from elsewhere: what their names stand for, and what is particular to their fine-tuning."""
+    recipe = file.content.get("recipe")
+    given = recipe.get("encoders") if isinstance(recipe, dict) else None
+    columns = (Column("encoder", numeric=False), Column("read from", numeric=False), Column("weights", numeric=False),
+               Column("front end", numeric=False), Column("layers"), Column("width"),
+               Column("its fine-tuning", numeric=False))
+    rows = []
+    for found in encoders:
+        own = given.get(found.get("name")) if isinstance(given, dict) else None
+        changed = own.get("finetune") if isinstance(own, dict) else None
+        told = {key: "" if value is None else _plain(value) for key, value in found.items()}
+        rows.append((*(Cell(told.get(key, "")) for key in ("name", "encoder")), Cell(short(found.get("hash"))),
+                     *(Cell(told.get(key, "")) for key in ("frontend", "layers", "width")),
+                     Cell(_pairs(changed) if isinstance(changed, dict) else "")))
+    return Table("encoders", f"Encoders from elsewhere{f', {title}' if title else ''}.", columns, tuple(rows),
+                 "Weights by the beginning of their hash. What all fine-tunings have in common is in the recipe.",
+                 paper=False)
+
+
 def machine(found: Mapping[str, Any]) -> str:
     """A machine in a line."""
     said = [str(found.get("processor") or "processor unknown"), counted(found["cores"], "core") if isinstance(
@@ -103,7 +125,8 @@ def short(digest: Any) -> str:
 
 def _recipe_facts(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What of a low-resource recipe decides most."""
-    splits = [f"{what} {recipe[what]}" for what in ("unlabelled", "dev", "test") if recipe.get(what)]
+    heard = ("unlabelled", "dev", "test") if _pretrains(recipe) else ("dev", "test")
+    splits = [f"{what} {recipe[what]}" for what in heard if recipe.get(what)]
     if splits:
         yield "data", ", ".join([f"corpus {recipe.get('corpus', 'unknown')}", *splits])
     lm, decoding = recipe.get("lm"), recipe.get("decoding")
@@ -111,6 +134,12 @@ def _recipe_facts(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "n-gram model", _pairs(lm)
     if isinstance(decoding, dict):
         yield "decoding", _pairs(decoding)
+
+
+def _pretrains(recipe: Mapping[str, Any]) -> bool:
+    """Whether a cell is of a round of pretraining: otherwise nothing unlabelled is heard."""
+    cells = recipe.get("cells")
+    return not isinstance(cells, list) or any(re.search(r":\s*round ?\d+\s*$", str(cell)) for cell in cells)
 
 
 def _weight(key: str, row: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ TITLES = {LOW_RESOURCE: "Recognition with few labels", "decoding": "Decoders: er
           "curves": "Reference curves of pretraining"}
 HYPOTHESES = ".jsonl"
 RESULTS = "results.json"
+PARTIAL = "results.partial.json"  # of a comparison that is not finished, beside the whole results of another recipe
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,13 @@ def _begins_with_a_hypothesis(path: Path) -> bool:
     except (ValueError, RecursionError):  # no text, no JSON
         return False
     return isinstance(first, dict) and {"id", "text"} <= first.keys()
+
+
+def unfinished_beside(paths: Sequence[Path]) -> list[str]:
+    """What is to be said of results that are given by their folder, and are not the newest there; a line for each."""
+    newer = [path / PARTIAL for path in paths if path.is_dir() and (path / PARTIAL).is_file()]
+    return [f"{path}: of a comparison by another recipe, which is not finished; the report is of {RESULTS} beside it, "
+            "and of that file if it is given" for path in newer]
 
 
 def read_all(files: Sequence[Path]) -> list[Results]:

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from tones import write_tones
 
-from benchmarks.low_resource import Grid, _cell
+from benchmarks.low_resource import Grid, _cell, stage_seconds
 from benchmarks.low_resource import run as compare_encoders
 from benchmarks.low_resource_checks import Planned
 from benchmarks.low_resource_recipe import SHIPPED, Cell, DecodingRecipe, LowResourceRecipe, micro_batches
@@ -252,6 +252,17 @@ def test_the_same_command_again_trains_nothing(done, data, tmp_path):
     kept = read_json(done[1] / "results.json")
     for key in ("rows", "summaries", "comparisons", "encoders"):
         assert results[key] == kept[key]
+
+
+def test_the_time_of_a_comparison_is_that_of_its_own_cells(done, data, tmp_path):
+    """A bug once found: cells that an earlier recipe had left in the folder counted in the time of the report."""
+    results, trained = again(done, data, tmp_path, lambda found: replace(found, cells=("3min: other",),
+                                                                         baseline=None))
+    assert trained == []
+    taken = sum(stage_seconds(tmp_path / "out" / part)
+                for part in ("splits", "lm", "cells/3min-other", "cells/3min-other-seed5"))
+    assert results["seconds"] == pytest.approx(taken, abs=0.06)
+    assert results["seconds"] < read_json(done[1] / "results.json")["seconds"]
 
 
 @pytest.mark.processes

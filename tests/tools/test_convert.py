@@ -16,6 +16,7 @@ from upstream.disk import read_json
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
 from upstream.model.formats.pickles import read_torch_file
 from upstream.model.loading import read_checkpoint
+from upstream.model.masked_prediction import MaskedPrediction
 from upstream.teacher.quantiser import Quantiser
 from upstream.teacher.teacher import Teacher
 
@@ -43,6 +44,25 @@ def test_a_checkpoint_goes_round_through_every_format(tmp_path, capsys):
     start, end = load_encoder(PRETRAINED), load_encoder(tmp_path / "end")
     assert start.config == end.config
     assert all(torch.equal(tensor, end.state_dict()[name]) for name, tensor in start.state_dict().items())
+
+
+@pytest.mark.parametrize(("family", "to", "kept"), [
+    ("wav2vec2", "torchaudio", ""), ("hubert", "torchaudio", ", with masked prediction"),
+    ("wav2vec2", "fairseq", ", with masked prediction"), ("wavlm", "huggingface", ", with masked prediction"),
+])
+def test_a_head_that_was_left_behind_is_not_said_to_be_written(tmp_path, capsys, family, to, kept):
+    """A bug once found: torchaudio has no such head on wav2vec 2.0, as was said, and its file was said to have it."""
+    config = EncoderConfig(family=family, conv_dim=8, width=16, layers=1, heads=2, ffn=8, positional_kernel=8,
+                           positional_groups=4, relative_buckets=8 if family == "wavlm" else 0)
+    model = MaskedPrediction(Encoder(config), (5,), final_dim=4).initialise(0)
+    head = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    save_encoder(model.encoder, tmp_path / "ours", {"objective": {}}, head=head)
+    target = tmp_path / ("there" if to == "huggingface" else "there.pt")
+    assert _convert(tmp_path / "ours", target, "--to", to) == 0
+    said = capsys.readouterr()
+    parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
+    assert said.out == f"{target}: {to}, an encoder of {parameters:,} parameters{kept}\n"
+    assert ("not in torchaudio: the heads of masked prediction" in said.err) == (not kept)
 
 
 def test_special_rows_are_dropped_on_request(tmp_path):

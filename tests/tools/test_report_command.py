@@ -67,6 +67,19 @@ def test_transcripts_are_hypotheses_whatever_their_name(data, capsys):
     assert "one.json: hypotheses need --references" in capsys.readouterr().err
 
 
+def test_a_report_of_a_folder_says_that_a_newer_comparison_there_is_not_finished(tmp_path, capsys):
+    """It was of the earlier recipe without a word, though one with another encoder was under way."""
+    shutil.copy(RESULTS / "librispeech-mini-light.json", tmp_path / "results.json")
+    command = ["report", str(tmp_path), "--out", str(tmp_path / "report")]
+    assert run(command) == 0
+    assert "not finished" not in capsys.readouterr().err
+    shutil.copy(RESULTS / "librispeech-mini-light.json", tmp_path / "results.partial.json")
+    assert run(command) == 0
+    assert f"note: {tmp_path / 'results.partial.json'}: of a comparison by another recipe" in capsys.readouterr().err
+    assert run(["report", str(tmp_path / "results.json"), *command[2:]]) == 0
+    assert "not finished" not in capsys.readouterr().err
+
+
 def test_a_folder_stands_for_its_results_and_the_report_may_lie_beside_them(tmp_path, capsys):
     shutil.copy(RESULTS / "ranks.json", tmp_path / "results.json")
     for _ in range(2):  # what is there from before is ours

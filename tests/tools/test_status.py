@@ -4,9 +4,11 @@ import contextlib
 import json
 
 import pytest
+import torch
 from small_rounds import write_recordings
 
 from tools.main import run
+from upstream.audio.corpora.folder import import_folder
 from upstream.locks import busy, locked
 from upstream.run_stages import note_stages
 from upstream.stage import run_stage
@@ -174,6 +176,57 @@ def test_a_list_of_stages_that_is_none_is_named(tmp_path, capsys, content):
     (tmp_path / "stages.json").write_text(content)
     assert run(["status", str(tmp_path)]) == 1
     assert "stages.json" in capsys.readouterr().err
+
+
+def test_a_long_name_of_a_stage_is_not_cut_short(tmp_path, capsys):
+    """In the folder of a comparison, emissions of dev and of test had the same name."""
+    for part in ("dev", "test"):
+        make(tmp_path / f"cells/1h-hubert-frozen-seed1/emissions-{part}", [4.4])
+    assert run(["status", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "dev" in said
+
+
+@pytest.fixture
+def dry(tmp_path, monkeypatch):
+    """`dry(*words)`: the exit code of a dry run of a recipe, of which a process trains at half a second a second."""
+    monkeypatch.setattr("tools.pretrain.audio_seconds_per_second", lambda *_: 0.5)
+    monkeypatch.setattr("tools.pretrain.teacher_seconds", lambda *_: (40.0, 80.0))
+    import_folder(write_recordings(tmp_path / "audio", 4), None).save(tmp_path / "all.arrow")
+    return lambda *words: run(["pretrain", "hubert-tiny", f"data={tmp_path / 'all.arrow'}", "--out",
+                               str(tmp_path / "run"), "--dry-run", *words])
+
+
+def test_a_dry_run_says_how_long_it_takes_and_in_days_where_it_takes_many(dry, capsys):
+    """By hand: 4,000 updates of 32 s at half a second a second take 71.1 h, and two rounds of them 5.9 days."""
+    assert dry("--ranks", "1") == 0
+    said = capsys.readouterr()
+    assert said.out.count("71.1 h") == 2
+    assert "7 stages to do: about 5.9 days" in said.out
+    assert "0.5 audio s/s in one process" in said.err  # once it was 0
+    assert dry("--ranks", "1", "--until", "corpus") == 0
+    assert "1 stage to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("ranks", "day"), [("2", "71.1 h"), ("1", "5.9 days")])
+def test_a_dry_run_counts_on_the_gpus_of_all_ranks(dry, capsys, monkeypatch, ranks, day):
+    """A bug once found: whatever `--ranks` said, the time of a run was that of one GPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("tools.pretrain.chosen_device", lambda _: torch.device("cuda", 0))
+    assert dry("--ranks", ranks) == 0
+    said = capsys.readouterr()
+    assert f"7 stages to do: about {day}" in said.out
+    assert ("2 times as many in 2" in said.err) == (ranks == "2")
+
+
+def test_a_dry_run_warns_of_a_schedule_that_is_cut_short(dry, capsys):
+    """It was said by the training alone, which on a large corpus begins hours later."""
+    words = ["rounds.1.training.updates=100", "--ranks", "1"]
+    assert dry(*words) == 0
+    assert "warning: round 2: the rate never reaches its peak" in capsys.readouterr().err
+    assert dry(*words, "--until", "round2/units") == 0
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_is_stale_and_a_part_is_done(tmp_path, capsys):

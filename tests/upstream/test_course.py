@@ -427,6 +427,25 @@ def test_where_nothing_was_measured_a_trial_says_how_long_a_training_takes(recor
     assert asked == [1]
 
 
+@pytest.mark.parametrize(("words", "asked"), [
+    (["rounds.1.training={updates: 9, optimiser: {peak_rate: 1e-4}}"], [1]),
+    (["rounds.1.training={precision: bf16}"], [1, 2]),
+])
+def test_rounds_that_differ_in_how_long_they_train_are_tried_once(recordings, tmp_path, words, asked):
+    """A bug once found: the two rounds of BASE, which are of 250,000 and 400,000 updates, were given two speeds."""
+    numbers = []
+    outlook(recipe(recordings, *words), tmp_path / "nothing", lambda round_: numbers.append(round_.number) or 8.0)
+    assert numbers == asked
+
+
+def test_nothing_is_tried_of_stages_after_the_last(recordings, tmp_path):
+    asked = []
+    found = outlook(recipe(recordings), tmp_path / "nothing", lambda round_: asked.append("encoder"),
+                    lambda *_: asked.append("teacher"), last="round1/units")
+    assert [stage.stage for stage in found] == NAMES
+    assert "encoder" not in asked
+
+
 def test_a_trial_says_how_long_teachers_and_units_take_and_is_asked_once_a_round(recordings, tmp_path):
     asked = []
 

@@ -61,7 +61,9 @@ def rounds(recordings, out, *words, say=lambda line: None):
 @pytest.mark.parametrize("form", ["ours", "huggingface", "fairseq"])
 def test_a_round_starts_from_the_weights_of_an_encoder_in_any_format(recordings, published, tmp_path, form):
     # update 1 of a warm-up has rate 0: what is saved after it is what was started from
-    [result] = adapt(recordings, tmp_path, published[form], "training.updates=1")
+    lines = []
+    [result] = adapt(recordings, tmp_path, published[form], "training.updates=1", say=lines.append)
+    assert f"round 1: the encoder of {published[form]} goes on learning, under new heads" in "\n".join(lines)
     started, wanted = load_encoder(result.encoder).state_dict(), load_encoder(published["ours"]).state_dict()
     assert started.keys() == wanted.keys()
     assert all(torch.equal(started[name], wanted[name]) for name in wanted)

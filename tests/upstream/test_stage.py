@@ -356,6 +356,43 @@ def test_an_interrupted_stage_finds_what_it_left(tmp_path):
     assert result == {"hash": "half"}
 
 
+def test_the_time_of_a_stage_that_was_killed_is_that_of_all_calls(tmp_path):
+    """A bug once found: of a training that was killed and went on, only the last call's time was told."""
+    folder, lines = tmp_path / "a", []
+
+    def killed(target):
+        (target / "checkpoints").mkdir(exist_ok=True)
+        (target / "checkpoints/last").write_text("half")
+        raise KeyboardInterrupt
+
+    for hour in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(folder, "test", version=1, settings={"k": 1}, inputs={}, work=killed, say=lines.append)
+        later = (folder / "stage.json").stat().st_mtime + 3600 * hour
+        os.utime(folder / "checkpoints/last", (later, later))
+    _, said = stage(folder, [])
+    assert [line.partition(": ")[2] for line in said] == ["interrupted before, going on",
+                                                          "done in 180.0 min, 0.0 s of it now"]
+    record = read_stage(folder)
+    assert record["seconds"] == pytest.approx(3 * 3600, abs=5)
+    assert "worked" not in record
+
+
+def test_what_somebody_put_beside_a_killed_stage_does_not_count_as_its_time(tmp_path):
+    calls, folder = [], tmp_path / "a"
+    stage(folder, calls)
+    (folder / "notes").write_text("mine")
+
+    def killed(target):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(folder, "test", version=1, settings={"k": 2}, inputs={}, work=killed, say=print)
+    os.utime(folder / "notes", (2e9, 2e9))
+    stage(folder, calls, {"k": 2})
+    assert read_stage(folder)["seconds"] < 60
+
+
 def test_tuples_and_lists_in_settings_are_the_same_key(tmp_path):
     calls = []
     stage(tmp_path / "a", calls, settings={"layers": (1, 2)})

@@ -52,6 +52,19 @@ def write_as(checkpoint: Checkpoint, target: Path, to: Format,
         return fairseq_writing.write(checkpoint, target) if to == "fairseq" else torchaudio.write(checkpoint, target)
 
 
+def heads_written(checkpoint: Checkpoint, to: Format) -> list[str]:
+    """Which heads of a checkpoint are in what `write_as` makes of it, in words."""
+    found = {"masked prediction": checkpoint.prediction is not None, "a quantiser": checkpoint.quantiser is not None,
+             "a CTC head": checkpoint.ctc is not None}
+    if to == "torchaudio":
+        found |= {"masked prediction": torchaudio.takes_head(checkpoint), "a quantiser": False}
+    elif to == "fairseq":  # one head a file
+        predicts = fairseq_writing.takes_prediction(checkpoint)
+        found |= {"masked prediction": predicts,
+                  "a quantiser": checkpoint.quantiser is not None and checkpoint.ctc is None and not predicts}
+    return [name for name, written in found.items() if written]
+
+
 def _unread_by_transformers(checkpoint: Checkpoint) -> list[str]:
     """What is in a folder beside what transformers reads."""
     unread = []

@@ -243,8 +243,11 @@ def _generalisation(train: Sequence[Record], valid: Sequence[Record]) -> Iterato
 
 
 def _unmasked(valid: Sequence[Record], first_round: bool) -> Iterator[Finding]:
-    accuracies = [r["unmasked_accuracy"] for r in valid if "unmasked_accuracy" in r]
+    known = [r for r in valid if "unmasked_accuracy" in r]
+    accuracies = [r["unmasked_accuracy"] for r in known]
     if len(accuracies) < 2 or accuracies[-1] >= 0.9 * max(accuracies) or next(_blown_up(valid), None):
+        return
+    if known[-1]["update"] < SETTLED:  # the guesses of a fresh head
         return
     what = f"the accuracy on unmasked frames fell from {max(accuracies):.3f} to {accuracies[-1]:.3f}"
     if first_round:

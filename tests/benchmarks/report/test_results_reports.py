@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.report import making
 from benchmarks.report.cautions import cautions as cautions_of
-from benchmarks.report.document import Figure, Report, Table, first_of
+from benchmarks.report.document import Facts, Figure, Report, Table, first_of
 from benchmarks.report.figures import _label
 from benchmarks.report.latex import latex
 from benchmarks.report.making import WRITERS, report, write
@@ -427,6 +427,32 @@ def test_a_figure_is_told_by_its_caption_and_a_table_scrolls_by_keys(made):
     ("", ""), ("a", "a"), ("ab", "a and b"), ("abc", "a, b and 1 more"), ("abcd", "a, b and 2 more")])
 def test_of_many_names_the_first_are_listed_and_the_others_counted(words, expected):
     assert first_of(words, 2) == expected
+
+
+def test_what_encoders_from_elsewhere_are_stands_in_the_report(made):
+    """A bug once found: only the names were told that the recipe had given them, whatever lay behind these."""
+    recipe = {"cells": ["1h: wavlm-frozen"], "unlabelled": "train", "dev": "dev", "test": "test", "encoders": {
+        "wavlm-frozen": {"encoder": "microsoft/wavlm-base-plus", "finetune": {"frozen": True}}}}
+    encoders = [{"name": "wavlm-frozen", "encoder": "microsoft/wavlm-base-plus", "hash": "0123456789abcdef",
+                 "frontend": "conv", "layers": 12, "width": 768}]
+    found = made(results([row("wavlm-frozen")], recipe=recipe, encoders=encoders))
+    told, = tables(found)["encoders"].rows
+    assert [cell.text for cell in told] == ["wavlm-frozen", "microsoft/wavlm-base-plus", "0123456789ab", "conv", "12",
+                                            "768", "frozen yes"]
+    assert "encoders" not in tables(made(results([row()])))
+
+
+@pytest.mark.parametrize(("cell", "data"), [
+    ("1h: scratch", "corpus unknown, dev dev, test test"),
+    ("1h: round 2", "corpus unknown, unlabelled train, dev dev, test test"),
+])
+def test_unlabelled_recordings_are_told_of_where_they_were_heard(made, cell, data):
+    """A comparison without a pretraining named its default split, which nothing reads."""
+    recipe = {"cells": [cell], "unlabelled": "train", "dev": "dev", "test": "test"}
+    found = made(results([row()], recipe=recipe))
+    facts = [pair for section in found.sections for block in section.blocks if isinstance(block, Facts)
+             for pair in block.pairs]
+    assert ("data", data) in facts
 
 
 def test_a_link_keeps_its_own_name(tmp_path):

@@ -214,6 +214,13 @@ def test_nothing_is_called_healthy_without_labels_or_a_validation():
     assert verdict(guessing[:2], [], []).startswith("too early to say after 200 updates")
 
 
+@pytest.mark.parametrize(("every", "topics"), [(3, []), (150, ["unmasked frames"])])
+def test_guesses_of_the_first_updates_are_no_falling_accuracy(every, topics):
+    """A trial of six updates was warned of its teacher's layer, beside a line that it was too early to say anything."""
+    falling = log([3.9, 3.8], every, unmasked_accuracy=[0.027, 0.022])
+    assert [f.topic for f in examine([], falling, first_round=False)] == topics
+
+
 def test_an_unmasked_accuracy_that_wavers_is_no_fall():
     """A tenth of the best so far may be lost."""
     for last, findings in ((0.47, []), (0.44, ["warning"])):

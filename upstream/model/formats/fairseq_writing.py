@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import types
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,8 +43,9 @@ def write(checkpoint: Checkpoint, path: Path) -> list[str]:
         UsageError: a model that fairseq has no name for.
         FormatError: a projection that fairseq leaves out.
     """
-    config = checkpoint.config
-    tensors, lost = _encoder(checkpoint), _lost(checkpoint)
+    lost = _lost(checkpoint)
+    checkpoint = _as_their_model(checkpoint, lost)
+    config, tensors = checkpoint.config, _encoder(checkpoint)
     if config.family == "wavlm":
         _save({"cfg": model_group(config), "model": OrderedDict(tensors)}, path)
         return lost
@@ -59,13 +61,34 @@ def write(checkpoint: Checkpoint, path: Path) -> list[str]:
         elif checkpoint.quantiser is not None:
             tensors |= {theirs: checkpoint.quantiser[ours] for ours, theirs in QUANTISER.items()}
         else:
-            lost.append("a pretraining head, which the source does not have: load the model there with strict=False")
+            lost.append("a pretraining head, which there is none of: load the model there with strict=False")
     _save({"args": None, "cfg": groups, "model": OrderedDict(tensors), "criterion": None,
            "optimizer_history": [{"criterion_name": "", "optimizer_name": "FairseqAdam",
                                   "lr_scheduler_state": {"best": None}, "num_updates": 0}],
            "task_state": state, "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0},
                                                 "val_loss": None}}, path)
     return lost
+
+
+def takes_prediction(checkpoint: Checkpoint) -> bool:
+    """Whether a file has the heads of masked prediction of a checkpoint: fairseq has them on HuBERT alone, and wav2vec
+    2.0 has its body."""
+    return (checkpoint.prediction is not None and checkpoint.ctc is None
+            and checkpoint.config.family in ("hubert", "wav2vec2"))
+
+
+def _as_their_model(checkpoint: Checkpoint, lost: list[str]) -> Checkpoint:
+    """A checkpoint as one of fairseq's models: those of wav2vec 2.0 and data2vec know no heads of masked prediction,
+    and would refuse a file with any."""
+    if checkpoint.prediction is None or checkpoint.ctc is not None or checkpoint.config.family == "hubert":
+        return checkpoint
+    rest = {name: value for name, value in checkpoint.extra.items() if name != "fairseq"}
+    if takes_prediction(checkpoint):
+        lost.append("that it was wav2vec 2.0: with heads of masked prediction it is HuBERT there, whose body is the "
+                    "same")
+        return replace(checkpoint, config=replace(checkpoint.config, family="hubert"), quantiser=None, extra=rest)
+    lost.append("the heads of masked prediction: fairseq has them on HuBERT alone")
+    return replace(checkpoint, prediction=None)
 
 
 def _encoder(checkpoint: Checkpoint) -> dict[str, Tensor]:

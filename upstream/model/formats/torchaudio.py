@@ -132,7 +132,7 @@ def write(checkpoint: Checkpoint, path: Path) -> list[str]:
         arguments["aux_num_out"] = len(checkpoint.ctc.weight)
         described |= {"symbols": checkpoint.ctc.symbols, "blank": checkpoint.ctc.blank}
         lost.append(f"the names of the symbols, which are in {sidecar(path).name}")
-    if _takes_head(checkpoint):
+    if takes_head(checkpoint):
         assert checkpoint.prediction is not None
         head, multiplier = _first_stream(checkpoint.prediction), config.feature_grad_mult
         if not 0 < multiplier <= 1:
@@ -159,7 +159,7 @@ def _left_behind(checkpoint: Checkpoint) -> list[str]:
         lost.append(f"heads that torchaudio does not have: {', '.join(sorted(checkpoint.others)[:4])}")
     if checkpoint.quantiser is not None:
         lost.append("the quantiser of wav2vec 2.0: torchaudio's models have none")
-    if head is not None and not _takes_head(checkpoint):
+    if head is not None and not takes_head(checkpoint):
         lost.append("the heads of masked prediction: torchaudio has them on HuBERT without a recogniser's head only")
     elif head is not None:
         if len(head.tables) > 1:
@@ -172,7 +172,8 @@ def _left_behind(checkpoint: Checkpoint) -> list[str]:
     return lost
 
 
-def _takes_head(checkpoint: Checkpoint) -> bool:
+def takes_head(checkpoint: Checkpoint) -> bool:
+    """Whether a file has the heads of masked prediction of a checkpoint."""
     return checkpoint.prediction is not None and checkpoint.ctc is None and checkpoint.config.family == "hubert"
 
 

@@ -154,6 +154,31 @@ def test_a_pretrained_folder_comes_back_from_fairseq(pretrained, tmp_path, setti
         assert torch.equal(load_prediction(tmp_path / "x.pt")(WAVES, None, mask, labels).total, ours)
 
 
+def test_a_wav2vec2_that_learnt_to_predict_units_is_a_hubert_in_fairseq(pretrained, tmp_path):
+    """A bug once found: it was written as the model wav2vec2, which has no class tables and refuses a file with any."""
+    found = read_checkpoint(pretrained(family="wav2vec2")[0])
+    lost = write_as(found, tmp_path / "x.pt", "fairseq")
+    assert "that it was wav2vec 2.0" in lost[0]
+    content = read_torch_file(tmp_path / "x.pt")
+    assert [content["cfg"][group]["_name"] for group in ("model", "task", "criterion")] == [
+        "hubert", "hubert_pretraining", "hubert"]
+    again = read_checkpoint(tmp_path / "x.pt")
+    assert again.config.family == "hubert"
+    assert same(again.tensors, found.tensors)
+    assert torch.equal(again.prediction.tables[0], found.prediction.tables[0])
+
+
+def test_a_data2vec_leaves_heads_of_prediction_behind_in_fairseq(pretrained, tmp_path):
+    found = read_checkpoint(pretrained(family="data2vec", conv_norm="layer", positional_depth=2)[0])
+    lost = write_as(found, tmp_path / "x.pt", "fairseq")
+    assert lost == ["the heads of masked prediction: fairseq has them on HuBERT alone",
+                    "a pretraining head, which there is none of: load the model there with strict=False"]
+    assert "label_embs_concat" not in read_torch_file(tmp_path / "x.pt")["model"]
+    again = read_checkpoint(tmp_path / "x.pt")
+    assert again.prediction is None
+    assert same(again.tensors, found.tensors)
+
+
 def test_equal_widths_need_no_projection_in_fairseq(tiny, tmp_path):
     """fairseq has none where the convolutions are as wide as the Transformer; the identity stands for it."""
     from upstream.model import save_encoder
