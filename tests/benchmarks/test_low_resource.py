@@ -12,7 +12,7 @@ from tones import write_tones
 from benchmarks.low_resource import Grid, _cell, stage_seconds
 from benchmarks.low_resource import run as compare_encoders
 from benchmarks.low_resource_checks import Planned
-from benchmarks.low_resource_recipe import SHIPPED, Cell, DecodingRecipe, LowResourceRecipe, micro_batches
+from benchmarks.low_resource_recipe import SHIPPED, BeamSearchRecipe, Cell, LowResourceRecipe, micro_batches
 from benchmarks.low_resource_scratch import scratch_encoder, told_shape
 from benchmarks.low_resource_splits import Splits
 from benchmarks.results import read_results
@@ -360,4 +360,4 @@ def test_scripts_without_spaces_are_tuned_by_characters_and_searched_unspaced(do
     assert (made["settings"]["unspaced"], made["settings"]["unit"]) == (True, "character")
     assert read_json(tmp_path / "out/cells/3min-other/decoded/tuning.json")["unit"] == "character"
     with pytest.raises(ValueError, match="unspaced is for decoder=batched, not beam"):
-        DecodingRecipe(unspaced=True)
+        BeamSearchRecipe(unspaced=True)

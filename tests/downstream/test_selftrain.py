@@ -20,7 +20,7 @@ from downstream.finetune_recipe import FinetuneRecipe
 from downstream.lm.arpa import write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.recogniser import load_recogniser, recogniser_hash, save_recogniser
-from downstream.selftrain import _decoding_settings, selftrain
+from downstream.selftrain import decoding_settings, selftrain
 from downstream.selftrain_data import training_set
 from downstream.selftrain_recipe import SHIPPED, FilterRecipe, SelftrainRecipe, TuningRecipe
 from downstream.selftrain_stages import stages_read
@@ -377,9 +377,9 @@ def test_labels_whose_characters_are_worse_than_those_of_greedy_decoding_are_a_w
 def test_unspaced_decoding_is_part_of_the_key_where_it_is_asked_for(corpus):
     """What was labelled before there was the option is not stale."""
     found = recipe(corpus)
-    assert "unspaced" not in _decoding_settings(found)
+    assert "unspaced" not in decoding_settings(found)
     unspaced = dataclasses.replace(found, decoding=dataclasses.replace(found.decoding, unspaced=True))
-    assert _decoding_settings(unspaced)["unspaced"] is True
+    assert decoding_settings(unspaced)["unspaced"] is True
 
 
 def test_given_weights_are_not_tuned(corpus):
