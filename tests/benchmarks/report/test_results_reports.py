@@ -134,13 +134,14 @@ def test_figures_of_the_committed_comparison_are_the_files():
     found = report(read_all([RESULTS / "librispeech-mini-light.json"]))
     rates = tables(found)["rates"]
     line = next(r for r in rates.rows if [c.text for c in r[:2]] == ["all", "round 2"])
-    assert [c.text for c in line[2:]] == ["91.1", "40.0", "71.6", "39.5"]
-    assert line[4].detail == "[69.8, 73.4]"
-    assert found.lead[0] == ("Lowest word error rate: 71.6 % [69.8, 73.4], with round 2, labels all, decoder "
-                             "beam+4gram.")
-    assert "excludes 0 in 17 of 20 (16 with fewer errors than scratch and 1 with more)" in found.lead[1]
-    assert "0 of 20 p-values are below 0.05" in found.lead[2]
-    assert "By speakers none of 20 p-values is below 0.05 once adjusted (the smallest is 0.16)" in cautions(found)
+    assert [c.text for c in line[2:]] == ["90.8", "39.8", "66.6", "39.6"]
+    assert line[4].detail == "[64.9, 68.4]"
+    assert found.lead[0] == ("Lowest word error rate: 66.6 % [64.9, 68.4], with round 2, labels all, decoder "
+                             "batched+4gram.")
+    assert "excludes 0 in 28 of 36 (27 with fewer errors than the second of the pair and 1 with more)" in found.lead[1]
+    assert "26 of 36 p-values are below 0.05" in found.lead[1]
+    assert "0 of 36 p-values are below 0.05" in found.lead[2]
+    assert "By speakers none of 36 p-values is below 0.05 once adjusted (the smallest is 0.28)" in cautions(found)
 
 
 def test_mean_and_deviation_over_seeds_by_hand(made):
