@@ -274,7 +274,7 @@ def test_a_whole_result_stays_until_that_of_a_changed_recipe_is_whole(tmp_path, 
 
     def report(found, cells):
         grid = Grid(found, None, Planned(), None, tmp_path)
-        _report(grid, tally, [{"cell": cell} for cell in range(cells)], [], cells, "command")
+        _report(grid, tally, [{"cell": str(cell)} for cell in range(cells)], [], cells, "command")
         names = ("results.json", "results.partial.json")
         return [len(json.loads((tmp_path / n).read_text())["rows"]) if (tmp_path / n).exists() else 0 for n in names]
 
