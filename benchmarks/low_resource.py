@@ -110,8 +110,9 @@ def _report(grid: Grid, tally: Tally, rows: list[dict[str, Any]], rounds: list[R
             return {}
         target = partial  # of a recipe that has changed: what is whole stays until this is
     results = {"benchmark": BENCHMARK, "command": command, "recipe": settings, "seconds": _seconds(grid, rows, rounds),
-               "rows": rows, "test": _set_row(grid, grid.recipe.test), "dev": _set_row(grid, grid.recipe.dev),
-               "rounds": [_round_row(r) for r in rounds], "encoders": _encoder_rows(grid),
+               "rows": rows, "test": _set_row(grid, grid.recipe.test) | _heard_before(grid),
+               "dev": _set_row(grid, grid.recipe.dev), "rounds": [_round_row(r) for r in rounds],
+               "encoders": _encoder_rows(grid),
                "summaries": tally.summaries(rows), "comparisons": tally.comparisons(rows, _against(grid.recipe))}
     write_results(target, results)
     if whole:
@@ -229,6 +230,16 @@ def _set_row(grid: Grid, split: str) -> dict[str, Any]:
     speakers = set(manifest.speakers)
     return {"manifest": manifest.hash, "utterances": len(manifest), "seconds": round(manifest.seconds, 1),
             "speakers": None if None in speakers else len(speakers)}
+
+
+def _heard_before(grid: Grid) -> dict[str, Any]:
+    """How many speakers of the test set are in what is trained on as well; nothing where none is."""
+    recipe, manifests = grid.recipe, grid.splits.manifests
+    names = {recipe.labelled[cell.labelled].split for cell in recipe.parsed_cells}
+    names |= {recipe.unlabelled} if recipe.rounds_wanted else set()
+    trained_on = {speaker for name in names for speaker in manifests[name].speakers}
+    known = set(manifests[recipe.test].speakers) & trained_on - {None}
+    return {"speakers_trained_on": len(known)} if known else {}
 
 
 def _encoder_rows(grid: Grid) -> list[dict[str, Any]]:

@@ -117,6 +117,9 @@ def _seeds(file: Results) -> Iterator[str]:
 
 def _size(file: Results) -> Iterator[str]:
     test = named_test(file)
+    if isinstance(known := test.get("speakers_trained_on"), int):
+        yield (f"{counted(known, 'speaker')} of the test set {'is' if known == 1 else 'are'} in the training data as "
+               "well: those who were never heard will be recognised worse.")
     if isinstance(test.get("words"), int):
         yield from few_words(test["words"])
         if isinstance(test.get("speakers"), int):

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from tones import write_tones
 
-from benchmarks.low_resource import Grid, _cell, stage_seconds
+from benchmarks.low_resource import Grid, _cell, _heard_before, stage_seconds
 from benchmarks.low_resource import run as compare_encoders
 from benchmarks.low_resource_checks import Planned
 from benchmarks.low_resource_recipe import SHIPPED, BeamSearchRecipe, Cell, LowResourceRecipe, micro_batches
@@ -17,7 +17,7 @@ from benchmarks.low_resource_scratch import scratch_encoder, told_shape
 from benchmarks.low_resource_splits import Splits
 from benchmarks.results import read_results
 from tools.main import run
-from upstream.audio.manifest import Manifest
+from upstream.audio.manifest import Manifest, Utterance
 from upstream.disk import read_json
 from upstream.errors import InputError, Interrupted, RecipeError
 from upstream.model import Encoder, EncoderConfig, save_encoder
@@ -222,6 +222,21 @@ def test_encoders_are_compared_over_seeds_without_a_pretraining(done):
         ("frozen", "scratch"), ("other", "scratch"), ("other", "frozen")}
     assert all(c["p_value"] <= c["p_holm"] and c["seeds"] == [0, 5] for c in results["comparisons"])
     assert [(e["name"], e["layers"]) for e in results["encoders"]] == [("frozen", 2), ("other", 2)]
+
+
+@pytest.mark.parametrize(("speakers", "known"), [
+    (("a", "b", "a", None), {"speakers_trained_on": 1}), (("a", "c", "c", None), {}), ((None, "b", "d", None), {}),
+])
+def test_speakers_of_the_test_set_that_were_trained_on_are_counted(tmp_path, encoders, speakers, known):
+    """Of dev the fine-tuning warned; of the test set, whose rates are what is believed, nobody did."""
+    def manifest(name, *those):
+        return Manifest.of([Utterance(f"{name}-{n}", tmp_path / f"{name}.wav", 0, 16_000, 16_000, 1, speaker, "A")
+                            for n, speaker in enumerate(those)], name)
+
+    labelled, other, *test = speakers
+    splits = Splits({"labelled": manifest("l", labelled), "train": manifest("t", "d"), "dev": manifest("d", other),
+                     "test": manifest("x", *test)}, tmp_path)
+    assert _heard_before(Grid(recipe(tmp_path, encoders), splits, Planned(), None, tmp_path)) == known
 
 
 def test_a_frozen_encoder_is_what_it_was_and_another_is_not(done, encoders):

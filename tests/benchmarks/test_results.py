@@ -269,7 +269,8 @@ def test_a_whole_result_stays_until_that_of_a_changed_recipe_is_whole(tmp_path, 
     monkeypatch.setattr("benchmarks.low_resource.write_results", lambda path, results: path.write_text(
         json.dumps(results)))
     recipe = load_recipe(LowResourceRecipe, "librispeech-mini", [], SHIPPED)
-    monkeypatch.setattr("benchmarks.low_resource._set_row", lambda *_: {})
+    for name in ("_set_row", "_heard_before"):
+        monkeypatch.setattr(f"benchmarks.low_resource.{name}", lambda *_: {})
     tally = SimpleNamespace(summaries=lambda *_: [], comparisons=lambda *_: [])
 
     def report(found, cells):

@@ -206,6 +206,7 @@ def test_adjusted_p_values_of_the_file_are_taken_as_they_are(made):
     (results([row(words=5010)]), "The test set is small: 5,010 reference words."),
     (results([row()], test={"speakers": 6}), "The test set has 6 speakers"),
     (results([row()]), "does not say how many speakers"),
+    (results([row()], test={"speakers_trained_on": 2}), "2 speakers of the test set are in the training data as well"),
     (results([row()]), "One seed: "),
     (results([row(seed=0), row(seed=1)]), "2 seeds: their standard deviation is hardly known."),
     (results([row(on_edge=["lm_weight"])]), "lie on the edge of what was tried in 1h-scratch, greedy (lm_weight)"),
