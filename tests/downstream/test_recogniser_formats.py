@@ -221,6 +221,18 @@ def test_symbols_that_nothing_tells_are_asked_for(tmp_path):
         import_recogniser(tmp_path / "x.pt", vocabulary=tmp_path / "vocab.json")
 
 
+@pytest.mark.parametrize("content", [{"<pad>": 0, "|": 1, "A": 2}, {"eng": {"<pad>": 0, "|": 1}}])
+def test_a_vocabulary_that_does_not_fit_its_head_is_told_of(tmp_path, content):
+    """It was left aside in silence, and then nothing was said to tell what the rows stand for."""
+    write_as(read_checkpoint(LARGE), tmp_path / "theirs", "huggingface")
+    for name in ("hubertkit.json", "added_tokens.json"):
+        (tmp_path / "theirs" / name).unlink(missing_ok=True)
+    (tmp_path / "theirs/vocab.json").write_text(json.dumps(content))
+    found = read_checkpoint(tmp_path / "theirs")
+    assert found.ctc.symbols is None
+    assert "vocab.json does not name the 13 rows of the head, one symbol each, and was left aside" in found.notes
+
+
 def test_an_encoder_is_no_recogniser(tmp_path):
     with pytest.raises(UsageError, match="without the head of a recogniser; fine-tune it first"):
         import_recogniser(CHECKPOINTS / "pretrain_large.pt")

@@ -98,6 +98,9 @@ def read(folder: Path) -> Checkpoint:
     encoder = take(expected, found, lambda name: name, where)
     refuse_rest((prefix + key for key in found), where)
     ctc = _ctc(heads, folder, config.width, where)
+    if ctc is not None and ctc.symbols is None and (folder / "vocab.json").is_file():
+        more += (f"vocab.json does not name the {len(ctc.weight)} rows of the head, one symbol each, and was left "
+                 "aside",)
     quantiser = take_quantiser(heads)
     if heads:
         more += (f"{where.name}: left out what belongs to other heads: {', '.join(sorted(heads)[:4])}",)
