@@ -146,9 +146,10 @@ def _pretrained_settings(groups: dict[str, Any], body: dict[str, Tensor], path: 
 
     found = settings_from_shapes(shape, norm)
     if found is None or "heads" not in found:
+        beside_it = f", or have that lie beside it as {name}" * bool(name)
         raise FormatError(f"{path}: a fine-tuned model without w2v_args does not say how many attention heads it has; "
-                          f"give the checkpoint that it was fine-tuned from, with --pretrained FILE or as "
-                          f"{name or 'a file'} beside it")
+                          "give the checkpoint that it was fine-tuned from to `hubertkit convert`, with --pretrained "
+                          f"FILE{beside_it}")
     name = groups["model"].get("_name") or groups["model"].get("arch")
     return {"family": "wav2vec2" if name == "wav2vec_ctc" else "hubert", **found}
 

@@ -197,7 +197,7 @@ def test_equal_widths_need_no_projection_in_fairseq(tiny, tmp_path):
 
 
 def test_a_recogniser_needs_its_pretraining_for_the_number_of_heads(checkpoints, tmp_path):
-    with pytest.raises(FormatError, match=r"ctc_base\.pt: .*how many attention heads.*checkpoint_last\.pt beside it"):
+    with pytest.raises(FormatError, match=r"ctc_base\.pt: .*many attention heads.*beside it as checkpoint_last\.pt"):
         load_encoder(checkpoints / "ctc_base.pt")
     before = checkpoints / "pretrain_base_legacy_args.pt"
     given = read_checkpoint(checkpoints / "ctc_base.pt", pretrained=before)
