@@ -359,7 +359,8 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         training = fitted(round_.training, target, lambda tried: _task(
             recipe, replace(round_, training=tried), corpus, units, noise, init, device), device)
         task = _task(recipe, replace(round_, training=training), corpus, units, noise, init, device)
-        say(f"round {round_.number}: {beside_the_paper(round_.training.batch_seconds)}")
+        audio = beside_the_paper(round_.training.batch_seconds, round_.objective.kind)
+        say(f"round {round_.number}: {audio}")
         if init is not None:
             say(f"round {round_.number}: the encoder of {init.source} goes on learning, under new heads; those that it "
                 "may have are left behind")

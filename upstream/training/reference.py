@@ -13,8 +13,10 @@ from pathlib import Path
 from upstream.disk import read_json
 
 FOLDER = Path(__file__).with_name("curves")
-# Audio of an update: GPUs times seconds a GPU (HuBERT paper, section IV-C; fairseq examples/hubert/config/pretrain).
-PAPER_MINUTES = {"BASE": 32 * 87.5 / 60, "LARGE": 128 * 56.25 / 60, "X-LARGE": 256 * 22.5 / 60}
+# Audio of an update: GPUs times seconds a GPU (HuBERT paper, section IV-C, and fairseq examples/hubert/config/pretrain;
+# wav2vec 2.0 paper, section 4.2: 1.4 and 1.2 million samples).
+PAPER_MINUTES = {"hubert": {"BASE": 32 * 87.5 / 60, "LARGE": 128 * 56.25 / 60, "X-LARGE": 256 * 22.5 / 60},
+                 "wav2vec2": {"BASE": 64 * 87.5 / 60, "LARGE": 128 * 75 / 60}}
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def _by_shape() -> dict[tuple[str | None, int | None, int | None], Reference]:
     return found
 
 
-def beside_the_paper(batch_seconds: float) -> str:
-    """`0.5 min of audio an update (the paper's BASE: 46.7, LARGE: 120, X-LARGE: 96)`."""
-    paper = ", ".join(f"{name}: {minutes:.3g}" for name, minutes in PAPER_MINUTES.items())
+def beside_the_paper(batch_seconds: float, objective: str = "hubert") -> str:
+    """`0.5 min of audio an update (the paper's BASE: 46.7, LARGE: 120, X-LARGE: 96)`: of the paper of an objective."""
+    paper = ", ".join(f"{name}: {minutes:.3g}" for name, minutes in PAPER_MINUTES[objective].items())
     return f"{batch_seconds / 60:.3g} min of audio an update (the paper's {paper})"

@@ -139,7 +139,10 @@ def test_a_run_far_behind_its_reference_is_told_how_far():
 
 def test_the_audio_of_an_update_stands_beside_the_papers():
     """32 GPUs x 87.5 s, 128 x 56.25 s, 256 x 22.5 s."""
-    assert {k: round(v, 1) for k, v in PAPER_MINUTES.items()} == {"BASE": 46.7, "LARGE": 120.0, "X-LARGE": 96.0}
+    assert {k: round(v, 1) for k, v in PAPER_MINUTES["hubert"].items()} == {
+        "BASE": 46.7, "LARGE": 120.0, "X-LARGE": 96.0}
+    # 1.6 and 2.7 h; a bug once found: wav2vec 2.0 was held against HuBERT's
+    assert beside_the_paper(5600, "wav2vec2") == "93.3 min of audio an update (the paper's BASE: 93.3, LARGE: 160)"
     assert beside_the_paper(32) == "0.533 min of audio an update (the paper's BASE: 46.7, LARGE: 120, X-LARGE: 96)"
 
 
