@@ -161,9 +161,11 @@ def _candidate(found: dict[str, Any]) -> Candidate:
 
 
 def _number_of_words(found: dict[str, Any], name: str) -> int:
-    number = float(found[name])
+    number = found[name]
+    if not isinstance(number, int | float):
+        raise TypeError(f"{name} is {number!r}, no number")
     if number != number // 1:
-        raise ValueError(f"{name} is {number}, expected a whole number of words")
+        raise ValueError(f"{name} is {number!r}, expected a whole number of words")
     return int(number)
 
 

@@ -355,7 +355,7 @@ def test_the_command_says_what_it_would_do_and_does_a_part(corpus, tmp_path, cap
     out = ["--out", str(tmp_path / "out")]
     assert command(words(corpus, *out, "--dry-run", "--until", "round0")) == 0
     said = capsys.readouterr()
-    assert re.search(r"3 stages to do: \d+ s; of 1 nothing says how long; \d+ MB of disk at most", said.out)
+    assert re.search(r"3 stages to do: about \d+ s; of 1 nothing says how long; \d+ MB of disk at most", said.out)
     assert "round0: trying a short batch, to say how long the training takes" in said.err
     assert not (tmp_path / "out").exists()
     assert command(words(corpus, *out, "--until", "round0/recogniser")) == 0

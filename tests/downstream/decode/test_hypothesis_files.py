@@ -30,6 +30,13 @@ def test_hypotheses_come_back_as_they_went_in(tmp_path_factory, many):
     assert read_hypotheses(path) == many
 
 
+def test_a_number_of_words_comes_back_whatever_it_is(tmp_path):
+    """Found by hypothesis: it went through float64, which has no 2^53 + 1."""
+    many = [Hypothesis("a", "", 0.0, 0.0, nbest=(Candidate("", 0.0, 0.0, 0.0, 2 ** 53 + 1, 2 ** 53 + 3),))]
+    write_hypotheses(tmp_path / "x.jsonl", many)
+    assert read_hypotheses(tmp_path / "x.jsonl") == many
+
+
 def test_the_page_names_the_fields_of_a_hypothesis(tmp_path):
     """It named the decoder, its weights and word scores as well, which no file of hypotheses has."""
     page = (Path(__file__).parents[3] / "docs/architecture.md").read_text()
