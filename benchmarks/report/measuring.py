@@ -70,9 +70,10 @@ def recogniser_table(file: Results, title: str) -> Table:
     rows = tuple(tuple(Cell(_weight(key, row)) for key in keys) for row in file.rows)
     edge = "; on edge: the weight lies on the edge of what was tried" if "on_edge" in keys else (
         "; none lies on the edge of what was tried" if any("on_edge" in row for row in file.rows) else "")
+    flatters = " Rates on dev are of the utterances that weights were found on, and flatter." * ("dev_wer" in keys)
     return Table("recognisers", f"Recognisers and the weights found on dev{f', {title}' if title else ''}.", columns,
                  rows, "Recognisers by the beginning of their hash. Weights are of natural logarithms"
-                 f"{edge}.", paper=False)
+                 f"{edge}.{flatters}", paper=False)
 
 
 def encoder_table(encoders: Sequence[Mapping[str, Any]], file: Results, title: str) -> Table:

@@ -444,6 +444,13 @@ def test_what_encoders_from_elsewhere_are_stands_in_the_report(made):
     assert "encoders" not in tables(made(results([row()])))
 
 
+@pytest.mark.parametrize(("more", "told"), [({}, False), ({"dev_wer": 40.0, "lm_weight": 0.5}, True)])
+def test_what_rates_on_dev_are_of_is_told(made, more, told):
+    """They are of as much of dev as weights were searched on, and stood beside those of the test set without a word."""
+    assert ("of the utterances that weights were found on" in tables(made(results([row(**more)])))[
+        "recognisers"].note) == told
+
+
 @pytest.mark.parametrize(("cell", "data"), [
     ("1h: scratch", "corpus unknown, dev dev, test test"),
     ("1h: round 2", "corpus unknown, unlabelled train, dev dev, test test"),
