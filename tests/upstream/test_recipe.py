@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.low_resource_recipe import SHIPPED as BENCHMARKS
 from benchmarks.low_resource_recipe import LowResourceRecipe
 from downstream.finetune_recipe import SHIPPED as FINETUNING
 from downstream.finetune_recipe import FinetuneRecipe
 from upstream.errors import RecipeError, UsageError
+from upstream.model import Encoder, MaskedPrediction
+from upstream.model.shapes import SHAPES
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe, refine
 
@@ -156,7 +159,8 @@ def test_refine_changes_some_values_and_checks_them():
 @pytest.mark.parametrize("name", sorted(p.stem for p in SHIPPED.glob("*.yaml")))
 def test_shipped_pretraining_recipes_are_valid(name):
     rounds = rounds_of(load_recipe(PretrainRecipe, name, [], SHIPPED))
-    assert [r.number for r in rounds] == ([1] if name.startswith(("wav2vec2", "hubert-adapt")) else [1, 2])
+    single = ("wav2vec2", "hubert-adapt", "hubert-large", "hubert-xlarge")
+    assert [r.number for r in rounds] == ([1] if name.startswith(single) else [1, 2])
     assert all(later.teacher.layer <= earlier.encoder.layers for earlier, later in pairwise(rounds))
 
 
@@ -170,6 +174,23 @@ def test_shipped_benchmark_recipes_are_valid(name):
     recipe = load_recipe(LowResourceRecipe, name, [], BENCHMARKS)
     assert recipe.cells
     rounds_of(recipe.pretrain)
+
+
+@pytest.mark.parametrize(("name", "gpus", "seconds", "rate", "final_dim", "weights"), [
+    ("hubert-large", 128, 56.25, 1.5e-3, 768, 316_609_408), ("hubert-xlarge", 256, 22.5, 3e-3, 1024, 964_321_664)])
+def test_the_recipes_of_large_and_xlarge_are_as_published(name, gpus, seconds, rate, final_dim, weights):
+    """Hsu et al. 2021, table I and section IV; the weights are those of the released files, of 500 classes and the four
+    rows that fairseq's dictionary adds."""
+    only, = rounds_of(load_recipe(PretrainRecipe, name, [], SHIPPED))
+    assert only.encoder == SHAPES[name]
+    assert (only.training.updates, only.training.batch_seconds) == (400_000, gpus * seconds)
+    assert (only.training.optimiser.peak_rate, only.training.optimiser.clip_norm) == (rate, 1)
+    assert (only.training.optimiser.warmup_updates, only.training.crop_seconds) == (32_000, 15.625)
+    assert (only.teacher.features, only.teacher.layer, only.teacher.clusters) == ("layer", 9, 500)
+    assert (only.mask.share, only.mask.span, only.objective.final_dim) == (0.8, 10, final_dim)
+    with torch.device("meta"):
+        model = MaskedPrediction(Encoder(only.encoder), [504], final_dim)
+    assert sum(p.numel() for p in model.parameters()) == weights
 
 
 def test_base_follows_the_published_recipe():
