@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
-from downstream.score.rates import compared_words
+from downstream.score.rates import Unit, compared_words
 from downstream.score.significance import paired_difference
 from downstream.transcribe import Settings, Transcriber
 from upstream.audio.manifest import Manifest
@@ -32,7 +32,7 @@ Recording = tuple[np.ndarray, str]  # (S,) float32 at 16 kHz, and what is said
 
 
 def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes: float = 30.0,
-        pause_seconds: float = 0.0, say: Callable[[str], None] = say) -> dict[str, Any]:
+        pause_seconds: float = 0.0, say: Callable[[str], None] = say, unit: Unit = "word") -> dict[str, Any]:
     """Rows for a results file.
 
     Args:
@@ -42,6 +42,7 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
         minutes: of a joined recording at most; an utterance is never parted.
         pause_seconds: of digital silence between two utterances, which a recogniser may never have met; most have
             quiet of their own around what is said.
+        unit: that errors are counted in; with `character` all numbers of words and `wer` are of characters.
 
     Returns:
         Two rows for each decoder, `recordings` being `one by one` or `joined`: `count` of what is transcribed,
@@ -50,7 +51,7 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
         recordings were parted.
 
     Raises:
-        UsageError: minutes or a pause that cannot be, or no recogniser.
+        UsageError: minutes or a pause that cannot be, or by which no two utterances are joined; no recogniser.
         InputError: an utterance without a text, or no words at all.
     """
     if not minutes > 0 or not pause_seconds >= 0:
@@ -62,6 +63,9 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
     if not any(text.split() for _, text in alone):
         raise InputError("the texts hold no words; seams are measured on recordings with transcripts")
     groups = grouped([len(wave) for wave, _ in alone], minutes, pause_seconds)
+    if len(groups) == len(alone) > 1:
+        raise UsageError(f"{minutes:g} minutes: no two utterances with a pause of {pause_seconds:g} s fit into a "
+                         "recording, so nothing is joined; give more")
     whole = [joined(alone[group.start:group.stop], pause_seconds) for group in groups]
     rows: list[dict[str, Any]] = []
     parted = 0.0
@@ -71,16 +75,16 @@ def run(recogniser: Path, test: Manifest, settings: dict[str, Settings], minutes
         each = _transcribed(transcriber, alone, f"{name}, one by one")
         long = _transcribed(transcriber, whole, f"{name}, joined")
         texts = [text for _, text in alone]
-        apart = errors_by_utterance(texts, [" ".join(each[group.start:group.stop]) for group in groups], groups)
-        together = errors_by_utterance(texts, long, groups)
-        words = np.array([len(text.split()) for text in texts])
+        apart = errors_by_utterance(texts, [" ".join(each[group.start:group.stop]) for group in groups], groups, unit)
+        together = errors_by_utterance(texts, long, groups, unit)
+        words = np.array([len(compared_words(text, unit)) for text in texts])
         rows += [_row(name, "one by one", alone, words, apart), _row(name, "joined", whole, words, together)]
         paired = paired_difference(together, apart, words)
         rows[-1] |= {"difference": round(paired.points, 3), "difference_interval": paired.interval.rounded,
                      "p_value": round(paired.p_value, 5), "goal": GOAL}
         say(f"{name}: {rows[-2]['wer']:.2f} one by one, {rows[-1]['wer']:.2f} joined")
-    return {"benchmark": "seams", "minutes": minutes, "pause_seconds": pause_seconds, "parted_at_seconds": parted,
-            "rows": rows}
+    return {"benchmark": "seams", "unit": unit, "minutes": minutes, "pause_seconds": pause_seconds,
+            "parted_at_seconds": parted, "rows": rows}
 
 
 def grouped(samples: Sequence[int], minutes: float, pause_seconds: float) -> list[range]:
@@ -101,7 +105,8 @@ def joined(parts: Sequence[Recording], pause_seconds: float) -> Recording:
     return np.concatenate(waves), " ".join(text for _, text in parts)
 
 
-def errors_by_utterance(texts: Sequence[str], found: Sequence[str], groups: Sequence[range]) -> np.ndarray:
+def errors_by_utterance(texts: Sequence[str], found: Sequence[str], groups: Sequence[range],
+                        unit: Unit = "word") -> np.ndarray:
     """(N,) int64: word errors at each of N utterances, of the words found in recordings that hold `groups` of them.
 
     A recording is aligned whole, with the fewest errors. A word that is too many is an error of the utterance that the
@@ -109,9 +114,9 @@ def errors_by_utterance(texts: Sequence[str], found: Sequence[str], groups: Sequ
     """
     errors = np.zeros(len(texts), np.int64)
     for group, heard in zip(groups, found, strict=True):
-        said = [compared_words(text) for text in texts[group.start:group.stop]]
+        said = [compared_words(text, unit) for text in texts[group.start:group.stop]]
         ends = np.cumsum(list(map(len, said)))
-        edits = Levenshtein.editops([word for words in said for word in words], compared_words(heard))
+        edits = Levenshtein.editops([word for words in said for word in words], compared_words(heard, unit))
         at = np.minimum(np.searchsorted(ends, [edit.src_pos for edit in edits], side="right"), len(said) - 1)
         errors[group.start:group.stop] = np.bincount(at, minlength=len(said))
     return errors

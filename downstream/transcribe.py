@@ -194,12 +194,13 @@ class Transcriber:
         return Transcript(name, tuple(self.words([wave])), len(wave) / SAMPLE_RATE, name if id is None else id)
 
     def words(self, blocks: Iterable[np.ndarray]) -> Iterator[SpokenWord]:
-        """Words of a recording as its blocks (S,) float32 at 16 kHz come in; what was given never changes.
+        """Words of a recording as its blocks (S,) float32 at 16 kHz come in; what was given never changes. Raises
+        InputError for a block that is none, integers for instance.
 
         Words come once a window is complete and a pause, or the next word, is behind them; see `downstream.phrases`.
         """
         chosen, rate = self._settings, self._grid.rate
-        for first, rows, _ in phrases(self._encode, blocks, self._grid, self._columns, self._blank,
+        for first, rows, _ in phrases(self._encode, map(checked_wave, blocks), self._grid, self._columns, self._blank,
                                       chosen.window_seconds, chosen.overlap_seconds, self.pause_seconds):
             usable = self._columns.usable(rows)
             found = self._decoder.decode("", rows, rate)

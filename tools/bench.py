@@ -139,6 +139,8 @@ def seams(
     pause: Annotated[float, typer.Option(help="Seconds of digital silence between two utterances.")] = 0.0,
     parted: Annotated[float | None, typer.Option(help="Pause at which recordings are parted, as `transcribe --pause`; "
                                                       "0: they are heard in windows only.")] = None,
+    characters: Annotated[bool, typer.Option("--characters", help="Count errors in characters: of scripts without "
+                                             "spaces. So with weights of unspaced decoding.")] = False,
 ) -> None:
     """Utterances transcribed one by one, and joined to long recordings: what the seams cost."""
     _check_file(out, "seams", [recogniser, test, lm, tuned])
@@ -148,7 +150,8 @@ def seams(
     if lm is not None:
         settings[f"{choice.chosen.value} + LM"] = Settings(choice, pause_seconds=parted)
     results = {"command": own_command(),
-               **run_seams(recogniser, Manifest.load(test), settings, minutes, pause, say)}
+               **run_seams(recogniser, Manifest.load(test), settings, minutes, pause, say,
+                           "character" if characters or choice.unspaced else "word")}
     write_results(out, results)
     _show(results, SEAM_COLUMNS, out)
 

@@ -24,6 +24,9 @@ SCHEMAS = {"pretrain": ("upstream.pretrain_recipe", "PretrainRecipe"),
            "bench low-resource": ("benchmarks.low_resource_recipe", "LowResourceRecipe")}
 
 
+_TO_BE_CHANGED = "# Lines that begin with # have their defaults: to set a key, take away its # and that of its section."
+
+
 class Command(str, enum.Enum):
     """Commands that take recipes."""
 
@@ -63,7 +66,7 @@ def recipe(
         print(path.read_text(encoding="utf-8"), end="")
         return
     loaded, named = load_recipe(schema, name, overrides or [], shipped), named_keys(name, overrides or [], shipped)
-    print("\n".join(header(path)))
+    print("\n".join([*(line for line in header(path) if line != _TO_BE_CHANGED), _TO_BE_CHANGED]))
     print(recipe_text(loaded, named.file | named.words), end="")
 
 

@@ -32,6 +32,24 @@ def chosen_device(wanted: str) -> torch.device:
     return torch.device("cpu") if wanted == "cpu" else best_device()
 
 
+def named_device(device: torch.device | str | None) -> torch.device:
+    """The device that a program asks for, as torch names it; None and `auto` are the GPU, where there is one.
+
+    Raises:
+        UsageError: a GPU, and there is none; a device that torch does not know.
+    """
+    if device is None or device == "auto":
+        return best_device()
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device={device}: no device of torch; give cpu, cuda, or None for the GPU where there is "
+                         "one") from error
+    if found.type == "cuda":
+        chosen_device("cuda")
+    return found
+
+
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device. The host does not wait until a GPU has done what it was given before, as it
     would in `Tensor.to`."""

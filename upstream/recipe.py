@@ -249,9 +249,17 @@ def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
         raise RecipeError(f"{where}: unknown key {key}{_nearest_key(key, base)}") from error
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise RecipeError(f"{where}: {key}{str(error).splitlines()[0]}") from error
+        raise RecipeError(f"{where}: {key}{_plainly(str(error).splitlines()[0])}") from error
     except (TypeError, ValueError) as error:  # a list for a mapping, or the other way round; a number of many digits
         raise RecipeError(f"{where}: {error}") from error
+
+
+def _plainly(complaint: str) -> str:
+    """What OmegaConf says of a value, in words of somebody who does not know it, where that is more than its own."""
+    if complaint.endswith("is not Optional"):
+        return "nothing stands there: give it a value, a section keys of its own, or leave it out"
+    wants_list = "is not a" in complaint and "ListConfig" in complaint
+    return "a list is needed: [ ] around its values" if wants_list else complaint
 
 
 def _to_object(recipe: Any, where: str) -> Any:

@@ -95,6 +95,21 @@ def test_what_a_seam_costs_is_the_difference(manifest, monkeypatch, tmp_path):
     check(whole_file, tmp_path)
 
 
+def test_errors_are_counted_in_characters_where_that_is_asked_for(manifest, monkeypatch, tmp_path):
+    """Found in review: of a recogniser of Mandarin a WER of 2000 was shown."""
+    monkeypatch.setattr(seams, "Transcriber", Deaf)
+    found = seams.run(tmp_path, manifest, {"greedy": Settings()}, pause_seconds=1.0, say=lambda line: None,
+                      unit="character")
+    alone, whole = found["rows"]
+    assert (found["unit"], alone["words"], alone["errors"], whole["errors"]) == ("character", 8, 0, 4)
+    assert seams.errors_by_utterance(["今天", "很好"], ["今 天很"], [range(2)], "character").tolist() == [0, 1]
+
+
+def test_recordings_of_single_utterances_are_refused(manifest, tmp_path):
+    with pytest.raises(UsageError, match=r"0\.01 minutes: no two utterances with a pause of 2 s fit into a recording"):
+        seams.run(tmp_path, manifest, {"greedy": Settings()}, minutes=0.01, pause_seconds=2.0)
+
+
 def test_utterances_without_texts_are_refused(manifest, tmp_path):
     (tmp_path / "b.txt").unlink()
     with pytest.raises(InputError, match="b: no text"):

@@ -20,7 +20,7 @@ from downstream.recogniser import load_recogniser, recogniser_hash
 from downstream.transcribe import Settings, Transcriber, recordings
 from tools import main
 from upstream.audio.mpeg import _frame
-from upstream.errors import UsageError
+from upstream.errors import InputError, UsageError
 from upstream.model import EncoderConfig
 from upstream.training.loop import TrainingRecipe
 from upstream.training.optimiser import OptimiserRecipe
@@ -70,6 +70,16 @@ def test_words_do_not_depend_on_the_blocks_that_samples_come_in(asr, joined):
     whole = list(transcriber.words([wave]))
     assert list(transcriber.words([wave[i:i + 1234] for i in range(0, len(wave), 1234)])) == whole
     assert all(0 < w.confidence <= 1 and a.end_s <= w.start_s for a, w in zip(whole, whole[1:]))  # noqa: RUF007
+
+
+@pytest.mark.parametrize("block", [lambda wave: (32_767 * wave).astype(np.int16), lambda wave: wave[None]])
+def test_a_block_that_is_no_waveform_is_refused(asr, joined, block):
+    """Integers of a microphone were taken as they are, and other words came."""
+    wave = soundfile.read(joined, dtype="float32")[0]
+    with pytest.raises(InputError, match=r"a waveform of shape .*: expected"):
+        list(Transcriber(asr, Settings()).words([block(wave)]))
+    with pytest.raises(InputError, match="a waveform of shape"):
+        list(Transcriber(asr, Settings()).words(wave))  # not in a list
 
 
 def test_words_come_before_the_recording_ends(asr, joined):

@@ -264,3 +264,12 @@ def test_a_word_for_all_trainings_of_a_comparison_counts_in_each(tmp_path):
 def test_a_key_like_none_is_told_where_all_are_shown(shipped):
     with pytest.raises(RecipeError, match=r"unknown key zzz \(`hubertkit recipe NAME --all` shows every key"):
         load(shipped, "zzz=1")
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("training:\n", "training: nothing stands there: give it a value, a section keys of its own, or leave it out"),
+    ("rounds: 3\n", "a list is needed: [ ] around its values")])
+def test_a_section_without_keys_and_a_value_for_a_list_are_told_plainly(tmp_path, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        load_recipe(Outer, tmp_path / "mine.yaml", [], tmp_path)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upstream.device import sent
+from upstream.device import named_device, sent
 from upstream.errors import UsageError
 from upstream.features.mfcc import MFCC_DIM, mfcc
 from upstream.features.streaming import Lengths, Read, ahead, checked, in_order, plan_batches, read_ahead
@@ -103,9 +103,9 @@ class LayerSource:
                 attention over all of them would take too long; frames then differ (`long_recordings`). 0 does not.
 
         Raises:
-            UsageError: the encoder has no such layer; another precision.
+            UsageError: the encoder has no such layer; another precision; a device that is not there.
         """
-        self.device = torch.device(device)
+        self.device = named_device(device)
         self._single = isinstance(layer, int | np.integer)  # a numpy integer, too
         self.layers = (int(layer),) if isinstance(layer, int | np.integer) else tuple(map(int, layer))
         for number in self.layers:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from upstream.device import named_device
 from upstream.errors import FormatError, UsageError
 from upstream.model.encoder import Encoder
 from upstream.model.formats import fairseq, huggingface, torchaudio
@@ -47,12 +48,13 @@ def load_encoder(
             how many attention heads there are.
 
     Raises:
-        UsageError: no such source, or one that cannot be fetched.
+        UsageError: no such source, or one that cannot be fetched; a device that is not there.
         FormatError: a format or architecture that is not known, a broken file, a tensor that is missing, left over or
             of another shape, a pickle that wants more than tensors.
     """
+    where = torch.device("cpu") if device is None else named_device(device)
     encoder = read_checkpoint(source, pretrained).encoder()
-    return encoder.to(device or "cpu", dtype or torch.float32)
+    return encoder.to(where, dtype or torch.float32)
 
 
 def load_prediction(source: str | Path, pretrained: Path | None = None, special_rows: bool = True,

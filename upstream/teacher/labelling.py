@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from upstream.device import best_device
-from upstream.errors import InputError
+from upstream.device import named_device
+from upstream.errors import InputError, UsageError
 from upstream.features.waveform import frames_of
 from upstream.model import Encoder, load_encoder
 from upstream.teacher.matching import matching_source
@@ -38,7 +38,9 @@ class Labeller:
             InputError: the teacher was fitted on another encoder.
         """
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(Path(teacher))
-        where = best_device() if device is None else torch.device(device)
+        if isinstance(encoders, str | Path):
+            raise UsageError(f"encoders={str(encoders)!r}: a single one; give a list of them")
+        where = named_device(device)
         loaded = [found if isinstance(found, Encoder) else load_encoder(found, where) for found in encoders]
         self._source = matching_source(self.teacher, loaded, device=where)
         self._quantiser = self.teacher.quantiser.to(self._source.device)

@@ -57,3 +57,5 @@ def test_another_encoder_than_the_teachers_is_refused(recordings, tmp_path):
         Labeller(tmp_path, [encoder()], device="cpu")
     with pytest.raises(UsageError, match="name it with --encoder"):
         Labeller(tmp_path)
+    with pytest.raises(UsageError, match="encoders='x': a single one; give a list of them"):
+        Labeller(tmp_path, "x")
