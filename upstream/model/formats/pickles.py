@@ -75,7 +75,10 @@ def write_torch_file(path: Path, content: Any, pickle_module: Any = pickle) -> N
     """As `torch.save`, whose errors do not say that a disk is full."""
     file = io.BytesIO()
     torch.save(content, file, pickle_module=pickle_module)
-    path.write_bytes(file.getbuffer())
+    # Not `write_bytes`: the traceback of a write that fails holds a view of the bytes, and Python 3.12.1 crashes when
+    # it collects that.
+    with file.getbuffer() as written, path.open("wb") as target:
+        target.write(written)
 
 
 def read_torch_file(path: Path) -> Any:
