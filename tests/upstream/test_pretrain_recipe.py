@@ -18,7 +18,8 @@ def rounds(name, *words):
 @pytest.mark.parametrize("name", sorted(p.stem for p in SHIPPED.glob("*.yaml")))
 def test_every_recipe_that_ships_can_be_read(name):
     found = rounds(name)
-    with_teacher = {"wav2vec2-base": [False], "wav2vec2-tiny": [False], "hubert-adapt": [True]}
+    with_teacher = {"wav2vec2-base": [False], "wav2vec2-tiny": [False], "hubert-adapt": [True], "hubert-large": [True],
+                    "hubert-xlarge": [True]}
     assert [r.has_teacher for r in found] == with_teacher.get(name, [True, True])
 
 
