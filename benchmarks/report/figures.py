@@ -157,8 +157,9 @@ def _series(axes: Any, places: list[float], chosen: Sequence[Measured], rate: st
     for place, m in zip(places, chosen):
         for row in m.rows if len(m.rows) > 1 else ():
             axes.plot(place, row[rate], marker=marker, markersize=3, color=colour, alpha=0.4, linestyle="none")
-    axes.errorbar(places, values, bars, color=colour, linewidth=1.2 if joined else 0, elinewidth=1.2, marker=marker,
-                  linestyle=_LINES[style % len(_LINES)], markersize=4.5, markeredgewidth=0)
+    # No line rather than one of no width, whose dashes have no length, which matplotlib 3.10 refuses.
+    axes.errorbar(places, values, bars, color=colour, linewidth=1.2, elinewidth=1.2, marker=marker,
+                  linestyle=_LINES[style % len(_LINES)] if joined else "none", markersize=4.5, markeredgewidth=0)
 
 
 def _forest(axes: Any, place: int, difference: Difference) -> None:
