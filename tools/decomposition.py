@@ -96,7 +96,7 @@ def errors(
     tell_few(result.ladder[0].interval.clusters, tested=as_json)
     if as_json:
         longest = max((len(hypothesis.nbest) for hypothesis in found["+ lm"]), default=0)
-        print(json.dumps({"unit": unit, "lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
+        print(json.dumps({"lm": str(lm), "decoder": choice.chosen.value, "lm_weight": whole.lm_weight,
                           "word_score": whole.word_score, "beam": whole.beam,
                           "nbest": nbest if given is None else max(1, longest), **as_plain(result)}, indent=1))
     else:

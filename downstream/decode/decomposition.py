@@ -20,8 +20,9 @@ errors of an utterance are put down to one of
 
 Every wrong utterance has exactly one blame, so the parts add up to the word errors.
 
-Where errors are counted in characters, since references have no spaces between words, nobody is blamed: what the
-language model says of a reference depends on where its words end, which nothing tells.
+Where errors are counted in characters, since references have no spaces between words, only unspaced decoding can be
+blamed, whose words need no separators (`decode.parting` finds those of a reference). Of any other what the language
+model says of a reference depends on where its words end, which nothing tells, and nobody is blamed.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Decomposition:
         words: in the references.
         ladder: in the order in which the steps were given, then the oracle.
         blamed: the word errors of the last step before the oracle, by blame; the parts add up to them. Empty where
-            errors are counted in characters.
+            nobody could be blamed.
         known, unknown: the words of the references inside and outside of the vocabulary. Their errors and `insertions`
             add up to the same number.
         insertions: words found where the reference has none.
@@ -149,7 +150,8 @@ def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, st
         InputError: no words in the references, or an utterance without a hypothesis, a list or scores.
     """
     ids = tuple(references)
-    for what, there in (*steps.items(), ("n-best", nbest), *([("weighed", weighed)] if unit == "word" else [])):
+    blaming = bool(weighed) or unit == "word"
+    for what, there in (*steps.items(), ("n-best", nbest), *([("weighed", weighed)] if blaming else [])):
         missing = next((id for id in ids if id not in there), None)
         if missing is not None:
             raise InputError(f"{missing}: nothing from {what!r}; decode every utterance that has a reference")
@@ -161,7 +163,7 @@ def decompose(references: Mapping[str, str], steps: Mapping[str, Mapping[str, st
     errors["oracle"] = [oracle_errors(references[id], (found[id], *nbest[id]), unit) for id in ids]
     known, counts = frozenset(vocabulary), [np.asarray(each, dtype=np.int64) for each in errors.values()]
     lost = {id for id in ids if closed and not known.issuperset(words_of(references[id]))}
-    blamed = _blamed(ids, lost, errors[list(steps)[-1]], weighed, unit) if weighed or unit == "word" else {}
+    blamed = _blamed(ids, lost, errors[list(steps)[-1]], weighed, unit) if blaming else {}
     return Decomposition(int(words.sum()), tuple(map(_step, errors, counts, [None, *counts], repeat(words))),
                          blamed,
                          *_by_vocabulary(references, found, known, unit), unit)

@@ -4,7 +4,7 @@ import pytest
 
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe
 from tools import main
-from tools.recipes import SCHEMAS, schema_of
+from tools.recipes import SCHEMAS, Command, schema_of
 from upstream.recipe import load_recipe
 
 
@@ -18,6 +18,7 @@ def test_every_recipe_that_ships_is_listed(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = call(capsys)
     assert code == 0
+    assert [command.value for command in Command] == list(SCHEMAS)
     for command in SCHEMAS:
         assert f" {command} " in out
         for path in schema_of(command)[1].glob("*.yaml"):

@@ -93,14 +93,6 @@ def test_two_files_side_by_side(write):
     assert "No errors." in [s for b in blocks(found, Points) for s in b.sentences]
 
 
-def test_wide_letters_and_marks_above_letters_stay_below_each_other(write):
-    """Chinese letters take two columns, and the vowel above the Thai one none: they were counted as one each."""
-    found = report([write("first", {"a": "好 THE กน ไป"})], References({"a": "你好 THE กิน ไป"}, None), "word", 0)
-    assert ("    REF 你好 THE กิน ไป\n"
-            "    HYP 好   THE กน ไป\n"
-            "        S        S") in markdown(found)
-
-
 def test_characters_are_recommended_where_words_are_phrases_and_not_where_characters_are_counted(write):
     """A report with --characters said to take --characters."""
     truth = {"a": "今天天气很好", "b": "我们去公园"}
@@ -113,6 +105,7 @@ def test_characters_are_recommended_where_words_are_phrases_and_not_where_charac
 
 @pytest.mark.parametrize(("truth", "found", "lines"), [
     ("我 公园 吧", "我 园 吧 了", "    REF 我 公园 吧 *\n    HYP 我 园   吧 了\n           S       I"),
+    ("你好 THE กิน ไป", "好 THE กน ไป", "    REF 你好 THE กิน ไป\n    HYP 好   THE กน ไป\n        S        S"),
     ("मैं आज सेब", "मैं सेब", "    REF मैं आज सेब\n    HYP मैं *  सेब\n          D"),
     ("يحب الكتاب", "يحب", "    REF \u2068يحب\u2069 \u2068الكتاب\u2069\n    HYP \u2068يحب\u2069 *\n            D")])
 def test_words_stand_below_each_other_in_scripts_of_other_widths_and_directions(write, truth, found, lines):
