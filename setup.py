@@ -22,7 +22,7 @@ setup(
     package_data={
         "upstream": ["recipes/*.yaml", "training/curves/*.json"],
         "downstream": ["recipes/*.yaml", "recipes/decoding/*.yaml", "recipes/selftrain/*.yaml"],
-        "benchmarks": ["recipes/*.yaml", "*.json", "report/*.css"],
+        "benchmarks": ["recipes/*.yaml", "*.json", "*.yaml", "report/*.css"],
     },
     install_requires=[
         "numpy>=1.26,<2",  # pyctcdecode 0.5

@@ -30,6 +30,7 @@ from benchmarks.report.document import (
 )
 from benchmarks.report.figures import difference_figure
 from benchmarks.report.measuring import short, versions
+from benchmarks.report.published import section as published
 from benchmarks.report.reading import names_of
 from benchmarks.report.scoring import Decoded, decoded, difference
 from downstream.decode.provenance import provenance_path
@@ -71,6 +72,8 @@ def report(paths: Sequence[Path], truth: References, unit: Unit, seed: int,
             difference_table(compared, "pair", DIGITS), Points(tuple(verdicts(compared))),
             *difference_figure(compared))))
     sections.append(Section("cautions", "Read with care", (Points(tuple(_cautions(found, truth, unit, speakers))),)))
+    if unit == "word" and (others := published(len(truth.texts), found[0].score.words)):
+        sections.append(others)
     if speakers is not None:
         sections.append(Section("speakers", "Speakers", (_speaker_table(found, unit, speakers),)))
     sections += [_errors(one, len(found) > 1, place, unit) for place, one in enumerate(found, 1)]

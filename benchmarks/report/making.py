@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.report import cautions, latex, low_resource, markdown, measuring, page, plain_rows, records, rounds
+from benchmarks.report import (
+    cautions,
+    latex,
+    low_resource,
+    markdown,
+    measuring,
+    page,
+    plain_rows,
+    published,
+    records,
+    rounds,
+)
 from benchmarks.report.document import Points, Report, Section, counted, listed
 from benchmarks.report.reading import LOW_RESOURCE, TITLES, Results, is_table
-from benchmarks.report.test_sets import refuse_different
+from benchmarks.report.test_sets import named_test, refuse_different
 from upstream.disk import disk_errors, writing_together
 from upstream.errors import UsageError
 
@@ -31,6 +42,9 @@ def report(files: Sequence[Results]) -> Report:
     sections = kind.sections(files)
     if warned:
         sections.append(Section("cautions", "Read with care", (Points(tuple(warned)),)))
+    test = named_test(files[0])
+    if kind is low_resource and (others := published.section(test.get("utterances"), test.get("words"))):
+        sections.append(others)
     sections += rounds.pretraining(files) if kind is low_resource else []
     sections.append(measuring.section(files))
     dates = listed(list(dict.fromkeys(str(file.content["date"]) for file in files)))
