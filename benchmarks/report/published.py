@@ -27,12 +27,17 @@ def _table(test_set: str) -> Table:
     columns += [*map(Column, LABELS), Column("source", numeric=False)]
     rows = tuple((Cell(row["system"]), Cell(row["decoder"]), *(
         Cell(number(row[label][place], 1)) if label in row else Cell() for label in LABELS),
-                  Cell(found["sources"][row["source"]])) for row in found["rates"])
+                  Cell(_short(found["sources"][row["source"]]))) for row in found["rates"])
     size = found["sets"][test_set]
     return Table("published", f"Word error rates published for LibriSpeech's {test_set}, by labels, in percent.",
                  tuple(columns), rows, f"The test set here has as many utterances ({size['utterances']:,}) and "
                  f"{counted(size['words'], 'reference word')} as {test_set}. Not measured here: encoders, language "
-                 "models and searches are the authors'.", paper=False)
+                 f"models and searches are the authors'. Sources: {'; '.join(found['sources'].values())}.", paper=False)
+
+
+def _short(source: str) -> str:
+    """Authors and year, of which the note says where."""
+    return source.partition(",")[0]
 
 
 @cache
