@@ -13,6 +13,7 @@ from downstream.decode.hypothesis import Hypothesis
 from downstream.selftrain_recipe import FilterRecipe, Measure
 from upstream.errors import InputError
 
+LEAST_TEXTS = 3  # that a line is drawn of
 KEPT = ""
 EMPTY, SLOW, FAST, LOOP, DISAGREEMENT, CONFIDENCE, REST = REASONS = (
     "empty", "too few words a second", "too many words a second", "a loop", "greedy decoding disagrees",
@@ -144,15 +145,20 @@ def fit_line(hypotheses: Sequence[Hypothesis]) -> ScoreLine:
     """
     said = [(len(h.text), h.score) for h in hypotheses if h.text]
     lengths, scores = (np.array(column, np.float64) for column in (zip(*said) if said else ((), ())))
-    if len(said) < 3 or np.ptp(lengths) == 0:
-        raise InputError(f"filter.confidence=normalised: dev has {len(said)} texts, of too few lengths for a line; "
-                         "give more of dev, or confidence=acoustic")
+    if len(said) < LEAST_TEXTS or np.ptp(lengths) == 0:
+        raise InputError(too_few_texts(len(said)))
     slope, offset = np.polyfit(lengths, scores, 1)
     spread = float(np.std((scores - slope * lengths - offset) / np.sqrt(lengths)))
     if not spread > 1e-9:
         raise InputError("filter.confidence=normalised: the scores of dev's texts have no spread; give "
                          "confidence=acoustic")
     return ScoreLine(float(slope), float(offset), spread)
+
+
+def too_few_texts(count: int) -> str:
+    """What is said where dev has so few texts that no line can be drawn."""
+    return (f"filter.confidence=normalised: dev has {count} texts, of too few lengths for a line; give more of dev, or "
+            "confidence=acoustic")
 
 
 def counts(labels: Sequence[PseudoLabel], reasons: Mapping[str, str]) -> dict[str, dict[str, float]]:
