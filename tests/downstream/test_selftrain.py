@@ -31,7 +31,7 @@ from upstream.audio import Manifest, import_folder
 from upstream.disk import file_hash
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.saving import encoder_hash
-from upstream.recipe import load_recipe
+from upstream.recipe import as_settings, load_recipe
 from upstream.stage import read_stage, run_stage
 from upstream.training.monitor import read_metrics
 
@@ -381,6 +381,25 @@ def test_unspaced_decoding_is_part_of_the_key_where_it_is_asked_for(corpus):
     assert "unspaced" not in decoding_settings(found)
     unspaced = dataclasses.replace(found, decoding=dataclasses.replace(found.decoding, unspaced=True))
     assert decoding_settings(unspaced)["unspaced"] is True
+
+
+def test_filters_count_characters_where_decoding_is_unspaced(run, corpus, tmp_path):
+    """And what words were counted of before is not stale: loop_words was 4 then, and not open."""
+    shutil.copytree(run[0], tmp_path / "run")
+    found = recipe(corpus)
+    sets = check_selftrain(found, tmp_path / "run")
+    settings = read_stage(tmp_path / "run/round1/data")["settings"]
+    assert settings == {"filter": json.loads(json.dumps(as_settings(found.filter))) | {"loop_words": 4},
+                        "labelled_repeats": 2}
+    unspaced = dataclasses.replace(found, decoding=dataclasses.replace(found.decoding, unspaced=True),
+                                   filter=FilterRecipe(most_words_a_second=0.1))
+    heard = read_stage(tmp_path / "run/round1/hypotheses")["result"]["hash"]
+    with pytest.raises(InputError, match="6 too many characters a second"):
+        selftrain_data.data_stage(tmp_path / "run/round1", unspaced, sets, heard, tmp_path, "", lambda line: None)
+    kept = dataclasses.replace(unspaced, filter=FilterRecipe())
+    selftrain_data.data_stage(tmp_path / "run/round1", kept, sets, heard, tmp_path, "", lambda line: None)
+    settings = read_stage(tmp_path / "run/round1/data")["settings"]
+    assert (settings["unit"], settings["filter"]["loop_words"]) == ("character", 8)
 
 
 def test_given_weights_are_not_tuned(corpus):
