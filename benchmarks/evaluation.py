@@ -18,7 +18,7 @@ from downstream.decode.tune import Search, tune
 from downstream.emissions import Emissions
 from downstream.recogniser import compute_emissions
 from downstream.score.intervals import bootstrap_interval
-from downstream.score.rates import Score, score
+from downstream.score.rates import score
 from upstream.audio.manifest import Manifest
 from upstream.disk import content_hash, write_json
 from upstream.errors import InputError
@@ -75,7 +75,8 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
         return {"hash": content_hash(rows), "rows": rows}
 
     settings = as_settings(recipe) | {"seed": seed}
-    for later, before in (("decoder", "beam"), ("unspaced", False), ("unit", "word")):
+    settings["counted"] = recipe.counted
+    for later, before in (("decoder", "beam"), ("unspaced", False), ("unit", "word"), ("counted", "word")):
         if settings[later] == before:
             del settings[later]  # an option that came later: what was decoded before is not stale
     inputs = {"dev": dev.hash, "test": test.hash, "lm": lm.hash, "dev manifest": dev_manifest.hash,
@@ -107,11 +108,6 @@ def references(manifest: Manifest) -> dict[str, str]:
     return {i: t or "" for i, t in zip(manifest.ids, manifest.texts)}
 
 
-def word_errors(hypotheses: dict[str, str], manifest: Manifest) -> Score:
-    """Score hypotheses against a manifest's transcripts."""
-    return score(references(manifest), hypotheses)
-
-
 def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder | BatchedDecoder, out: Path,
             what: str) -> dict[str, str]:
     with progress(what, len(emissions.ids)) as report:
@@ -122,7 +118,7 @@ def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder | Batched
 
 def _row(decoder: str, hypotheses: dict[str, str], manifest: Manifest, recipe: BeamSearchRecipe, seed: int,
          extra: dict[str, Any]) -> dict[str, Any]:
-    found = word_errors(hypotheses, manifest)
+    found = score(references(manifest), hypotheses, recipe.counted)
     counts = found.per_utterance
     wer = bootstrap_interval(counts.errors, counts.words, seed=seed, resamples=recipe.resamples)
     cer = bootstrap_interval(counts.character_errors, counts.characters, seed=seed, resamples=recipe.resamples)

@@ -67,7 +67,8 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         check_lm(recipe, splits, lm)
         _tell_scratch(recipe, planned, say)
         grid = Grid(recipe, splits, planned, lm, out)
-        tally = Tally(out / CELLS, splits.manifests[recipe.test], recipe.seed, recipe.decoding.resamples)
+        tally = Tally(out / CELLS, splits.manifests[recipe.test], recipe.seed, recipe.decoding.resamples,
+                      recipe.decoding.counted, recipe.decoding.rates)
         rows: list[dict[str, Any]] = []
         rounds: list[RoundResult] = []
         for number, (cell, seed) in enumerate(recipe.trainings, 1):
@@ -110,6 +111,7 @@ def _report(grid: Grid, tally: Tally, rows: list[dict[str, Any]], rounds: list[R
             return {}
         target = partial  # of a recipe that has changed: what is whole stays until this is
     results = {"benchmark": BENCHMARK, "command": command, "recipe": settings, "seconds": _seconds(grid, rows, rounds),
+               "unit": grid.recipe.decoding.counted, "rates": list(grid.recipe.decoding.rates),
                "rows": rows, "test": _set_row(grid, grid.recipe.test) | _heard_before(grid),
                "dev": _set_row(grid, grid.recipe.dev), "rounds": [_round_row(r) for r in rounds],
                "encoders": _encoder_rows(grid),
@@ -177,7 +179,8 @@ def _cell(grid: Grid, cell: Cell, seed: int, source: str, say: Say) -> list[dict
     if trained["left_out"]:  # fewer frames, fewer utterances: the encoders then learn from different data
         place["left_out"] = trained["left_out"]
     for row in rows:
-        say(f"  {name}, {row['decoder']}: WER {row['wer']:.1f}, CER {row['cer']:.1f}")
+        rates = ", ".join(f"{rate.upper()} {row[rate]:.1f}" for rate in recipe.decoding.rates)
+        say(f"  {name}, {row['decoder']}: {rates}")
     return [place | row for row in rows]
 
 

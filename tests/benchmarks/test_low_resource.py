@@ -15,6 +15,9 @@ from benchmarks.low_resource_checks import Planned
 from benchmarks.low_resource_recipe import SHIPPED, BeamSearchRecipe, Cell, LowResourceRecipe, micro_batches
 from benchmarks.low_resource_scratch import scratch_encoder, told_shape
 from benchmarks.low_resource_splits import Splits
+from benchmarks.report.making import report
+from benchmarks.report.markdown import markdown
+from benchmarks.report.reading import read_all
 from benchmarks.results import read_results
 from tools.main import run
 from upstream.audio.manifest import Manifest, Utterance
@@ -280,6 +283,15 @@ def test_the_time_of_a_comparison_is_that_of_its_own_cells(done, data, tmp_path)
     assert results["seconds"] < read_json(done[1] / "results.json")["seconds"]
 
 
+@pytest.mark.parametrize(("words", "unit", "rates"), [
+    ([], "word", ("wer", "cer")), (["decoding.unit=character"], "word", ("cer", "wer")),
+    (["decoding.decoder=batched", "decoding.unspaced=true"], "character", ("cer",)),
+    (["decoding.decoder=batched", "decoding.unspaced=true", "decoding.unit=character"], "character", ("cer",))])
+def test_a_recipe_names_what_is_counted_and_which_rate_comes_first(tmp_path, encoders, words, unit, rates):
+    found = recipe(tmp_path, encoders, *words).decoding
+    assert (found.counted, found.rates) == (unit, rates)
+
+
 @pytest.mark.processes
 def test_a_seed_added_later_leaves_what_there_is(data, encoders, tmp_path):
     """A run of one seed, as all were once: its cells keep their folders."""
@@ -362,13 +374,13 @@ def test_another_decoder_decodes_anew_and_trains_nothing(done, data, tmp_path):
 
 def test_a_decoding_of_before_there_was_a_choice_is_not_stale(done):
     made = read_json(done[1] / "cells/3min-other/decoded/stage.json")
-    assert not {"decoder", "unspaced", "unit"} & set(made["settings"])
+    assert not {"decoder", "unspaced", "unit", "counted"} & set(made["settings"])
 
 
 def test_scripts_without_spaces_are_tuned_by_characters_and_searched_unspaced(done, data, tmp_path):
-    """The comparison was refused for a model without the words of the references, and told to take an option that it
-    does not have."""
-    _, trained = again(done, data, tmp_path, lambda found: replace(found, decoding=replace(
+    """Bugs once found: the comparison was refused for a model without the words of the references, and told to take an
+    option that it does not have; and its tables and comparisons were of whole phrases."""
+    results, trained = again(done, data, tmp_path, lambda found: replace(found, decoding=replace(
         found.decoding, decoder="batched", tokens_per_frame=None, unspaced=True, unit="character")))
     assert trained == []
     made = read_json(tmp_path / "out/cells/3min-other/decoded/stage.json")
@@ -376,3 +388,11 @@ def test_scripts_without_spaces_are_tuned_by_characters_and_searched_unspaced(do
     assert read_json(tmp_path / "out/cells/3min-other/decoded/tuning.json")["unit"] == "character"
     with pytest.raises(ValueError, match="unspaced is for decoder=batched, not beam"):
         BeamSearchRecipe(unspaced=True)
+    assert (made["settings"]["counted"], results["unit"], results["rates"]) == ("character", "character", ["cer"])
+    letters = sum(len((text or "").replace(" ", "")) for text in Manifest.load(data / "manifest.arrow").texts[9:])
+    assert {(row["words"], row["characters"]) for row in results["rows"]} == {(letters, letters)}
+    assert all(row["wer"] == row["cer"] for row in results["rows"])
+    assert {c["rate"] for c in results["comparisons"]} == {"cer"}
+    found = report(read_all([tmp_path / "out/results.json"]))
+    assert found.lead[0].startswith("Lowest character error rate: ")
+    assert "WER" not in markdown(found)
