@@ -504,3 +504,13 @@ def test_results_that_count_in_different_units_do_not_stand_side_by_side(read):
     files = read(results([row()]), results([row()], unit="character", rates=["cer"]))
     with pytest.raises(InputError, match=r"file 1.json: counts errors in characters, and .*file 0.json in words, so"):
         report(files)
+
+
+def test_a_report_of_seams_counted_in_characters_says_so(made):
+    """A bug once found: the results say `"unit": "character"`, and the report of them spoke of words."""
+    rows = [{"decoder": "greedy", "recordings": "joined", "words": 900, "errors": errors, "wer": errors / 9}
+            for errors in (90, 99)]
+    found = made(results(rows, unit="character") | {"benchmark": "seams"})
+    assert found.lead[0].startswith("Lowest character error rate: 10.00 %")
+    assert {"CER %", "WER %"} & {column.head for column in tables(found)["rows"].columns} == {"CER %"}
+    assert "900 reference characters" in cautions(found)
