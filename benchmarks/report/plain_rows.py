@@ -54,7 +54,7 @@ def lead(files: Sequence[Results]) -> list[str]:
                          if best.get(k) is not None)
         ends = interval(best.get("wer_interval"), 2)
         rate = f"{number(best['wer'], 2)} % {ends}".rstrip()
-        said.append(f"Lowest {file.unit} error rate: {rate} ({what})" + (f" in {file.name}." if len(files) > 1 else "."))
+        said.append(f"Lowest {file.unit} error rate: {rate} ({what})" + (f" in {file.name}" * (len(files) > 1)) + ".")
     return said + rows
 
 
