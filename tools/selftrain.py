@@ -11,8 +11,9 @@ import typer
 
 from downstream.finetune_recipe import FinetuneRecipe
 from downstream.finetune_trial import Shape, emission_rate, training_rate
+from downstream.recognition_outlook import Trials
 from downstream.selftrain import selftrain as run_rounds
-from downstream.selftrain_outlook import Trials, outlook
+from downstream.selftrain_outlook import outlook
 from downstream.selftrain_recipe import SHIPPED, SelftrainRecipe
 from downstream.selftrain_stages import stage_names
 from downstream.selftrain_start import check_selftrain
