@@ -232,6 +232,10 @@ class LowResourceRecipe:
         """Name of a fine-tuning's folder: with the recipe's own seed that of a run that has no other."""
         return cell.folder(None if seed == self.seed else seed)
 
+    def named(self, cell: Cell, seed: int) -> str:
+        """What a fine-tuning is called where it is told: `1h: round 2, seed 5`."""
+        return f"{cell.labelled}: {cell.encoder}" + f", seed {seed}" * (len(self.seeds) > 1)
+
     def finetuning(self, labelled: str, encoder: str = SCRATCH) -> FinetuneRecipe:
         """The fine-tuning of an encoder on an amount of labels. Raises RecipeError naming the key that cannot be
         changed so."""
