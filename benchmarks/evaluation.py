@@ -18,7 +18,7 @@ from downstream.decode.tune import Search, tune
 from downstream.emissions import Emissions
 from downstream.recogniser import compute_emissions
 from downstream.score.intervals import bootstrap_interval
-from downstream.score.rates import Score, score
+from downstream.score.rates import score
 from upstream.audio.manifest import Manifest
 from upstream.disk import content_hash, write_json
 from upstream.errors import InputError
@@ -28,6 +28,7 @@ from upstream.stage import Say, run_stage
 
 GREEDY = "greedy"  # the decoder of a row
 DECODED = "decoded"  # folder of `decode_stage` in a cell's
+EMITTED = ("emissions-dev", "emissions-test")  # of `emissions_stage`, likewise
 
 
 @dataclass(frozen=True)
@@ -39,26 +40,36 @@ class LanguageModel:
     name: str
 
 
+@dataclass(frozen=True)
+class Emitted:
+    """Emissions of a manifest: where they lie, and their hash."""
+
+    manifest: Manifest
+    folder: Path
+    hash: str
+
+
 def emissions_stage(recogniser: Path, recogniser_hash: str, manifest: Manifest, folder: Path, device: torch.device,
-                    say: Say) -> Emissions:
+                    say: Say) -> Emitted:
     """Emissions of one manifest, in a stage of their own."""
 
     def work(target: Path) -> dict[str, Any]:
         return {"hash": compute_emissions(recogniser, manifest, target, device)}
 
-    run_stage(folder, "emissions", version=1, settings={}, work=work, say=say,
-              inputs={"recogniser": recogniser_hash, "manifest": manifest.hash})
-    return Emissions.load(folder)
+    result = run_stage(folder, "emissions", version=1, settings={}, work=work, say=say,
+                       inputs={"recogniser": recogniser_hash, "manifest": manifest.hash})
+    return Emitted(manifest, folder, result["hash"])
 
 
-def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_manifest: Manifest,
-                 lm: LanguageModel, recipe: BeamSearchRecipe, seed: int, folder: Path,
-                 say: Say) -> list[dict[str, Any]]:
-    """Rows of the result table: greedy, and beam search at the weights that are best on dev."""
-
+def decode_stage(of_dev: Emitted, of_test: Emitted, lm: LanguageModel, recipe: BeamSearchRecipe, seed: int,
+                 folder: Path, say: Say) -> list[dict[str, Any]]:
+    """Rows of the result table: greedy, and beam search at the weights that are best on dev. None if this only looks.
+    """
     name = f"{recipe.decoder}+{lm.name}"
+    dev_manifest, test_manifest = of_dev.manifest, of_test.manifest
 
     def work(target: Path) -> dict[str, Any]:
+        dev, test = Emissions.load(of_dev.folder), Emissions.load(of_test.folder)
         greedy = _decode(test, GreedyDecoder(test.symbols, test.blank), target / hypotheses_file(GREEDY), "greedy")
         decoder = _search_decoder(recipe, lm, test)
         with progress("tuning on dev", 1) as report:
@@ -74,13 +85,19 @@ def decode_stage(dev: Emissions, test: Emissions, dev_manifest: Manifest, test_m
                 _row(name, beam, test_manifest, recipe, seed, tuned)]
         return {"hash": content_hash(rows), "rows": rows}
 
-    settings = as_settings(recipe) | {"seed": seed}
-    for later, before in (("decoder", "beam"), ("unspaced", False), ("unit", "word")):
+    inputs = {"dev": of_dev.hash, "test": of_test.hash, "lm": lm.hash, "dev manifest": dev_manifest.hash,
+              "test manifest": test_manifest.hash}  # emissions say nothing of the transcripts
+    return list(run_stage(folder, "decoded", version=1, settings=decoding_settings(recipe, seed), inputs=inputs,
+                          work=work, say=say).get("rows", []))
+
+
+def decoding_settings(recipe: BeamSearchRecipe, seed: int) -> dict[str, Any]:
+    """What of a recipe the rows of `decode_stage` depend on."""
+    settings = as_settings(recipe) | {"seed": seed, "counted": recipe.counted}
+    for later, before in (("decoder", "beam"), ("unspaced", False), ("unit", "word"), ("counted", "word")):
         if settings[later] == before:
             del settings[later]  # an option that came later: what was decoded before is not stale
-    inputs = {"dev": dev.hash, "test": test.hash, "lm": lm.hash, "dev manifest": dev_manifest.hash,
-              "test manifest": test_manifest.hash}  # emissions say nothing of the transcripts
-    return run_stage(folder, "decoded", version=1, settings=settings, inputs=inputs, work=work, say=say)["rows"]
+    return settings
 
 
 def hypotheses_file(decoder: str) -> str:
@@ -107,11 +124,6 @@ def references(manifest: Manifest) -> dict[str, str]:
     return {i: t or "" for i, t in zip(manifest.ids, manifest.texts)}
 
 
-def word_errors(hypotheses: dict[str, str], manifest: Manifest) -> Score:
-    """Score hypotheses against a manifest's transcripts."""
-    return score(references(manifest), hypotheses)
-
-
 def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder | BatchedDecoder, out: Path,
             what: str) -> dict[str, str]:
     with progress(what, len(emissions.ids)) as report:
@@ -122,7 +134,7 @@ def _decode(emissions: Emissions, decoder: GreedyDecoder | BeamDecoder | Batched
 
 def _row(decoder: str, hypotheses: dict[str, str], manifest: Manifest, recipe: BeamSearchRecipe, seed: int,
          extra: dict[str, Any]) -> dict[str, Any]:
-    found = word_errors(hypotheses, manifest)
+    found = score(references(manifest), hypotheses, recipe.counted)
     counts = found.per_utterance
     wer = bootstrap_interval(counts.errors, counts.words, seed=seed, resamples=recipe.resamples)
     cer = bootstrap_interval(counts.character_errors, counts.characters, seed=seed, resamples=recipe.resamples)

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evaluation import DECODED, LanguageModel, decode_stage, emissions_stage
+from benchmarks.evaluation import DECODED, EMITTED, LanguageModel, decode_stage, emissions_stage
 from benchmarks.low_resource_checks import (
     CELLS,
+    LM,
     PRETRAINING,
+    RECOGNISER,
+    SPLITS,
     Planned,
     check_lm,
     check_trainings,
@@ -57,25 +60,23 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         UsageError: something that the recipe names is not in `data`, or results of another benchmark are in `out`.
         BusyError: another process works in `out`.
     """
-    if not data.is_dir():
-        raise UsageError(f"--data {data}: no such folder")
-    check_out(out)
+    check_folders(data, out)
     with locked(out):
-        splits = splits_stage(recipe, data, out / "splits", say)
+        splits = splits_stage(recipe, data, out / SPLITS, say)
         planned = check_trainings(recipe, data, splits, out)
-        lm = _lm_stage(recipe.lm, data, out / "lm", say)
+        lm = lm_stage(recipe.lm, data, out / LM, say)
         check_lm(recipe, splits, lm)
         _tell_scratch(recipe, planned, say)
         grid = Grid(recipe, splits, planned, lm, out)
-        tally = Tally(out / CELLS, splits.manifests[recipe.test], recipe.seed, recipe.decoding.resamples)
+        tally = Tally(out / CELLS, splits.manifests[recipe.test], recipe.seed, recipe.decoding.resamples,
+                      recipe.decoding.counted, recipe.decoding.rates)
         rows: list[dict[str, Any]] = []
         rounds: list[RoundResult] = []
         for number, (cell, seed) in enumerate(recipe.trainings, 1):
-            with_seed = f", seed {seed}" * (len(recipe.seeds) > 1)
-            say(f"cell {number} of {len(recipe.trainings)}: {cell.labelled}: {cell.encoder}{with_seed}")
+            say(f"cell {number} of {len(recipe.trainings)}: {recipe.named(cell, seed)}")
             if cell.round > len(rounds):
                 rounds = pretrain(pretrain_recipe(recipe, data, splits), out / PRETRAINING, say, cell.round)
-            rows += _cell(grid, cell, seed, _source(recipe, cell, rounds), say)
+            rows += _cell(grid, cell, seed, say)
             results = ranks.alone(lambda: _report(grid, tally, rows, rounds, number, command))  # noqa: B023
     return results
 
@@ -89,6 +90,27 @@ class Grid:
     planned: Planned
     lm: LanguageModel
     out: Path
+
+    def source(self, cell: Cell) -> str:
+        """What a cell's encoder is read from, or `scratch`."""
+        if cell.encoder in self.recipe.encoders:
+            return self.recipe.encoders[cell.encoder].encoder
+        return str(self.out / PRETRAINING / f"round{cell.round}" / "encoder") if cell.round else SCRATCH
+
+    def finetuning(self, cell: Cell, seed: int) -> FinetuneRecipe:
+        """What a cell trains."""
+        return finetuning(self.recipe, self.splits, cell, seed, self.source(cell), self.planned)
+
+    def folder(self, cell: Cell, seed: int) -> Path:
+        """Of a cell's stages."""
+        return self.out / CELLS / self.recipe.folder(cell, seed)
+
+
+def check_folders(data: Path, out: Path) -> None:
+    """Raise UsageError where there is no data, and as `check_out`."""
+    if not data.is_dir():
+        raise UsageError(f"--data {data}: no such folder")
+    check_out(out)
 
 
 def check_out(out: Path) -> None:
@@ -110,6 +132,7 @@ def _report(grid: Grid, tally: Tally, rows: list[dict[str, Any]], rounds: list[R
             return {}
         target = partial  # of a recipe that has changed: what is whole stays until this is
     results = {"benchmark": BENCHMARK, "command": command, "recipe": settings, "seconds": _seconds(grid, rows, rounds),
+               "unit": grid.recipe.decoding.counted, "rates": list(grid.recipe.decoding.rates),
                "rows": rows, "test": _set_row(grid, grid.recipe.test) | _heard_before(grid),
                "dev": _set_row(grid, grid.recipe.dev), "rounds": [_round_row(r) for r in rounds],
                "encoders": _encoder_rows(grid),
@@ -124,7 +147,7 @@ def _seconds(grid: Grid, rows: list[dict[str, Any]], rounds: list[RoundResult]) 
     """That the stages took which these rows come from: an earlier recipe may have left others in the folder."""
     pretraining = [grid.out / PRETRAINING / "corpus", *(r.encoder.parent for r in rounds)] if rounds else []
     cells = [grid.out / CELLS / name for name in dict.fromkeys(row["cell"] for row in rows)]
-    return round(sum(map(stage_seconds, [grid.out / "splits", grid.out / "lm", *pretraining, *cells])), 1)
+    return round(sum(map(stage_seconds, [grid.out / SPLITS, grid.out / LM, *pretraining, *cells])), 1)
 
 
 def stage_seconds(folder: Path) -> float:
@@ -157,27 +180,19 @@ def _tell_scratch(recipe: LowResourceRecipe, planned: Planned, say: Say) -> None
                 say(told_shape(recipe, cell.labelled, planned.outside))
 
 
-def _source(recipe: LowResourceRecipe, cell: Cell, rounds: list[RoundResult]) -> str:
-    """What a cell's encoder is read from, or `scratch`."""
-    if cell.encoder in recipe.encoders:
-        return recipe.encoders[cell.encoder].encoder
-    return str(rounds[cell.round - 1].encoder) if cell.round else SCRATCH
-
-
-def _cell(grid: Grid, cell: Cell, seed: int, source: str, say: Say) -> list[dict[str, Any]]:
-    recipe, splits, name = grid.recipe, grid.splits, grid.recipe.folder(cell, seed)
-    folder = grid.out / CELLS / name
-    asked = finetuning(recipe, splits, cell, seed, source, grid.planned)
-    trained = finetune(asked, folder / "recogniser", say)
-    ranks.alone(lambda: _refuse_changed(grid, cell, folder / "recogniser"))
-    rows = _decoded(grid, asked, trained["hash"], folder, say)
-    place = {"encoder": cell.encoder, "labelled": cell.labelled, "cell": name, "seed": seed,
+def _cell(grid: Grid, cell: Cell, seed: int, say: Say) -> list[dict[str, Any]]:
+    recipe, folder, asked = grid.recipe, grid.folder(cell, seed), grid.finetuning(cell, seed)
+    trained = finetune(asked, folder / RECOGNISER, say)
+    ranks.alone(lambda: _refuse_changed(grid, cell, folder / RECOGNISER))
+    rows = decoded(grid, asked, trained["hash"], folder, say)
+    place = {"encoder": cell.encoder, "labelled": cell.labelled, "cell": folder.name, "seed": seed,
              "finetune_updates": asked.training.updates, "recogniser": trained["hash"],
              "seconds": stage_seconds(folder)}
     if trained["left_out"]:  # fewer frames, fewer utterances: the encoders then learn from different data
         place["left_out"] = trained["left_out"]
     for row in rows:
-        say(f"  {name}, {row['decoder']}: WER {row['wer']:.1f}, CER {row['cer']:.1f}")
+        rates = ", ".join(f"{rate.upper()} {row[rate]:.1f}" for rate in recipe.decoding.rates)
+        say(f"  {folder.name}, {row['decoder']}: {rates}")
     return [place | row for row in rows]
 
 
@@ -190,17 +205,16 @@ def _refuse_changed(grid: Grid, cell: Cell, recogniser: Path) -> None:
                          "stays as it is, give the same command again: what was trained on other weights is done anew")
 
 
-def _decoded(grid: Grid, asked: FinetuneRecipe, recogniser_hash: str, folder: Path, say: Say) -> list[dict[str, Any]]:
-    """The rows of a fine-tuning."""
-    recipe = grid.recipe
-    dev, test = grid.splits.manifests[recipe.dev], grid.splits.manifests[recipe.test]
-    emitted = [emissions_stage(folder / "recogniser", recogniser_hash, m, folder / part, chosen_device(asked.device),
-                               say) for m, part in ((dev, "emissions-dev"), (test, "emissions-test"))]
-    return decode_stage(emitted[0], emitted[1], dev, test, grid.lm, recipe.decoding, recipe.seed, folder / DECODED,
-                        say)
+def decoded(grid: Grid, asked: FinetuneRecipe, recogniser_hash: str, folder: Path, say: Say) -> list[dict[str, Any]]:
+    """The rows of a fine-tuning; none if this only looks."""
+    recipe, device = grid.recipe, chosen_device(asked.device)
+    dev, test = (emissions_stage(folder / RECOGNISER, recogniser_hash, grid.splits.manifests[split], folder / part,
+                                 device, say) for split, part in zip((recipe.dev, recipe.test), EMITTED))
+    return decode_stage(dev, test, grid.lm, recipe.decoding, recipe.seed, folder / DECODED, say)
 
 
-def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -> LanguageModel:
+def lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -> LanguageModel:
+    """The n-gram model, in a stage of its own. Raises UsageError: its text is not there."""
     text = data / recipe.text
     if not text.is_file():
         raise UsageError(f"{text}: no such file; the recipe's lm.text names the language model's text below --data")

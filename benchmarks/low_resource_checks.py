@@ -27,7 +27,9 @@ from upstream.round_encoders import EncoderFile, read_outside, refuse_own
 from upstream.round_teacher import blamed_on
 from upstream.training.monitor import check_wandb
 
-PRETRAINING, CELLS = "pretrain", "cells"  # folders of the pretraining and of the fine-tunings, in the comparison's
+# In the comparison's folder: those of the pretraining and of the fine-tunings, and stages before them.
+PRETRAINING, CELLS, SPLITS, LM = "pretrain", "cells", "splits", "lm"
+RECOGNISER = "recogniser"  # stage of a cell that trains
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def check_trainings(recipe: LowResourceRecipe, data: Path, splits: Splits, out: 
         with blamed_on(f"cell '{cell.labelled}: {cell.encoder}'"):
             source = cell.encoder if cell.encoder not in recipe.encoders else recipe.encoders[cell.encoder].encoder
             _check_texts(finetuning(recipe, splits, cell, recipe.seed, source, planned), splits.manifests[recipe.test],
-                         out / CELLS / cell.folder() / "recogniser")
+                         out / CELLS / cell.folder() / RECOGNISER)
     if recipe.rounds_wanted:
         recordings = splits.manifests[recipe.unlabelled]
         train, _ = hold_out(recordings, pretraining.valid_share, pretraining.seed)

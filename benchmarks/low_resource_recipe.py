@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.score.rates import RATES, Unit, rates_of
 from upstream.pretrain_recipe import PretrainRecipe, rounds_of
 from upstream.recipe import Named, refine
 from upstream.training.recipe import TrainingRecipe
@@ -44,8 +45,10 @@ class BeamSearchRecipe:
     decoder: Literal["beam", "batched"] = "beam"
     beam: int = 50  # hypotheses kept after each frame
     tokens_per_frame: int | None = None  # symbols tried in a frame; few make search on weak emissions bearable
-    unspaced: bool = False  # words need no separator between them: of scripts without spaces; of `batched`
-    unit: Literal["word", "character"] = "word"  # of the errors on dev by which weights are chosen
+    # Words need no separator between them: of scripts without spaces; of `batched`. Errors of the test set are counted
+    # in characters, then.
+    unspaced: bool = False
+    unit: Literal["word", "character"] = "word"  # of the errors that weights are chosen by, and of the rate told first
     tune_seconds: float = 300.0  # audio of dev that the search decodes each time, about
     tune_decodes: int = 10  # pairs of weights that the search decodes with, at most
     resamples: int = 10_000  # of the bootstrap
@@ -59,6 +62,16 @@ class BeamSearchRecipe:
         if self.tune_decodes < 3 or not self.tune_seconds > 0:
             raise ValueError(f"decoding: tune_decodes={self.tune_decodes} must be at least 3, one for each start of "
                              f"the search, and tune_seconds={self.tune_seconds} above 0")
+
+    @property
+    def counted(self) -> Unit:
+        """What errors of the test set are counted in: characters where spaces part no words."""
+        return "character" if self.unspaced else "word"
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """Of the test set, that which is to be read first before the other, where there are two."""
+        return tuple(reversed(RATES)) if self.unit == "character" and not self.unspaced else rates_of(self.counted)
 
 
 @dataclass(frozen=True)
@@ -218,6 +231,10 @@ class LowResourceRecipe:
     def folder(self, cell: Cell, seed: int) -> str:
         """Name of a fine-tuning's folder: with the recipe's own seed that of a run that has no other."""
         return cell.folder(None if seed == self.seed else seed)
+
+    def named(self, cell: Cell, seed: int) -> str:
+        """What a fine-tuning is called where it is told: `1h: round 2, seed 5`."""
+        return f"{cell.labelled}: {cell.encoder}" + f", seed {seed}" * (len(self.seeds) > 1)
 
     def finetuning(self, labelled: str, encoder: str = SCRATCH) -> FinetuneRecipe:
         """The fine-tuning of an encoder on an amount of labels. Raises RecipeError naming the key that cannot be

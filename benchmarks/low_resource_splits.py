@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.low_resource_recipe import LowResourceRecipe
 from upstream.audio.corpora.librispeech import import_librispeech
 from upstream.audio.manifest import Manifest
-from upstream.disk import content_hash
+from upstream.disk import content_hash, disk_errors
 from upstream.errors import InputError, UsageError
 from upstream.stage import Say, run_stage
 
@@ -25,8 +25,11 @@ class Splits:
         return self.folder / f"{split}.arrow"
 
 
-def splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say) -> Splits:
+def splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say, aside: Path | None = None) -> Splits:
     """Manifests of the recipe's splits, in a stage of their own.
+
+    Args:
+        aside: of a look, which writes nothing into the stage's folder: where it has the manifests instead.
 
     Raises:
         UsageError, InputError: a split or an utterance is not there, or utterances are in two that must be apart.
@@ -48,6 +51,10 @@ def splits_stage(recipe: LowResourceRecipe, data: Path, folder: Path, say: Say) 
 
     run_stage(folder, "splits", version=1, settings={}, work=work, say=say,
               inputs={"corpus": whole.hash} | {name: content_hash(ids[name]) for name in names})
+    if aside is not None:
+        with disk_errors(aside):
+            work(aside)
+        folder = aside
     return Splits({name: Manifest.load(folder / f"{name}.arrow") for name in names}, folder)
 
 

@@ -12,34 +12,39 @@ from downstream.score.rates import RATES
 from downstream.score.significance import p_value_text
 
 WIDTH = 100  # columns of text that the tables have room in
-COLUMNS = ["labelled", "encoder", "decoder", "wer", "cer", "errors"]  # of single fine-tunings
+
+
+def columns(rates: Sequence[str]) -> list[str]:
+    """Of the table of single fine-tunings."""
+    return ["labelled", "encoder", "decoder", *rates, "errors"]
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """The tables of a result: rates of every cell, with one seed as its rows have them and otherwise as means; and the
     differences from each encoder that others are compared with."""
+    rates = results.get("rates", RATES)
     seeds = sorted({seed for summary in results["summaries"] for seed in summary["seeds"]})
     if len(seeds) > 1:
-        first = rate_table(results["summaries"], seeds)
+        first = rate_table(results["summaries"], seeds, rates)
     else:
-        first = table(results["rows"], COLUMNS)
-        first.caption = f"of {results['rows'][0]['words']} words [95% over test utterances]"
+        first = table(results["rows"], columns(rates))
+        first.caption = f"of {results['rows'][0]['words']} {results.get('unit', 'word')}s [95% over test utterances]"
     compared = results["comparisons"]
     return [first, *(difference_table([c for c in compared if c["against"] == base], base)
                      for base in dict.fromkeys(c["against"] for c in compared))]
 
 
-def rate_table(summaries: Sequence[dict[str, Any]], seeds: Sequence[int]) -> Table:
+def rate_table(summaries: Sequence[dict[str, Any]], seeds: Sequence[int], rates: Sequence[str] = RATES) -> Table:
     """Means over seeds."""
     found = Table(title=f"mean over seeds {', '.join(map(str, seeds))} (standard deviation of a seed) "
                         "[95% over test utterances]")
     for column in ("labelled", "encoder", "decoder"):
         found.add_column(column, overflow="fold")  # names are never cut short
-    for column in ("WER", "CER"):
-        found.add_column(column, justify="right")
+    for rate in rates:
+        found.add_column(rate.upper(), justify="right")
     for summary in summaries:
         found.add_row(summary["labelled"], summary["encoder"], summary["decoder"],
-                      *(_mean(summary, rate) for rate in RATES))
+                      *(_mean(summary, rate) for rate in rates))
     return found
 
 

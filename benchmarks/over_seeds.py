@@ -18,7 +18,7 @@ from benchmarks.evaluation import DECODED, hypotheses_file, references
 from downstream.decode.hypothesis import read_hypotheses
 from downstream.score.compare import compare_trainings, errors_of, sizes_of, summed_errors
 from downstream.score.intervals import bootstrap_interval
-from downstream.score.rates import RATES, UtteranceCounts, score
+from downstream.score.rates import RATES, Unit, UtteranceCounts, score
 from downstream.score.significance import holm
 from upstream.audio.manifest import Manifest
 from upstream.progress import progress
@@ -31,16 +31,20 @@ class Tally:
     """Summaries and comparisons of the cells that are done. What was once computed of the same cells is kept, as they
     are asked for after each."""
 
-    def __init__(self, cells: Path, test: Manifest, seed: int, resamples: int) -> None:
+    def __init__(self, cells: Path, test: Manifest, seed: int, resamples: int, unit: Unit = "word",
+                 rates: Sequence[str] = RATES) -> None:
         """
         Args:
             cells: folder of the cells, by the `cell` of their rows.
             test: the utterances that were decoded, with their texts.
             seed: of what is drawn for intervals and p-values.
             resamples: of the intervals of summaries, as of those of single rows.
+            unit: that errors are counted in; with `character` `wer` and `cer` are both the character error rate.
+            rates: that are compared, in this order.
         """
         self._cells, self._speakers, self._seed, self._resamples = cells, test.speakers, seed, resamples
-        self._references = references(test)
+        self._unit: Unit = unit
+        self._rates, self._references = rates, references(test)
         self._counts: dict[tuple[str, str], UtteranceCounts] = {}
         self._found: dict[tuple[str, ...], dict[str, Any]] = {}
 
@@ -106,7 +110,7 @@ class Tally:
         seeds = [row["seed"] for row, _ in pairs]
         both = [row for pair in pairs for row in pair]
         return [place | {"rate": rate, "seeds": seeds} | self._kept(rate, both, self._difference, pairs, rate)
-                for rate in RATES]
+                for rate in self._rates]
 
     def _difference(self, pairs: list[tuple[Row, Row]], rate: str) -> dict[str, Any]:
         first, second = ([self._count(pair[side]) for pair in pairs] for side in (0, 1))
@@ -122,7 +126,7 @@ class Tally:
         if key not in self._counts:
             folder = self._cells / row["cell"] / DECODED
             texts = {h.id: h.text for h in read_hypotheses(folder / hypotheses_file(row["decoder"]))}
-            self._counts[key] = score(self._references, texts).per_utterance
+            self._counts[key] = score(self._references, texts, self._unit).per_utterance
         return self._counts[key]
 
     def _kept(self, what: str, rows: list[Row], compute: Callable[..., dict[str, Any]], *of: Any) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from downstream.decode.hypothesis import Hypothesis
+from downstream.score.rates import Unit, units_of
 from downstream.selftrain_recipe import FilterRecipe, Measure
 from upstream.errors import InputError
 
+LEAST_TEXTS = 3  # that a line is drawn of
 KEPT = ""
-EMPTY, SLOW, FAST, LOOP, DISAGREEMENT, CONFIDENCE, REST = REASONS = (
-    "empty", "too few words a second", "too many words a second", "a loop", "greedy decoding disagrees",
-    "low confidence", "not among the best")
+EMPTY, SLOW, SLOW_CHARACTERS, FAST, FAST_CHARACTERS, LOOP, DISAGREEMENT, CONFIDENCE, REST = REASONS = (
+    "empty", "too few words a second", "too few characters a second", "too many words a second",
+    "too many characters a second", "a loop", "greedy decoding disagrees", "low confidence", "not among the best")
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,18 @@ class ScoreLine:
     spread: float
 
 
-def judge(labels: Sequence[PseudoLabel], filters: FilterRecipe) -> dict[str, str]:
+def judge(labels: Sequence[PseudoLabel], filters: FilterRecipe, unit: Unit = "word") -> dict[str, str]:
     """Of each utterance, in the order given, why its label is dropped, one of `REASONS`; `KEPT` where it is not.
 
     With a `keep` below 1, the best by confidence of those that all other filters leave are kept, rounded up to whole
     utterances; of equals the first.
+
+    Args:
+        unit: that texts are counted in; with `character` every limit of words is one of characters, and spaces do not
+            count.
     """
-    found = {label.id: _reason(label, filters) for label in labels}
+    filters = filters.counting(unit)
+    found = {label.id: _reason(label, filters, unit) for label in labels}
     left = [label for label in labels if found[label.id] == KEPT]
     best_first = sorted(left, key=lambda label: -label.confidence)  # stable
     for label in best_first[share_of(len(left), filters.keep):]:
@@ -68,19 +75,20 @@ def share_of(count: int, share: float) -> int:
     return max(math.ceil(round(count * share, 6)), min(count, 1))
 
 
-def _reason(label: PseudoLabel, filters: FilterRecipe) -> str:
-    words = label.text.split()
+def _reason(label: PseudoLabel, filters: FilterRecipe, unit: Unit) -> str:
+    words = units_of(label.text, unit)
     if not words:
         return EMPTY
     rate = len(words) / max(label.seconds, 1e-9)
     if filters.least_words_a_second is not None and rate < filters.least_words_a_second:
-        return SLOW
+        return SLOW if unit == "word" else SLOW_CHARACTERS
     if filters.most_words_a_second is not None and rate > filters.most_words_a_second:
-        return FAST
-    if filters.loop_times is not None and most_repeats(words, filters.loop_words) > filters.loop_times:
+        return FAST if unit == "word" else FAST_CHARACTERS
+    if filters.loop_times is not None and filters.loop_words is not None and (
+            most_repeats(words, filters.loop_words) > filters.loop_times):
         return LOOP
     limit = filters.most_disagreement
-    if limit is not None and disagreement(label.text, label.greedy) > limit:
+    if limit is not None and disagreement(label.text, label.greedy, unit) > limit:
         return DISAGREEMENT
     if filters.least_confidence is not None and label.confidence < filters.least_confidence:
         return CONFIDENCE
@@ -93,13 +101,16 @@ def most_repeats(words: Sequence[str], size: int) -> int:
     return max(runs.values(), default=0)
 
 
-def disagreement(text: str, greedy: str) -> float:
-    """CER in percent of greedy decoding against a label: edits over the label's characters, spaces counted.
+def disagreement(text: str, greedy: str, unit: Unit = "word") -> float:
+    """CER in percent of greedy decoding against a label: edits over the label's characters; spaces count unless
+    characters are the unit.
 
     Infinite for an empty label beside a greedy text, 0 where both are empty.
     """
     from rapidfuzz.distance import Levenshtein
 
+    if unit == "character":
+        text, greedy = ("".join(units_of(one, unit)) for one in (text, greedy))
     edits = Levenshtein.distance(text, greedy)
     return 100 * edits / len(text) if text else math.inf if edits else 0.0
 
@@ -144,15 +155,20 @@ def fit_line(hypotheses: Sequence[Hypothesis]) -> ScoreLine:
     """
     said = [(len(h.text), h.score) for h in hypotheses if h.text]
     lengths, scores = (np.array(column, np.float64) for column in (zip(*said) if said else ((), ())))
-    if len(said) < 3 or np.ptp(lengths) == 0:
-        raise InputError(f"filter.confidence=normalised: dev has {len(said)} texts, of too few lengths for a line; "
-                         "give more of dev, or confidence=acoustic")
+    if len(said) < LEAST_TEXTS or np.ptp(lengths) == 0:
+        raise InputError(too_few_texts(len(said)))
     slope, offset = np.polyfit(lengths, scores, 1)
     spread = float(np.std((scores - slope * lengths - offset) / np.sqrt(lengths)))
     if not spread > 1e-9:
         raise InputError("filter.confidence=normalised: the scores of dev's texts have no spread; give "
                          "confidence=acoustic")
     return ScoreLine(float(slope), float(offset), spread)
+
+
+def too_few_texts(count: int) -> str:
+    """What is said where dev has so few texts that no line can be drawn."""
+    return (f"filter.confidence=normalised: dev has {count} texts, of too few lengths for a line; give more of dev, or "
+            "confidence=acoustic")
 
 
 def counts(labels: Sequence[PseudoLabel], reasons: Mapping[str, str]) -> dict[str, dict[str, float]]:

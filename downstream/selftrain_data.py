@@ -41,13 +41,13 @@ def data_stage(folder: Path, recipe: SelftrainRecipe, sets: Sets, hypotheses_has
     Raises:
         InputError: no label is kept.
     """
-    filters, repeats = recipe.filter, recipe.labelled_repeats
+    filters, repeats, unit = recipe.filter.counting(recipe.unit), recipe.labelled_repeats, recipe.unit
     normalised = filters.confidence == "normalised"
 
     def work(into: Path) -> dict[str, Any]:
         line = fit_line(read_hypotheses(dev)) if normalised else None
         labels = _pseudo_labels(folder / "hypotheses", sets.unlabelled, filters.confidence, line)
-        reasons = judge(labels, filters)
+        reasons = judge(labels, filters, unit)
         found, kept = counts(labels, reasons), [label for label in labels if reasons[label.id] == KEPT]
         if not kept:
             raise InputError(_none_kept(folder.name, found, len(labels)))
@@ -63,7 +63,8 @@ def data_stage(folder: Path, recipe: SelftrainRecipe, sets: Sets, hypotheses_has
     inputs = {"hypotheses": hypotheses_hash, "unlabelled": sets.unlabelled.hash, "labelled": sets.labelled.hash,
               "audio": _places(sets)}
     found = run_stage(folder / "data", "training data", version=1, work=work, say=say,
-                      settings={"filter": as_settings(filters), "labelled_repeats": repeats},
+                      settings={"filter": as_settings(filters), "labelled_repeats": repeats,
+                                **({} if unit == "word" else {"unit": unit})},  # a later option: words are not stale
                       inputs=inputs | ({"dev": dev_hash} if normalised else {}))
     _tell(folder.name, sets, found, say)
     return found

@@ -10,11 +10,13 @@ from downstream.decode.choice import Name
 from downstream.decode.recipe import DecodingRecipe
 from downstream.decode.tune import Search
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
+from downstream.score.rates import Unit
 from upstream.recipe import Named, refine
 
 SHIPPED = Path(__file__).parent / "recipes" / "selftrain"
 OF_THE_RUN = ("data", "dev", "encoder")  # of a fine-tuning
 Measure = Literal["acoustic", "score", "normalised", "words"]
+LOOP: dict[Unit, int] = {"word": 4, "character": 8}  # in a row; words of Mandarin have about two characters
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class FilterRecipe:
     ("Improved noisy student training for automatic speech recognition") for `normalised`, Chen et al. 2022 ("Improving
     noisy student training on non-target domain data", the "LM filter") for disagreement. Limits of speaking rate are
     the plain check for words that the audio has no time for.
+
+    With `decoding.unspaced` every word here is a character, white space none: spaces part no words then.
     """
 
     least_words_a_second: float | None = None  # of a label
     most_words_a_second: float | None = None  # of a label
-    loop_words: int = 4  # a loop: so many words in a row ...
+    loop_words: int | None = None  # a loop: so many words in a row (4 if not given; of characters 8) ...
     loop_times: int | None = 2  # ... that come more often than so many times
     most_disagreement: float | None = None  # percent: CER of greedy decoding against the label
     # How sure the teacher is of a label (`pseudo_labels.confidence` says of each measure what it is, and its unit).
@@ -43,13 +47,17 @@ class FilterRecipe:
         if low < 0 or (high is not None and high <= low):
             raise ValueError(f"filter: least_words_a_second={low:g} must be at least 0, and below most_words_a_second="
                              f"{high}")
-        if self.loop_words < 1 or (self.loop_times is not None and self.loop_times < 1):
+        if any(limit is not None and limit < 1 for limit in (self.loop_words, self.loop_times)):
             raise ValueError(f"filter: loop_words={self.loop_words} and loop_times={self.loop_times} must be at least "
                              "1; loop_times=null keeps loops")
         if self.most_disagreement is not None and self.most_disagreement < 0:
             raise ValueError(f"filter: most_disagreement={self.most_disagreement:g}, must be at least 0 (percent)")
         if not 0 < self.keep <= 1:
             raise ValueError(f"filter: keep={self.keep:g}, a share of the utterances, must lie above 0 and not above 1")
+
+    def counting(self, unit: Unit) -> FilterRecipe:
+        """These filters, nothing left open that depends on what texts are counted in."""
+        return replace(self, loop_words=LOOP[unit] if self.loop_words is None else self.loop_words)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,11 @@ class SelftrainRecipe:
         """
         changed = refine(self.finetune, self.student, "student")
         return replace(changed, data=data, dev=self.dev, encoder=self.encoder if self.start == "encoder" else before)
+
+    @property
+    def unit(self) -> Unit:
+        """What filters count of texts: characters where words have no spaces between them."""
+        return "character" if self.decoding.unspaced else "word"
 
     @property
     def tunes(self) -> bool:

@@ -6,12 +6,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from downstream.decode.alphabet import alphabet
+from downstream.decode.choice import AnyDecoder
+from downstream.decode.flashlight_search import words_of_model
+from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.lexicon import LexiconDecoder
+from downstream.decode.tune import findable
+from downstream.decode.word_model import MODEL, check_coverage, check_language_model
 from downstream.finetune import build_recogniser
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.finetune_start import check_layers, check_start
 from downstream.kept_head import check_head, check_kinds
 from downstream.lm.arrays import model_hash
+from downstream.pseudo_labels import LEAST_TEXTS, too_few_texts
 from downstream.recogniser import load_recogniser, recogniser_hash
 from downstream.score.shared import copied_audio, shared_audio, shared_ids
 from downstream.selftrain_recipe import SelftrainRecipe
@@ -23,6 +30,7 @@ from upstream.errors import FormatError, InputError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.progress import say
 from upstream.recipe import refine
+from upstream.round_teacher import blamed_on
 from upstream.run_stages import refuse_other_stages
 
 RESULTS = "selftrain.json"
@@ -66,7 +74,8 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
         UsageError: a set that is not given or not there, files of the decoder that are not, settings that cannot be,
             a file of somebody else or another kind of run where the results go, something given that lies where the
             run writes.
-        InputError: sets that share recordings, no transcripts, symbols that are not the teacher's.
+        InputError: sets that share recordings, no transcripts, symbols that are not the teacher's, a language model or
+            lexicon without the words of dev, or that the teacher could not write.
     """
     _refuse_other_results(out)
     refuse_other_stages(out, SELFTRAINING)
@@ -89,6 +98,9 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
     decoder = recipe.decoding.make(vocabulary.symbols, vocabulary.blank)
     if isinstance(decoder, LexiconDecoder) and isinstance(decoder.lexicon, Lexicon):
         _refuse_other_letters(decoder.lexicon.words, recipe, vocabulary)
+    _check_words(recipe, decoder, vocabulary, dev)
+    if recipe.filter.confidence == "normalised" and len(dev) < LEAST_TEXTS:
+        raise InputError(too_few_texts(len(dev)))
     _warn_of_scratch(recipe, say)
     lm, lexicon = recipe.decoding.lm, recipe.decoding.lexicon
     return Sets(labelled, unlabelled.with_texts([None] * len(unlabelled)),
@@ -133,6 +145,29 @@ def _check_first_teacher(recipe: SelftrainRecipe, student: FinetuneRecipe, learn
         raise InputError(f"{recipe.labelled}: has the character {more[0]!r}, which {recipe.recogniser} never writes "
                          f"({vocabulary.shown()}); normalise the transcripts as its own were")
     return vocabulary, recogniser_hash(model)
+
+
+def _check_words(recipe: SelftrainRecipe, decoder: AnyDecoder, vocabulary: Vocabulary, dev: Manifest) -> None:
+    """What loading and tuning would find wrong with the words of a language model or lexicon once the first teacher is
+    trained: words are all that it takes to know.
+
+    Raises:
+        UsageError, FormatError: a model whose words cannot be read.
+        InputError: words that the teacher cannot write, or that are not those of dev.
+    """
+    if isinstance(decoder, GreedyDecoder) or decoder.lm is None:
+        return
+    letters = alphabet(vocabulary.symbols, vocabulary.blank)
+    with blamed_on(f"decoding.lm={recipe.decoding.lm}"):
+        if isinstance(decoder, LexiconDecoder) and decoder.lexicon is None:
+            words_of_model(decoder.lm, letters)
+        whose, words = findable(decoder)
+        if whose == MODEL:
+            check_language_model(words, letters)
+    if recipe.tunes:
+        texts = [spelled_as(text or "", letters.letters) for text in dev.texts]
+        with blamed_on(f"decoding.{'lm' if whose == MODEL else 'lexicon'}, dev={recipe.dev}"):
+            check_coverage(whose, words, texts, unit=recipe.tuning.unit)
 
 
 def _warn_of_scratch(recipe: SelftrainRecipe, say: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ from benchmarks.kmeans import Plan as KmeansPlan
 from benchmarks.kmeans import run as run_kmeans
 from benchmarks.lm import run as run_lm
 from benchmarks.low_resource import run
+from benchmarks.low_resource_outlook import Ways
+from benchmarks.low_resource_outlook import outlook as low_resource_outlook
 from benchmarks.low_resource_recipe import SHIPPED, LowResourceRecipe, micro_batches, most_ranks
 from benchmarks.low_resource_table import WIDTH, tables
 from benchmarks.posteriors import Sets, import_posteriors
@@ -43,10 +46,12 @@ from benchmarks.teachers import run as run_teachers
 from downstream.decode.choice import check_device
 from downstream.decode.tuned import choice_of, tell_other_recogniser
 from downstream.recogniser import load_recogniser, recogniser_hash
+from downstream.recognition_outlook import Trials
 from downstream.transcribe import Settings
 from tools.decoder_options import Tuned
 from tools.demo import NOISE_DB
-from tools.launch import AUTO, RanksOption, launched
+from tools.dry_run import show_parts, tried_emissions, tried_round, tried_teacher, tried_training
+from tools.launch import AUTO, RanksOption, check_ranks, launched
 from tools.outputs import check_file, check_manifest_file, own_command
 from tools.sweep import whole_numbers
 from tools.synthesise import VOICES_TRAIN, sentences, synthesise
@@ -85,9 +90,15 @@ def low_resource(
     data: Annotated[Path, typer.Option(help="Folder with the corpus, the splits and the text for the LM.")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="Folder of the run; the same command again goes on there.")] = ...,  # type: ignore[assignment]
     ranks: RanksOption = AUTO,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and why, how long it would "
+                                                            "take and how much disk it would need.")] = False,
 ) -> None:
     """Encoders beside scratch on several amounts of labels and seeds, decoded greedily and with an n-gram."""
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
+    if dry_run:
+        count = check_ranks(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded))
+        show_parts(low_resource_outlook(loaded, data, out, _ways(loaded, count)))
+        return
     with launched(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded)):
         results = run(loaded, data, out, own_command())
     console = Console()
@@ -334,6 +345,16 @@ def decoding(
             fast = "never as good" if goal["times_as_fast"] is None else f"{goal['times_as_fast']:g} times as fast"
             print(f"{goal['decoder']} against {goal['against']}: {fast} (goal {goal['goal']:g})")
     print(out / "results.json", out / "frontier.png", sep="\n")
+
+
+def _ways(recipe: LowResourceRecipe, count: int) -> Ways:
+    """What a dry run tries, in so many ranks of a pretraining."""
+    cells = chosen_device(recipe.finetune.device)
+    device = chosen_device(recipe.pretrain.device) if recipe.rounds_wanted else cells
+    together = count if device.type == "cuda" else 1  # on CPUs one process has all the cores that ranks share
+    return Ways(partial(tried_round, device=device, together=together),
+                partial(tried_teacher, device=device, probe=recipe.pretrain.probe, together=together),
+                Trials(partial(tried_training, device=cells), partial(tried_emissions, device=cells)))
 
 
 def _manifest(recordings: Path) -> Manifest:

@@ -5,25 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from tools.dry_run import show, told_rate
+from tools.dry_run import show, tried_round, tried_teacher
 from tools.launch import AUTO, RanksOption, check_ranks, launched
 from tools.outputs import check_place
 from upstream.course import Course, following
 from upstream.device import chosen_device
 from upstream.errors import UsageError
 from upstream.locks import LOCK, busy
-from upstream.model.config import EncoderConfig
 from upstream.outlook import outlook
 from upstream.pretrain import RoundResult
 from upstream.pretrain import pretrain as run_rounds
-from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, Round, rounds_of
+from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, Round, rounds_of
 from upstream.progress import say
 from upstream.recipe import load_recipe
 from upstream.run_stages import noted_stages, stage_names, why_stale
@@ -32,7 +29,6 @@ from upstream.training.health import entropy_of, examine, verdict
 from upstream.training.monitor import read_metrics, read_skipped
 from upstream.training.optimiser import cut_short
 from upstream.training.reference import reference_for
-from upstream.trial import audio_seconds_per_second, teacher_seconds
 
 
 def register(app: typer.Typer) -> None:
@@ -65,8 +61,8 @@ def pretrain(
         count = check_ranks(ranks, micro_batches, loaded.device, most)
         together = count if device.type == "cuda" else 1  # on CPUs one process has all the cores that ranks share
         _warn_of_schedules(planned, names[:names.index(course.last) + 1] if course.last else names)
-        show(outlook(loaded, out, lambda round_: _tried(round_, device, together),
-                     lambda *asked: _teacher_tried(*asked, device=device, probe=loaded.probe, together=together),
+        show(outlook(loaded, out, lambda round_: tried_round(round_, device, together),
+                     lambda *asked: tried_teacher(*asked, device=device, probe=loaded.probe, together=together),
                      course.first, course.last), course.last)
         return
     rounds: list[RoundResult] = []
@@ -118,19 +114,6 @@ def _warn_of_schedules(rounds: list[Round], stages: list[str]) -> None:
         missed = cut_short(round_.training.optimiser, round_.training.updates)
         if missed and f"round{round_.number}/encoder" in stages:
             say(f"warning: round {round_.number}: {missed}")
-
-
-def _tried(round_: Round, device: torch.device, together: int) -> float | None:
-    """The rate at which a round trains in so many processes with a GPU each; 1 also stands for any number on CPUs."""
-    say(f"round {round_.number}: trying a short batch, to say how long the training takes")
-    return told_rate(audio_seconds_per_second(round_, device), together)
-
-
-def _teacher_tried(round_: Round, shapes: list[EncoderConfig], lengths: np.ndarray, *, device: torch.device,
-                   probe: ProbeRecipe, together: int) -> tuple[float, float] | None:
-    say(f"round {round_.number}: trying its teacher on some noise, to say how long it takes")
-    found = teacher_seconds(round_, shapes, lengths, device, probe)
-    return None if found is None else (found[0] / together, found[1] / together)
 
 
 def _health(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -6,17 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
-from downstream.finetune_recipe import FinetuneRecipe
-from downstream.finetune_trial import Shape, emission_rate, training_rate
+from downstream.recognition_outlook import Trials
 from downstream.selftrain import selftrain as run_rounds
-from downstream.selftrain_outlook import Trials, outlook
+from downstream.selftrain_outlook import outlook
 from downstream.selftrain_recipe import SHIPPED, SelftrainRecipe
 from downstream.selftrain_stages import stage_names
 from downstream.selftrain_start import check_selftrain
-from tools.dry_run import show, told_rate
+from tools.dry_run import show, tried_emissions, tried_training
 from tools.launch import AUTO, RanksOption, check_ranks, launched
 from tools.outputs import check_folder
 from upstream.course import Course, following
@@ -56,7 +54,7 @@ def selftrain(
     if dry_run:
         check_ranks(ranks, micro_batches, loaded.finetune.device)
         _say_all(told)
-        trials = Trials(partial(_tried_training, device=device), partial(_tried_emissions, device=device))
+        trials = Trials(partial(tried_training, device=device), partial(tried_emissions, device=device))
         show(outlook(loaded, out, trials, course.first, course.last, sets), course.last)
         return
     results: dict[str, Any] = {"rounds": []}
@@ -74,14 +72,3 @@ def selftrain(
 def _say_all(lines: list[str]) -> None:
     for line in lines:
         say(line)
-
-
-def _tried_training(name: str, recipe: FinetuneRecipe, shape: Shape, seconds: float,
-                    device: torch.device) -> float | None:
-    say(f"{name}: trying a short batch, to say how long the training takes")
-    return told_rate(training_rate(recipe, shape, seconds, device))
-
-
-def _tried_emissions(name: str, shape: Shape, seconds: float, device: torch.device) -> float | None:
-    say(f"{name}: trying a short batch, to say how long the emissions take")
-    return emission_rate(shape, seconds, device)

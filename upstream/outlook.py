@@ -114,20 +114,23 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     return found
 
 
-def stages_seen(course: Course, names: Sequence[str], before: Callable[[str], set[str]]) -> list[Outlook]:
+def stages_seen(course: Course, names: Sequence[str], before: Callable[[str], set[str]],
+                others: Sequence[Outlook] = ()) -> list[Outlook]:
     """What a look came to see of every stage of a run, in order; of time and disk nothing yet.
 
     Args:
         course: of the look, that is over.
         names: of all stages.
         before: the stages that one is made of, and those that these are made of.
+        others: stages that were looked at by themselves, and that these may be made of.
     """
     steps = {step.name: step for step in course.steps}
     found: list[Outlook] = []
     for name in names:
         step, made_of = steps.get(name), before(name)
         state, why = ("to do", "") if step is None else (step.state, step.why)
-        waits = next((other.stage for other in found if other.stage in made_of and other.state != "done"), None)
+        waits = next((other.stage for other in (*others, *found)
+                      if other.stage in made_of and other.state != "done"), None)
         if waits is not None and read_stage(course.root / name) is not None:
             state, why = "depends", f"on {waits}"
         anew = step is not None and step.anew and state != "depends"

@@ -96,7 +96,7 @@ def _of(file: Results) -> Iterator[str]:
         yield f"Judged on {counted(judged['speakers'], 'speaker')}: with others, close numbers may change places."
     yield from _left_out(rows)
     yield from _edges(rows)
-    yield from imbalanced((_row_name(row), row) for row in rows)
+    yield from imbalanced(((_row_name(row), row) for row in rows), file.unit)
     yield from _comparisons(file)
 
 
@@ -121,7 +121,7 @@ def _size(file: Results) -> Iterator[str]:
         yield (f"{counted(known, 'speaker')} of the test set {'is' if known == 1 else 'are'} in the training data as "
                "well: those who were never heard will be recognised worse.")
     if isinstance(test.get("words"), int):
-        yield from few_words(test["words"])
+        yield from few_words(test["words"], file.unit)
         if isinstance(test.get("speakers"), int):
             yield from few_speakers(test["speakers"])
         else:

@@ -33,12 +33,13 @@ _LETTER = 0.08  # inches of a letter, about
 _ROW = 0.21  # inches that a line of a list of intervals takes
 
 
-def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
+def rate_figure(cells: Sequence[Measured], left_out: str = "", rates: Sequence[str] = RATES) -> list[Figure]:
     """Error rates against the labels, a line for each encoder, a panel for each decoder and rate; against the encoders
     where there is only one amount of labels.
 
     Args:
         left_out: a sentence on cells that are not among these.
+        rates: a row of panels each.
     """
     decoders = list(dict.fromkeys(m.decoder for m in cells))
     labels = in_order((m.labelled for m in cells), label_order)
@@ -62,8 +63,8 @@ def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
             _series(axes, [p + offset for p in places], chosen, rate, SERIES[colour], style, by_labels)
 
     def draw(figure: Canvas) -> None:
-        panels = figure.subplots(len(RATES), len(decoders), squeeze=False, sharex=True)
-        for row, rate in enumerate(RATES):
+        panels = figure.subplots(len(rates), len(decoders), squeeze=False, sharex=True)
+        for row, rate in enumerate(rates):
             for column, decoder in enumerate(decoders):
                 axes = panels[row][column]
                 draw_series(axes, [m for m in cells if m.decoder == decoder], rate)
@@ -76,7 +77,7 @@ def rate_figure(cells: Sequence[Measured], left_out: str = "") -> list[Figure]:
         if any(names):
             _legend(figure, panels[0][0], [_plain(name) for name in names])
 
-    height = 0.5 + 1.9 * len(RATES) + (0.6 * longest if slanted else 0.0)
+    height = 0.5 + 1.9 * len(rates) + (0.6 * longest if slanted else 0.0)
     caption = " ".join(filter(None, [_rate_caption(cells, by_labels), left_out]))
     return [Figure("rates-figure", caption, themed(drawn_svg(_WIDTH, height, draw), "rates"))]
 

@@ -18,23 +18,23 @@ from benchmarks.report.document import (
     number,
 )
 from benchmarks.report.figures import difference_figure, rate_figure
-from benchmarks.report.reading import Results, objects
+from benchmarks.report.reading import Results, objects, rates_of_all
 from benchmarks.report.seeds import Measured, label_order, measured, over_files
-from downstream.score.rates import RATES
 
 DIGITS = 1
+_COUNTED = {"wer": "word", "cer": "character"}  # what a rate is of
 
 
 def sections(files: Sequence[Results]) -> list[Section]:
     """What was found."""
-    cells, together = measured(files), over_files(files)
-    rates: list[Block] = [rate_table(cells, len(files) > 1)]
+    cells, together, rates = measured(files), over_files(files), rates_of_all(files)
+    shown: list[Block] = [rate_table(cells, len(files) > 1, rates)]
     if any(len(m.rows) > 1 for m in cells):
-        rates.append(seed_table(cells, len(files) > 1))
+        shown.append(seed_table(cells, len(files) > 1, rates))
     if together:
-        rates.append(_over_files_table(together, _left_out(together, cells)))
-    rates += rate_figure(together or cells, _left_out(together, cells))
-    found = [Section("rates", "Error rates", tuple(rates))]
+        shown.append(_over_files_table(together, _left_out(together, cells), rates))
+    shown += rate_figure(together or cells, _left_out(together, cells), rates)
+    found = [Section("rates", "Error rates", tuple(shown))]
     compared = differences(files)
     if compared:
         blocks: list[Block] = [difference_table(compared, "encoder", DIGITS + 1), Points(tuple(verdicts(compared)))]
@@ -48,12 +48,12 @@ def sections(files: Sequence[Results]) -> list[Section]:
 
 def lead(files: Sequence[Results]) -> list[str]:
     """The best cell, and what is sure of the differences."""
-    cells = measured(files)
-    best = min(cells, key=lambda m: m.mean("wer"))
+    cells, first = measured(files), rates_of_all(files)[0]
+    best = min(cells, key=lambda m: m.mean(first))
     several = f", mean of {len(best.rows)} seeds" if len(best.rows) > 1 else ""
     where = f" in {best.file}" if len(files) > 1 else ""
-    rate = f"{number(best.mean('wer'), DIGITS)} % {_sureness(best, 'wer')}{several}"
-    said = [f"Lowest word error rate: {rate}, with {best.encoder}, labels {best.labelled}, decoder "
+    rate = f"{number(best.mean(first), DIGITS)} % {_sureness(best, first)}{several}"
+    said = [f"Lowest {_COUNTED[first]} error rate: {rate}, with {best.encoder}, labels {best.labelled}, decoder "
             f"{best.decoder}{where}."]
     return said + verdicts(differences(files), naming=False)
 
@@ -68,41 +68,42 @@ def differences(files: Sequence[Results]) -> list[Difference]:
     return found
 
 
-def rate_table(cells: Sequence[Measured], name_files: bool) -> Table:
+def rate_table(cells: Sequence[Measured], name_files: bool, rates: Sequence[str]) -> Table:
     """Labels and encoders down, decoders and rates across; the lowest of each column in bold."""
     decoders = list(dict.fromkeys(m.decoder for m in cells))
     by_place: dict[tuple[str, ...], dict[str, Measured]] = {}
     for m in cells:
         place = (m.labelled, m.encoder, *([m.file] if name_files else []))
         by_place.setdefault(place, {})[m.decoder] = m
-    least = {(d, r): min(m.mean(r) for m in cells if m.decoder == d) for d in decoders for r in RATES}
+    least = {(d, r): min(m.mean(r) for m in cells if m.decoder == d) for d in decoders for r in rates}
     heads = ["labels", "encoder", *(["file"] if name_files else [])]
     columns = [Column(head, numeric=False) for head in heads] + [
-        Column(f"{decoder} {rate.upper()} %") for decoder in decoders for rate in RATES]
+        Column(f"{decoder} {rate.upper()} %") for decoder in decoders for rate in rates]
     rows = []
     for place, found in by_place.items():
         row = [Cell(value) for value in place]
         for decoder in decoders:
             row += [_rate(found[decoder], rate, found[decoder].mean(rate) == least[decoder, rate]) if decoder in found
-                    else Cell() for rate in RATES]
+                    else Cell() for rate in rates]
         rows.append(tuple(row))
     seeds = {len(m.rows) for m in cells}
     what = "In brackets: 95 % intervals over test utterances." if seeds == {1} else (
         "±: standard deviation of single seeds; in brackets: 95 % intervals over test utterances.")
-    return Table("rates", "Word and character error rates.", tuple(columns), tuple(rows),
+    told = " and ".join(_COUNTED[rate] for rate in rates).capitalize()
+    return Table("rates", f"{told} error rates.", tuple(columns), tuple(rows),
                  f"{what} Bold: the lowest of a column.")
 
 
-def seed_table(cells: Sequence[Measured], name_files: bool) -> Table:
+def seed_table(cells: Sequence[Measured], name_files: bool, rates: Sequence[str]) -> Table:
     """Every seed by itself, where a cell has several."""
     columns = [Column(h, numeric=False) for h in ("labels", "encoder", *(["file"] if name_files else []), "decoder")]
-    columns += [Column("seed"), *(Column(f"{rate.upper()} %") for rate in RATES)]
+    columns += [Column("seed"), *(Column(f"{rate.upper()} %") for rate in rates)]
     rows = []
     for m in cells:
         for row in m.rows if len(m.rows) > 1 else ():
             place = [m.labelled, m.encoder, *([m.file] if name_files else []), m.decoder, str(row.get("seed", ""))]
             rows.append((*map(Cell, place), *(Cell(number(row[r], DIGITS), interval(row[f"{r}_interval"], DIGITS))
-                                              for r in RATES)))
+                                              for r in rates)))
     return Table("seeds", "Every seed.", tuple(columns), tuple(rows), "In brackets: 95 % intervals over test "
                  "utterances.")
 
@@ -113,11 +114,11 @@ def _left_out(together: Sequence[Measured], cells: Sequence[Measured]) -> str:
     return "What only some of the files have is left out." if whole and whole < every else ""
 
 
-def _over_files_table(together: Sequence[Measured], left_out: str) -> Table:
+def _over_files_table(together: Sequence[Measured], left_out: str, rates: Sequence[str]) -> Table:
     columns = [Column(head, numeric=False) for head in ("labels", "encoder", "decoder")]
-    columns += [Column("seeds"), *(Column(f"{rate.upper()} %") for rate in RATES)]
+    columns += [Column("seeds"), *(Column(f"{rate.upper()} %") for rate in rates)]
     rows = tuple((*map(Cell, (m.labelled, m.encoder, m.decoder)), Cell(str(len(m.rows))),
-                  *(_rate(m, rate, False) for rate in RATES)) for m in together)
+                  *(_rate(m, rate, False) for rate in rates)) for m in together)
     return Table("over-files", "Means over the files, whose recipes differ in the seed only.", tuple(columns), rows,
                  " ".join(filter(None, ["±: standard deviation of single seeds.", left_out])))
 

@@ -14,7 +14,7 @@ from benchmarks.report.test_sets import named_test
 
 _SHORT = 12  # characters of a hash that a table shows
 _TOLD = {"format", "date", "machine", "versions", "benchmark", "command", "rows", "recipe", "seconds", "comparisons",
-         "rounds", "summaries", "test", "dev"}
+         "rounds", "summaries", "test", "dev", "rates"}
 
 
 def section(files: Sequence[Results]) -> Section:
@@ -64,7 +64,7 @@ def recogniser_table(file: Results, title: str) -> Table:
     keys = [k for k in (*heads["cell"], "recogniser", "finetune_updates", "seconds", *heads["tuned"])
             if any(row.get(k) not in (None, []) for row in file.rows)]
     named = {"cell": "cell", "recogniser": "recogniser", "finetune_updates": "updates", "lm_weight": "LM weight",
-             "word_score": "word score", "dev_wer": "dev WER %", "on_edge": "on edge"}
+             "word_score": "word score", "dev_wer": f"dev {_tuned_on(file)} %", "on_edge": "on edge"}
     texts = ("cell", "decoder", "recogniser", "on_edge")
     columns = tuple(Column(named.get(key, key), numeric=key not in texts) for key in keys)
     rows = tuple(tuple(Cell(_weight(key, row)) for key in keys) for row in file.rows)
@@ -74,6 +74,13 @@ def recogniser_table(file: Results, title: str) -> Table:
     return Table("recognisers", f"Recognisers and the weights found on dev{f', {title}' if title else ''}.", columns,
                  rows, "Recognisers by the beginning of their hash. Weights are of natural logarithms"
                  f"{edge}.{flatters}", paper=False)
+
+
+def _tuned_on(file: Results) -> str:
+    """The rate on dev by which weights were chosen, if the file is of those that name the rates of the test set."""
+    recipe = file.content.get("recipe")
+    decoding = recipe.get("decoding") if isinstance(recipe, dict) and "rates" in file.content else None
+    return "CER" if isinstance(decoding, dict) and decoding.get("unit") == "character" else "WER"
 
 
 def encoder_table(encoders: Sequence[Mapping[str, Any]], file: Results, title: str) -> Table:

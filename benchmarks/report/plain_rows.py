@@ -22,7 +22,7 @@ _NUMBERS = ("round", "layer", "stream", "update", "seed", "beam", "order", "run"
 
 def sections(files: Sequence[Results]) -> list[Section]:
     """A section of the rows of all files, and one for each other list of objects."""
-    rows = [(file.name, row) for file in files for row in file.rows]
+    rows = [(file.name, _named(row, file)) for file in files for row in file.rows]
     blocks: list[Block] = [*tables(rows, "rows", "What was measured.", len(files) > 1)]
     if files[0].benchmark == "decoding":
         blocks += [_decoding_figure(file, len(files) > 1) for file in files]
@@ -36,6 +36,12 @@ def sections(files: Sequence[Results]) -> list[Section]:
     return found
 
 
+def _named(row: Mapping[str, Any], file: Results) -> Mapping[str, Any]:
+    """A row by what its numbers are of, where characters are counted in the place of words."""
+    names = {} if file.unit == "word" else {"wer": "cer", "wer_interval": "cer_interval", "words": "characters"}
+    return {names.get(key, key): value for key, value in row.items()}
+
+
 def lead(files: Sequence[Results]) -> list[str]:
     """How much there is; which of the rows matters the benchmark alone knows."""
     rows = [f"{counted(len(file.rows), 'row')} of the benchmark {file.benchmark}, measured on {file.content['date']}"
@@ -47,8 +53,8 @@ def lead(files: Sequence[Results]) -> list[str]:
         what = ", ".join(f"{_head(k)} {_shown(k, best[k])}" for k in ("decoder", "beam", "recordings", "threads")
                          if best.get(k) is not None)
         ends = interval(best.get("wer_interval"), 2)
-        said.append(f"Lowest word error rate: {number(best['wer'], 2)} % {ends} ({what})".replace(" %  (", " % (")
-                    + (f" in {file.name}." if len(files) > 1 else "."))
+        rate = f"{number(best['wer'], 2)} % {ends}".rstrip()
+        said.append(f"Lowest {file.unit} error rate: {rate} ({what})" + (f" in {file.name}" * (len(files) > 1)) + ".")
     return said + rows
 
 

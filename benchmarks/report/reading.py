@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.results import read_results
 from downstream.given_files import check_readable
+from downstream.score.rates import RATES, Unit
 from upstream.disk import content_hash, file_hash
 from upstream.errors import FormatError, InputError, UsageError
 
@@ -52,6 +53,21 @@ class Results:
     @property
     def rows(self) -> list[dict[str, Any]]:
         return list(self.content["rows"])
+
+    @property
+    def unit(self) -> Unit:
+        """That errors are counted in."""
+        return "character" if self.content.get("unit") == "character" else "word"
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """Of a comparison, that which is to be read first before the other, where there are two."""
+        return tuple(self.content.get("rates", RATES))
+
+
+def rates_of_all(files: Sequence[Results]) -> tuple[str, ...]:
+    """The error rates that tables of several files show, in their order; of files that disagree the words' first."""
+    return files[0].rates if len({file.rates for file in files}) == 1 else RATES
 
 
 def is_table(value: Any) -> bool:

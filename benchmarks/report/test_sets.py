@@ -15,7 +15,11 @@ _COUNTS = ("words", "characters")
 
 def refuse_different(files: Sequence[Results]) -> None:
     """Raise InputError where rows of a table would be of different test sets: their hashes differ, or the numbers of
-    reference words or characters where there is an error rate."""
+    reference words or characters where there is an error rate. Likewise where errors are counted in different units."""
+    for file in files:
+        if file.unit != files[0].unit:
+            raise InputError(f"{file.path}: counts errors in {file.unit}s, and {files[0].path} in {files[0].unit}s, so "
+                             "their rates cannot be compared; make a report of each")
     seen: dict[str, tuple[Any, str]] = {}
     for file in files:
         for what, value, where in _evidence(file):

@@ -170,7 +170,8 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
     _refuse_the_final_set(emissions, forbidden_manifest_hash, forbidden_ids)
     ids = evenly(emissions, search.seconds)
     texts = _texts(ids, references, alphabet(decoder.symbols, decoder.blank).letters)
-    coverage = check_coverage(*_findable(decoder), list(texts.values()), LEAST_COVERAGE, unit)
+    decoder.prepare()  # what is wrong with its files is said now
+    coverage = check_coverage(*findable(decoder), list(texts.values()), LEAST_COVERAGE, unit)
     lists = NBestLists(texts, _unknown_penalty(decoder), unit)
     decode = _Decoding(emissions, ids, search.decodes + len(beams), workers, progress)
     errors, rescored = _search(decoder, search, lists, decode)
@@ -187,6 +188,19 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
     return Tuning(name_of(tuned).value, tuned.lm_weight, tuned.word_score, tuned.beam, lists.rate(wrong),
                   lists.rate(plain), ends, _edges(top, search), (*decoded, *rescored), tuple(tried), len(ids),
                   round(decode.seconds, 2), len(emissions), coverage, emissions.hash, emissions.manifest_hash, unit)
+
+
+def findable(decoder: WeightedDecoder) -> tuple[str, Collection[str]]:
+    """What says which words a decoder can find, MODEL or LEXICON, and those words; of a model no more is read.
+
+    Raises:
+        UsageError, FormatError: as `read_unigrams`.
+    """
+    lexicon = None if isinstance(decoder, BeamDecoder) else decoder.lexicon
+    if lexicon is not None:
+        return LEXICON, lexicon.words if isinstance(lexicon, Lexicon) else lexicon
+    lm = Path(decoder.lm or "")
+    return MODEL, NgramArrays.load(lm).words.list[3:] if holds_arrays(lm) else read_unigrams(lm)
 
 
 class _Decoding:
@@ -269,16 +283,6 @@ def _refuse_the_final_set(emissions: Emissions, forbidden: str | None, ids: Coll
     if emissions.manifest_hash == forbidden:
         raise InputError(f"{emissions.folder}: emissions of the set that the final score is made on; weights tuned on "
                          "it make the score too good: tune on another set")
-
-
-def _findable(decoder: WeightedDecoder) -> tuple[str, Collection[str]]:
-    """What says which words a decoder can find, lexicon or language model, and those words. Checks that they fit."""
-    decoder.prepare()
-    lexicon = None if isinstance(decoder, BeamDecoder) else decoder.lexicon
-    if lexicon is not None:
-        return LEXICON, lexicon.words if isinstance(lexicon, Lexicon) else lexicon
-    lm = Path(decoder.lm or "")
-    return MODEL, NgramArrays.load(lm).words.list if holds_arrays(lm) else read_unigrams(lm)
 
 
 def _unknown_penalty(decoder: WeightedDecoder) -> float:

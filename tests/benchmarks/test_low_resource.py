@@ -4,10 +4,9 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from itertools import product
 
 import pytest
-from tones import write_tones
+from small_comparison import RECIPE, SHAPE, recipe
 
 from benchmarks.low_resource import Grid, _cell, _heard_before, stage_seconds
 from benchmarks.low_resource import run as compare_encoders
@@ -15,6 +14,9 @@ from benchmarks.low_resource_checks import Planned
 from benchmarks.low_resource_recipe import SHIPPED, BeamSearchRecipe, Cell, LowResourceRecipe, micro_batches
 from benchmarks.low_resource_scratch import scratch_encoder, told_shape
 from benchmarks.low_resource_splits import Splits
+from benchmarks.report.making import report
+from benchmarks.report.markdown import markdown
+from benchmarks.report.reading import read_all
 from benchmarks.results import read_results
 from tools.main import run
 from upstream.audio.manifest import Manifest, Utterance
@@ -23,54 +25,23 @@ from upstream.errors import InputError, Interrupted, RecipeError
 from upstream.model import Encoder, EncoderConfig, save_encoder
 from upstream.recipe import load_recipe
 
-SHAPE = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
-                      positional_groups=2, dropout=0, attention_dropout=0, input_dropout=0, layerdrop=0)
-RECIPE = """
-corpus: manifest.arrow
-labelled: {3min: {split: labelled}}
-encoders:
-  frozen: {encoder: ENCODERS/one, finetune: {frozen: true}}
-  other: {encoder: ENCODERS/two}
-cells: ["3min: scratch", "3min: frozen", "3min: other"]
-seeds: [0, 5]
-finetune:
-  mask: {time_share: 0, channel_share: 0}
-  training: {updates: 2, batch_seconds: 2, micro_batch_seconds: 2, precision: float32, validate_every: 2,
-             save_every: 2, optimiser: {peak_rate: 1.0e-2, warmup_updates: 1}}
-lm: {text: text, order: 2, prune: [0], discount_fallback: true}
-decoding: {beam: 2, tokens_per_frame: 3, tune_seconds: 1, tune_decodes: 3, resamples: 50}
-"""
+
+@pytest.fixture
+def data(comparison_data):
+    return comparison_data
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A data folder without unlabelled recordings."""
-    folder = write_tones(tmp_path_factory.mktemp("tones"), [2] * 12, dev=3)
-    whole = [*Manifest.load(folder / "train.arrow"), *Manifest.load(folder / "dev.arrow")]
-    Manifest.of(whole, "tones").save(folder / "manifest.arrow")
-    (folder / "splits").mkdir()
-    ids = [u.id for u in whole]
-    for name, part in {"labelled": ids[:6], "dev": ids[6:9], "test": ids[9:]}.items():
-        (folder / f"splits/{name}.txt").write_text("\n".join(part))
-    words = ["".join(letters) for letters in product("ABC", repeat=3)]
-    (folder / "text").write_text("".join(f"{a} {b}\n" for a, b in zip(words, words[1:] + words[:1])))
-    return folder
+@pytest.fixture
+def encoders(comparison_encoders):
+    return comparison_encoders
 
 
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoders")
-    for seed, name in enumerate(("one", "two")):
-        save_encoder(Encoder(SHAPE).initialise(seed), folder / name, {})
-    return folder
+@pytest.fixture
+def done(comparison_done):
+    return comparison_done
 
 
 BEGUN = re.compile(r"\S+/recogniser: (started|stale|interrupted)")
-
-
-def recipe(tmp_path, encoders, *words):
-    (tmp_path / "mine.yaml").write_text(RECIPE.replace("ENCODERS", str(encoders)))
-    return load_recipe(LowResourceRecipe, tmp_path / "mine.yaml", list(words), SHIPPED)
 
 
 def test_cells_may_name_encoders_and_are_run_with_each_seed_in_turn(tmp_path, encoders):
@@ -190,19 +161,10 @@ def test_what_cannot_be_is_said_before_the_first_cell(tmp_path, data, encoders, 
 def test_a_row_says_how_many_utterances_its_encoder_could_not_learn_from(tmp_path, encoders, monkeypatch, left_out):
     """Of frames of 40 ms some transcripts do not fit: beside 20 ms, nothing in the results told of the fewer labels."""
     monkeypatch.setattr("benchmarks.low_resource.finetune", lambda *_: {"hash": "x", "left_out": left_out})
-    monkeypatch.setattr("benchmarks.low_resource._decoded", lambda *_: [{"decoder": "greedy", "wer": 9.0, "cer": 3.0}])
+    monkeypatch.setattr("benchmarks.low_resource.decoded", lambda *_: [{"decoder": "greedy", "wer": 9.0, "cer": 3.0}])
     grid = Grid(recipe(tmp_path, encoders), Splits({}, tmp_path), Planned(), None, tmp_path)
-    row, = _cell(grid, Cell("3min", "other"), 0, str(encoders / "two"), str)
+    row, = _cell(grid, Cell("3min", "other"), 0, str)
     assert row.get("left_out", 0) == left_out
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory, data, encoders):
-    """A comparison of two encoders and scratch with two seeds: its recipe, its folder, and what was said."""
-    folder, lines = tmp_path_factory.mktemp("done"), []
-    found = recipe(folder, encoders, "baseline=frozen")
-    compare_encoders(found, data, folder / "out", "hubertkit bench", lines.append)
-    return found, folder / "out", lines
 
 
 def test_encoders_are_compared_over_seeds_without_a_pretraining(done):
@@ -278,6 +240,15 @@ def test_the_time_of_a_comparison_is_that_of_its_own_cells(done, data, tmp_path)
                 for part in ("splits", "lm", "cells/3min-other", "cells/3min-other-seed5"))
     assert results["seconds"] == pytest.approx(taken, abs=0.06)
     assert results["seconds"] < read_json(done[1] / "results.json")["seconds"]
+
+
+@pytest.mark.parametrize(("words", "unit", "rates"), [
+    ([], "word", ("wer", "cer")), (["decoding.unit=character"], "word", ("cer", "wer")),
+    (["decoding.decoder=batched", "decoding.unspaced=true"], "character", ("cer",)),
+    (["decoding.decoder=batched", "decoding.unspaced=true", "decoding.unit=character"], "character", ("cer",))])
+def test_a_recipe_names_what_is_counted_and_which_rate_comes_first(tmp_path, encoders, words, unit, rates):
+    found = recipe(tmp_path, encoders, *words).decoding
+    assert (found.counted, found.rates) == (unit, rates)
 
 
 @pytest.mark.processes
@@ -362,13 +333,13 @@ def test_another_decoder_decodes_anew_and_trains_nothing(done, data, tmp_path):
 
 def test_a_decoding_of_before_there_was_a_choice_is_not_stale(done):
     made = read_json(done[1] / "cells/3min-other/decoded/stage.json")
-    assert not {"decoder", "unspaced", "unit"} & set(made["settings"])
+    assert not {"decoder", "unspaced", "unit", "counted"} & set(made["settings"])
 
 
 def test_scripts_without_spaces_are_tuned_by_characters_and_searched_unspaced(done, data, tmp_path):
-    """The comparison was refused for a model without the words of the references, and told to take an option that it
-    does not have."""
-    _, trained = again(done, data, tmp_path, lambda found: replace(found, decoding=replace(
+    """Bugs once found: the comparison was refused for a model without the words of the references, and told to take an
+    option that it does not have; and its tables and comparisons were of whole phrases."""
+    results, trained = again(done, data, tmp_path, lambda found: replace(found, decoding=replace(
         found.decoding, decoder="batched", tokens_per_frame=None, unspaced=True, unit="character")))
     assert trained == []
     made = read_json(tmp_path / "out/cells/3min-other/decoded/stage.json")
@@ -376,3 +347,11 @@ def test_scripts_without_spaces_are_tuned_by_characters_and_searched_unspaced(do
     assert read_json(tmp_path / "out/cells/3min-other/decoded/tuning.json")["unit"] == "character"
     with pytest.raises(ValueError, match="unspaced is for decoder=batched, not beam"):
         BeamSearchRecipe(unspaced=True)
+    assert (made["settings"]["counted"], results["unit"], results["rates"]) == ("character", "character", ["cer"])
+    letters = sum(len((text or "").replace(" ", "")) for text in Manifest.load(data / "manifest.arrow").texts[9:])
+    assert {(row["words"], row["characters"]) for row in results["rows"]} == {(letters, letters)}
+    assert all(row["wer"] == row["cer"] for row in results["rows"])
+    assert {c["rate"] for c in results["comparisons"]} == {"cer"}
+    found = report(read_all([tmp_path / "out/results.json"]))
+    assert found.lead[0].startswith("Lowest character error rate: ")
+    assert "WER" not in markdown(found)

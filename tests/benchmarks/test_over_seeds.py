@@ -78,6 +78,24 @@ def test_seeds_that_only_one_side_has_are_not_compared(tally):
     assert counted.comparisons([rows[0], rows[3]], ["scratch"]) == []
 
 
+def test_characters_are_compared_without_spaces_where_they_are_what_is_counted(tally, tmp_path):
+    """Of 16 characters scratch has 8 and 4 wrong; where a space stands matters not."""
+    (tmp_path / "1h-mine-seed7/decoded/greedy.jsonl").write_text("".join(
+        json.dumps({"id": i, "text": t, "score": 0.0, "acoustic": 0.0}) + "\n"
+        for i, t in zip(Recordings.ids, ("AABBCC DD", "EEF FG GXX"))))
+    counted = Tally(tmp_path, Recordings, seed=0, resamples=200, unit="character", rates=("cer",))
+    scratch, mine, _ = counted.summaries(tally[1])
+    assert scratch["cer"] == scratch["wer"] == 37.5
+    assert mine["cer"] == pytest.approx(100 * (2 + 2) / 32)
+    assert [(c["encoder"], c["rate"], c["difference"]) for c in counted.comparisons(tally[1], ["scratch"])] == [
+        ("mine", "cer", -25.0), ("other", "cer", -25.0)]
+
+
+def test_the_rate_to_be_read_first_is_compared_first(tally, tmp_path):
+    counted = Tally(tmp_path, Recordings, seed=0, resamples=200, rates=("cer", "wer"))
+    assert [c["rate"] for c in counted.comparisons(tally[1], ["scratch"])] == ["cer", "wer"] * 2
+
+
 def test_holm_is_taken_over_the_comparisons_of_one_rate_and_decoder():
     """.01, .04 of one family: .02, .04; one alone stays; speakers are a family of their own."""
     values = [("wer", "greedy", 0.01, 0.5), ("cer", "greedy", 0.03, 0.5), ("wer", "greedy", 0.04, None)]
@@ -116,6 +134,25 @@ def test_one_seed_is_shown_by_its_rows_with_differences_below():
     assert any("-12.3 [-13.5, -11.1]" in line and "0.0004" in line for line in text)
     assert not any("seed" in line for line in text)
     assert max(map(len, text)) <= 100
+
+
+def heads(lines):
+    return next(line for line in lines if "decoder" in line).replace("┃", " ").split()
+
+
+@pytest.mark.parametrize(("given", "rates", "counted"), [
+    ({}, ["wer", "cer"], "words"), ({"rates": ["cer", "wer"], "unit": "word"}, ["cer", "wer"], "words"),
+    ({"rates": ["cer"], "unit": "character"}, ["cer"], "characters")])
+def test_the_table_shows_the_rate_of_what_is_counted(given, rates, counted):
+    """A bug once found: of scripts without spaces the first column was the share of wrong phrases."""
+    row = {**LONG, **RATES, "seed": 0, "words": 5010, "errors": 4917}
+    summary = {**LONG, **RATES, "seeds": [0], "wer_sd": None, "cer_sd": None}
+    text = shown({"rows": [row], "summaries": [summary], "comparisons": [], **given})
+    assert heads(text) == ["labelled", "encoder", "decoder", *rates, "errors"]
+    assert f"of 5010 {counted} [95% over test utterances]" in " ".join(text)
+    several = {**summary, "seeds": [0, 1], "wer_sd": 0.5, "cer_sd": 0.5}
+    text = shown({"rows": [], "summaries": [several], "comparisons": [], **given})
+    assert heads(text) == ["labelled", "encoder", "decoder", *map(str.upper, rates)]
 
 
 def test_several_seeds_are_shown_as_means_within_a_hundred_columns():

@@ -13,10 +13,12 @@ from downstream.pseudo_labels import (
     DISAGREEMENT,
     EMPTY,
     FAST,
+    FAST_CHARACTERS,
     KEPT,
     LOOP,
     REST,
     SLOW,
+    SLOW_CHARACTERS,
     PseudoLabel,
     confidence,
     counts,
@@ -49,6 +51,22 @@ def label(text, greedy=None, seconds=2.0, sure=-0.1, id="a"):
     (label("A", sure=-0.6), {"least_confidence": -0.5}, CONFIDENCE)])
 def test_a_filter_drops_what_it_is_for(one, filters, expected):
     assert judge([one], dataclasses.replace(OPEN, **filters)) == {"a": expected}
+
+
+@pytest.mark.parametrize(("one", "filters", "expected"), [
+    (label("今天天气"), {"least_words_a_second": 2.0}, KEPT),
+    (label("今天天"), {"least_words_a_second": 2.0}, SLOW_CHARACTERS),
+    (label("今天 天气"), {"most_words_a_second": 2.0}, KEPT),
+    (label("今天天气很"), {"most_words_a_second": 2.0}, FAST_CHARACTERS),
+    (label("谢谢谢谢"), {"loop_words": 1, "loop_times": 3}, LOOP),
+    (label("谢谢谢 谢"), {"loop_words": 2, "loop_times": 2}, LOOP),
+    (label("我们都是好学生啊" * 2), {"loop_times": 2}, KEPT), (label("我们都是好学生啊" * 3), {"loop_times": 2}, LOOP),
+    (label("你好吗" * 3), {"loop_times": 2}, KEPT),  # no run of 8 comes three times
+    (label("今天天气", "今天 天汽"), {"most_disagreement": 25.0}, KEPT),  # 1 of 4, the space apart
+    (label("今天天气", "今天 天汽"), {"most_disagreement": 24.0}, DISAGREEMENT), (label(" "), {}, EMPTY)])
+def test_of_texts_without_spaces_characters_are_counted(one, filters, expected):
+    """A bug once found: a whole phrase was a word, so that no label had too many a second, and none was a loop."""
+    assert judge([one], dataclasses.replace(OPEN, **filters), "character") == {"a": expected}
 
 
 def test_the_best_are_kept_of_what_the_other_filters_leave():

@@ -22,6 +22,7 @@ from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from downstream.recogniser import load_recogniser, recogniser_hash, save_recogniser
 from downstream.selftrain import decoding_settings, selftrain
 from downstream.selftrain_data import training_set
+from downstream.selftrain_outlook import outlook
 from downstream.selftrain_recipe import SHIPPED, FilterRecipe, SelftrainRecipe, TuningRecipe
 from downstream.selftrain_stages import stages_read
 from downstream.selftrain_start import check_selftrain
@@ -30,7 +31,7 @@ from upstream.audio import Manifest, import_folder
 from upstream.disk import file_hash
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model.saving import encoder_hash
-from upstream.recipe import load_recipe
+from upstream.recipe import as_settings, load_recipe
 from upstream.stage import read_stage, run_stage
 from upstream.training.monitor import read_metrics
 
@@ -382,6 +383,25 @@ def test_unspaced_decoding_is_part_of_the_key_where_it_is_asked_for(corpus):
     assert decoding_settings(unspaced)["unspaced"] is True
 
 
+def test_filters_count_characters_where_decoding_is_unspaced(run, corpus, tmp_path):
+    """And what words were counted of before is not stale: loop_words was 4 then, and not open."""
+    shutil.copytree(run[0], tmp_path / "run")
+    found = recipe(corpus)
+    sets = check_selftrain(found, tmp_path / "run")
+    settings = read_stage(tmp_path / "run/round1/data")["settings"]
+    assert settings == {"filter": json.loads(json.dumps(as_settings(found.filter))) | {"loop_words": 4},
+                        "labelled_repeats": 2}
+    unspaced = dataclasses.replace(found, decoding=dataclasses.replace(found.decoding, unspaced=True),
+                                   filter=FilterRecipe(most_words_a_second=0.1))
+    heard = read_stage(tmp_path / "run/round1/hypotheses")["result"]["hash"]
+    with pytest.raises(InputError, match="6 too many characters a second"):
+        selftrain_data.data_stage(tmp_path / "run/round1", unspaced, sets, heard, tmp_path, "", lambda line: None)
+    kept = dataclasses.replace(unspaced, filter=FilterRecipe())
+    selftrain_data.data_stage(tmp_path / "run/round1", kept, sets, heard, tmp_path, "", lambda line: None)
+    settings = read_stage(tmp_path / "run/round1/data")["settings"]
+    assert (settings["unit"], settings["filter"]["loop_words"]) == ("character", 8)
+
+
 def test_given_weights_are_not_tuned(corpus):
     decoding = DecodingRecipe(decoder=Name.batched, lm="lm.arpa", lm_weight=1.0, word_score=0.5)
     assert recipe(corpus).tunes
@@ -449,6 +469,48 @@ def test_a_dev_set_without_words_is_refused_before_anything_is_made(corpus, tmp_
     dev.with_texts(["", " ", ""]).save(tmp_path / "silent.arrow")
     with pytest.raises(InputError, match=r"dev=.*silent\.arrow: no transcript has a word"):
         selftrain(recipe(corpus, dev=str(tmp_path / "silent.arrow")), tmp_path / "out", lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "given", "says"), [
+    ("ACA BAB\n", {}, r"^decoding\.lm, dev=.*: the language model has \d+% of the 6 words of the references, not '"),
+    ("abc cab\n", {}, r"^decoding\.lm=.*: the recogniser can spell 0%.*its symbols are upper case"),
+    ("abc cab\n", {"lm_weight": 1.0, "word_score": 0.0}, "its symbols are upper case"),
+    ("ABC CAB\n", {"lexicon": "words.txt"}, r"^decoding\.lexicon, dev=.*: the lexicon has 0% of the 6 words"),
+    ("ABC CAB\n", {"decoder": Name.lexicon}, r"^decoding\.lm, dev="),
+    ("ABC CAB\n", {"decoder": Name.beam}, r"^decoding\.lm, dev=")])
+def test_a_language_model_without_the_words_of_dev_is_refused_before_anything_is_made(corpus, tmp_path, text, given,
+                                                                                      says):
+    """A bug once found: its coverage was looked at when weights were tuned, after the first teacher was trained."""
+    (tmp_path / "text.txt").write_text(text * 9)
+    (tmp_path / "words.txt").write_text("ACACA\n")
+    write_arpa(estimate([tmp_path / "text.txt"], 2, Options(fallback=FALLBACK)), tmp_path / "lm.arpa")
+    values = {"decoder": Name.batched, "lm": str(tmp_path / "lm.arpa"), **given}
+    if "lexicon" in values:
+        values["lexicon"] = str(tmp_path / values["lexicon"])
+    found = recipe(corpus, decoding=DecodingRecipe(**values))
+    for asked in (selftrain, outlook):
+        with pytest.raises(InputError, match=says):
+            asked(found, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_given_weights_need_no_words_of_dev_and_characters_no_words(corpus, tmp_path):
+    """As when weights are looked for, where coverage of words or of characters is what matters."""
+    (tmp_path / "text.txt").write_text("ACABA CABAC\n" * 9)
+    write_arpa(estimate([tmp_path / "text.txt"], 2, Options(fallback=FALLBACK)), tmp_path / "lm.arpa")
+    decoding = DecodingRecipe(decoder=Name.batched, lm=str(tmp_path / "lm.arpa"))
+    check_selftrain(recipe(corpus, decoding=decoding, tuning=TuningRecipe(unit="character")), tmp_path / "out")
+    weighed = dataclasses.replace(decoding, lm_weight=1.0, word_score=0.0)
+    check_selftrain(recipe(corpus, decoding=weighed), tmp_path / "out")
+
+
+def test_a_dev_set_too_small_to_normalise_confidence_on_is_refused_before_anything_is_made(corpus, tmp_path):
+    """A bug once found: that was said after the first teacher was trained."""
+    Manifest.load(corpus / "dev.arrow").select([0, 1]).save(tmp_path / "dev.arrow")
+    found = recipe(corpus, dev=str(tmp_path / "dev.arrow"), filter=FilterRecipe(confidence="normalised"))
+    with pytest.raises(InputError, match="dev has 2 texts, of too few lengths for a line; give more of dev, or"):
+        selftrain(found, tmp_path / "out", lambda line: None)
     assert not (tmp_path / "out").exists()
 
 

@@ -19,8 +19,9 @@ from downstream.emissions import Emissions
 from downstream.finetune_recipe import FinetuneRecipe
 from downstream.finetune_trial import Shape, emission_rate, training_rate
 from downstream.heads.recipe import HeadRecipe
+from downstream.recognition_outlook import Trials
 from downstream.selftrain import selftrain
-from downstream.selftrain_outlook import Trials, outlook
+from downstream.selftrain_outlook import outlook
 from downstream.selftrain_recipe import FilterRecipe, TuningRecipe
 from downstream.selftrain_stages import stage_names
 from downstream.selftrain_start import check_selftrain

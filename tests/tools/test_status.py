@@ -191,8 +191,8 @@ def test_a_long_name_of_a_stage_is_not_cut_short(tmp_path, capsys):
 @pytest.fixture
 def dry(tmp_path, monkeypatch):
     """`dry(*words)`: the exit code of a dry run of a recipe, of which a process trains at half a second a second."""
-    monkeypatch.setattr("tools.pretrain.audio_seconds_per_second", lambda *_: 0.5)
-    monkeypatch.setattr("tools.pretrain.teacher_seconds", lambda *_: (40.0, 80.0))
+    monkeypatch.setattr("tools.dry_run.audio_seconds_per_second", lambda *_: 0.5)
+    monkeypatch.setattr("tools.dry_run.teacher_seconds", lambda *_: (40.0, 80.0))
     import_folder(write_recordings(tmp_path / "audio", 4), None).save(tmp_path / "all.arrow")
     return lambda *words: run(["pretrain", "hubert-tiny", f"data={tmp_path / 'all.arrow'}", "--out",
                                str(tmp_path / "run"), "--dry-run", *words])

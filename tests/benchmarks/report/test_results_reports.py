@@ -468,3 +468,49 @@ def test_a_link_keeps_its_own_name(tmp_path):
     (tmp_path / "SHA256E-s1--0a.jsonl").touch()
     (tmp_path / "greedy.jsonl").symlink_to(tmp_path / "SHA256E-s1--0a.jsonl")
     assert names_of([tmp_path / "greedy.jsonl"]) == ["greedy"]
+
+
+def test_a_report_of_characters_says_nothing_of_words(made):
+    """A bug once found: of scripts without spaces the lead, the tables and what to be careful about were of words."""
+    rows = [row(cer=20.0, words=9000, deletions=900, dev_wer=30.0, lm_weight=0.5), row("round 1", cer=30.0, words=9000)]
+    more = {"unit": "character", "rates": ["cer"], "recipe": {"decoding": {"unit": "character", "unspaced": True}}}
+    found = made(results(rows, comparisons=[compared(-4.0, [-5.0, -3.0], rate="cer")], **more))
+    assert found.lead[0] == "Lowest character error rate: 20.0 % [24.0, 26.0], with scratch, labels 1h, decoder greedy."
+    rates = tables(found)["rates"]
+    assert rates.caption == "Character error rates."
+    assert [c.head for c in rates.columns] == ["labels", "encoder", "greedy CER %"]
+    assert "dev CER %" in [c.head for c in tables(found)["recognisers"].columns]
+    assert "The test set is small: 9,000 reference characters." in cautions(found)
+    assert "characters are left out" in cautions(found)
+    assert "WER" not in markdown(found)
+    assert "WER" not in page(found)
+
+
+def test_a_recipe_that_chooses_weights_by_characters_has_their_rate_first(made):
+    rows = [row(cer=20.0), row("round 1", wer=40.0, cer=30.0)]
+    more = {"unit": "word", "rates": ["cer", "wer"], "recipe": {"decoding": {"unit": "character"}}}
+    found = made(results(rows, **more))
+    assert found.lead[0].startswith("Lowest character error rate: 20.0 %")
+    rates = tables(found)["rates"]
+    assert rates.caption == "Character and word error rates."
+    assert [c.head for c in rates.columns[2:]] == ["greedy CER %", "greedy WER %"]
+    assert "dev WER %" in [c.head for c in tables(made(results([row(dev_wer=3.0)], recipe=more["recipe"])))[
+        "recognisers"].columns], "a file from before says what it said"
+    both = made(results(rows, **more), results([row()], unit="word", rates=["wer", "cer"]))
+    assert both.lead[0].startswith("Lowest word error rate: 40.0 %")
+
+
+def test_results_that_count_in_different_units_do_not_stand_side_by_side(read):
+    files = read(results([row()]), results([row()], unit="character", rates=["cer"]))
+    with pytest.raises(InputError, match=r"file 1.json: counts errors in characters, and .*file 0.json in words, so"):
+        report(files)
+
+
+def test_a_report_of_seams_counted_in_characters_says_so(made):
+    """A bug once found: the results say `"unit": "character"`, and the report of them spoke of words."""
+    rows = [{"decoder": "greedy", "recordings": "joined", "words": 900, "errors": errors, "wer": errors / 9}
+            for errors in (90, 99)]
+    found = made(results(rows, unit="character") | {"benchmark": "seams"})
+    assert found.lead[0].startswith("Lowest character error rate: 10.00 %")
+    assert {"CER %", "WER %"} & {column.head for column in tables(found)["rows"].columns} == {"CER %"}
+    assert "900 reference characters" in cautions(found)

@@ -1,4 +1,4 @@
-"""How much disk the stages of a self-training take, at most: while they are done, and before what they need no more is
+"""How much disk the stages of recognition take, at most: while they are done, and before what they need no more is
 removed. A text has no more characters than its recording has frames."""
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ import torch
 from downstream.finetune_recipe import FinetuneRecipe
 from downstream.finetune_trial import Shape
 from downstream.recogniser import emission_stretches
-from downstream.selftrain_recipe import SelftrainRecipe
-from downstream.selftrain_start import Sets
 from upstream.audio.manifest import Manifest
 from upstream.frames import frame_counts
 from upstream.stage_bytes import JSON, OFFSET, training_bytes
@@ -37,20 +35,28 @@ def emissions_bytes(manifest: Manifest, shape: Shape) -> int:
     return (len(stretches) + 1) * (JSON + SYMBOL * shape.symbols) + whole * (2 if len(stretches) > 1 else 1)
 
 
-def texts_bytes(recipe: SelftrainRecipe, manifest: Manifest, shape: Shape) -> int:
-    """Of what was decoded greedily and by the decoder, with times and confidences of words."""
+def texts_bytes(manifest: Manifest, shape: Shape, nbest: int = 1) -> int:
+    """Of what was decoded greedily and by a decoder, with times and confidences of words.
+
+    Args:
+        nbest: candidates that the decoder lists.
+    """
     frames, lines = _frames(manifest, shape), LINE * len(manifest) + _ids(manifest)
     best = 2 * CHARACTER * frames + WORD * (frames + len(manifest)) // 2 + lines
-    return JSON + 2 * best + recipe.decoding.nbest * (CHARACTER * frames + LINE * len(manifest))
+    return JSON + 2 * best + nbest * (CHARACTER * frames + LINE * len(manifest))
 
 
-def data_bytes(recipe: SelftrainRecipe, sets: Sets, shape: Shape) -> int:
-    """Of the manifest that a student learns from, if everything is kept, and of all labels."""
-    texts = CHARACTER * _frames(sets.unlabelled, shape)
-    copied = 2 * recipe.labelled_repeats  # of `a` the 12th copy is `a~12`
-    labels = LINE * len(sets.unlabelled) + _ids(sets.unlabelled) + texts
-    return JSON + labels + texts + _rows(sets.unlabelled) + recipe.labelled_repeats * (
-        _rows(sets.labelled) + copied * len(sets.labelled))
+def data_bytes(labelled: Manifest, repeats: int, unlabelled: Manifest, shape: Shape) -> int:
+    """Of the manifest that a student of self-training learns from, if everything is kept, and of all labels.
+
+    Args:
+        repeats: of the labelled utterances.
+        shape: of the recogniser that labels.
+    """
+    texts = CHARACTER * _frames(unlabelled, shape)
+    copied = 2 * repeats  # of `a` the 12th copy is `a~12`
+    labels = LINE * len(unlabelled) + _ids(unlabelled) + texts
+    return JSON + labels + texts + _rows(unlabelled) + repeats * (_rows(labelled) + copied * len(labelled))
 
 
 def _frames(manifest: Manifest, shape: Shape) -> int:
