@@ -56,8 +56,8 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
     if recipe.imported is not None:
         return _imported(Path(recipe.imported), source)
     return Teacher.fit(source, manifest, recipe.numbers if len(recipe.numbers) > 1 else recipe.numbers[0], seed=seed,
-                       sample_frames=recipe.sample_frames, indices=train, iterations=recipe.iterations,
-                       restarts=recipe.restarts, read=audio.wave, progress=progress,
+                       sample_frames=recipe.sample_frames, sample_within=recipe.sample_within, indices=train,
+                       iterations=recipe.iterations, restarts=recipe.restarts, read=audio.wave, progress=progress,
                        kind=None if recipe.kind == "auto" else recipe.kind, pca=recipe.pca, whiten=recipe.whiten)
 
 
@@ -88,7 +88,7 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
     return settings, inputs
 
 
-_LATER = ("kind", "pca", "whiten", "stacked", "cmn", "imported", "rounds", "encoder", "units")
+_LATER = ("kind", "pca", "whiten", "stacked", "cmn", "imported", "rounds", "encoder", "units", "sample_within")
 
 
 def teacher_source(recipe: TeacherRecipe, encoders: Sequence[Encoder], layer: Any, device: torch.device) -> Source:

@@ -511,8 +511,11 @@ def test_seconds_of_a_teacher_follow_from_the_rate_of_its_features(recordings, m
     aligned = replace(heard, alignments="somewhere")
     assert trial.teacher_seconds(picked, [first.encoder], lengths, cpu, aligned) == pytest.approx(
         (2 + layers * 42 + 4 + 42, 4))
-    few = replace(first, teacher=replace(first.teacher, kind="auto", clusters=2, sample_frames=2))
+    few = replace(first, teacher=replace(first.teacher, kind="auto", clusters=2, sample_frames=2, sample_within=0))
     assert trial.teacher_seconds(few, [], lengths, cpu, heard)[0] - 42 == pytest.approx(2 * 0.2, rel=0.06)
+    bounded = replace(first, teacher=replace(first.teacher, kind="auto", sample_frames=9980, sample_within=10))
+    many = np.full(2000, 160_000)  # of 499 frames: a tenth of them is heard
+    assert trial.teacher_seconds(bounded, [], many, cpu, heard) == pytest.approx((40 + 42, 400))
     given = replace(first, teacher=replace(first.teacher, kind="auto", units="somewhere"))
     assert trial.teacher_seconds(given, [], lengths, cpu, heard) is None
 

@@ -52,12 +52,13 @@ def test_a_round_trains_on_every_stream_of_its_teacher(recordings, tmp_path, wor
 
 
 def test_every_option_of_a_teacher_reaches_it(recordings):
-    recipe = TeacherRecipe(clusters=4, sample_frames=200, iterations=7, restarts=3, pca=5, whiten=True)
+    recipe = TeacherRecipe(clusters=4, sample_frames=200, iterations=7, restarts=3, pca=5, whiten=True,
+                           sample_within=1.5)
     manifest = import_folder(recordings)
     teacher = make_teacher(recipe, [], manifest, np.arange(8), ProbeRecipe(), audio=AudioCache(manifest),
                            cache=CacheRecipe(), seed=3, device=torch.device("cpu"), progress=lambda *done: None)
     expected = {"clusters": 4, "sample_frames": 200, "iterations": 7, "restarts": 3, "pca": 5, "whiten": True,
-                "seed": 3}
+                "seed": 3, "sample_within": 1.5}
     assert {name: teacher.fitted.get(name) for name in expected} == expected
 
 
@@ -119,6 +120,7 @@ def test_what_the_sweep_for_the_best_layer_hears_is_part_of_its_key(recordings, 
     ("clusters=1", "at least 2"), ("clusters=[8,x]", "at least 2"), ("clusters=[]", "at least 2"),
     ("layer=last", "a number or best"), ("kind=many", "kind"), ("pca=-1", "pca=-1"),
     ("stacked=true", "stacked=true is for features=fbank"), ("sample_frames=5", "at least as many"),
+    ("sample_within=0.5", "sample_within=0.5 must be at least 1, or 0"),
     ("units=x rounds.0.teacher.pca=3", "units=x are used as they are; leave out pca"),
 ])
 def test_a_teacher_that_cannot_be_is_refused_by_name(recordings, tmp_path, word, says):
@@ -132,6 +134,7 @@ def test_options_at_their_defaults_leave_an_older_stage_fresh():
                         "restarts": 1}
     assert inputs == {}
     assert teacher_key(TeacherRecipe(pca=20), ProbeRecipe())[0]["pca"] == 20
+    assert teacher_key(TeacherRecipe(sample_within=0), ProbeRecipe())[0]["sample_within"] == 0
     assert teacher_key(TeacherRecipe(features="layer"), ProbeRecipe())[0]["layer"] == 6
 
 

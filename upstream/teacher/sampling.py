@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from upstream import ranks
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
-from upstream.frames import CONV_GRID
-from upstream.keyed import keyed
+from upstream.frames import CONV_GRID, frame_counts
+from upstream.keyed import keyed, keyed_int
 from upstream.places import places
 
 Progress = Callable[[float, float], None]
@@ -32,9 +32,36 @@ class Recordings(Protocol):
     def __len__(self) -> int: ...
 
 
+def draw_utterances(manifest: Recordings, indices: np.ndarray, frames: int, seed: int, within: float) -> np.ndarray:
+    """Those of some utterances, in their order, that a sample of so many frames is drawn from.
+
+    A million frames of all of 960 hours are three or four of every utterance, so that everything would be read. Of
+    utterances that have 20 million they are thirty of every one, and 111 hours are read, whatever the corpus. The order
+    in which utterances are drawn takes no account of their lengths, so every frame has the same chance to be in the
+    sample. It follows from the seed and the ids: places in the manifest and who else reads do not matter.
+
+    Args:
+        within: utterances are drawn until they have so many times `frames`; all where there are no more, and for 0.
+
+    Raises:
+        UsageError: between 0 and 1, where there would be too few frames, or below.
+    """
+    if within != 0 and not within >= 1:
+        raise UsageError(f"sample_within={within:g}: must be at least 1, or 0 to draw from all utterances")
+    counts = frame_counts(manifest.lengths[indices], CONV_GRID)
+    most = within * min(frames, int(counts.sum()))
+    if within == 0 or int(counts.sum()) <= most:
+        return indices
+    ids = manifest.ids
+    keys = np.fromiter((keyed_int(seed, "teacher utterances", ids[int(i)]) for i in indices), np.int64, len(indices))
+    order = np.argsort(keys, kind="stable")
+    enough = int(np.searchsorted(np.cumsum(counts[order]), most)) + 1
+    return indices[np.sort(order[:enough])]
+
+
 def sample_size(manifest: Recordings, indices: np.ndarray, frames: int) -> int:
     """Frames in the sample of `draw_sample`, known before anything is read."""
-    return min(frames, sum(CONV_GRID.frames(int(n)) for n in manifest.lengths[indices]))
+    return min(frames, int(frame_counts(manifest.lengths[indices], CONV_GRID).sum()))
 
 
 def refuse_broken(manifest: Recordings, index: int, *frames: Tensor) -> None:
