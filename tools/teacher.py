@@ -29,6 +29,7 @@ from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_coverage
 from upstream.teacher.heat_map import plot_heat_map
 from upstream.teacher.importing import import_centroids
+from upstream.teacher.kept_sample import forget_sample
 from upstream.teacher.matching import named_source
 from upstream.teacher.proxies import Change, label_stability, runs, speaker_information
 from upstream.teacher.quality import Quality, quality
@@ -140,8 +141,9 @@ def fit_teacher(
     with progress("reading frames", len(recordings)) as report:
         made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers, seed=seed,
                            read=AudioCache(recordings).wave, sample_frames=frames, sample_within=within,
-                           kind=kind_of(kind), pca=pca, whiten=whiten, progress=report)
+                           kind=kind_of(kind), pca=pca, whiten=whiten, progress=report, keep=out)
     made.save(out)
+    forget_sample(out)
     print(f"{out}: {made.kind} teacher of {'+'.join(map(str, made.classes))} classes, "
           + (f"inertia {made.inertia:.4g}, " if made.inertia is not None else "") + f"hash {made.hash[:12]}")
 

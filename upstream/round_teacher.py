@@ -35,7 +35,7 @@ BEST = "best"
 
 def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: Manifest, train: np.ndarray,
                  probe: ProbeRecipe, *, audio: AudioCache, cache: CacheRecipe, seed: int, device: torch.device,
-                 progress: Report) -> Teacher:
+                 progress: Report, keep: Path | None = None) -> Teacher:
     """Fit, draw or import a teacher.
 
     Args:
@@ -44,6 +44,7 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
         audio: what reads them.
         cache: how much is kept of what else is heard, for `layer: best`.
         probe: alignments for `layer: best`, which goes by the stability of labels in noise where there are none.
+        keep: as for `Teacher.fit`.
 
     Raises:
         InputError: too few frames, or centroids or a teacher of other features, e.g. of another encoder.
@@ -58,7 +59,8 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
     return Teacher.fit(source, manifest, recipe.numbers if len(recipe.numbers) > 1 else recipe.numbers[0], seed=seed,
                        sample_frames=recipe.sample_frames, sample_within=recipe.sample_within, indices=train,
                        iterations=recipe.iterations, restarts=recipe.restarts, read=audio.wave, progress=progress,
-                       kind=None if recipe.kind == "auto" else recipe.kind, pca=recipe.pca, whiten=recipe.whiten)
+                       kind=None if recipe.kind == "auto" else recipe.kind, pca=recipe.pca, whiten=recipe.whiten,
+                       keep=keep)
 
 
 def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, Any], dict[str, str]]:

@@ -74,7 +74,8 @@ class Teacher:
     def fit(source: Source, manifest: Recordings, clusters: int | Sequence[int], *, seed: int, read: Read,
             sample_frames: int = SAMPLE_FRAMES, indices: Sequence[int] | np.ndarray | None = None,
             iterations: int = 30, restarts: int = 1, progress: Progress | None = None, kind: Kind | None = None,
-            pca: int = 0, whiten: bool = False, sample_within: float = SAMPLE_WITHIN) -> Teacher:
+            pca: int = 0, whiten: bool = False, sample_within: float = SAMPLE_WITHIN,
+            keep: Path | None = None) -> Teacher:
         """Fit k-means on a random sample of frames (Hsu et al. 2021, section IV-B).
 
         Several ranks read the sample together. On CPUs the first one clusters it, as a process alone would: that takes
@@ -94,6 +95,8 @@ class Teacher:
             whiten: give the components unit variance; all of them unless `pca` says how many.
             sample_within: the sample is of utterances with so many times its frames, drawn first, and only these are
                 read (`draw_utterances`); of all where there are no more, or for 0.
+            keep: a folder where what has been read of a long sample is kept; `forget_sample` removes it from there,
+                once the teacher is saved.
 
         Raises:
             UsageError: a kind and clusters that do not go together; `sample_within` between 0 and 1.
@@ -111,7 +114,7 @@ class Teacher:
         frames = sample_size(manifest, chosen, sample_frames)
         together = ranks.count() > 1 and (source.device.type != "cpu" or
                                           4 * frames * source.describe()["dim"] > ONE_PROCESS)
-        sample = draw_sample(source, manifest, chosen, sample_frames, seed, read, progress, shared=together)
+        sample = draw_sample(source, manifest, chosen, sample_frames, seed, read, progress, together, keep)
 
         def cluster() -> tuple[Quantiser, tuple[float, ...], str]:
             engine = default_engine(source.device)

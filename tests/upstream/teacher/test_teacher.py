@@ -124,7 +124,7 @@ class NumberedFrames:
     def describe(self):
         return {"name": "numbers", "dim": 2, "rate": 50.0}
 
-    def stream(self, manifest, indices, read):
+    def stream(self, manifest, indices, read, after=0):
         for i in reversed(list(indices)):  # a source should keep the order; the sample must not hang on it
             frames = torch.arange(CONV_GRID.frames(int(manifest.lengths[i])))
             yield int(i), torch.stack([torch.full_like(frames, int(i)), frames], dim=1).float()
