@@ -18,8 +18,10 @@ from upstream.errors import HubertkitError, InputError, UsageError
 from upstream.features.centred import with_cmn
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
+from upstream.frames import SAMPLE_RATE
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
+from upstream.places import evenly
 from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe, dimensions_read
 from upstream.progress import Report
 from upstream.recipe import as_settings
@@ -184,17 +186,19 @@ def heard_by_sweep(manifest: Manifest, train: np.ndarray, probe: ProbeRecipe) ->
     Raises InputError where none of the alignments is of an utterance.
     """
     if probe.alignments is None:
-        return _at_most(manifest.select([int(i) for i in train]), probe.seconds)
+        return _lasting(manifest.select([int(i) for i in train]), probe.seconds)
     alignments = find_alignments(Path(probe.alignments))
     heard = manifest if probe.manifest is None else Manifest.load(Path(probe.manifest))
     heard = heard.only([name for name in heard.ids if name in alignments])  # of which the sweep hears a part
     if not len(heard):
         raise InputError(f"{probe.alignments}: none of its {len(alignments)} alignments is of an utterance of the "
                          "manifest; files are named for the utterances")
-    return _at_most(heard, probe.seconds)
+    return _lasting(heard, probe.seconds)
 
 
-def _at_most(manifest: Manifest, seconds: float) -> Manifest:
-    """Evenly spread utterances of about so much audio."""
-    step = max(1.0, manifest.seconds / seconds)
-    return manifest.select(sorted({int(i) for i in np.arange(0, len(manifest), step)}))
+def _lasting(manifest: Manifest, seconds: float) -> Manifest:
+    """Evenly spread utterances, in their order, that last so long together; the last that is taken may end beyond."""
+    order = evenly(len(manifest))
+    lengths = manifest.lengths[order]
+    taken = order[np.cumsum(lengths) - lengths < seconds * SAMPLE_RATE]
+    return manifest.select([int(i) for i in np.sort(taken)])
