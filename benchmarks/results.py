@@ -94,12 +94,14 @@ def machine() -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]], columns: list[str], title: str = "",
           digits: Mapping[str, int] | None = None) -> Any:
-    """Rows as a rich table; numbers with one digit or as many as `digits` says, intervals in brackets."""
+    """Rows as a rich table; numbers with one digit or as many as `digits` says, intervals in brackets. Where it is
+    narrow, lines are broken and nothing is left out."""
     from rich.table import Table
 
     found = Table(title=title or None)
     for column in columns:
-        found.add_column(column, justify="left" if column in ("encoder", "labelled", "decoder") else "right")
+        found.add_column(column.replace("_", " "), overflow="fold",
+                         justify="left" if column in ("encoder", "labelled", "decoder") else "right")
     for row in rows:
         found.add_row(*(_cell(row.get(column), row.get(f"{column}_interval"), (digits or {}).get(column, 1))
                         for column in columns))

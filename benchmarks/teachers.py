@@ -179,7 +179,7 @@ def _judge(candidate: Candidate, encoder: Path | None, recordings: Recordings, f
         chosen = draw_hours(data.lengths, recordings.fit_hours, recordings.seed)
         with progress(f"{candidate.name}: fitting", len(chosen)) as report:
             teacher = Teacher.fit(source, data, candidate.clusters, seed=recordings.seed, indices=chosen,
-                                  sample_frames=recordings.sample_frames, kind=candidate.kind,
+                                  sample_frames=recordings.sample_frames, sample_within=0, kind=candidate.kind,
                                   read=AudioCache(data).wave, progress=report)
         teacher.save(target / "teacher")
         with progress(f"{candidate.name}: labelling", len(aligned)) as report:

@@ -191,7 +191,7 @@ class Transcriber:
         """
         wave = checked_wave(wave)
         self.check(name, len(wave))
-        return Transcript(name, tuple(self.words([wave])), len(wave) / SAMPLE_RATE, name if id is None else id)
+        return Transcript(name, tuple(self._words([wave])), len(wave) / SAMPLE_RATE, name if id is None else id)
 
     def words(self, blocks: Iterable[np.ndarray]) -> Iterator[SpokenWord]:
         """Words of a recording as its blocks (S,) float32 at 16 kHz come in; what was given never changes. Raises
@@ -199,8 +199,12 @@ class Transcriber:
 
         Words come once a window is complete and a pause, or the next word, is behind them; see `downstream.phrases`.
         """
+        return self._words(map(checked_wave, blocks))
+
+    def _words(self, blocks: Iterable[np.ndarray]) -> Iterator[SpokenWord]:
+        """As `words`, of blocks that were checked."""
         chosen, rate = self._settings, self._grid.rate
-        for first, rows, _ in phrases(self._encode, map(checked_wave, blocks), self._grid, self._columns, self._blank,
+        for first, rows, _ in phrases(self._encode, blocks, self._grid, self._columns, self._blank,
                                       chosen.window_seconds, chosen.overlap_seconds, self.pause_seconds):
             usable = self._columns.usable(rows)
             found = self._decoder.decode("", rows, rate)

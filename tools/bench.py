@@ -71,7 +71,7 @@ KMEANS_COLUMNS = ["what", "system", "seconds", "inertia", "held_out_inertia", "s
                   "audio_seconds_per_second", "hours_960"]
 TEACHER_COLUMNS = ["teacher", "stream", "round", "layer", "classes", "pnmi", "phone_purity", "cluster_purity"]
 FEEDING_COLUMNS = ["what", "source", "threads", "audio_seconds_per_second", "goal"]
-SEAM_COLUMNS = ["decoder", "recordings", "count", "longest_seconds", "words", "errors", "wer", "difference", "goal"]
+SEAM_COLUMNS = ["decoder", "recordings", "count", "longest_seconds", "errors", "wer", "difference"]
 RANKS_COLUMNS = ["what", "processes", "threads", "audio_seconds_per_second", "times_one", "goal"]
 LM_COLUMNS = ["what", "order", "prune", "words", "seconds", "cpu_seconds", "peak_memory", "ngrams"]
 FRONT_END_COLUMNS = ["what", "model", "front_end", "seconds", "audio_seconds_per_second", "share_of_conv", "best"]
@@ -164,7 +164,14 @@ def seams(
                **run_seams(recogniser, Manifest.load(test), settings, minutes, pause, say,
                            "character" if characters or choice.unspaced else "word")}
     write_results(out, results)
-    _show(results, SEAM_COLUMNS, out)
+    _show(results, SEAM_COLUMNS, out, seams_caption(results))
+
+
+def seams_caption(results: dict[str, Any]) -> str:
+    """What is the same in all rows of the table."""
+    first = results["rows"][0]
+    return (f"of {first['words']:,} {results['unit']}s; the goal is a difference of at most "
+            f"{next(row['goal'] for row in results['rows'] if 'goal' in row):g}")
 
 
 @app.command("curves")
@@ -361,8 +368,10 @@ def _manifest(recordings: Path) -> Manifest:
     return import_folder(recordings) if recordings.is_dir() else Manifest.load(recordings)
 
 
-def _show(results: dict[str, Any], columns: list[str], file: Path) -> None:
-    Console().print(table(results["rows"], columns))
+def _show(results: dict[str, Any], columns: list[str], file: Path, caption: str | None = None) -> None:
+    shown = table(results["rows"], columns)
+    shown.caption = caption
+    Console().print(shown)
     print(file)
 
 

@@ -29,11 +29,12 @@ from upstream.teacher.alignments import find_alignments
 from upstream.teacher.gate import check_coverage
 from upstream.teacher.heat_map import plot_heat_map
 from upstream.teacher.importing import import_centroids
+from upstream.teacher.kept_sample import forget_sample
 from upstream.teacher.matching import named_source
 from upstream.teacher.proxies import Change, label_stability, runs, speaker_information
 from upstream.teacher.quality import Quality, quality
 from upstream.teacher.quantiser import kind_of
-from upstream.teacher.teacher import SAMPLE_FRAMES, Teacher, refuse_others
+from upstream.teacher.teacher import SAMPLE_FRAMES, SAMPLE_WITHIN, Teacher, refuse_others
 from upstream.teacher.units import Units
 
 Features = Annotated[str | None, typer.Option(help="Without an encoder: mfcc, the default, or fbank.")]
@@ -125,19 +126,24 @@ def fit_teacher(
                                                  "themselves.")] = 0,
     whiten: Annotated[bool, typer.Option("--whiten", help="Give the components unit variance.")] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames to cluster, drawn at random.")] = SAMPLE_FRAMES,
+    within: Annotated[float, typer.Option(min=0, help="Read so many times as many frames, of utterances drawn first; "
+                                                      "0 to draw from all.")] = SAMPLE_WITHIN,
     seed: Annotated[int, typer.Option(help="Of the draw and the starts.")] = 0,
 ) -> None:
     """Fit a teacher of any kind on recordings."""
     check_folder(out, [manifest, *(encoder or [])], own="teacher.json")
     numbers = whole_numbers("--clusters", clusters)
+    if 0 < within < 1:
+        raise UsageError(f"--within {within:g}: must be at least 1, or 0 to draw from all utterances")
     refuse_others(out, len(numbers), bool(pca or whiten or kind == "random"))
     source = with_cmn(_source(encoder or [], layer or [], features, stacked), cmn)
     recordings = Manifest.load(manifest)
     with progress("reading frames", len(recordings)) as report:
         made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers, seed=seed,
-                           read=AudioCache(recordings).wave, sample_frames=frames, kind=kind_of(kind), pca=pca,
-                           whiten=whiten, progress=report)
+                           read=AudioCache(recordings).wave, sample_frames=frames, sample_within=within,
+                           kind=kind_of(kind), pca=pca, whiten=whiten, progress=report, keep=out)
     made.save(out)
+    forget_sample(out)
     print(f"{out}: {made.kind} teacher of {'+'.join(map(str, made.classes))} classes, "
           + (f"inertia {made.inertia:.4g}, " if made.inertia is not None else "") + f"hash {made.hash[:12]}")
 

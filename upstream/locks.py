@@ -16,6 +16,7 @@ from upstream.errors import BusyError, HubertkitError, UsageError
 
 LOCK = ".lock"
 UNFINISHED = ".writing"  # within a folder that was there already, and empty
+TRIES = 20  # at a folder or a lock that somebody removes while it is taken
 
 
 @contextlib.contextmanager
@@ -32,7 +33,7 @@ def locked(run: Path) -> Iterator[None]:
     finally:
         if ranks.first():
             if is_new:
-                _remove_unused(run)
+                _remove_unused(run, descriptor)
             os.close(descriptor)
 
 
@@ -57,6 +58,7 @@ def filling(folder: Path) -> Iterator[Path]:
     within = folder.is_dir()  # it may be a link or a place where a disk is mounted, which no rename replaces
     hidden = folder / UNFINISHED if within else folder.with_name(f".{folder.name}{UNFINISHED}")
     with locked(hidden):
+        renamed = False  # what lies in its place then is another process's
         try:
             if is_taken(folder):
                 raise UsageError(f"{folder}: is there already; give another folder")
@@ -68,9 +70,11 @@ def filling(folder: Path) -> Iterator[Path]:
                     path.rename(folder / path.name)
             else:
                 hidden.rename(folder)
+                renamed = True
                 (folder / LOCK).unlink()
         finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+            if not renamed:
+                shutil.rmtree(hidden, ignore_errors=True)
 
 
 def is_taken(path: Path) -> bool:
@@ -92,30 +96,61 @@ def busy(run: Path) -> bool:
     return False
 
 
-def _remove_unused(run: Path) -> None:
+def _remove_unused(run: Path, descriptor: int) -> None:
     with contextlib.suppress(OSError):
-        if os.listdir(run) == [LOCK]:
+        if os.listdir(run) == [LOCK] and _is_lock(descriptor, run):
             (run / LOCK).unlink()
             run.rmdir()
 
 
 def _lock(run: Path) -> tuple[int, bool]:
-    """An open file that holds the folder, and whether the folder was made for it."""
+    """An open file that holds the folder, and whether the folder was made for it.
+
+    Whoever leaves a folder may remove it and its lock at any step of this, which then begins again: a file that lies
+    nowhere holds nothing.
+    """
+    gone: FileNotFoundError | None = None
     with disk_errors(run):
-        is_new = not run.exists()
-        run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        for _ in range(TRIES):
+            try:
+                is_new = _made(run)
+                descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError as error:
+                gone = error
+                continue
+            try:
+                _hold(descriptor, run)
+                if _is_lock(descriptor, run):
+                    return descriptor, is_new
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise _busy(run) from error
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+        if gone is not None:
+            raise gone
+    raise _busy(run)
+
+
+def _made(run: Path) -> bool:
+    """Make a folder; whether it was not there. Of several processes one makes it."""
     try:
-        _hold(descriptor, run)
-        if not os.path.samestat(os.stat(run / LOCK), os.fstat(descriptor)):  # who held it has just removed it
-            raise BlockingIOError
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise _busy(run) from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor, is_new
+        run.mkdir(parents=True)
+    except FileExistsError:
+        if not run.is_dir() and os.path.lexists(run):
+            raise
+        return False
+    return True
+
+
+def _is_lock(descriptor: int, run: Path) -> bool:
+    """Whether an open file is the lock that lies in a folder now."""
+    try:
+        return os.path.samestat(os.stat(run / LOCK), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _busy(run: Path) -> BusyError:

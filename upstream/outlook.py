@@ -15,6 +15,7 @@ from upstream.course import Course, State, following
 from upstream.disk import read_json
 from upstream.model.config import EncoderConfig
 from upstream.pretrain import check_sources, pretrain
+from upstream.pretrain_crops import update_seconds
 from upstream.pretrain_recipe import (
     SWITCHES,
     PretrainRecipe,
@@ -103,7 +104,10 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
             pretrain(recipe, out, lambda line: None)
         else:
             course.arrive(out / names[0], "to do", "", {})
-    reads, ways = stages_read(rounds), _Ways(size, _once(trial), teacher_tried, read_by)
+    def each(round_: Round) -> float:
+        return update_seconds(lengths, round_.encoder, round_.training, round_.mask)
+
+    reads, ways = stages_read(rounds), _Ways(size, _once(trial), teacher_tried, read_by, each)
     found = []
     for seen in stages_seen(course, names, lambda name: stages_before(name, names, reads)):
         state = "to do" if seen.anew and seen.state == "unfinished" else seen.state
@@ -141,12 +145,14 @@ def stages_seen(course: Course, names: Sequence[str], before: Callable[[str], se
 @dataclass(frozen=True)
 class _Ways:
     """What is asked about stages that are ahead: their bytes; the rate of a round's training, if nobody knows it; of
-    the round of a number, how long its teacher and its units take, if nobody knows, and the encoders that it reads."""
+    the round of a number, how long its teacher and its units take, if nobody knows, and the encoders that it reads; and
+    the audio of an update of a round's training, in seconds."""
 
     size: Size
     trial: Trial
     teacher_trial: Callable[[int], tuple[float, float] | None]
     read_by: Callable[[int], list[EncoderConfig]]
+    update_seconds: Callable[[Round], float]
 
 
 def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, ways: _Ways) -> Outlook:
@@ -156,7 +162,7 @@ def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, ways
     number, _, kind = name.partition("/")
     round_ = rounds[int(number.removeprefix("round")) - 1] if kind else None
     if kind == "encoder" and round_ is not None:
-        seconds = _training_seconds(round_, out, name if state == "unfinished" else None, ways.trial)
+        seconds = _training_seconds(round_, out, name if state == "unfinished" else None, ways)
         return Outlook(name, state, why, seconds, ways.size(name, round_))
     seconds = None
     if round_ is not None:
@@ -180,7 +186,7 @@ def _once(trial: Trial) -> Trial:
     return tried
 
 
-def _training_seconds(round_: Round, out: Path, unfinished: str | None, trial: Trial) -> float | None:
+def _training_seconds(round_: Round, out: Path, unfinished: str | None, ways: _Ways) -> float | None:
     """What is left of the updates, at the median speed of such trainings in this run, or that of a trial."""
     speeds, done = [], 0
     for log in sorted(out.glob("round*/encoder/metrics.jsonl")):
@@ -190,12 +196,11 @@ def _training_seconds(round_: Round, out: Path, unfinished: str | None, trial: T
         speeds += [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
         if unfinished is not None and log.parent == out / unfinished and records:
             done = records[-1]["update"]
-    if not speeds and (rate := trial(round_)):
+    if not speeds and (rate := ways.trial(round_)):
         speeds = [rate]
     if not speeds:
         return None
-    recipe = round_.training
-    return (recipe.updates - done) * recipe.batch_seconds / float(np.median(speeds))
+    return (round_.training.updates - done) * ways.update_seconds(round_) / float(np.median(speeds))
 
 
 def _trains_alike(record: dict[str, Any] | None, round_: Round) -> bool:

@@ -1,4 +1,4 @@
-"""Which utterances of a manifest are meant: places, a mask over all of them, or some of all lengths."""
+"""Which utterances of a manifest are meant: places, a mask over all, some of all lengths, or some from all over."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ def spread(lengths: np.ndarray, count: int) -> np.ndarray:
     """(count,) int64 rising places of so many utterances, evenly spread over their lengths (N,), N >= count >= 1."""
     ranks = ((np.arange(count) + 0.5) * len(lengths) / count).astype(int)
     return np.sort(np.argsort(lengths, kind="stable")[ranks])
+
+
+def evenly(count: int) -> np.ndarray:
+    """(count,) int64: all places, in an order of which every beginning is evenly spread over them: the first, about the
+    middle, the quarters, ... (their bits reversed, as van der Corput's sequence)."""
+    left = np.arange(count)
+    reversed_bits = np.zeros(count, np.int64)
+    for _ in range(max(0, count - 1).bit_length()):
+        reversed_bits = 2 * reversed_bits + (left & 1)
+        left >>= 1
+    return np.argsort(reversed_bits)

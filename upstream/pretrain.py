@@ -58,6 +58,7 @@ from upstream.run_stages import encoder_inputs, note_stages, refuse_other_stages
 from upstream.stage import run_stage
 from upstream.teacher.alignments import alignments_hash, find_alignments
 from upstream.teacher.gate import check_coverage, check_units
+from upstream.teacher.kept_sample import forget_sample
 from upstream.teacher.quality import quality_of_streams
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units, select
@@ -272,9 +273,10 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         with progress(f"round {round_.number}: teacher", 1) as report:
             teacher = make_teacher(round_.teacher, [e.load(device) for e in read], corpus.manifest, corpus.train,
                                    recipe.probe, audio=recipe.cache.open(corpus.manifest), cache=recipe.cache,
-                                   seed=recipe.seed, device=device, progress=report)
+                                   seed=recipe.seed, device=device, progress=report, keep=folder)
         if ranks.first():
             teacher.save(folder)
+            forget_sample(folder)
         return {"hash": teacher.hash, "inertia": teacher.inertia, "layer": teacher.features.get("layer")}
 
     inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}

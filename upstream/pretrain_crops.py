@@ -14,6 +14,7 @@ from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.audio.mixing import Mixing, mix
 from upstream.audio.speed import played
+from upstream.errors import InputError
 from upstream.frames import SAMPLE_RATE, frame_counts
 from upstream.keyed import keyed, keyed_int
 from upstream.model import prepared
@@ -21,6 +22,7 @@ from upstream.model.config import EncoderConfig
 from upstream.model.masking import SpanMask, batch_masks
 from upstream.progress import say
 from upstream.training.loop import EVERY, TrainingRecipe
+from upstream.training.recipe import AUTO
 
 VALIDATION_SECONDS = 600.0  # audio in a validation, at most
 VALIDATION_BATCH_SECONDS = 87.5  # at once, at most: rows are cut to the shortest, so large ones would hear little
@@ -60,6 +62,41 @@ class Crops:
 def least_frames(config: EncoderConfig, recipe: TrainingRecipe, mask: SpanMask) -> int:
     """Frames of the shortest recording: as the recipe asks, and more than a mask could hide from end to end."""
     return max(crop_frames(config.grid, recipe.least_seconds), mask.least_frames)
+
+
+def plan_crops(lengths: np.ndarray, config: EncoderConfig, recipe: TrainingRecipe, mask: SpanMask, together: float,
+               accumulate: int, seed: int) -> CropPlan:
+    """Which crops of recordings of `lengths` (N,) samples come together.
+
+    Args:
+        together: seconds of a micro-batch, at most.
+
+    Raises InputError where no recording is long enough, or a micro-batch cannot hold a crop.
+    """
+    grid, longest = config.grid, crop_frames(config.grid, recipe.crop_seconds)
+    # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one. At 40 ms it may have a
+    # frame more than hops, the last not whole: as many crops go into a batch as their seconds say.
+    most = max(int(together * grid.rate), int(together / recipe.crop_seconds) * longest)
+    return CropPlan(frame_counts(lengths, grid), longest, least_frames(config, recipe, mask), most, accumulate, seed)
+
+
+def update_seconds(lengths: np.ndarray | None, config: EncoderConfig, recipe: TrainingRecipe, mask: SpanMask) -> float:
+    """Audio of an update, on average: less than `batch_seconds` by what micro-batches of whole rows leave empty, some
+    8 % with BASE on LibriSpeech. It is `batch_seconds` as long as nobody knows micro-batches (`auto`).
+
+    Args:
+        lengths: (N,) samples of the recordings; None where they are not known: as if all filled their crops.
+    """
+    if recipe.micro_batch_seconds == AUTO:
+        return float(recipe.batch_seconds)
+    if lengths is None:
+        rows = max(1, int(recipe.micro_batch_seconds / recipe.crop_seconds))
+        lengths = np.full(rows, config.grid.samples(crop_frames(config.grid, recipe.crop_seconds)))
+    try:
+        plan = plan_crops(lengths, config, recipe, mask, recipe.micro_batch_seconds, recipe.accumulate, 0)
+    except InputError:  # the training will say so
+        return float(recipe.batch_seconds)
+    return recipe.accumulate * plan.mean_frames / config.grid.rate
 
 
 class CropReader:
@@ -126,12 +163,8 @@ class CropReader:
                 for utterance, start in zip(ids, starts)]
 
     def _crops(self, subset: np.ndarray, together: float, accumulate: int, seed: int) -> CropPlan:
-        grid, recipe = self._config.grid, self._recipe
-        lengths, longest = frame_counts(self._manifest.lengths[subset], grid), crop_frames(grid, recipe.crop_seconds)
-        # Seconds of a batch are counted in hops; a crop reaches a little beyond its last one. At 40 ms it may have a
-        # frame more than hops, the last not whole: as many crops go into a batch as their seconds say.
-        most = max(int(together * grid.rate), int(together / recipe.crop_seconds) * longest)
-        return CropPlan(lengths, longest, self._least, most, accumulate, seed)
+        return plan_crops(self._manifest.lengths[subset], self._config, self._recipe, self._mask, together, accumulate,
+                          seed)
 
     @property
     def _least(self) -> int:

@@ -39,6 +39,8 @@ class TeacherRecipe:
     encoder: str | None = None  # layer: read this encoder, any that loads; a fine-tuned recogniser's is one
     clusters: Any = 100  # a number, or a list: one for each stream of labels
     sample_frames: int = 1_000_000  # frames that k-means is fitted on, at most
+    # they are drawn from utterances with so many times as many frames, drawn first: all that is heard; 0: from all
+    sample_within: float = 20.0
     iterations: int = 30  # of k-means, at most
     restarts: int = 1  # of k-means, of which the best counts
     kind: Literal["auto", "single", "ensemble", "product", "residual", "random"] = "auto"  # auto: single or ensemble
@@ -55,6 +57,9 @@ class TeacherRecipe:
         if self.sample_frames < max(self.numbers):
             raise ValueError(f"teacher: sample_frames={self.sample_frames} must be at least as many as clusters="
                              f"{self.clusters}")
+        if self.sample_within != 0 and not self.sample_within >= 1:
+            raise ValueError(f"teacher: sample_within={self.sample_within:g} must be at least 1, or 0 to draw from all "
+                             "utterances")
         if max(self.numbers) > MOST_CLASSES:
             raise ValueError(f"teacher: clusters={self.clusters}: at most {MOST_CLASSES}, for units are numbers of 16 "
                              "bits")

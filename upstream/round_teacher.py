@@ -18,8 +18,10 @@ from upstream.errors import HubertkitError, InputError, UsageError
 from upstream.features.centred import with_cmn
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
+from upstream.frames import SAMPLE_RATE
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
+from upstream.places import evenly
 from upstream.pretrain_recipe import ProbeRecipe, Round, TeacherRecipe, dimensions_read
 from upstream.progress import Report
 from upstream.recipe import as_settings
@@ -35,7 +37,7 @@ BEST = "best"
 
 def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: Manifest, train: np.ndarray,
                  probe: ProbeRecipe, *, audio: AudioCache, cache: CacheRecipe, seed: int, device: torch.device,
-                 progress: Report) -> Teacher:
+                 progress: Report, keep: Path | None = None) -> Teacher:
     """Fit, draw or import a teacher.
 
     Args:
@@ -44,6 +46,7 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
         audio: what reads them.
         cache: how much is kept of what else is heard, for `layer: best`.
         probe: alignments for `layer: best`, which goes by the stability of labels in noise where there are none.
+        keep: as for `Teacher.fit`.
 
     Raises:
         InputError: too few frames, or centroids or a teacher of other features, e.g. of another encoder.
@@ -56,9 +59,10 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
     if recipe.imported is not None:
         return _imported(Path(recipe.imported), source)
     return Teacher.fit(source, manifest, recipe.numbers if len(recipe.numbers) > 1 else recipe.numbers[0], seed=seed,
-                       sample_frames=recipe.sample_frames, indices=train, iterations=recipe.iterations,
-                       restarts=recipe.restarts, read=audio.wave, progress=progress,
-                       kind=None if recipe.kind == "auto" else recipe.kind, pca=recipe.pca, whiten=recipe.whiten)
+                       sample_frames=recipe.sample_frames, sample_within=recipe.sample_within, indices=train,
+                       iterations=recipe.iterations, restarts=recipe.restarts, read=audio.wave, progress=progress,
+                       kind=None if recipe.kind == "auto" else recipe.kind, pca=recipe.pca, whiten=recipe.whiten,
+                       keep=keep)
 
 
 def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, Any], dict[str, str]]:
@@ -88,7 +92,7 @@ def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, An
     return settings, inputs
 
 
-_LATER = ("kind", "pca", "whiten", "stacked", "cmn", "imported", "rounds", "encoder", "units")
+_LATER = ("kind", "pca", "whiten", "stacked", "cmn", "imported", "rounds", "encoder", "units", "sample_within")
 
 
 def teacher_source(recipe: TeacherRecipe, encoders: Sequence[Encoder], layer: Any, device: torch.device) -> Source:
@@ -182,17 +186,19 @@ def heard_by_sweep(manifest: Manifest, train: np.ndarray, probe: ProbeRecipe) ->
     Raises InputError where none of the alignments is of an utterance.
     """
     if probe.alignments is None:
-        return _at_most(manifest.select([int(i) for i in train]), probe.seconds)
+        return _lasting(manifest.select([int(i) for i in train]), probe.seconds)
     alignments = find_alignments(Path(probe.alignments))
     heard = manifest if probe.manifest is None else Manifest.load(Path(probe.manifest))
     heard = heard.only([name for name in heard.ids if name in alignments])  # of which the sweep hears a part
     if not len(heard):
         raise InputError(f"{probe.alignments}: none of its {len(alignments)} alignments is of an utterance of the "
                          "manifest; files are named for the utterances")
-    return _at_most(heard, probe.seconds)
+    return _lasting(heard, probe.seconds)
 
 
-def _at_most(manifest: Manifest, seconds: float) -> Manifest:
-    """Evenly spread utterances of about so much audio."""
-    step = max(1.0, manifest.seconds / seconds)
-    return manifest.select(sorted({int(i) for i in np.arange(0, len(manifest), step)}))
+def _lasting(manifest: Manifest, seconds: float) -> Manifest:
+    """Evenly spread utterances, in their order, that last so long together; the last that is taken may end beyond."""
+    order = evenly(len(manifest))
+    lengths = manifest.lengths[order]
+    taken = order[np.cumsum(lengths) - lengths < seconds * SAMPLE_RATE]
+    return manifest.select([int(i) for i in np.sort(taken)])

@@ -3,6 +3,7 @@ removed."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 
 from upstream.disk import folder_bytes
-from upstream.frames import CONV_GRID, frame_counts
+from upstream.frames import CONV_GRID, SAMPLE_RATE, frame_counts
 from upstream.pretrain import contrastive_prediction, masked_prediction
 from upstream.pretrain_recipe import Round, TeacherRecipe
 from upstream.teacher.importing import import_centroids
+from upstream.teacher.kept_sample import STRETCH_SECONDS
 from upstream.teacher.quantiser import RANDOM_DIMENSIONS
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
@@ -46,7 +48,8 @@ def most_bytes(kind: str, round_: Round | None, manifest: Path | None, lengths: 
         return None if lengths is None or manifest is None else \
             papers + 2 * (_units_bytes(lengths, len(classes)) + manifest.stat().st_size)  # ids; ranks write parts first
     if kind == "teacher":
-        return None if dim is None else papers + _teacher_bytes(round_.teacher, classes, dim)
+        return None if dim is None else \
+            papers + _teacher_bytes(round_.teacher, classes, dim) + _sample_bytes(round_.teacher, lengths, dim)
     return papers
 
 
@@ -83,6 +86,15 @@ def _teacher_bytes(recipe: TeacherRecipe, classes: tuple[int, ...], dim: int) ->
         return folder_bytes(Path(recipe.imported))
     rows = RANDOM_DIMENSIONS * len(classes) if recipe.kind == "random" else recipe.pca or dim * recipe.whiten
     return FLOAT * dim * (sum(classes) + rows + 1)
+
+
+def _sample_bytes(recipe: TeacherRecipe, lengths: np.ndarray | None, dim: int) -> int:
+    """Of a long sample, which is kept until the teacher is there; of recordings that nobody has counted as of many."""
+    frames, seconds = recipe.sample_frames, math.inf
+    if lengths is not None:
+        frames, seconds = min(frames, int(frame_counts(lengths, CONV_GRID).sum())), float(lengths.sum()) / SAMPLE_RATE
+    fits = recipe.imported is None and recipe.kind != "random"
+    return (FLOAT * frames * dim + JSON) * (fits and seconds >= STRETCH_SECONDS)
 
 
 def _classes(round_: Round, dim: int | None) -> tuple[int, ...]:

@@ -83,9 +83,11 @@ def teacher_seconds(round_: Round, shapes: Sequence[EncoderConfig], lengths: np.
     if rate is None:
         return None
     frames = frame_counts(lengths, CONV_GRID)
-    drawn = min(recipe.sample_frames, int(frames.sum()))
-    # An utterance of which no frame is drawn is not read; few are not.
-    read = 1 - (1 - drawn / max(1, int(frames.sum()))) ** frames
+    total = int(frames.sum())
+    drawn = min(recipe.sample_frames, total)
+    chance = min(1.0, recipe.sample_within * drawn / max(1, total)) if recipe.sample_within else 1.0  # of an utterance
+    # One of which no frame is drawn is not read; few are not.
+    read = chance * (1 - (1 - drawn / max(1.0, chance * total)) ** frames)
     seconds, fitting = float(lengths.sum()) / SAMPLE_RATE, 0.0
     if recipe.features == "layer" and recipe.layer == BEST:
         heard = min(probe.seconds, seconds) if probe.manifest is None else probe.seconds

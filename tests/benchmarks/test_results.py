@@ -1,7 +1,9 @@
 import errno
+import io
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +18,9 @@ from benchmarks.low_resource_recipe import SHIPPED, Cell, LowResourceRecipe, par
 from benchmarks.low_resource_scratch import scratch_encoder
 from benchmarks.low_resource_table import columns
 from benchmarks.over_seeds import Tally
-from benchmarks.results import check, read_results, refuse_other_results, results_file, write_results
+from benchmarks.results import check, read_results, refuse_other_results, results_file, table, write_results
 from downstream.score.rates import RATES
+from tools import bench
 from tools.demo import show
 from tools.main import run
 from upstream.audio import import_folder
@@ -27,6 +30,7 @@ from upstream.pretrain import check_sources
 from upstream.pretrain_recipe import rounds_of
 from upstream.recipe import load_recipe
 
+COMMITTED = Path(__file__).parents[2] / "benchmarks" / "results"
 ROW = {"encoder": "round 2", "labelled": "1h", "decoder": "greedy", "wer": 50.0, "cer": 20.0, "words": 10, "errors": 5,
        "wer_interval": [40.0, 60.0], "cer_interval": [15.0, 25.0]}
 
@@ -153,6 +157,28 @@ def test_comparisons_pair_pretrained_with_scratch_on_the_same_utterances(tmp_pat
     assert found[0]["difference"] == -50.0  # 1 of 4 words wrong against 3 of 4
     assert found[0]["interval"][0] <= -50.0 <= found[0]["interval"][1]
     assert found[0]["by_speaker"]["p_value"] == 1  # of two, on one of which both err alike
+
+
+@pytest.mark.parametrize(("name", "columns"), [
+    ("seams", bench.SEAM_COLUMNS), ("seams-light", bench.SEAM_COLUMNS), ("kmeans", bench.KMEANS_COLUMNS),
+    ("ranks", bench.RANKS_COLUMNS), ("teachers", bench.TEACHER_COLUMNS), ("lm", bench.LM_COLUMNS),
+    ("scale", bench.SCALE_COLUMNS), ("front-ends", bench.FRONT_END_COLUMNS), ("feeding", bench.FEEDING_COLUMNS)])
+def test_in_80_columns_no_heading_and_no_number_is_cut_short(name, columns):
+    """Of seams one saw `record…`, `longes…` and `differ…`; of other benchmarks half of a number."""
+    rows = read_results(COMMITTED / f"{name}.json")["rows"]
+    console = Console(width=80, file=io.StringIO())
+    console.print(table(rows, columns))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    if columns is bench.SEAM_COLUMNS:
+        head = text.partition("┡")[0]
+        assert all(word in head for column in columns for word in column.split("_"))
+
+
+def test_under_the_table_of_seams_stands_what_its_rows_share():
+    results = read_results(COMMITTED / "seams.json") | {"unit": "character"}
+    assert bench.seams_caption(results) == "of 5,010 characters; the goal is a difference of at most 0.1"
 
 
 def test_every_column_of_the_table_is_in_a_row():

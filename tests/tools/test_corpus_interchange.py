@@ -283,6 +283,21 @@ def test_an_export_says_that_kaldi_takes_one_channel_where_we_take_the_mean(caps
     np.testing.assert_array_equal(soundfile.read(tmp_path / "cut" / "audio" / "a.wav")[0], np.full(1600, -0.125))
 
 
+def test_stereo_goes_to_nemo_as_the_mean_that_we_read_or_not_at_all(capsys, tmp_path):
+    """It was listed without a word: NeMo takes all channels and fails, or the one that it is told for every line."""
+    (tmp_path / "audio").mkdir()
+    both = np.stack([np.full(1600, 0.25), np.full(1600, -0.5)], axis=1)
+    soundfile.write(tmp_path / "audio" / "a.wav", both, 16_000)
+    assert call(capsys, "import", "folder", tmp_path / "audio", "--out", tmp_path / "m.arrow")[0] == 0
+    code, _, err = call(capsys, "export", "nemo", tmp_path / "m.arrow", "--out", tmp_path / "n")
+    assert (code, "a: " in err, "has 2 channels" in err, "give --cut-audio" in err) == (1, True, True, True)
+    assert not (tmp_path / "n").exists()
+    assert call(capsys, "export", "nemo", tmp_path / "m.arrow", "--out", tmp_path / "n", "--cut-audio")[0] == 0
+    row = json.loads((tmp_path / "n" / "manifest.jsonl").read_text())
+    wave, _ = soundfile.read(row["audio_filepath"])
+    np.testing.assert_array_equal(wave, np.full(1600, -0.125))
+
+
 def test_an_import_does_not_replace_the_corpus(capsys, manifest, tmp_path):
     """A shard of Hugging Face ends in .parquet as manifests may: its audio was gone."""
     shards = tmp_path / "shards"

@@ -190,8 +190,9 @@ def test_a_long_name_of_a_stage_is_not_cut_short(tmp_path, capsys):
 
 @pytest.fixture
 def dry(tmp_path, monkeypatch):
-    """`dry(*words)`: the exit code of a dry run of a recipe, of which a process trains at half a second a second."""
-    monkeypatch.setattr("tools.dry_run.audio_seconds_per_second", lambda *_: 0.5)
+    """`dry(*words)`: the exit code of a dry run of a recipe, of which a process trains at a fifth of a second a
+    second."""
+    monkeypatch.setattr("tools.dry_run.audio_seconds_per_second", lambda *_: 0.2)
     monkeypatch.setattr("tools.dry_run.teacher_seconds", lambda *_: (40.0, 80.0))
     import_folder(write_recordings(tmp_path / "audio", 4), None).save(tmp_path / "all.arrow")
     return lambda *words: run(["pretrain", "hubert-tiny", f"data={tmp_path / 'all.arrow'}", "--out",
@@ -199,17 +200,18 @@ def dry(tmp_path, monkeypatch):
 
 
 def test_a_dry_run_says_how_long_it_takes_and_in_days_where_it_takes_many(dry, capsys):
-    """By hand: 4,000 updates of 32 s at half a second a second take 71.1 h, and two rounds of them 5.9 days."""
+    """By hand: all that there is, four recordings of 74 frames, is a micro-batch of 5.92 s; 4,000 updates of two of
+    them at a fifth of a second a second take 65.8 h, and two rounds of these 5.5 days."""
     assert dry("--ranks", "1") == 0
     said = capsys.readouterr()
-    assert said.out.count("71.1 h") == 2
-    assert "7 stages to do: about 5.9 days" in said.out
-    assert "0.5 audio s/s in one process" in said.err  # once it was 0
+    assert said.out.count("65.8 h") == 2
+    assert "7 stages to do: about 5.5 days" in said.out
+    assert "0.2 audio s/s in one process" in said.err  # once it was 0
     assert dry("--ranks", "1", "--until", "corpus") == 0
     assert "1 stage to do" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("ranks", "day"), [("2", "71.1 h"), ("1", "5.9 days")])
+@pytest.mark.parametrize(("ranks", "day"), [("2", "65.8 h"), ("1", "5.5 days")])
 def test_a_dry_run_counts_on_the_gpus_of_all_ranks(dry, capsys, monkeypatch, ranks, day):
     """A bug once found: whatever `--ranks` said, the time of a run was that of one GPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -1,6 +1,7 @@
 """`hubertkit teacher quality` prints figures, JSON on request, and one line for mistakes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,3 +118,20 @@ def test_features_that_fitting_would_not_read_are_refused(tmp_path, options, say
                                      *options.split()])
     assert isinstance(found.exception, UsageError)
     assert says in str(found.exception)
+
+
+def test_a_fit_draws_from_as_much_as_is_said(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tools.teacher.Manifest.load", lambda path: [])
+    monkeypatch.setattr("tools.teacher.AudioCache", lambda manifest: SimpleNamespace(wave=None))
+    monkeypatch.setattr("tools.teacher.Teacher.fit", lambda *_, **options: asked.append(options) or 1 / 0)
+
+    def fit(*words):
+        arguments = ["fit", "m.arrow", "--clusters", "3", "--out", str(tmp_path / "teacher"), *words]
+        return CliRunner().invoke(app, arguments).exception
+
+    fit()
+    fit("--within", "0", "--frames", "70")
+    assert [(one["sample_frames"], one["sample_within"]) for one in asked] == [(1_000_000, 20), (70, 0)]
+    assert "--within 0.5: must be at least 1, or 0" in str(fit("--within", "0.5"))
+    assert len(asked) == 2

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from tones import write_tones
 
+from downstream import transcribe
 from downstream.decode.beam import BeamDecoder
 from downstream.finetune import finetune
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
@@ -80,6 +81,19 @@ def test_a_block_that_is_no_waveform_is_refused(asr, joined, block):
         list(Transcriber(asr, Settings()).words([block(wave)]))
     with pytest.raises(InputError, match="a waveform of shape"):
         list(Transcriber(asr, Settings()).words(wave))  # not in a list
+
+
+def test_the_samples_of_a_transcript_are_checked_once(asr, joined, monkeypatch):
+    """Every sample of hours was looked at twice."""
+    wave, asked, plain = soundfile.read(joined, dtype="float32")[0], [], transcribe.checked_wave
+    monkeypatch.setattr(transcribe, "checked_wave", lambda found: asked.append(len(found)) or plain(found))
+    transcriber = Transcriber(asr, Settings(window_seconds=2.0, overlap_seconds=0.8))
+    found = transcriber.transcript(wave)
+    assert asked == [len(wave)]
+    assert list(found.words) == list(transcriber.words([wave]))
+    for broken in (np.full(len(wave), np.nan, np.float32), wave[None]):
+        with pytest.raises(InputError, match="a waveform"):
+            transcriber.transcript(broken)
 
 
 def test_words_come_before_the_recording_ends(asr, joined):

@@ -16,6 +16,7 @@ from upstream.errors import BusyError, InputError, UsageError
 from upstream.locks import LOCK, locked
 from upstream.outlook import outlook
 from upstream.pretrain import pretrain
+from upstream.pretrain_crops import CropReader, update_seconds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, rounds_of
 from upstream.recipe import load_recipe
 from upstream.run_stages import stage_names
@@ -353,15 +354,15 @@ def test_an_outlook_from_a_stage_on_needs_those_before_it(recordings, run, tmp_p
 
 
 def test_time_and_disk_ahead_follow_from_what_was_measured(recordings, run):
-    """An encoder: updates * seconds an update / speed; two checkpoints of weights and moments, a third before the first
-    of them goes, and the weights."""
+    """An encoder: updates * seconds an update, of four crops of 49 frames, / speed; two checkpoints of weights and
+    moments, a third before the first of them goes, and the weights."""
     speeds = []
     for number in (1, 2):
         lines = (run / f"round{number}/encoder/metrics.jsonl").read_text().splitlines()
         speeds += [float(line.partition('"audio_seconds_per_second": ')[2].partition(",")[0].rstrip("}"))
                    for line in lines if '"train"' in line]
     [ahead] = [f for f in outlook(recipe(recordings, "training.updates=30"), run) if f.stage == "round1/encoder"]
-    assert ahead.seconds == pytest.approx(30 * 4 / np.median(speeds))
+    assert ahead.seconds == pytest.approx(30 * 3.92 / np.median(speeds))
     weights = (run / "round1/encoder/model.safetensors").stat().st_size
     assert ahead.bytes == pytest.approx(10 * weights, rel=0.15)
 
@@ -413,7 +414,8 @@ def test_a_run_never_takes_more_disk_than_the_dry_run_says(recordings, tmp_path,
 
 
 def test_where_nothing_was_measured_a_trial_says_how_long_a_training_takes(recordings, tmp_path):
-    """By hand: updates * seconds an update / rate; rounds of the same shape are tried once."""
+    """By hand: updates * seconds an update / rate; rounds of the same shape are tried once. As nobody knows how long
+    recordings are, all are taken to fill their crops: four of 49 frames in an update."""
     asked = []
 
     def trial(round_):
@@ -422,9 +424,25 @@ def test_where_nothing_was_measured_a_trial_says_how_long_a_training_takes(recor
 
     chosen = recipe(recordings, "training.updates=30")
     found = {f.stage: f.seconds for f in outlook(chosen, tmp_path / "nothing", trial)}
-    assert found["round1/encoder"] == found["round2/encoder"] == 30 * chosen.training.batch_seconds / 8.0
+    assert found["round1/encoder"] == found["round2/encoder"] == pytest.approx(30 * 3.92 / 8.0)
     assert found["round1/teacher"] is None
     assert asked == [1]
+
+
+def test_the_audio_of_an_update_that_is_planned_is_what_an_update_hears(tmp_path):
+    """Full updates were planned, with BASE on LibriSpeech 8 % more than there is in one."""
+    manifest = import_folder(write_recordings(tmp_path / "data", 9, longer=2500), None)
+    [first, *_] = rounds_of(recipe(tmp_path / "data", "training.crop_seconds=1.7", "training.micro_batch_seconds=2",
+                                   "training.batch_seconds=4"))
+    reader = CropReader(manifest, np.arange(9), np.arange(0), first.encoder, first.training, first.mask, 0)
+    updates = len(reader._plan.epoch(0))
+    heard = [sum(micro.seconds for micro in update) for update, _ in zip(reader.updates(1), range(updates))]
+    planned = update_seconds(manifest.lengths, first.encoder, first.training, first.mask)
+    assert planned == pytest.approx(np.mean(heard), rel=0.02)
+    assert planned < 0.9 * first.training.batch_seconds
+    auto = replace(first.training, micro_batch_seconds="auto")
+    assert update_seconds(manifest.lengths, first.encoder, auto, first.mask) == 4
+    assert update_seconds(manifest.lengths // 100, first.encoder, first.training, first.mask) == 4
 
 
 @pytest.mark.parametrize(("words", "asked"), [
@@ -482,7 +500,7 @@ def test_the_time_of_a_round_is_that_of_rounds_of_its_own_shape(recordings, run)
     alike, chosen = ahead()
     measured = {name: read_stage(run / f"round2/{name}")["seconds"] for name in ("teacher", "units")}
     assert alike[1:3] == [measured["teacher"], measured["units"]], "round 3 reads what round 2 read"
-    by_trial = chosen.training.updates * chosen.training.batch_seconds / 8.0
+    by_trial = pytest.approx(chosen.training.updates * 3.92 / 8.0)
     assert alike[3] != by_trial
     assert asked == []
     larger, _ = ahead(second=ROUNDS[1].replace("{", "{encoder: {width: 48}, ", 1))
@@ -511,8 +529,11 @@ def test_seconds_of_a_teacher_follow_from_the_rate_of_its_features(recordings, m
     aligned = replace(heard, alignments="somewhere")
     assert trial.teacher_seconds(picked, [first.encoder], lengths, cpu, aligned) == pytest.approx(
         (2 + layers * 42 + 4 + 42, 4))
-    few = replace(first, teacher=replace(first.teacher, kind="auto", clusters=2, sample_frames=2))
+    few = replace(first, teacher=replace(first.teacher, kind="auto", clusters=2, sample_frames=2, sample_within=0))
     assert trial.teacher_seconds(few, [], lengths, cpu, heard)[0] - 42 == pytest.approx(2 * 0.2, rel=0.06)
+    bounded = replace(first, teacher=replace(first.teacher, kind="auto", sample_frames=9980, sample_within=10))
+    many = np.full(2000, 160_000)  # of 499 frames: a tenth of them is heard
+    assert trial.teacher_seconds(bounded, [], many, cpu, heard) == pytest.approx((40 + 42, 400))
     given = replace(first, teacher=replace(first.teacher, kind="auto", units="somewhere"))
     assert trial.teacher_seconds(given, [], lengths, cpu, heard) is None
 

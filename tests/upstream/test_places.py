@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from upstream.errors import InputError
-from upstream.places import places, spread
+from upstream.places import evenly, places, spread
 
 
 @pytest.mark.parametrize(("given", "found"), [
@@ -36,3 +36,16 @@ def test_some_of_all_lengths_are_spread_over_them():
     assert lengths[spread(lengths, 3)].tolist() == [60, 20, 40]
     assert lengths[spread(lengths, 1)].tolist() == [40]
     assert spread(lengths, 6).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_every_beginning_of_an_order_is_evenly_spread():
+    """By hand: of eight their bits reversed, of six the same without the places that are not there."""
+    assert evenly(8).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert evenly(6).tolist() == [0, 4, 2, 1, 5, 3]
+    assert [evenly(count).tolist() for count in (0, 1, 2)] == [[], [0], [0, 1]]
+    for count in (7, 100, 1000):
+        order = evenly(count)
+        assert sorted(order) == list(range(count))
+        for taken in range(1, count + 1):
+            gaps = np.diff([0, *np.sort(order[:taken]), count])
+            assert gaps.max() <= 4 * count / taken

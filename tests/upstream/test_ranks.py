@@ -16,7 +16,9 @@ from upstream.audio import AudioCache, import_folder
 from upstream.errors import RankLost
 from upstream.features.source import LayerSource, MfccSource
 from upstream.model import Encoder, EncoderConfig
+from upstream.teacher import kept_sample
 from upstream.teacher import teacher as labelling
+from upstream.teacher.kept_sample import forget_sample
 from upstream.teacher.sampling import draw_sample
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
@@ -46,16 +48,21 @@ def teach(recordings, kind, out):
     """Fit and label; gives the teacher's hash and what the sample was."""
     manifest = import_folder(recordings)
     read = AudioCache(manifest).wave
-    sample = draw_sample(source(kind), manifest, np.arange(len(manifest)), 150, 3, read)
+    sample = draw_sample(source(kind), manifest, np.arange(len(manifest)), 150, 3, read, keep=out)
+    kept = draw_sample(source(kind), manifest, np.arange(len(manifest)), 150, 3, read, keep=out)
+    assert torch.equal(kept, sample)
     teacher = Teacher.fit(source(kind), manifest, 5, seed=3, read=read, sample_frames=200)
     units = teacher.label(source(kind), manifest, out, read=read)
+    stretches = len(list(out.glob(".sample/*.npy")))
+    ranks.meet()
+    ranks.alone(lambda: forget_sample(out))
     return {"hash": teacher.hash, "sample": sample.tolist(), "frames": teacher.fitted["sample_frames"],
-            "units": units.hash, "left": [p.name for p in out.glob(".*")]}
+            "units": units.hash, "stretches": stretches, "left": [p.name for p in out.glob(".*")]}
 
 
 def work(rank, count, port, recordings, kind, out, queue, stretch_seconds):
     torch.set_num_threads(1)
-    labelling.STRETCH_SECONDS = stretch_seconds
+    labelling.STRETCH_SECONDS = kept_sample.STRETCH_SECONDS = stretch_seconds
     ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
     try:
         queue.put((rank, json.dumps(teach(recordings, kind, out))))
@@ -86,6 +93,7 @@ def test_several_ranks_teach_and_label_as_one_does(recordings, tmp_path, kind, c
     several = taught(recordings, kind, tmp_path / "several", count, stretch_seconds)
     alone = teach(recordings, kind, tmp_path / "alone")
     assert [len(r["sample"]) for r in several] == [150] + [0] * (count - 1)
+    assert several[0]["stretches"] == (3 if stretch_seconds == 1.0 else 0)  # of the second; the first has one
     torch.testing.assert_close(torch.tensor(several[0]["sample"]), torch.tensor(alone["sample"]), atol=1e-4, rtol=0)
     assert all(r["hash"] == several[0]["hash"] and r["units"] == several[0]["units"] for r in several)
     assert all((r["frames"], r["left"]) == (alone["frames"], []) for r in several)

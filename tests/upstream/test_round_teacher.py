@@ -8,7 +8,7 @@ import soundfile
 import torch
 from small_rounds import TINY, write_recordings
 
-from upstream.audio import AudioCache, import_folder
+from upstream.audio import AudioCache, Manifest, Utterance, import_folder
 from upstream.audio.caching import CacheRecipe
 from upstream.errors import InputError, RecipeError, UsageError
 from upstream.model import Encoder, EncoderConfig
@@ -16,7 +16,7 @@ from upstream.outlook import outlook
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, TeacherRecipe, rounds_of
 from upstream.recipe import load_recipe
-from upstream.round_teacher import make_teacher, teacher_key
+from upstream.round_teacher import heard_by_sweep, make_teacher, teacher_key
 from upstream.run_stages import stage_names
 from upstream.stage import read_stage
 from upstream.teacher.alignments import find_alignments
@@ -52,12 +52,13 @@ def test_a_round_trains_on_every_stream_of_its_teacher(recordings, tmp_path, wor
 
 
 def test_every_option_of_a_teacher_reaches_it(recordings):
-    recipe = TeacherRecipe(clusters=4, sample_frames=200, iterations=7, restarts=3, pca=5, whiten=True)
+    recipe = TeacherRecipe(clusters=4, sample_frames=200, iterations=7, restarts=3, pca=5, whiten=True,
+                           sample_within=1.5)
     manifest = import_folder(recordings)
     teacher = make_teacher(recipe, [], manifest, np.arange(8), ProbeRecipe(), audio=AudioCache(manifest),
                            cache=CacheRecipe(), seed=3, device=torch.device("cpu"), progress=lambda *done: None)
     expected = {"clusters": 4, "sample_frames": 200, "iterations": 7, "restarts": 3, "pca": 5, "whiten": True,
-                "seed": 3}
+                "seed": 3, "sample_within": 1.5}
     assert {name: teacher.fitted.get(name) for name in expected} == expected
 
 
@@ -119,6 +120,7 @@ def test_what_the_sweep_for_the_best_layer_hears_is_part_of_its_key(recordings, 
     ("clusters=1", "at least 2"), ("clusters=[8,x]", "at least 2"), ("clusters=[]", "at least 2"),
     ("layer=last", "a number or best"), ("kind=many", "kind"), ("pca=-1", "pca=-1"),
     ("stacked=true", "stacked=true is for features=fbank"), ("sample_frames=5", "at least as many"),
+    ("sample_within=0.5", "sample_within=0.5 must be at least 1, or 0"),
     ("units=x rounds.0.teacher.pca=3", "units=x are used as they are; leave out pca"),
 ])
 def test_a_teacher_that_cannot_be_is_refused_by_name(recordings, tmp_path, word, says):
@@ -132,6 +134,7 @@ def test_options_at_their_defaults_leave_an_older_stage_fresh():
                         "restarts": 1}
     assert inputs == {}
     assert teacher_key(TeacherRecipe(pca=20), ProbeRecipe())[0]["pca"] == 20
+    assert teacher_key(TeacherRecipe(sample_within=0), ProbeRecipe())[0]["sample_within"] == 0
     assert teacher_key(TeacherRecipe(features="layer"), ProbeRecipe())[0]["layer"] == 6
 
 
@@ -175,6 +178,20 @@ def test_the_best_layer_is_judged_on_what_is_aligned_however_little_of_the_manif
     (tmp_path / "others/x.ctm").write_text("x 1 0 0.7 AA\n")
     with pytest.raises(InputError, match="none of its 1 alignments is of an utterance of the manifest"):
         made(tmp_path / "others")
+
+
+@pytest.mark.parametrize(("first", "second"), [(20, 1), (1, 20)])
+def test_a_sweep_hears_about_as_many_seconds_as_are_asked_for_whatever_the_lengths(tmp_path, first, second):
+    """Every tenth utterance was taken, however long: 80 or 4 of 42 seconds where lengths alternate."""
+    soundfile.write(tmp_path / "x.wav", np.zeros(400_000), 16_000)
+    lengths = [16_000 * (first, second)[i % 2] for i in range(40)]
+    manifest = Manifest.of((Utterance(f"u{i:02}", tmp_path / "x.wav", 0, n, 16_000, 1, None, None)
+                            for i, n in enumerate(lengths)), "test")
+    heard = heard_by_sweep(manifest, np.arange(40), ProbeRecipe(seconds=42))
+    assert 42 <= heard.seconds < 42 + 20
+    assert heard.ids == sorted(heard.ids)
+    assert len(heard_by_sweep(manifest, np.arange(40), ProbeRecipe(seconds=0.001))) == 1
+    assert heard_by_sweep(manifest, np.arange(40), ProbeRecipe(seconds=1e6)).ids == manifest.ids
 
 
 def test_every_stream_of_a_rounds_units_is_judged(recordings, tmp_path):

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from safetensors import SafetensorError
 
 from upstream.disk import TEMPORARY, content_hash, disk_errors, disk_reason, write_json, writing
 from upstream.errors import BusyError, FormatError, HubertkitError, InputError, RankLost, UsageError
-from upstream.locks import LOCK, locked
+from upstream.locks import LOCK, UNFINISHED, filling, locked
 from upstream.model.formats.tensors import read_tensors, write_tensors
 from upstream.stage import changes, read_stage, run_stage
 
@@ -333,6 +335,84 @@ def test_a_lock_that_is_removed_while_it_is_waited_for_is_none(tmp_path, monkeyp
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(BusyError), locked(tmp_path):
         pytest.fail("it was held")
+
+
+@pytest.fixture
+def switching():
+    """Threads take turns at nearly every step."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize(("module", "step", "when"), [(os, "open", "before"), (fcntl, "flock", "before"),
+                                                      (fcntl, "flock", "after")])
+def test_a_folder_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch, module, step, when):
+    """Who left it had found it unused: it was said that there is no such folder, or a traceback ended the run."""
+    run, plain, removed = tmp_path / "run", getattr(module, step), []
+    run.mkdir()
+
+    def late(*given, **named):
+        mine = not removed
+        removed.append(step)
+        if mine and when == "before":
+            shutil.rmtree(run)
+        result = plain(*given, **named)
+        if mine and when == "after":
+            shutil.rmtree(run)
+        return result
+
+    monkeypatch.setattr(module, step, late)
+    with locked(run):
+        monkeypatch.undo()
+        assert (run / LOCK).is_file()
+        with pytest.raises(BusyError), locked(run):
+            pytest.fail("it was held twice")
+
+
+def test_many_starters_at_the_same_moment_are_one_after_the_other_or_refused(tmp_path, switching):
+    """Some found the folder gone between its making and its lock, or the lock of another in it."""
+    run, inside, found, together = tmp_path / "run", [], [], threading.Barrier(4)
+
+    def start(number):
+        together.wait()
+        for _ in range(150):
+            try:
+                with locked(run):
+                    inside.append(number)
+                    found.append(list(inside))
+                    time.sleep(1e-5)
+                    inside.remove(number)
+            except BusyError:
+                found.append([])
+            except BaseException as error:
+                found.append(error)
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one for one in found if isinstance(one, BaseException) or len(one) > 1] == []
+    assert max(map(len, found)) == 1
+    assert not run.exists() or list(run.iterdir()) == [run / LOCK]  # who was refused may have made it
+
+
+def test_a_folder_that_is_filled_takes_no_other_processs(tmp_path, monkeypatch):
+    """What lay hidden under the old name after the rename was removed, with the lock of who had come just then."""
+    plain = os.unlink
+
+    def late(path, *given, **named):
+        if Path(path) == tmp_path / "out" / LOCK:
+            (tmp_path / f".out{UNFINISHED}").mkdir()
+        plain(path, *given, **named)
+
+    monkeypatch.setattr(os, "unlink", late)
+    with filling(tmp_path / "out") as hidden:
+        (hidden / "file").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+    assert (tmp_path / f".out{UNFINISHED}").is_dir()
 
 
 def test_a_lock_outlives_the_emptying_of_a_stale_stage(tmp_path):

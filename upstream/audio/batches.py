@@ -112,9 +112,21 @@ class CropPlan:
     @cached_property
     def _micro_batches(self) -> int:
         """Micro-batches of an epoch: as many in every one, since it depends on lengths only."""
+        return len(self._sizes()[1]) - 1
+
+    def _sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frames of the crops of an epoch, longest first, and where micro-batches of these begin and end."""
         _, counts, lengths = self._usable()
         sizes = np.repeat(np.minimum(lengths, self.crop_frames), counts)
-        return len(self._bounds(sizes[_longest_first(sizes)])) - 1
+        sizes = sizes[_longest_first(sizes)]
+        return sizes, self._bounds(sizes)
+
+    @property
+    def mean_frames(self) -> float:
+        """Frames of a micro-batch: the mean over those of an epoch, which are the same in every one. Most hold a little
+        less than they may, for rows are whole and of one length."""
+        sizes, bounds = self._sizes()
+        return float((np.diff(bounds) * sizes[bounds[1:] - 1]).mean())
 
     @property
     def _updates(self) -> int:

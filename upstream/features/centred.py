@@ -29,9 +29,10 @@ class CentredSource:
         """As the other's, with `cmn`."""
         return self._source.describe() | {"cmn": True}
 
-    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Any]]:
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read,
+               after: int = 0) -> Iterator[tuple[int, Any]]:
         """As `Source.stream`; {layer: frames} where the other gives that."""
-        for index, frames in self._source.stream(manifest, indices, read):
+        for index, frames in self._source.stream(manifest, indices, read, after):
             yield index, {k: centred(v) for k, v in frames.items()} if isinstance(frames, dict) else centred(frames)
 
 

@@ -46,10 +46,11 @@ class MixSource:
                 "dim": sum(d["dim"] * len(d["layer"]) for d in described),
                 "rate": described[0]["rate"]}
 
-    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Tensor]]:
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read,
+               after: int = 0) -> Iterator[tuple[int, Tensor]]:
         """As `Source.stream`."""
         chosen = list(indices)
-        streams = [part.stream(manifest, chosen, read) for part in self._parts]
+        streams = [part.stream(manifest, chosen, read, after) for part in self._parts]
         for found in zip(*streams, strict=True):
             layers = [frames for _, by_layer in found for frames in by_layer.values()]  # (T, D) each
             yield found[0][0], torch.cat([F.layer_norm(x, x.shape[-1:]) for x in layers], dim=-1)

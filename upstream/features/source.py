@@ -35,11 +35,13 @@ class Source(Protocol):
         """What the frames are, as JSON values: `name`, `dim`, `rate` (Hz) and whatever else tells them apart."""
         ...
 
-    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Any]]:
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read,
+               after: int = 0) -> Iterator[tuple[int, Any]]:
         """(index, (T, dim) float32) of utterances of the manifest, in the order of `indices` (or a mask over all).
 
         T = CONV_GRID.frames(length): 0 for an utterance that is too short for a frame. `read(index)` gives a waveform
-        (length,) float32; it is called from another thread, a little ahead.
+        (length,) float32; it is called from another thread, a little ahead. So many of the first as `after` says are
+        not given; the frames of the others are to the last bit what they are with them.
         """
         ...
 
@@ -52,8 +54,9 @@ class MfccSource:
     def describe(self) -> dict[str, Any]:
         return {"name": "mfcc", "dim": MFCC_DIM, "rate": CONV_GRID.rate}
 
-    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Tensor]]:
-        for index, wave in read_ahead(manifest, indices, read):
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read,
+               after: int = 0) -> Iterator[tuple[int, Tensor]]:
+        for index, wave in read_ahead(manifest, indices, read, after):
             yield index, mfcc(torch.from_numpy(wave))[::2]
 
 
@@ -70,8 +73,9 @@ class FbankSource:
             return {"name": "fbank", "dim": 2 * MEL_BINS, "rate": CONV_GRID.rate, "stacked": 2}
         return {"name": "fbank", "dim": MEL_BINS, "rate": CONV_GRID.rate}
 
-    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Tensor]]:
-        for index, wave in read_ahead(manifest, indices, read):
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read,
+               after: int = 0) -> Iterator[tuple[int, Tensor]]:
+        for index, wave in read_ahead(manifest, indices, read, after):
             waveform = torch.from_numpy(wave)[None]
             if not self._stacked:
                 yield index, log_mel(waveform)[0, ::2]
@@ -126,16 +130,20 @@ class LayerSource:
                      "precision": self._precision, "dim": self._encoder.config.width, "rate": CONV_GRID.rate}
         return described | ({"window_seconds": self._window_seconds} if self._window_seconds else {})
 
-    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, Any]]:
+    def stream(self, manifest: Lengths, indices: Iterable[int], read: Read,
+               after: int = 0) -> Iterator[tuple[int, Any]]:
         """As `Source.stream`; on the encoder's device. {layer: frames} if made for several layers. Raises InputError
         for an utterance that is named twice."""
         training = self._encoder.training
         self._encoder.eval()
         try:
             chosen = places(indices, len(manifest.lengths), once=True)
-            batches = plan_batches(chosen, manifest.lengths, self._batch_samples)
+            wanted = set(chosen[after:].tolist())  # their batches are planned among all, and go through whole
+            batches = [batch for batch in plan_batches(chosen, manifest.lengths, self._batch_samples)
+                       if not wanted.isdisjoint(batch.tolist())]
             found = ahead(lambda batch: [checked(manifest, int(i), read) for i in batch], batches)
-            yield from in_order(chosen, (self._frames(waves) for waves in found))
+            frames = (self._frames(waves) for waves in found)
+            yield from in_order(chosen[after:], ({i: x for i, x in part.items() if i in wanted} for part in frames))
         finally:
             self._encoder.train(training)
 

@@ -25,9 +25,11 @@ class Lengths(Protocol):
     def lengths(self) -> np.ndarray: ...
 
 
-def read_ahead(manifest: Lengths, indices: Iterable[int], read: Read) -> Iterator[tuple[int, np.ndarray]]:
-    """(index, waveform) in order, the next ones read while the caller is busy. Raises InputError as `places`."""
-    return ahead(lambda index: checked(manifest, int(index), read), places(indices, len(manifest.lengths)))
+def read_ahead(manifest: Lengths, indices: Iterable[int], read: Read,
+               after: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, waveform) in order, those after the first so many; the next ones are read while the caller is busy.
+    Raises InputError as `places`."""
+    return ahead(lambda index: checked(manifest, int(index), read), places(indices, len(manifest.lengths))[after:])
 
 
 def checked(manifest: Lengths, index: int, read: Read) -> tuple[int, np.ndarray]:

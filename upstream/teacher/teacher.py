@@ -31,7 +31,14 @@ from upstream.stretches import remove_stretches, stretch_folder, stretches
 from upstream.teacher.kmeans import default_engine
 from upstream.teacher.projection import Projection
 from upstream.teacher.quantiser import Kind, Quantiser, check_clusters, fit_quantiser, random_quantiser, total_inertia
-from upstream.teacher.sampling import Progress, Recordings, draw_sample, refuse_broken, sample_size
+from upstream.teacher.sampling import (
+    Progress,
+    Recordings,
+    draw_sample,
+    draw_utterances,
+    refuse_broken,
+    sample_size,
+)
 from upstream.teacher.units import Units, UnitsWriter, holds, join
 
 KIND = "teacher"
@@ -39,6 +46,7 @@ FORMAT = f"hubertkit {KIND}"
 VERSION = 1
 PROJECTION = "pca.npy"
 SAMPLE_FRAMES = 1_000_000
+SAMPLE_WITHIN = 20.0  # times as many frames are heard, of 960 hours 111: HuBERT's own teachers of layers hear a tenth
 STRETCH_SECONDS = 36_000.0  # of audio that is labelled before some of it is kept: half an hour of two cores with BASE
 ONE_PROCESS = 8 << 30  # bytes of a sample that one of several processes may hold: twice the default's for LARGE
 
@@ -66,7 +74,8 @@ class Teacher:
     def fit(source: Source, manifest: Recordings, clusters: int | Sequence[int], *, seed: int, read: Read,
             sample_frames: int = SAMPLE_FRAMES, indices: Sequence[int] | np.ndarray | None = None,
             iterations: int = 30, restarts: int = 1, progress: Progress | None = None, kind: Kind | None = None,
-            pca: int = 0, whiten: bool = False) -> Teacher:
+            pca: int = 0, whiten: bool = False, sample_within: float = SAMPLE_WITHIN,
+            keep: Path | None = None) -> Teacher:
         """Fit k-means on a random sample of frames (Hsu et al. 2021, section IV-B).
 
         Several ranks read the sample together. On CPUs the first one clusters it, as a process alone would: that takes
@@ -84,9 +93,13 @@ class Teacher:
             kind: see `quantiser`; None is `single` for one number of clusters and `ensemble` for several.
             pca: cluster so many principal components of the frames; 0 for the frames themselves.
             whiten: give the components unit variance; all of them unless `pca` says how many.
+            sample_within: the sample is of utterances with so many times its frames, drawn first, and only these are
+                read (`draw_utterances`); of all where there are no more, or for 0.
+            keep: a folder where what has been read of a long sample is kept; `forget_sample` removes it from there,
+                once the teacher is saved.
 
         Raises:
-            UsageError: a kind and clusters that do not go together.
+            UsageError: a kind and clusters that do not go together; `sample_within` between 0 and 1.
             InputError: too few frames for so many clusters, or frames of an utterance that are not finite.
         """
         numbers = _numbers(clusters)
@@ -96,11 +109,12 @@ class Teacher:
                 raise UsageError("kind=random draws its projection and fits nothing; leave out pca and whiten")
             return Teacher.random(source, numbers, seed=seed)
         check_clusters(numbers, kind)
-        chosen = np.arange(len(manifest)) if indices is None else places(indices, len(manifest))
+        given = np.arange(len(manifest)) if indices is None else places(indices, len(manifest), once=True)
+        chosen = draw_utterances(manifest, given, sample_frames, seed, sample_within)
         frames = sample_size(manifest, chosen, sample_frames)
         together = ranks.count() > 1 and (source.device.type != "cpu" or
                                           4 * frames * source.describe()["dim"] > ONE_PROCESS)
-        sample = draw_sample(source, manifest, chosen, sample_frames, seed, read, progress, shared=together)
+        sample = draw_sample(source, manifest, chosen, sample_frames, seed, read, progress, together, keep)
 
         def cluster() -> tuple[Quantiser, tuple[float, ...], str]:
             engine = default_engine(source.device)
@@ -113,6 +127,8 @@ class Teacher:
             "sample_frames": int(frames), "utterances": len(chosen), "seed": int(seed), "iterations": iterations,
             "restarts": restarts, "engine": engine, "ranks": ranks.count() if together else 1,
             "manifest_hash": manifest.hash}
+        if len(chosen) < len(given):
+            fitted |= {"sample_within": float(sample_within), "utterances_given": len(given)}
         if len(numbers) > 1:
             fitted["inertias"] = list(inertias)
         if quantiser.projection is not None:

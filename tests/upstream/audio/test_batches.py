@@ -57,6 +57,13 @@ def test_worked_example_of_crops_that_overlap():
     assert sorted(int(s[0]) for update in plan.epoch(0) for _, s, _ in update) == [0, 180, 360]
 
 
+@given(lengths=st.lists(st.integers(20, 400), min_size=1, max_size=60), epoch=st.integers(0, 3))
+def test_the_mean_of_a_micro_batch_is_that_of_every_epoch(lengths, epoch):
+    plan = CropPlan(np.array(lengths), 100, 20, 330, 1, seed=0)
+    frames = [len(rows) * frames for update in plan.epoch(epoch) for rows, _, frames in update]
+    assert plan.mean_frames == pytest.approx(np.mean(frames))
+
+
 def test_less_than_three_percent_of_realistic_lengths_is_discarded():
     lengths = np.random.default_rng(0).integers(100, 1750, 2000)  # 2 to 35 s
     assert CropPlan(lengths, 200, 50, 1600, 1, seed=0).discarded() < 0.03

@@ -234,9 +234,16 @@ class TestKaldi:
 
 class TestNemo:
     def test_whole_files_and_parts_go_out_and_come_back(self, whole, parts, tmp_path):
-        for name, manifest in (("whole", whole), ("parts", parts)):
+        mono = Manifest.of([replace(u, audio=audio(tmp_path / "mono" / u.audio.name, 44_100, 44_100), channels=1)
+                            for u in parts], "a test")
+        for name, manifest in (("whole", whole), ("parts", mono)):
             path = export_nemo(manifest, tmp_path / f"{name}.jsonl")
             same(import_nemo(path), manifest)
+
+    def test_files_of_several_channels_are_refused(self, parts, tmp_path):
+        with pytest.raises(InputError, match=r"u0: .*0\.flac has 2 channels, whose mean is read here"):
+            export_nemo(parts, tmp_path / "m.jsonl")
+        assert not (tmp_path / "m.jsonl").exists()
 
     def test_a_manifest_of_nemos_own_has_relative_paths_and_no_ids(self, tmp_path):
         audio(tmp_path / "x" / "a.wav", 32_000)

@@ -14,7 +14,8 @@ from upstream.features.source import FbankSource, LayerSource, MfccSource
 from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
 from upstream.teacher.gate import check_units
-from upstream.teacher.teacher import Teacher, draw_sample
+from upstream.teacher.sampling import draw_utterances
+from upstream.teacher.teacher import SAMPLE_WITHIN, Teacher, draw_sample
 from upstream.teacher.units import Units
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,7 +124,7 @@ class NumberedFrames:
     def describe(self):
         return {"name": "numbers", "dim": 2, "rate": 50.0}
 
-    def stream(self, manifest, indices, read):
+    def stream(self, manifest, indices, read, after=0):
         for i in reversed(list(indices)):  # a source should keep the order; the sample must not hang on it
             frames = torch.arange(CONV_GRID.frames(int(manifest.lengths[i])))
             yield int(i), torch.stack([torch.full_like(frames, int(i)), frames], dim=1).float()
@@ -154,6 +155,70 @@ def test_utterances_without_a_share_are_not_read(recordings):
     made = recordings([16_000] * 40)
     draw_sample(MfccSource(), made, np.arange(40), 3, seed=0, read=made.read)
     assert 1 <= len(made.asked) <= 3
+
+
+SHORT_AND_LONG = [16_000, 4000, 40_000, 8000] * 25  # 49, 12, 124 and 24 frames
+
+
+def test_the_sample_of_a_corpus_that_is_far_larger_reads_a_part_of_it(recordings):
+    """A million frames of 960 hours are some of every utterance: all were read, and went through the encoder."""
+    made = recordings(SHORT_AND_LONG)
+    teacher = Teacher.fit(MfccSource(), made, 4, seed=1, read=made.read, sample_frames=100, sample_within=5)
+    frames = sum(CONV_GRID.frames(SHORT_AND_LONG[i]) for i in made.asked)
+    assert 250 < frames < 500 + 124  # a few of the utterances drawn have no share, and the last ends beyond
+    fitted = teacher.fitted
+    assert fitted["sample_frames"] == 100
+    assert (fitted["sample_within"], fitted["utterances_given"]) == (5.0, 100)
+    assert len(set(made.asked)) <= fitted["utterances"] < 25
+
+
+def test_what_is_small_beside_the_sample_gives_the_teacher_that_it_always_gave(recordings):
+    """As of all results so far: no utterance is left out, and not a bit differs."""
+    frames = sum(CONV_GRID.frames(n) for n in LENGTHS)
+    for sample, within in ((frames // 20 + 1, SAMPLE_WITHIN), (frames + 9, 1.0)):
+        _, bounded = fitted(recordings, sample_frames=sample, sample_within=within)
+        _, unbounded = fitted(recordings, sample_frames=sample, sample_within=0)
+        assert (bounded.hash, bounded.fitted) == (unbounded.hash, unbounded.fitted)
+        assert bounded.fitted["utterances"] == len(LENGTHS)
+    assert fitted(recordings, sample_frames=frames // 40)[1].fitted["utterances"] < len(LENGTHS)
+
+
+def test_utterances_of_a_sample_follow_from_the_seed_and_their_ids(recordings):
+    made = recordings(SHORT_AND_LONG)
+    mixed = np.random.default_rng(0).permutation(100)
+    moved = replace(made, waves=[made.waves[i] for i in mixed], ids=[made.ids[i] for i in mixed])
+    chosen = draw_utterances(made, np.arange(100), 60, seed=3, within=10)
+    names = {made.ids[i] for i in chosen}
+    assert names == {moved.ids[i] for i in draw_utterances(moved, np.arange(100), 60, seed=3, within=10)}
+    assert names != {made.ids[i] for i in draw_utterances(made, np.arange(100), 60, seed=4, within=10)}
+    sizes = [CONV_GRID.frames(SHORT_AND_LONG[i]) for i in chosen]
+    assert 600 <= sum(sizes) < 600 + 124
+    assert list(chosen) == sorted(chosen)
+    part = draw_utterances(made, np.arange(99, 49, -1), 60, seed=3, within=10)
+    assert list(part) == sorted(part, reverse=True), "in the order given"
+    assert min(part) >= 50
+
+
+def test_every_frame_has_the_same_chance_where_utterances_are_drawn_first(recordings):
+    """40 of 5225 frames, of some 23 utterances: those of utterances of each length come as often as there are of them,
+    within four standard deviations of 400 draws. Frames of an utterance come together: 1 + 40 / 23 - 1 = 1.74 times the
+    variance of frames that were drawn one by one."""
+    made, drawn = recordings(SHORT_AND_LONG), np.zeros(4)
+    for seed in range(400):
+        chosen = draw_utterances(made, np.arange(100), 40, seed, within=30)
+        assert len(chosen) < 60
+        for utterance, _ in draw_sample(NumberedFrames(), made, chosen, 40, seed, made.read).int().tolist():
+            drawn[utterance % 4] += 1
+    assert drawn.sum() == 400 * 40
+    share = np.array([49, 12, 124, 24]) / 209
+    deviation = np.sqrt(16_000 * share * (1 - share) * 1.74)
+    np.testing.assert_array_less(np.abs(drawn - 16_000 * share), 4 * deviation)
+
+
+def test_too_few_frames_to_draw_from_are_refused_by_name(recordings):
+    for within in (0.5, -1, float("nan")):
+        with pytest.raises(UsageError, match=r"sample_within=.*at least 1, or 0 to draw from all"):
+            fitted(recordings, sample_within=within)
 
 
 def test_only_the_given_utterances_are_sampled(recordings):

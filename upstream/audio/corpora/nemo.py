@@ -43,12 +43,19 @@ def import_nemo(src: Path, skip: Skip | None = None) -> Manifest:
 
 def export_nemo(manifest: Manifest, path: Path) -> Path:
     """Write a JSONL: for each utterance `audio_filepath` (absolute), `duration`, `text`, and `offset`, `speaker` where
-    there is one; `id` is ours, and NeMo passes it over. Raises InputError for audio inside a tar or a Parquet file, or
-    where the file is there and no export wrote it."""
+    there is one; `id` is ours, and NeMo passes it over.
+
+    Raises InputError for audio inside a tar or a Parquet file, or in a file of several channels: we read their mean,
+    and no line can ask NeMo for that, which takes all of them or, where it is told so for a whole manifest, one.
+    Likewise where the file is there and no export wrote it.
+    """
     lines = []
     for u in manifest:
         if u.offset is not None:
             raise InputError(f"{u.id}: lies inside {u.audio}; give --cut-audio to write it as a file")
+        if u.channels > 1:
+            raise InputError(f"{u.id}: {u.audio} has {u.channels} channels, whose mean is read here and never by NeMo; "
+                             "give --cut-audio to write that as a file")
         row: dict[str, Any] = {"audio_filepath": str(u.audio), "duration": round(u.samples / u.rate, 6),
                                "text": u.text or "", "id": u.id}
         if u.start:

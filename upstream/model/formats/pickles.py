@@ -13,7 +13,7 @@ import pickle
 import re
 import zipfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,17 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         UsageError: no such file.
         FormatError: not such a file, cut short, or a pickle that names a class outside the allow-list, which the
-            message names; nothing of it is run.
+            message names; nothing of it is run. Or tensors that stand for more numbers than the file could hold.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
+    content = _unpickled(path)
+    _refuse_repeated(content, path)
+    return content
+
+
+def _unpickled(path: Path) -> Any:
     try:
         return _load(path)
     except pickle.UnpicklingError:
@@ -127,6 +133,42 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     known = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
     return value if known else str(value)
+
+
+def _refuse_repeated(content: Any, path: Path) -> None:
+    """Raise FormatError where tensors whose numbers the file repeats (strides of 0, sparse ones) would take more memory
+    than the whole file: a kilobyte may stand for terabytes, that a copy would ask for."""
+    room, taken = path.stat().st_size, 0
+    for name, tensor in _tensors(content):
+        # Python's integers: the product of the sizes may be more than 64 bits hold
+        wanted = math.prod(tensor.shape) * tensor.element_size()
+        plainly = tensor.layout == torch.strided and not tensor.is_meta
+        if wanted > (tensor.untyped_storage().nbytes() if plainly else 0):
+            taken += wanted
+            if taken > room:
+                raise FormatError(f"{path}: {name} stands for {wanted:,} bytes, of a file of {room:,}: it repeats what "
+                                  "is stored, and is not read. If you trust the file, load it where it was made and "
+                                  "save contiguous copies of its tensors")
+
+
+def _tensors(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors in nested containers and stand-ins, each once, behind their dotted names."""
+    seen: set[int] = set()
+    waiting = [("", content)]
+    while waiting:
+        name, found = waiting.pop()
+        if isinstance(found, torch.Tensor):
+            yield name.lstrip(".") or "its tensor", found
+            continue
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, dict):
+            waiting += [(f"{name}.{key}", value) for key, value in found.items()]
+        elif isinstance(found, list | tuple | set):
+            waiting += [(f"{name}.{place}", value) for place, value in enumerate(found)]
+        elif isinstance(found, _Kept | Dictionary):
+            waiting.append((name, vars(found)))
 
 
 def _load(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import sys
@@ -78,6 +79,38 @@ def test_a_bare_pickle_is_refused(tmp_path):
     with pytest.raises(FormatError, match=r"x\.pt"):
         load_encoder(tmp_path / "x.pt")
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("sizes", [(1 << 20, 1 << 20), (1 << 40, 1 << 21), (100, 100)])
+def test_a_small_file_whose_tensors_stand_for_terabytes_is_refused_by_size(tmp_path, sizes, legacy):
+    """A copy of such a tensor asked for all of its memory, and the process was killed."""
+    file = tmp_path / "x.pt"
+    torch.save(_checkpoint(model=OrderedDict(w=torch.ones(2), big=torch.ones(1).expand(sizes))), file,
+               _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(FormatError, match=rf"x\.pt: model\.big stands for {math.prod(sizes) * 4:,} bytes"):
+        load_encoder(file)
+
+
+@pytest.mark.parametrize("big", [torch.sparse_coo_tensor(size=(1 << 20, 1 << 20)),
+                                 [torch.ones(1).expand(1000)] * 9, torch.empty(1 << 40, device="meta"),
+                                 torch.as_strided(torch.ones(4000), (3000, 1000), (1, 1))])
+def test_other_tensors_that_repeat_what_is_stored_count_as_well(tmp_path, big):
+    torch.save({"nested": [{"a": big}]}, tmp_path / "x.pt")
+    with pytest.raises(FormatError, match=r"x\.pt: nested\.0\.a\S* stands for [\d,]+ bytes"):
+        read_torch_file(tmp_path / "x.pt")
+
+
+def test_tensors_that_share_or_repeat_a_little_are_read(tmp_path):
+    weights = torch.arange(5000.0).view(50, 100)
+    content = {"tied": [weights, weights, weights.T], "part": weights[3:9, ::7], "mask": torch.ones(1).expand(3, 100),
+               "empty": torch.ones(1).expand(0, 1 << 20), "scalar": torch.tensor(2.0), "positions":
+               torch.arange(512).expand(1, -1)}
+    content["itself"] = content
+    torch.save(content, tmp_path / "x.pt")
+    found = read_torch_file(tmp_path / "x.pt")
+    assert torch.equal(found["part"], weights[3:9, ::7])
+    assert found["mask"].sum() == 300
 
 
 def test_dictionaries_and_namespaces_come_out_as_what_they_hold(tmp_path, dictionary):
