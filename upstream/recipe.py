@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, StringNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from upstream.errors import RecipeError, UsageError
+from upstream.recipe_kinds import kind_at, wrong_kind
 
 Schema = TypeVar("Schema")
 
@@ -113,9 +114,10 @@ def _read(path: Path) -> DictConfig:
     try:
         content = OmegaConf.create(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: not a YAML recipe: {' '.join(str(error).split())}") from error
+        found = str(error).splitlines()[0] if isinstance(error, OmegaConfBaseException) else str(error)
+        raise RecipeError(f"{path}: not a YAML recipe: {' '.join(found.split())}") from error
     if not isinstance(content, DictConfig):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(content).__name__}")
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a list")
     return content
 
 
@@ -147,10 +149,12 @@ def _override(recipe: Any, word: str) -> Any:
     _unlock(recipe)
     _check_items(recipe, key, where)
     try:
+        kind = kind_at(OmegaConf.get_type(recipe), key)
         parsed = _literal(value) if _is_text(recipe, key) and value and not _means_more(value) else \
             OmegaConf.from_dotlist([f"value={value}"]).value
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
+    _refuse(wrong_kind(kind, _plain(parsed), key), where)
     if any(part.isdecimal() for part in key.split(".")):
         return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
     for part in reversed(key.split(".")):  # merged as a file would be: `update` cannot add a part to a mapping of parts
@@ -167,8 +171,8 @@ def _named_by(word: str) -> list[str]:
         return [key]
 
 
-def _plain(config: DictConfig) -> Any:
-    return OmegaConf.to_container(config)
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
 
 
 def _leaves(values: Any, where: str) -> list[str]:
@@ -237,7 +241,13 @@ def _unlock(config: Any) -> None:
 
 
 def _merge(base: Any, change: Any, where: str) -> Any:
+    _refuse(wrong_kind(OmegaConf.get_type(base), _plain(change), ""), where)
     return _checked(lambda: OmegaConf.merge(base, change), base, where)
+
+
+def _refuse(wrong: str | None, where: str) -> None:
+    if wrong is not None:
+        raise RecipeError(f"{where}: {wrong}")
 
 
 def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
@@ -249,17 +259,9 @@ def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
         raise RecipeError(f"{where}: unknown key {key}{_nearest_key(key, base)}") from error
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise RecipeError(f"{where}: {key}{_plainly(str(error).splitlines()[0])}") from error
-    except (TypeError, ValueError) as error:  # a list for a mapping, or the other way round; a number of many digits
+        raise RecipeError(f"{where}: {key}{str(error).splitlines()[0]}") from error
+    except (TypeError, ValueError) as error:  # a number of many digits
         raise RecipeError(f"{where}: {error}") from error
-
-
-def _plainly(complaint: str) -> str:
-    """What OmegaConf says of a value, in words of somebody who does not know it, where that is more than its own."""
-    if complaint.endswith("is not Optional"):
-        return "nothing stands there: give it a value, a section keys of its own, or leave it out"
-    wants_list = "is not a" in complaint and "ListConfig" in complaint
-    return "a list is needed: [ ] around its values" if wants_list else complaint
 
 
 def _to_object(recipe: Any, where: str) -> Any:
