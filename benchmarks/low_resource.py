@@ -57,6 +57,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         UsageError: something that the recipe names is not in `data`, or results of another benchmark are in `out`.
         BusyError: another process works in `out`.
     """
+    data, out = Path(data), Path(out)
     if not data.is_dir():
         raise UsageError(f"--data {data}: no such folder")
     check_out(out)

@@ -78,6 +78,7 @@ def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say, sets: Sets | N
     Raises:
         UsageError, InputError: as `check_selftrain`; and InputError where a round keeps no pseudo label.
     """
+    out = Path(out)
     run = _Run(recipe, sets or check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
     _prepare(run, out)
     names = stage_names(recipe, run.sets)

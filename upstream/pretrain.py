@@ -101,6 +101,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
             file of somebody else in `out` has a name of ours.
         RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
     """
+    out = Path(out)
     refuse_other_stages(out)
     refuse_own(recipe, out)
     outside, configs = read_outside(outside_encoders(recipe))

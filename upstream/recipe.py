@@ -49,7 +49,8 @@ class Named:
         return _without(values, (own.file - own.words) & self.below(general).words)
 
 
-def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[str], shipped: Path) -> Schema:
+def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[str],
+                shipped: str | Path) -> Schema:
     """Read a recipe, apply `key=value` overrides in order, and give it as an instance of `schema`.
 
     Args:
@@ -82,7 +83,7 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         raise
 
 
-def named_keys(source: str | Path, overrides: Sequence[str], shipped: Path) -> Named:
+def named_keys(source: str | Path, overrides: Sequence[str], shipped: str | Path) -> Named:
     """What a recipe that `load_recipe` has read names. Raises as that."""
     return _named(_read(find_recipe(source, shipped)), overrides)
 
@@ -97,9 +98,9 @@ def as_settings(recipe: Any) -> dict[str, Any]:
     return asdict(recipe)
 
 
-def find_recipe(source: str | Path, shipped: Path) -> Path:
+def find_recipe(source: str | Path, shipped: str | Path) -> Path:
     """The file of a recipe given by name or path. Raises UsageError with the nearest shipped names."""
-    path = Path(source)
+    path, shipped = Path(source), Path(shipped)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_file():
             return path

@@ -28,6 +28,7 @@ def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight:
         UsageError: weights without a language model, given twice, a file that is not of `hubertkit tune`, or hotwords
             that are none.
     """
+    lm, lexicon, tuned = (None if path is None else Path(path) for path in (lm, lexicon, tuned))
     if lm is None and (tuned is not None or lm_weight is not None or word_score is not None):
         raise UsageError("weights without a language model have no effect: give one with --lm")
     found = _Tuned(lm_weight, word_score)
@@ -57,7 +58,7 @@ def tell_other_recogniser(tuned: Path | None, own: Callable[[], str | None]) -> 
         own: gives the hash of the recogniser that they are used for, None where nobody knows; asked only where the
             file of weights names one.
     """
-    noted = None if tuned is None else _Tuned.read(tuned).recogniser_hash
+    noted = None if tuned is None else _Tuned.read(Path(tuned)).recogniser_hash
     here = None if noted is None else own()
     if noted is not None and here not in (None, noted):
         say(f"{tuned}: tuned for the recogniser {noted[:12]}; its weights may not suit {str(here)[:12]}")

@@ -29,6 +29,7 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
         InputError: units that do not fit the manifest, naming the first utterance; labels that no export wrote; a
             dictionary of another number of classes that other lists of the folder need.
     """
+    folder = Path(folder)
     check_coverage(units, manifest)
     check_dictionaries(units, folder, name)
     claim(folder, label_names(units, name))

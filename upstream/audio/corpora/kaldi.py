@@ -59,6 +59,7 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
         InputError: a path or a speaker that Kaldi's files cannot hold, audio inside a tar or a Parquet file, a file
             that cannot be read, or one of these that is there and that no export wrote.
     """
+    folder = Path(folder)
     for u in manifest:
         _refuse(u)
     rows = sorted((replace(u, id=id) for u, id in zip(manifest, kaldi_ids(manifest))), key=lambda u: u.id.encode())

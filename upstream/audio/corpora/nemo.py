@@ -45,7 +45,7 @@ def export_nemo(manifest: Manifest, path: Path) -> Path:
     """Write a JSONL: for each utterance `audio_filepath` (absolute), `duration`, `text`, and `offset`, `speaker` where
     there is one; `id` is ours, and NeMo passes it over. Raises InputError for audio inside a tar or a Parquet file, or
     where the file is there and no export wrote it."""
-    lines = []
+    path, lines = Path(path), []
     for u in manifest:
         if u.offset is not None:
             raise InputError(f"{u.id}: lies inside {u.audio}; give --cut-audio to write it as a file")
