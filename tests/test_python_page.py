@@ -9,11 +9,15 @@ import soundfile
 from small_rounds import TINY
 from tones import write_tones
 
+from downstream.decode.choice import Choice
 from downstream.decode.tuned import choice_of, tell_other_recogniser
+from downstream.finetune import finetune
+from downstream.finetune_recipe import FinetuneRecipe
 from downstream.selftrain import selftrain
 from downstream.selftrain_recipe import SelftrainRecipe
+from downstream.transcribe import Settings, Transcriber
 from tools import main
-from upstream import Manifest
+from upstream import Manifest, read_audio
 from upstream.audio.caching import DiskCache
 from upstream.audio.corpora.common_voice import export_common_voice
 from upstream.audio.corpora.fairseq import export_fairseq
@@ -116,3 +120,31 @@ def test_a_path_may_be_text_wherever_there_is_one(names, tmp_path):
     export_labels(Units.load("run/round1/units"), manifest, str(tmp_path / "labels"))
     assert DiskCache(manifest, str(tmp_path / "cache"), 1 << 20).get(0) is None
     assert (tmp_path / "labels" / "train.km").is_file()
+
+
+@pytest.mark.parametrize(("run", "recipe"), [
+    (pretrain, PretrainRecipe), (finetune, FinetuneRecipe), (selftrain, SelftrainRecipe)])
+@pytest.mark.parametrize("given", ["hubert-tiny", None, SelftrainRecipe])
+def test_the_name_of_a_recipe_is_no_recipe(tmp_path, run, recipe, given):
+    """`pretrain("hubert-tiny", "run")` ended with `'str' object has no attribute 'rounds'`."""
+    with pytest.raises(UsageError, match=rf"^recipe=.*: expected a {recipe.__name__}, as load_recipe gives it"):
+        run(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_word_of_a_recipe_and_rounds_that_are_none_are_refused(tmp_path):
+    """`overrides="data=x"` was told of an override 'd'; `until_round=0` did nothing, -1 left out the last round."""
+    with pytest.raises(UsageError, match=r"^overrides=.data=x.: a single word; give a list of them$"):
+        load_recipe(PretrainRecipe, "hubert-tiny", "data=x", PRETRAINING_SHIPPED)
+    for number in (0, -1):
+        with pytest.raises(UsageError, match=f"^until_round={number}: must be at least 1"):
+            pretrain(PretrainRecipe(), tmp_path / "out", until_round=number)
+
+
+def test_a_transcriber_wants_settings_and_those_a_choice_of_decoder(names):
+    with pytest.raises(UsageError, match=r"^settings=Choice\(.*: expected Settings; .*: Settings\(choice\)$"):
+        Transcriber("asr", Choice())
+    with pytest.raises(UsageError, match=r"^decoder='greedy': expected a Choice"):
+        Transcriber("asr", Settings("greedy"))
+    wave = read_audio("talk.wav")
+    assert Transcriber("asr").transcript(wave) == Transcriber("asr", Settings()).transcript(wave)

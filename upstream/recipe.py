@@ -61,9 +61,11 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         shipped: folder of the recipes that come with the package.
 
     Raises:
-        UsageError: no such recipe (the ones there are are listed), or it is no YAML mapping.
+        UsageError: no such recipe (the ones there are are listed), it is no YAML mapping, or `overrides` is one word.
         RecipeError: an unknown key (the nearest is named), a value of the wrong type or out of range.
     """
+    if isinstance(overrides, str):
+        raise UsageError(f"overrides={overrides!r}: a single word; give a list of them")
     path = find_recipe(source, shipped)
     content = _read(path)
 
@@ -81,6 +83,13 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
     except RecipeValueError:
         with_overrides(overrides, _to_blame(overrides, lambda words: with_overrides(words, "")) or str(path))
         raise
+
+
+def check_recipe(recipe: object, schema: type) -> None:
+    """Raise UsageError for what is no recipe of a schema, such as the name of one."""
+    if not isinstance(recipe, schema):
+        raise UsageError(f"recipe={recipe!r:.60}: expected a {schema.__name__}, as load_recipe gives it: "
+                         f"load_recipe({schema.__name__}, NAME, [\"key=value\", ...], SHIPPED)")
 
 
 def named_keys(source: str | Path, overrides: Sequence[str], shipped: str | Path) -> Named:
