@@ -52,7 +52,7 @@ class EmissionsWriter(RowsWriter):
             InputError: the blank is no column of the symbols.
             UsageError: `meta` that JSON cannot hold.
         """
-        if not 0 <= blank < len(symbols):
+        if blank not in range(len(symbols)):
             raise InputError(f"{folder}: blank is column {blank} of {len(symbols)} symbols; it must be one of them")
         fields = {"symbols": list(symbols), "blank": int(blank), "frame_rate": float(frame_rate), "dtype": dtype}
         super().__init__(folder, fields, meta, {_LOGPROBS: (np.dtype(dtype), (len(symbols),))})

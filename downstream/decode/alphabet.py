@@ -70,7 +70,7 @@ def alphabet(symbols: Sequence[str], blank: int) -> Alphabet:
 
 @lru_cache(maxsize=16)
 def _alphabet(symbols: tuple[str, ...], blank: int) -> Alphabet:
-    if not 0 <= blank < len(symbols):
+    if blank not in range(len(symbols)):
         raise InputError(f"blank is column {blank} of {len(symbols)} symbols; it must be one of them")
     twice = sorted({s for s in symbols if symbols.count(s) > 1})
     if twice:

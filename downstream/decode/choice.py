@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from downstream.decode.alphabet import SEPARATORS, alphabet
 from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
@@ -44,7 +46,7 @@ class Choice:
     """A decoder and its settings. None is the decoder's own default.
 
     Attributes:
-        name: None: `batched` where there is a language model, a beam or hotwords, else greedy.
+        name: or its text, `"beam"`; None: `batched` where there is a language model, a beam or hotwords, else greedy.
         lm: ARPA file; `batched` takes packed arrays (`.ngrams`) too, and `lexicon` a KenLM binary.
         lexicon: file of `WORD<tab>W O R D |` lines, or of words alone.
         lm_weight, word_score: natural logarithms.
@@ -56,7 +58,7 @@ class Choice:
         unspaced: words need no separator between them, for `batched`.
     """
 
-    name: Name | None = None
+    name: Name | str | None = None
     lm: Path | None = None
     lexicon: Path | None = None
     lm_weight: float | None = None
@@ -70,20 +72,26 @@ class Choice:
 
     @property
     def chosen(self) -> Name:
-        """The decoder, the default resolved."""
+        """The decoder, the default resolved. Raises UsageError where there is none of the name."""
+        if self.name is not None:
+            return decoder_called(self.name)
         searched = self.lm is not None or self.beam is not None or self.hotwords
-        return self.name or (Name.batched if searched else Name.greedy)
+        return Name.batched if searched else Name.greedy
 
     def make(self, symbols: Sequence[str], blank: int) -> AnyDecoder:
         """The decoder for a recogniser's symbols, not yet prepared.
 
         Raises:
-            UsageError: settings that the decoder does not have, or a file that is not there.
+            UsageError: no such decoder, settings that it does not have or that are of no use to it, a weight without
+                the language model that it weighs, or a file that is not there.
             InputError: symbols that cannot be decoded with, a lexicon or hotwords that they cannot spell.
         """
+        for option, value in {"--beam": self.beam, "--tokens": self.tokens_per_frame}.items():
+            if value is not None:
+                check_size(option, value)
+        check_size("--nbest", self.nbest)
         self._refuse_what_has_no_effect()
-        for option, value in {"--beam": self.beam, "--tokens": self.tokens_per_frame, "--nbest": self.nbest}.items():
-            check_size(option, value)
+        self._refuse_what_weighs_nothing()
         symbols = tuple(symbols)
         letters = alphabet(symbols, blank).letters
         hotwords = self._spelled_hotwords(letters)
@@ -109,7 +117,7 @@ class Choice:
 
     def _spelled_hotwords(self, letters: frozenset[str]) -> tuple[tuple[str, float | None], ...]:
         """Hotwords in the form of Unicode that the symbols have. Raises UsageError for one that they cannot spell."""
-        found = tuple((spelled_as(word, letters), nats) for word, nats in self.hotwords)
+        found = tuple((spelled_as(word, letters), nats) for word, nats in map(_hotword, self.hotwords))
         for word, _ in found:
             if not word or not letters.issuperset(word):
                 odd = next((f", which have no {named(c)}" for c in word if c not in letters), "")
@@ -147,6 +155,27 @@ class Choice:
                                  "leave it out")
 
 
+    def _refuse_what_weighs_nothing(self) -> None:
+        for name, weight in (("lm_weight", self.lm_weight), ("word_score", self.word_score)):
+            if weight is not None and not isinstance(weight, int | float | np.number):
+                raise UsageError(f"{name}={weight!r}: expected a number")
+        if self.lm is None and self.lm_weight is not None:
+            raise UsageError(f"lm_weight={self.lm_weight:g} without a language model has no effect: give one as lm, or "
+                             "leave the weight out")
+        if self.word_score is not None and self.lm is None and self.chosen in (Name.greedy, Name.beam):
+            raise UsageError(f"word_score={self.word_score:g} without a language model has no effect on the "
+                             f"{self.chosen.value} decoder: give one as lm, or leave the score out")
+
+
+def decoder_called(name: str) -> Name:
+    """A decoder by its name. Raises UsageError with those there are."""
+    try:
+        return Name(name)
+    except ValueError as error:
+        known = ", ".join(decoder.value for decoder in Name)
+        raise UsageError(f"no decoder called {name!r}; there are {known}") from error
+
+
 def check_device(device: str) -> None:
     """Raise UsageError saying why torch cannot use a device, if it cannot."""
     import torch
@@ -159,9 +188,11 @@ def check_device(device: str) -> None:
         raise UsageError(f"device {device!r} cannot be used ({reason}); give cpu or cuda, or leave it out") from error
 
 
-def check_size(option: str, value: int | None) -> None:
-    """Raise UsageError for more hypotheses or symbols than can be kept."""
-    if value is not None and value > MOST:
+def check_size(option: str, value: int) -> None:
+    """Raise UsageError for no number of hypotheses or symbols, or more than can be kept."""
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise UsageError(f"{option} {value!r}: must be a whole number, 1 or more")
+    if value > MOST:
         raise UsageError(f"{option} {value}: at most {MOST}")
 
 
@@ -187,9 +218,11 @@ def parse_hotwords(given: str) -> tuple[tuple[str, float | None], ...]:
     """Hotwords as `WORD=BONUS,WORD,...`, or a file of one such a line; the bonus in nats, None where there is none.
 
     Raises:
-        UsageError: no words, a word twice, or a bonus that is no number.
+        UsageError: no text, no words, a word twice, or a bonus that is no number.
         FormatError: a file that is no text.
     """
+    if not isinstance(given, str):
+        raise UsageError(f"hotwords={given!r}: expected text, WORD,WORD=BONUS,... or the name of a file")
     text = given
     if _is_file(given):
         try:
@@ -210,6 +243,15 @@ def parse_hotwords(given: str) -> tuple[tuple[str, float | None], ...]:
     if not found:
         raise UsageError(f"--hotwords {given!r}: no words; give WORD,WORD=BONUS,... or a file of such lines")
     return tuple(found.items())
+
+
+def _hotword(pair: Any) -> tuple[str, float | None]:
+    """A hotword of `Choice`. Raises UsageError for anything but a word and a number or None."""
+    if isinstance(pair, list | tuple) and len(pair) == 2:
+        word, nats = pair
+        if isinstance(word, str) and (nats is None or isinstance(nats, int | float | np.number)):
+            return word, None if nats is None else float(nats)
+    raise UsageError(f"hotword {pair!r}: expected a pair of the word and its bonus in nats, or None")
 
 
 def _is_file(given: str) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from downstream.decode.choice import Choice, Name, parse_hotwords
+from downstream.decode.choice import Choice, Name, decoder_called, parse_hotwords
 from downstream.lm.arrays import model_hash
 from upstream.errors import UsageError
 from upstream.progress import say
@@ -18,16 +18,17 @@ from upstream.progress import say
 T = TypeVar("T")
 
 
-def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight: float | None = None,
+def choice_of(*, decoder: Name | str | None = None, lm: Path | None = None, lm_weight: float | None = None,
               word_score: float | None = None, tuned: Path | None = None, beam: int | None = None,
               tokens: int | None = None, lexicon: Path | None = None, hotwords: str | None = None,
               device: str | None = None, nbest: int = 1, unspaced: bool | None = None) -> Choice:
     """A decoder with its settings, from the options of a command.
 
     Raises:
-        UsageError: weights without a language model, given twice, a file that is not of `hubertkit tune`, or hotwords
-            that are none.
+        UsageError: no such decoder, weights without a language model, given twice, a file that is not of `hubertkit
+            tune`, or hotwords that are none.
     """
+    decoder = None if decoder is None else decoder_called(decoder)
     lm, lexicon, tuned = (None if path is None else Path(path) for path in (lm, lexicon, tuned))
     if lm is None and (tuned is not None or lm_weight is not None or word_score is not None):
         raise UsageError("weights without a language model have no effect: give one with --lm")
@@ -46,9 +47,9 @@ def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight:
             say(f"{tuned}: tuned without --unspaced; its weights may not suit it")
         if found.lm is not None and lm is not None:
             _tell_other_model(found.lm, found.lm_sha256, lm, tuned)
-    return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score, beam or found.beam,
-                  tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device,
-                  bool(unspaced or found.unspaced))
+    return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score,
+                  found.beam if beam is None else beam, found.tokens if tokens is None else tokens, nbest,
+                  parse_hotwords(hotwords) if hotwords is not None else (), device, bool(unspaced or found.unspaced))
 
 
 def tell_other_recogniser(tuned: Path | None, own: Callable[[], str | None]) -> None:

@@ -10,6 +10,9 @@ from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import Choice, Name, load_lexicon, name_of, parse_hotwords
 from downstream.decode.lexicon import LexiconDecoder
+from downstream.decode.tuned import choice_of
+from downstream.emissions import EmissionsWriter
+from downstream.text.vocabulary import Vocabulary
 from upstream.errors import FormatError, InputError, UsageError
 
 SYMBOLS = ("<pad>", "|", "A", "B", "E")
@@ -115,3 +118,48 @@ def test_hotwords_in_another_form_of_unicode_are_spelled_as_the_symbols_are():
     assert Choice(Name.beam, hotwords=((apart, None),)).make(symbols, 0).hotwords == ("phở",)
     with pytest.raises(UsageError, match=r"'phò' cannot be spelled .*, which have no 'ò' \(U\+00F2\)"):
         Choice(hotwords=(("phò", None),)).make(symbols, 0)
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({"lm_weight": 0.5}, r"^lm_weight=0\.5 without a language model has no effect: give one as lm, or leave"),
+    ({"lm_weight": 0.5, "beam": 5}, "^lm_weight=0.5 without a language model has no effect"),
+    ({"word_score": 2.0}, "^word_score=2 without a language model has no effect on the greedy decoder"),
+    ({"word_score": 2.0, "name": Name.beam}, "^word_score=2 without a language model has no effect on the beam"),
+    ({"lm": "x.arpa", "lm_weight": "0.5"}, "^lm_weight='0.5': expected a number"),
+    ({"name": "str"}, "^no decoder called 'str'; there are greedy, beam, lexicon, batched"),
+    ({"name": 3}, "^no decoder called 3"), ({"nbest": 0}, "nbest 0: must be a whole number, 1 or more"),
+    ({"nbest": None, "beam": 5}, "nbest None: must"), ({"beam": 2.5}, "beam 2.5: must"),
+    ({"beam": "5"}, "beam '5': must"), ({"tokens_per_frame": 0, "beam": 5}, "tokens 0: must be"),
+    ({"hotwords": "ABC"}, "^hotword 'A': expected a pair"),
+    ({"hotwords": ("AB",)}, r"^hotword 'AB': expected a pair of the word and its bonus in nats, or None"),
+    ({"hotwords": (("A", "x"),)}, r"^hotword \('A', 'x'\): expected a pair"),
+])
+def test_wrong_settings_from_python_are_refused_and_not_passed_over(given, says):
+    """Weights without a model were silently of no effect, and a decoder of an unknown name was the batched one."""
+    with pytest.raises(UsageError, match=says):
+        Choice(**given).make(SYMBOLS, 0)
+
+
+def test_a_decoder_may_be_named_by_text_and_words_scored_without_a_model():
+    assert Choice("beam").make(SYMBOLS, 0) == Choice(Name.beam).make(SYMBOLS, 0)
+    assert choice_of(decoder="beam") == Choice(Name.beam)
+    assert Choice(beam=5, word_score=-3.0).make(SYMBOLS, 0).word_score == -3.0
+    with pytest.raises(UsageError, match=r"^no decoder called 'bean'; there are greedy"):
+        choice_of(decoder="bean")
+
+
+def test_zero_is_a_size_as_any_other_and_no_size_is_not_given():
+    """`choice_of(beam=0)` was as without one, and `nbest=0` of greedy decoding was passed over."""
+    with pytest.raises(UsageError, match="beam 0: must"):
+        choice_of(beam=0).make(SYMBOLS, 0)
+    with pytest.raises(UsageError, match="tokens 0: must"):
+        choice_of(beam=5, tokens=0).make(SYMBOLS, 0)
+    with pytest.raises(UsageError, match=r"^hotwords=\['A'\]: expected text"):
+        choice_of(hotwords=["A"])
+
+
+@pytest.mark.parametrize("blank", ["<pad>", None, -1, 5])
+def test_the_blank_is_the_number_of_a_column(blank, tmp_path):
+    for make in (Choice().make, Vocabulary, lambda *given: EmissionsWriter(tmp_path / "e", *given, 50.0)):
+        with pytest.raises(InputError, match=f"{blank}"):
+            make(SYMBOLS, blank)
