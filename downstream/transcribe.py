@@ -225,7 +225,7 @@ class Transcriber:
         """Say how many phrases end inside a word, where any does: for the end of all recordings."""
         if self.unfinished:
             say(f"{self.unfinished} of {self.phrases} phrases end inside a word that the search did not finish; a "
-                "wider --beam, or a lexicon that fits, may help")
+                "wider beam, or a lexicon that fits, may help")
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         window = torch.from_numpy(prepared(wave, self._model.encoder.config))[None].to(self._device)

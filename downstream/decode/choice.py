@@ -29,6 +29,7 @@ AnyDecoder = GreedyDecoder | WeightedDecoder
 HOTWORD_NATS = 5.0
 
 MOST_HOTWORD_NATS = 500.0  # far beyond what a frame says of anything; exp of much more is no number
+_TOKENS = "tokens_per_frame (--tokens)"  # a setting and its option, where their names differ
 MOST = 100_000  # hypotheses or symbols: beyond any use, and before memory or flashlight's integers overflow
 
 
@@ -86,10 +87,10 @@ class Choice:
                 the language model that it weighs, or a file that is not there.
             InputError: symbols that cannot be decoded with, a lexicon or hotwords that they cannot spell.
         """
-        for option, value in {"--beam": self.beam, "--tokens": self.tokens_per_frame}.items():
+        for name, value in {"beam": self.beam, _TOKENS: self.tokens_per_frame}.items():
             if value is not None:
-                check_size(option, value)
-        check_size("--nbest", self.nbest)
+                check_size(name, value)
+        check_size("nbest", self.nbest)
         self._refuse_what_has_no_effect()
         self._refuse_what_weighs_nothing()
         symbols = tuple(symbols)
@@ -107,7 +108,7 @@ class Choice:
             return LexiconDecoder(symbols, blank, lexicon=lexicon, **settings)  # type: ignore[arg-type]
         if lexicon is not None and not lexicon.by_characters:
             raise UsageError(f"{self.lexicon}: a lexicon with other spellings than by characters; the batched decoder "
-                             "knows none: take --decoder lexicon")
+                             "knows none: take the lexicon decoder (--decoder lexicon)")
         if self.device is not None:
             check_device(self.device)
         words = None if lexicon is None else tuple(lexicon.words)
@@ -130,7 +131,7 @@ class Choice:
         if len(bonuses) > 1:
             named = ", ".join(f"{bonus:g}" for bonus in sorted(bonuses))
             raise UsageError(f"hotwords with bonuses of {named}: pyctcdecode has one for all; give the same, or take "
-                             "--decoder batched")
+                             "the batched decoder (--decoder batched)")
         given = {"lm_weight": self.lm_weight, "word_score": self.word_score, "beam": self.beam,
                  "hotword_weight": next(iter(bonuses), None)}
         settings = {name: value for name, value in given.items() if value is not None}
@@ -140,18 +141,18 @@ class Choice:
     def _refuse_what_has_no_effect(self) -> None:
         name = self.chosen
         given = {
-            "--lm": (self.lm is not None, {Name.beam, Name.lexicon, Name.batched}),
-            "--beam": (self.beam is not None, {Name.beam, Name.lexicon, Name.batched}),
-            "--nbest": (self.nbest > 1, {Name.beam, Name.lexicon, Name.batched}),
-            "--tokens": (self.tokens_per_frame is not None, {Name.beam, Name.lexicon, Name.batched}),
-            "--lexicon": (self.lexicon is not None, {Name.lexicon, Name.batched}),
-            "--hotwords": (bool(self.hotwords), {Name.beam, Name.batched}),
-            "--device": (self.device is not None, {Name.batched}),
-            "--unspaced": (self.unspaced, {Name.batched})}
-        for option, (there, takers) in given.items():
+            "lm": (self.lm is not None, {Name.beam, Name.lexicon, Name.batched}),
+            "beam": (self.beam is not None, {Name.beam, Name.lexicon, Name.batched}),
+            "nbest": (self.nbest > 1, {Name.beam, Name.lexicon, Name.batched}),
+            _TOKENS: (self.tokens_per_frame is not None, {Name.beam, Name.lexicon, Name.batched}),
+            "lexicon": (self.lexicon is not None, {Name.lexicon, Name.batched}),
+            "hotwords": (bool(self.hotwords), {Name.beam, Name.batched}),
+            "device": (self.device is not None, {Name.batched}),
+            "unspaced": (self.unspaced, {Name.batched})}
+        for setting, (there, takers) in given.items():
             if there and name not in takers:
                 others = " or ".join(taker.value for taker in Name if taker in takers)
-                raise UsageError(f"{option} has no effect on the {name.value} decoder: take --decoder {others}, or "
+                raise UsageError(f"{setting} has no effect on the {name.value} decoder: take {others} (--decoder), or "
                                  "leave it out")
 
 
@@ -160,11 +161,12 @@ class Choice:
             if weight is not None and not isinstance(weight, int | float | np.number):
                 raise UsageError(f"{name}={weight!r}: expected a number")
         if self.lm is None and self.lm_weight is not None:
-            raise UsageError(f"lm_weight={self.lm_weight:g} without a language model has no effect: give one as lm, or "
-                             "leave the weight out")
+            raise UsageError(f"lm_weight={self.lm_weight:g} without a language model has no effect: give one as lm "
+                             "(--lm), or leave the weight out")
         if self.word_score is not None and self.lm is None and self.chosen in (Name.greedy, Name.beam):
             raise UsageError(f"word_score={self.word_score:g} without a language model has no effect on the "
-                             f"{self.chosen.value} decoder: give one as lm, or leave the score out")
+                             f"{self.chosen.value} decoder: give one as lm (--lm), or leave the score "
+                             "out")
 
 
 def decoder_called(name: str) -> Name:
@@ -188,12 +190,12 @@ def check_device(device: str) -> None:
         raise UsageError(f"device {device!r} cannot be used ({reason}); give cpu or cuda, or leave it out") from error
 
 
-def check_size(option: str, value: int) -> None:
+def check_size(name: str, value: int) -> None:
     """Raise UsageError for no number of hypotheses or symbols, or more than can be kept."""
     if not isinstance(value, int | np.integer) or value < 1:
-        raise UsageError(f"{option} {value!r}: must be a whole number, 1 or more")
+        raise UsageError(f"{name} {value!r}: must be a whole number, 1 or more")
     if value > MOST:
-        raise UsageError(f"{option} {value}: at most {MOST}")
+        raise UsageError(f"{name} {value}: at most {MOST}")
 
 
 def name_of(decoder: AnyDecoder) -> Name:
@@ -241,7 +243,7 @@ def parse_hotwords(given: str) -> tuple[tuple[str, float | None], ...]:
                              f" (at most {MOST_HOTWORD_NATS:g})")
         found[word] = bonus
     if not found:
-        raise UsageError(f"--hotwords {given!r}: no words; give WORD,WORD=BONUS,... or a file of such lines")
+        raise UsageError(f"hotwords {given!r}: no words; give WORD,WORD=BONUS,... or a file of such lines")
     return tuple(found.items())
 
 

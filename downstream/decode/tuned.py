@@ -31,20 +31,21 @@ def choice_of(*, decoder: Name | str | None = None, lm: Path | None = None, lm_w
     decoder = None if decoder is None else decoder_called(decoder)
     lm, lexicon, tuned = (None if path is None else Path(path) for path in (lm, lexicon, tuned))
     if lm is None and (tuned is not None or lm_weight is not None or word_score is not None):
-        raise UsageError("weights without a language model have no effect: give one with --lm")
+        raise UsageError("weights without a language model have no effect: give one as lm (--lm)")
     found = _Tuned(lm_weight, word_score)
     if tuned is not None:
         if lm_weight is not None or word_score is not None:
-            raise UsageError("--tuned gives both weights: leave out --lm-weight and --word-score")
+            raise UsageError(f"{tuned}: holds both weights: leave out lm_weight and word_score (--lm-weight, "
+                             "--word-score)")
         found = _Tuned.read(tuned)
         if decoder is not None and found.decoder not in (None, decoder):
             say(f"{tuned}: tuned for the {found.decoder.value} decoder; its weights may not suit {decoder.value}")
             found = _Tuned(found.lm_weight, found.word_score, lm=found.lm, lm_sha256=found.lm_sha256)
         elif found.lexicon is not None and lexicon is None:
-            say(f"{tuned}: tuned with the lexicon {found.lexicon}; without --lexicon the words are those of the "
-                "language model")
+            say(f"{tuned}: tuned with the lexicon {found.lexicon}; without one (--lexicon) the words are those of "
+                "the language model")
         if unspaced and not found.unspaced:
-            say(f"{tuned}: tuned without --unspaced; its weights may not suit it")
+            say(f"{tuned}: tuned without unspaced (--unspaced); its weights may not suit it")
         if found.lm is not None and lm is not None:
             _tell_other_model(found.lm, found.lm_sha256, lm, tuned)
     return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score,

@@ -74,7 +74,8 @@ def test_references_without_spaces_pass_by_characters():
 
 
 @pytest.mark.parametrize(("references", "advice"), [
-    (REFERENCES, "train it for longer"), ({i: t.replace(" ", "") for i, t in REFERENCES.items()}, "give --unspaced")])
+    (REFERENCES, "train it for longer"),
+    ({i: t.replace(" ", "") for i, t in REFERENCES.items()}, "decode without them (--unspaced)")])
 def test_a_recogniser_without_separators_is_told_to_do_without_them_where_the_references_do(references, advice):
     def without_separators(rows):
         quiet = rows.astype(np.float64)
