@@ -129,7 +129,7 @@ def cluster_totals(errors: np.ndarray, words: np.ndarray, groups: Sequence[Hasha
     index = np.asarray([numbers.setdefault(label, len(numbers)) for label in labels])
     if len(numbers) == 1:  # each draw would be the whole set, and any rate look sure
         raise InputError(f"all {len(words)} utterances are of one group, {groups[0]}; intervals by groups need two at "
-                         "least: leave out --by speaker")
+                         "least: draw utterances (leave out groups, --by speaker)")
     totals = np.zeros((len(numbers), columns.shape[1]))
     np.add.at(totals, index, columns)
     return totals

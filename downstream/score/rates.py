@@ -20,7 +20,7 @@ from upstream.errors import InputError
 Unit = Literal["word", "character"]  # that errors are counted in; of characters, white space is none
 RATES = ("wer", "cer")  # of words, of characters
 
-NO_SPACES = "where the references have no spaces between words, take --characters (unit=character in recipes)"
+NO_SPACES = "where the references have no spaces between words, count characters (--characters, unit=character)"
 _LONG_WORD = 12.0  # characters, longer than those of any language with spaces are on average
 _PHRASE = 8.0  # characters, longer than words of scripts without spaces are on average where a text has been parted
 _ONE_WORD = 2.0  # words of a text, on average, below which it may be one without spaces
