@@ -164,6 +164,6 @@ def _is_whole(u: Utterance, file: Header | str) -> bool:
 def _refuse(u: Utterance) -> None:
     path = str(u.audio)
     if u.offset is not None:
-        raise InputError(f"{u.id}: lies inside {path}, which Kaldi cannot read; give --cut-audio to write it as a file")
+        raise InputError(f"{u.id}: lies inside {path}, which Kaldi cannot read; write it as a file first (--cut-audio)")
     if path != path.strip() or path.endswith("|") or any(c in path for c in "\n\r\t"):
         raise InputError(f"{u.id}: wav.scp cannot hold the path {path!r}; rename the file")

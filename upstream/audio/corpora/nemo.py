@@ -48,7 +48,7 @@ def export_nemo(manifest: Manifest, path: Path) -> Path:
     path, lines = Path(path), []
     for u in manifest:
         if u.offset is not None:
-            raise InputError(f"{u.id}: lies inside {u.audio}; give --cut-audio to write it as a file")
+            raise InputError(f"{u.id}: lies inside {u.audio}; write it as a file first (--cut-audio)")
         row: dict[str, Any] = {"audio_filepath": str(u.audio), "duration": round(u.samples / u.rate, 6),
                                "text": u.text or "", "id": u.id}
         if u.start:

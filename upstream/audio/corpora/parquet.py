@@ -228,7 +228,7 @@ def _audio_column(path: Path, schema: pa.Schema, column: str | None) -> str:
     if len(found) != 1:
         what = f"the column {column}" if column else f"{len(found)} columns ({', '.join(found)})" if found else "none"
         raise InputError(f"{path}: expected one column of audio, {{bytes, path}} or bytes; found {what} among "
-                         f"{', '.join(schema.names)}; name it with --column")
+                         f"{', '.join(schema.names)}; name it (column, --column)")
     return found[0]
 
 

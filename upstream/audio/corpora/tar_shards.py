@@ -116,7 +116,7 @@ def _shards_below(folder: Path, bad: BadFiles) -> list[Path]:
         name = path.stem if path.suffix.lower() in SHORT_NAMES else path.with_suffix("").stem
         if path.suffix.lower() != ".tar" and (path.parent, name) not in unpacked:
             bad.add(path.stem, path, UNREADABLE)
-    bad.refuse(f"{UNPACK}, or leave such tars out with --skip-bad")
+    bad.refuse(f"{UNPACK}, or leave such tars out (--skip-bad)")
     return shards
 
 
