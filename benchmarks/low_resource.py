@@ -59,7 +59,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
     """
     data, out = Path(data), Path(out)
     if not data.is_dir():
-        raise UsageError(f"--data {data}: no such folder")
+        raise UsageError(f"{data}: no such folder of data (--data)")
     check_out(out)
     with locked(out):
         splits = splits_stage(recipe, data, out / "splits", say)
@@ -204,7 +204,8 @@ def _decoded(grid: Grid, asked: FinetuneRecipe, recogniser_hash: str, folder: Pa
 def _lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) -> LanguageModel:
     text = data / recipe.text
     if not text.is_file():
-        raise UsageError(f"{text}: no such file; the recipe's lm.text names the language model's text below --data")
+        raise UsageError(f"{text}: no such file; the recipe's lm.text names the language model's text below the folder "
+                         "of data (--data)")
 
     def work(target: Path) -> dict[str, Any]:
         options = Options(prune=recipe.prune, fallback=FALLBACK if recipe.discount_fallback else None)

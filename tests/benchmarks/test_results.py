@@ -114,7 +114,7 @@ def test_a_comparison_without_alignments_has_no_probe(name, spoken):
 
 
 @pytest.mark.parametrize(("words", "says", "code"), [
-    (["alignments=nope"], "nope: no such folder; the recipe's alignments lie below --data", 2),
+    (["alignments=nope"], "nope: no such folder; the recipe's alignments lie below the folder of data (--data)", 2),
     (["alignments=lm-text"], "no alignments here", 1),
     (["pretrain.rounds.1.teacher.imported=nope"], "rounds.1.teacher.imported=nope: no such file", 2),
     (["pretrain.training.wandb=mine"], "training.wandb=mine: the package wandb is not installed", 2),
