@@ -2,7 +2,9 @@
 
 import unicodedata
 
+import numpy as np
 import pytest
+import torch
 from small_arpa import write_arpa
 from test_batched import sure_path
 
@@ -11,7 +13,7 @@ from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import Choice, Name, load_lexicon, name_of, parse_hotwords
 from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.tuned import choice_of
-from downstream.emissions import EmissionsWriter
+from downstream.emissions import Emissions, EmissionsWriter
 from downstream.text.vocabulary import Vocabulary
 from upstream.errors import FormatError, InputError, UsageError
 
@@ -164,3 +166,40 @@ def test_the_blank_is_the_number_of_a_column(blank, tmp_path):
     for make in (Choice().make, Vocabulary, lambda *given: EmissionsWriter(tmp_path / "e", *given, 50.0)):
         with pytest.raises(InputError, match=f"{blank}"):
             make(SYMBOLS, blank)
+
+
+@pytest.fixture(params=list(Name), ids=lambda name: name.value)
+def decoder(request, tmp_path):
+    return Choice(request.param, lm=None if request.param == Name.greedy else write_arpa(tmp_path)).make(SYMBOLS, 0)
+
+
+@pytest.mark.parametrize("rate", [0, -50.0, float("nan"), float("inf"), None, "50"])
+def test_a_rate_is_above_zero(decoder, rate, tmp_path):
+    """Words began and ended before their recording at a rate below 0, and at none a division failed."""
+    with pytest.raises(InputError, match=r"^rate=.*: expected frames a second \(Hz\), a number above 0$"):
+        decoder.decode("u", sure_path("A|B"), rate)
+    with pytest.raises(InputError, match=r"^rate="):
+        EmissionsWriter(tmp_path / "emissions", SYMBOLS, 0, rate)
+
+
+def test_emissions_are_numbers_one_for_each_id(decoder, tmp_path):
+    for given in ("talk.wav", torch.zeros(3, 5, requires_grad=True), torch.zeros(3, 5, dtype=torch.bfloat16)):
+        with pytest.raises(InputError, match=r"^emissions of type (str|Tensor) are no array of numbers: "):
+            decoder.decode("u", given, 50.0)
+    if isinstance(decoder, BatchedDecoder):
+        with pytest.raises(InputError, match=r"^1 ids for the emissions of 2 utterances; give one for each$"):
+            decoder.decode_batch(["u"], [sure_path("A")] * 2, 50.0)
+
+
+def test_what_would_not_be_read_as_emissions_is_not_written(tmp_path):
+    """Numbers for ids were found out at the end, with a traceback and nothing left; symbols that are none, and values
+    of eight bits, when they were read."""
+    with pytest.raises(InputError, match="symbol 2 is no text"):
+        EmissionsWriter(tmp_path / "e", ["_", "|", 2], 0, 50.0)
+    with pytest.raises(UsageError, match=r"^dtype='int8': expected float16 or float32$"):
+        EmissionsWriter(tmp_path / "e", SYMBOLS, 0, 50.0, dtype="int8")
+    with EmissionsWriter(tmp_path / "e", SYMBOLS, 0, 50.0) as writer:
+        with pytest.raises(InputError, match=r"^emissions of 3: ids are text$"):
+            writer.add(3, sure_path("A"))
+        writer.add("3", np.log(np.full((2, 5), 0.2)))
+    assert Emissions.load(tmp_path / "e").ids == ["3"]
