@@ -110,7 +110,7 @@ def check_out(out: Path) -> None:
     for name in () if begun else (ARRAYS, PLOT):
         if (out / name).exists():
             raise UsageError(f"{out / name}: is there already and of no comparison of ours, so it is left as it is; "
-                             "give another --out, or move it away")
+                             "give another folder (--out), or move it away")
 
 
 def check_file(lm: Path) -> None:

@@ -86,7 +86,7 @@ def _refuse_other_costs(path: Path) -> None:
     found = read_json(path) if path.is_file() else {"plan": {}, "rows": []}
     if not isinstance(found, dict) or not {"plan", "rows"} <= found.keys():
         raise UsageError(f"{path}: is there already and no costs of front ends, so it is left as it is; give another "
-                         "--out, or move it away")
+                         "folder (--out), or move it away")
 
 
 def _once(path: Path, plan: dict[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:

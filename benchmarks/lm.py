@@ -72,7 +72,7 @@ def run(text: Path, out: Path, command: str, say: Callable[[str], None] = print,
     if out.is_file():
         there = read_results(out)
         if there.get("text_sha256") != digest:
-            raise UsageError(f"{out}: models of another text; give another --out")
+            raise UsageError(f"{out}: models of another text; give another file (--out)")
         found["rows"] = there["rows"]
     there_already = {(row["what"], row["order"], row["prune"]): row for row in found["rows"]}
     for form in forms:

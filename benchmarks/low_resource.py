@@ -60,6 +60,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         UsageError: something that the recipe names is not in `data`, or results of another benchmark are in `out`.
         BusyError: another process works in `out`.
     """
+    data, out = Path(data), Path(out)
     check_folders(data, out)
     with locked(out):
         splits = splits_stage(recipe, data, out / SPLITS, say)
@@ -109,7 +110,7 @@ class Grid:
 def check_folders(data: Path, out: Path) -> None:
     """Raise UsageError where there is no data, and as `check_out`."""
     if not data.is_dir():
-        raise UsageError(f"--data {data}: no such folder")
+        raise UsageError(f"{data}: no such folder of data (--data)")
     check_out(out)
 
 
@@ -217,7 +218,8 @@ def lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) ->
     """The n-gram model, in a stage of its own. Raises UsageError: its text is not there."""
     text = data / recipe.text
     if not text.is_file():
-        raise UsageError(f"{text}: no such file; the recipe's lm.text names the language model's text below --data")
+        raise UsageError(f"{text}: no such file; the recipe's lm.text names the language model's text below the folder "
+                         "of data (--data)")
 
     def work(target: Path) -> dict[str, Any]:
         options = Options(prune=recipe.prune, fallback=FALLBACK if recipe.discount_fallback else None)

@@ -127,7 +127,8 @@ def pretrain_recipe(recipe: LowResourceRecipe, data: Path, splits: Splits) -> Pr
     if recipe.alignments is not None:
         alignments = data / recipe.alignments
         if not alignments.is_dir():
-            raise UsageError(f"{alignments}: no such folder; the recipe's alignments lie below --data")
+            raise UsageError(f"{alignments}: no such folder; the recipe's alignments lie below the folder of data "
+                             "(--data)")
         manifest = str(splits.file(recipe.aligned)) if recipe.aligned else None
         probe = replace(probe, manifest=manifest, alignments=str(alignments))
     elif probe.alignments is None:

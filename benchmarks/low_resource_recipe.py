@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.score.rates import RATES, Unit, rates_of
@@ -16,7 +16,8 @@ from upstream.training.recipe import TrainingRecipe
 
 SHIPPED = Path(__file__).with_name("recipes")
 KENLM_ORDER = 6  # the highest that its Python package is built for
-OF_THE_COMPARISON = ("data", "dev", "encoder", "architecture", "seed")  # of a fine-tuning
+OF_A_PRETRAINING = ("data", "seed")  # what the comparison sets itself
+OF_THE_COMPARISON = ("data", "dev", "encoder", "architecture", "seed")  # and of a fine-tuning
 _SETS_IT = ("the comparison sets it itself; leave it out (`seed` or `seeds`, `pretrain.encoder` or `encoders`, and the "
             "splits say what it is)")
 _FOLDER = re.compile(r"\w[\w.+-]*")  # a word that folders may be named by
@@ -130,6 +131,9 @@ class LowResourceRecipe:
     scratch), `unlabelled`, `aligned` and `alignments` play no part.
     """
 
+    SETS_ITSELF: ClassVar[tuple[str, ...]] = (*(f"pretrain.{name}" for name in OF_A_PRETRAINING),
+                                              *(f"finetune.{name}" for name in OF_THE_COMPARISON))  # none may be given
+
     corpus: str = "LibriSpeech"  # in the data folder: a folder in the LibriSpeech layout, or a manifest
     splits: str = "splits"  # in the data folder: text files of utterance ids
     unlabelled: str = "train"  # split that is pretrained on
@@ -150,7 +154,7 @@ class LowResourceRecipe:
     baseline: str | None = None  # what others are compared with besides scratch: NAME or `round N`
 
     def __post_init__(self) -> None:
-        for part, defaults, names in ((self.pretrain, PretrainRecipe(), ("data", "seed")),
+        for part, defaults, names in ((self.pretrain, PretrainRecipe(), OF_A_PRETRAINING),
                                       (self.finetune, FinetuneRecipe(), OF_THE_COMPARISON)):
             for name in names:
                 if getattr(part, name) != getattr(defaults, name):

@@ -90,10 +90,10 @@ def _refuse_others(out: Path, split: str) -> None:
     if header.is_file():
         if not _is_simulated(header):
             raise UsageError(f"{out / split}: holds emissions of a recogniser, which would be overwritten; give "
-                             "another --out")
+                             "another folder (--out)")
     elif references.exists() and not (out / split / WRITING).is_dir():
         raise UsageError(f"{references}: is there already and of no posteriors of ours, so it is left as it is; give "
-                         "another --out, or move it away")
+                         "another folder (--out), or move it away")
 
 
 def _is_simulated(header: Path) -> bool:

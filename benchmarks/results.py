@@ -48,8 +48,8 @@ def refuse_other_results(path: Path, benchmark: str) -> None:
     known = isinstance(found, dict) and {"benchmark", "rows"} <= found.keys()
     if not known or found["benchmark"] != benchmark:
         what = f"of the benchmark {found['benchmark']}" if known else "no results of a benchmark of ours"
-        raise UsageError(f"{path}: is there already and {what}, so it is left as it is; give another --out, or move it "
-                         "away")
+        raise UsageError(f"{path}: is there already and {what}, so it is left as it is; give another file (--out), or "
+                         "move it away")
 
 
 @contextlib.contextmanager

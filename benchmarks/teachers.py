@@ -103,8 +103,8 @@ def run(recordings: Recordings, rounds: Path | None, clusters: Sequence[int], ou
     """
     refuse_other_results(out / "results.json", BENCHMARK)
     if not any(i in recordings.alignments for i in recordings.aligned.ids):
-        raise UsageError("no recording of --aligned has an alignment in --alignments: the names of the files are those "
-                         "of the utterances")
+        raise UsageError("none of the aligned recordings (--aligned) has an alignment (--alignments): the names of the "
+                         "files are those of the utterances")
     of_rounds = {} if rounds is None else _encoders(rounds)
     encoders = {f"round{number}": folder for number, folder in of_rounds.items()} | _named(others)
     candidates = [*PLAIN, *_layers(encoders, clusters)]
@@ -129,7 +129,7 @@ def _encoders(rounds: Path) -> dict[int, Path]:
     found = {int(folder.parent.name.removeprefix("round")): folder for folder in rounds.glob("round[0-9]*/encoder")
              if (folder / "config.json").is_file()}
     if not found:
-        raise UsageError(f"--run {rounds}: no round1/encoder; give the folder of a finished `hubertkit pretrain`")
+        raise UsageError(f"{rounds}: no round1/encoder; give the folder of a finished `hubertkit pretrain` (--run)")
     return dict(sorted(found.items()))
 
 
@@ -139,7 +139,7 @@ def _named(others: Sequence[Path]) -> dict[str, Path]:
     for path in others:
         name = Path(os.path.abspath(path)).name  # of a link its own, not that of what it leads to
         if name in found or re.fullmatch(r"round\d+", name):
-            raise UsageError(f"--encoder {path}: there is another encoder {name}; rows are named for the last part of "
+            raise UsageError(f"{path}: there is another encoder {name}; rows are named for the last part of "
                              "the path, so give it another one (a link will do)")
         found[name] = path
     return found
@@ -244,6 +244,6 @@ def recordings_of(data: Path, aligned: Path, alignments: Path, fit_hours: float,
                   seed: int) -> Recordings:
     """Read manifests and find alignments. Raises UsageError where `alignments` is no folder."""
     if not alignments.exists():
-        raise UsageError(f"--alignments {alignments}: no such folder, nor a CTM file")
+        raise UsageError(f"{alignments}: no such folder of alignments, nor a CTM file (--alignments)")
     return Recordings(Manifest.load(data), Manifest.load(aligned), find_alignments(alignments), fit_hours,
                       sample_frames, seed)

@@ -49,10 +49,16 @@ class EmissionsWriter(RowsWriter):
             dtype: of the stored values.
 
         Raises:
-            InputError: the blank is no column of the symbols.
-            UsageError: `meta` that JSON cannot hold.
+            InputError: the blank is no column of the symbols, a symbol no text, or the rate none.
+            UsageError: `meta` that JSON cannot hold, or another type of values.
         """
-        if not 0 <= blank < len(symbols):
+        odd = next((symbol for symbol in symbols if not isinstance(symbol, str)), None)
+        if odd is not None:
+            raise InputError(f"{folder}: symbol {odd!r} is no text; symbols are what columns are written as")
+        check_rate(frame_rate)
+        if dtype not in ("float16", "float32"):
+            raise UsageError(f"dtype={dtype!r}: expected float16 or float32")
+        if blank not in range(len(symbols)):
             raise InputError(f"{folder}: blank is column {blank} of {len(symbols)} symbols; it must be one of them")
         fields = {"symbols": list(symbols), "blank": int(blank), "frame_rate": float(frame_rate), "dtype": dtype}
         super().__init__(folder, fields, meta, {_LOGPROBS: (np.dtype(dtype), (len(symbols),))})
@@ -187,6 +193,12 @@ def join(parts: Sequence[Path], folder: Path) -> None:
             emissions = Emissions.load(part)
             for id in emissions.ids:
                 writer.add(id, emissions.logprobs(id))
+
+
+def check_rate(rate: float) -> None:
+    """Raise InputError for what is no number of frames a second."""
+    if not isinstance(rate, int | float | np.number) or not 0 < rate < np.inf:
+        raise InputError(f"rate={rate!r}: expected frames a second (Hz), a number above 0")
 
 
 def no_logprobs(rows: np.ndarray, of: str = "") -> str | None:

@@ -44,7 +44,7 @@ from upstream.model.masking import LIGHT_MASK, SpanMask, span_mask
 from upstream.model.saving import encoder_hash
 from upstream.places import spread
 from upstream.progress import say
-from upstream.recipe import as_settings, refine
+from upstream.recipe import as_settings, check_recipe, refine
 from upstream.stage import run_stage
 from upstream.training.checkpoint import load_best
 from upstream.training.loop import EVERY, Loss, train, weights_settings
@@ -82,11 +82,12 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     """Train a recogniser into `out`: an encoder folder with a head and `vocab.json`.
 
     Raises:
-        UsageError: no data, a manifest that is not there, or `out` is the folder of the encoder.
+        UsageError: no recipe, no data, a manifest that is not there, or `out` is the folder of the encoder.
         InputError: no transcripts, a dev utterance without one, a character outside the vocabulary, dev utterances
             among the training's. Dev speakers among the training's are a warning.
         Both: a head that cannot be kept (`kept_head.check_head`).
     """
+    check_recipe(recipe, FinetuneRecipe)
     manifest, dev, vocabulary = check_start(recipe, out)
     if dev is not None:
         warn_of_dev(manifest, dev, vocabulary, say)

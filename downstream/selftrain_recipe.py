@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from downstream.decode.choice import Name
 from downstream.decode.recipe import DecodingRecipe
@@ -83,6 +83,8 @@ class TuningRecipe:
 @dataclass(frozen=True)
 class SelftrainRecipe:
     """A teacher writes what it hears in unlabelled audio, and students learn from that beside the labels."""
+
+    SETS_ITSELF: ClassVar[tuple[str, ...]] = tuple(f"finetune.{name}" for name in OF_THE_RUN)  # none may be given
 
     labelled: str = ""  # manifest with transcripts; must be given
     unlabelled: str = ""  # manifest; its transcripts, if there are any, are never learnt from; must be given

@@ -258,7 +258,7 @@ def _refuse_own_rounds(recipe: SelftrainRecipe, out: Path) -> None:
     for name, value in given.items():
         if value and value != SCRATCH and not folders.isdisjoint(Path(value).resolve().parents):
             raise UsageError(f"{name}={value}: lies in a round of {out}, which this run would write over; give another "
-                             "--out, or copy it first")
+                             "folder (--out), or copy it first")
 
 
 def _refuse_other_results(out: Path) -> None:

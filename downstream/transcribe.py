@@ -81,6 +81,15 @@ def transcribe(folder: Path, files: list[Path], settings: Settings,
     transcriber.tell_unfinished()
 
 
+def _check_settings(settings: object) -> None:
+    """Raise UsageError for a decoder in place of settings, or a name in place of a decoder."""
+    if not isinstance(settings, Settings):
+        raise UsageError(f"settings={settings!r:.60}: expected Settings; a Choice of decoder goes into them: "
+                         "Settings(choice)")
+    if not isinstance(settings.decoder, Choice):
+        raise UsageError(f"decoder={settings.decoder!r:.60}: expected a Choice, for instance Choice(lm=PATH)")
+
+
 def wave_of(path: Path) -> np.ndarray:
     """(S,) float32 at 16 kHz of a file that was there when the paths were looked at. Raises InputError if it has gone
     since, or is no audio."""
@@ -149,10 +158,13 @@ class Transcriber:
         phrases, unfinished: how many were decoded so far, and how many of them end inside a word.
 
     Raises:
-        UsageError, FormatError, InputError: as `load_recogniser` and the decoder's `prepare`.
+        UsageError, FormatError, InputError: as `load_recogniser` and the decoder's `prepare`; UsageError where the
+            settings are none.
     """
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings | None = None) -> None:
+        settings = Settings() if settings is None else settings
+        _check_settings(settings)
         self._model, vocabulary = load_recogniser(folder)
         self._device = best_device()
         self._model.to(self._device)
@@ -217,7 +229,7 @@ class Transcriber:
         """Say how many phrases end inside a word, where any does: for the end of all recordings."""
         if self.unfinished:
             say(f"{self.unfinished} of {self.phrases} phrases end inside a word that the search did not finish; a "
-                "wider --beam, or a lexicon that fits, may help")
+                "wider beam, or a lexicon that fits, may help")
 
     def _encode(self, wave: np.ndarray) -> np.ndarray:
         window = torch.from_numpy(prepared(wave, self._model.encoder.config))[None].to(self._device)

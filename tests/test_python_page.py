@@ -9,8 +9,29 @@ import soundfile
 from small_rounds import TINY
 from tones import write_tones
 
+from downstream.decode.choice import Choice
+from downstream.decode.tuned import choice_of, tell_other_recogniser
+from downstream.finetune import finetune
+from downstream.finetune_recipe import FinetuneRecipe
+from downstream.selftrain import selftrain
+from downstream.selftrain_recipe import SelftrainRecipe
+from downstream.transcribe import Settings, Transcriber
 from tools import main
-from upstream import Manifest
+from upstream import Manifest, read_audio
+from upstream.audio.caching import DiskCache
+from upstream.audio.corpora.common_voice import export_common_voice
+from upstream.audio.corpora.fairseq import export_fairseq
+from upstream.audio.corpora.kaldi import export_kaldi
+from upstream.audio.corpora.nemo import export_nemo
+from upstream.audio.corpora.parquet import export_parquet, import_parquet
+from upstream.audio.corpora.tar_shards import export_tar
+from upstream.errors import UsageError
+from upstream.pretrain import pretrain
+from upstream.pretrain_recipe import SHIPPED as PRETRAINING_SHIPPED
+from upstream.pretrain_recipe import PretrainRecipe
+from upstream.recipe import load_recipe
+from upstream.teacher.fairseq_labels import export_labels
+from upstream.teacher.units import Units
 
 PAGE = Path(__file__).parents[1] / "docs/python.md"
 SMALL = {  # what makes the page's recipes take a second
@@ -79,3 +100,51 @@ def test_the_pages_units_are_those_of_the_command(names):
 def test_the_pages_transcript_is_that_of_the_command(names, capsys):
     run("transcribe", "asr", "talk.wav", "--lm", "lm.arpa", "--lm-weight", "0.5", "--word-score", "0.5")
     assert capsys.readouterr().out.strip() == names["transcript"].text
+
+
+def test_a_path_may_be_text_wherever_there_is_one(names, tmp_path):
+    """A bug once found: `pretrain(recipe, "run")`, `load_recipe(..., str(SHIPPED))`, `choice_of(tuned="tuned.json")`
+    and exports to "folder" ended with tracebacks, where `finetune(recipe, "asr")` did as it was told."""
+    recipe = load_recipe(PretrainRecipe, "hubert-tiny", PRETRAINING, str(PRETRAINING_SHIPPED))
+    assert [str(found.encoder) for found in pretrain(recipe, "run")] == ["run/round1/encoder", "run/round2/encoder"]
+    Path("tuned.json").write_text('{"lm_weight": 0.5, "word_score": 0.25, "lm": "lm.arpa"}')
+    assert choice_of(lm="lm.arpa", tuned="tuned.json") == choice_of(lm=Path("lm.arpa"), tuned=Path("tuned.json"))
+    tell_other_recogniser("tuned.json", lambda: None)
+    with pytest.raises(UsageError, match="no transcripts to learn from: give labelled=MANIFEST"):
+        selftrain(SelftrainRecipe(), "self")
+    manifest = Manifest.load("dev.arrow")
+    for export in (export_common_voice, export_fairseq, export_kaldi, export_tar):
+        export(manifest, str(tmp_path / export.__name__))
+    export_nemo(manifest, str(tmp_path / "dev.json"))
+    assert len(import_parquet(export_parquet(manifest, str(tmp_path / "dev.parquet")), str(tmp_path / "tars"))) == 2
+    export_labels(Units.load("run/round1/units"), manifest, str(tmp_path / "labels"))
+    assert DiskCache(manifest, str(tmp_path / "cache"), 1 << 20).get(0) is None
+    assert (tmp_path / "labels" / "train.km").is_file()
+
+
+@pytest.mark.parametrize(("run", "recipe"), [
+    (pretrain, PretrainRecipe), (finetune, FinetuneRecipe), (selftrain, SelftrainRecipe)])
+@pytest.mark.parametrize("given", ["hubert-tiny", None, SelftrainRecipe])
+def test_the_name_of_a_recipe_is_no_recipe(tmp_path, run, recipe, given):
+    """`pretrain("hubert-tiny", "run")` ended with `'str' object has no attribute 'rounds'`."""
+    with pytest.raises(UsageError, match=rf"^recipe=.*: expected a {recipe.__name__}, as load_recipe gives it"):
+        run(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_word_of_a_recipe_and_rounds_that_are_none_are_refused(tmp_path):
+    """`overrides="data=x"` was told of an override 'd'; `until_round=0` did nothing, -1 left out the last round."""
+    with pytest.raises(UsageError, match=r"^overrides=.data=x.: a single word; give a list of them$"):
+        load_recipe(PretrainRecipe, "hubert-tiny", "data=x", PRETRAINING_SHIPPED)
+    for number in (0, -1):
+        with pytest.raises(UsageError, match=f"^until_round={number}: must be at least 1"):
+            pretrain(PretrainRecipe(), tmp_path / "out", until_round=number)
+
+
+def test_a_transcriber_wants_settings_and_those_a_choice_of_decoder(names):
+    with pytest.raises(UsageError, match=r"^settings=Choice\(.*: expected Settings; .*: Settings\(choice\)$"):
+        Transcriber("asr", Choice())
+    with pytest.raises(UsageError, match=r"^decoder='greedy': expected a Choice"):
+        Transcriber("asr", Settings("greedy"))
+    wave = read_audio("talk.wav")
+    assert Transcriber("asr").transcript(wave) == Transcriber("asr", Settings()).transcript(wave)

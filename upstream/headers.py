@@ -94,7 +94,7 @@ def refuse_other_files(header: Path, kind: str, parts: Parts, names: Sequence[st
     for name in (header.name, *names):
         if name not in held and (header.parent / name).exists():
             raise UsageError(f"{header.parent / name}: is there already and no part of {kind} of ours, so it is left "
-                             "as it is; give a folder of its own with --out, or move it away")
+                             "as it is; give a folder of its own (--out), or move it away")
 
 
 @contextlib.contextmanager

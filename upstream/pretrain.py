@@ -50,7 +50,7 @@ from upstream.pretrain_recipe import PretrainRecipe, Round, outside_encoders, ro
 from upstream.pretrain_task import PretrainTask
 from upstream.probe import LayerProbe, build_probe
 from upstream.progress import progress, say
-from upstream.recipe import as_settings
+from upstream.recipe import as_settings, check_recipe
 from upstream.round_data import check_data
 from upstream.round_encoders import EncoderFile, read_outside, refuse_own, start_from
 from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
@@ -98,10 +98,14 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
 
     Raises:
         BusyError: another process works in `out`.
-        UsageError: the recipe asks for a GPU, and there is none; or for what the run makes itself, as from elsewhere; a
-            file of somebody else in `out` has a name of ours.
+        UsageError: no recipe, or no such round; the recipe asks for a GPU, and there is none, or for what the run makes
+            itself, as from elsewhere; a file of somebody else in `out` has a name of ours.
         RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
     """
+    check_recipe(recipe, PretrainRecipe)
+    if until_round is not None and until_round < 1:
+        raise UsageError(f"until_round={until_round}: must be at least 1; rounds are counted from 1")
+    out = Path(out)
     refuse_other_stages(out)
     refuse_own(recipe, out)
     outside, configs = read_outside(outside_encoders(recipe))

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, StringNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from upstream.errors import RecipeError, UsageError
+from upstream.recipe_kinds import kind_at, wrong_kind
 
 Schema = TypeVar("Schema")
 
@@ -48,7 +49,8 @@ class Named:
         return _without(values, (own.file - own.words) & self.below(general).words)
 
 
-def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[str], shipped: Path) -> Schema:
+def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[str],
+                shipped: str | Path) -> Schema:
     """Read a recipe, apply `key=value` overrides in order, and give it as an instance of `schema`.
 
     Args:
@@ -59,9 +61,11 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         shipped: folder of the recipes that come with the package.
 
     Raises:
-        UsageError: no such recipe (the ones there are are listed), or it is no YAML mapping.
+        UsageError: no such recipe (the ones there are are listed), it is no YAML mapping, or `overrides` is one word.
         RecipeError: an unknown key (the nearest is named), a value of the wrong type or out of range.
     """
+    if isinstance(overrides, str):
+        raise UsageError(f"overrides={overrides!r}: a single word; give a list of them")
     path = find_recipe(source, shipped)
     content = _read(path)
 
@@ -81,7 +85,14 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
         raise
 
 
-def named_keys(source: str | Path, overrides: Sequence[str], shipped: Path) -> Named:
+def check_recipe(recipe: object, schema: type) -> None:
+    """Raise UsageError for what is no recipe of a schema, such as the name of one."""
+    if not isinstance(recipe, schema):
+        raise UsageError(f"recipe={recipe!r:.60}: expected a {schema.__name__}, as load_recipe gives it: "
+                         f"load_recipe({schema.__name__}, NAME, [\"key=value\", ...], SHIPPED)")
+
+
+def named_keys(source: str | Path, overrides: Sequence[str], shipped: str | Path) -> Named:
     """What a recipe that `load_recipe` has read names. Raises as that."""
     return _named(_read(find_recipe(source, shipped)), overrides)
 
@@ -96,9 +107,9 @@ def as_settings(recipe: Any) -> dict[str, Any]:
     return asdict(recipe)
 
 
-def find_recipe(source: str | Path, shipped: Path) -> Path:
+def find_recipe(source: str | Path, shipped: str | Path) -> Path:
     """The file of a recipe given by name or path. Raises UsageError with the nearest shipped names."""
-    path = Path(source)
+    path, shipped = Path(source), Path(shipped)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_file():
             return path
@@ -113,9 +124,10 @@ def _read(path: Path) -> DictConfig:
     try:
         content = OmegaConf.create(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: not a YAML recipe: {' '.join(str(error).split())}") from error
+        found = str(error).splitlines()[0] if isinstance(error, OmegaConfBaseException) else str(error)
+        raise RecipeError(f"{path}: not a YAML recipe: {' '.join(found.split())}") from error
     if not isinstance(content, DictConfig):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a {type(content).__name__}")
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is a list")
     return content
 
 
@@ -147,10 +159,12 @@ def _override(recipe: Any, word: str) -> Any:
     _unlock(recipe)
     _check_items(recipe, key, where)
     try:
+        kind = kind_at(OmegaConf.get_type(recipe), key)
         parsed = _literal(value) if _is_text(recipe, key) and value and not _means_more(value) else \
             OmegaConf.from_dotlist([f"value={value}"]).value
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
+    _refuse(wrong_kind(kind, _plain(parsed), key), where)
     if any(part.isdecimal() for part in key.split(".")):
         return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
     for part in reversed(key.split(".")):  # merged as a file would be: `update` cannot add a part to a mapping of parts
@@ -167,8 +181,8 @@ def _named_by(word: str) -> list[str]:
         return [key]
 
 
-def _plain(config: DictConfig) -> Any:
-    return OmegaConf.to_container(config)
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
 
 
 def _leaves(values: Any, where: str) -> list[str]:
@@ -237,7 +251,13 @@ def _unlock(config: Any) -> None:
 
 
 def _merge(base: Any, change: Any, where: str) -> Any:
+    _refuse(wrong_kind(OmegaConf.get_type(base), _plain(change), ""), where)
     return _checked(lambda: OmegaConf.merge(base, change), base, where)
+
+
+def _refuse(wrong: str | None, where: str) -> None:
+    if wrong is not None:
+        raise RecipeError(f"{where}: {wrong}")
 
 
 def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
@@ -249,17 +269,9 @@ def _checked(change: Callable[[], Any], base: Any, where: str) -> Any:
         raise RecipeError(f"{where}: unknown key {key}{_nearest_key(key, base)}") from error
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
-        raise RecipeError(f"{where}: {key}{_plainly(str(error).splitlines()[0])}") from error
-    except (TypeError, ValueError) as error:  # a list for a mapping, or the other way round; a number of many digits
+        raise RecipeError(f"{where}: {key}{str(error).splitlines()[0]}") from error
+    except (TypeError, ValueError) as error:  # a number of many digits
         raise RecipeError(f"{where}: {error}") from error
-
-
-def _plainly(complaint: str) -> str:
-    """What OmegaConf says of a value, in words of somebody who does not know it, where that is more than its own."""
-    if complaint.endswith("is not Optional"):
-        return "nothing stands there: give it a value, a section keys of its own, or leave it out"
-    wants_list = "is not a" in complaint and "ListConfig" in complaint
-    return "a list is needed: [ ] around its values" if wants_list else complaint
 
 
 def _to_object(recipe: Any, where: str) -> Any:

@@ -12,7 +12,7 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -38,25 +38,37 @@ def recipe_text(recipe: Any, named: frozenset[str]) -> str:
     """A recipe as YAML with all its keys.
 
     Args:
-        recipe: an instance of a schema (`upstream.recipe.load_recipe`).
+        recipe: an instance of a schema (`upstream.recipe.load_recipe`). Dotted keys in its `SETS_ITSELF`, if it has
+            that, are left out: keys of its parts to which nobody else may give a value.
         named: dotted keys that it sets; all below them are set, too.
     """
-    return "\n".join(_lines(recipe, "", named, WIDTH)) + "\n"
+    shown = _Shown(named, frozenset(getattr(recipe, "SETS_ITSELF", ())))
+    return "\n".join(_lines(recipe, "", shown, WIDTH)) + "\n"
 
 
-def _lines(part: Any, where: str, named: frozenset[str], room: int) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Shown:
+    """How keys are shown: as set, or not at all; all others as comments."""
+
+    named: frozenset[str]
+    left_out: frozenset[str]
+
+
+def _lines(part: Any, where: str, shown: _Shown, room: int) -> Iterator[str]:
     """The lines of a dataclass, not indented, of at most so many columns."""
     meanings, kinds = meanings_of(part.__class__), get_type_hints(part.__class__)
     for field in fields(part):
         key = f"{where}.{field.name}" if where else field.name
+        if key in shown.left_out:
+            continue
         said = "; ".join(filter(None, (_choices(kinds[field.name]), meanings.get(field.name))))
-        yield from _entry(field.name, getattr(part, field.name), key, said, named, room)
+        yield from _entry(field.name, getattr(part, field.name), key, said, shown, room)
 
 
-def _entry(name: str, value: Any, key: str, meaning: str, named: frozenset[str], room: int) -> Iterator[str]:
+def _entry(name: str, value: Any, key: str, meaning: str, shown: _Shown, room: int) -> Iterator[str]:
     """The lines of one key."""
-    live = is_named(key, named)
-    inner = _items(value, key, named, room - len(_INDENT))
+    live = is_named(key, shown.named)
+    inner = _items(value, key, shown, room - len(_INDENT))
     if inner is None:
         yield from _with_comment(f"{name}: {_flow(value)}", meaning, live, room)
         return
@@ -67,17 +79,17 @@ def _entry(name: str, value: Any, key: str, meaning: str, named: frozenset[str],
         yield f"{_INDENT}{line}" if line else line
 
 
-def _items(value: Any, key: str, named: frozenset[str], room: int) -> list[str] | None:
+def _items(value: Any, key: str, shown: _Shown, room: int) -> list[str] | None:
     """The lines below a key, where its value is a part, a list of parts or a mapping of names to parts; else None."""
     if is_dataclass(value):
-        return list(_lines(value, key, named, room))
+        return list(_lines(value, key, shown, room))
     if isinstance(value, list | tuple) and value and all(map(is_dataclass, value)):
         return [line for place, part in enumerate(value)
-                for line in _listed(list(_lines(part, f"{key}.{place}", named, room - len(_INDENT))),
-                                    is_named(key, named))]
+                for line in _listed(list(_lines(part, f"{key}.{place}", shown, room - len(_INDENT))),
+                                    is_named(key, shown.named))]
     if isinstance(value, Mapping) and value and all(map(is_dataclass, value.values())):
         return [line for name, part in value.items()
-                for line in _entry(_flow(str(name)), part, f"{key}.{name}", "", named, room)]
+                for line in _entry(_flow(str(name)), part, f"{key}.{name}", "", shown, room)]
     return None
 
 

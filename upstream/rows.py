@@ -117,7 +117,10 @@ class RowsWriter:
         raise NotImplementedError
 
     def _append(self, id: str, *arrays: np.ndarray) -> None:
-        """Append the rows of one utterance, as many to every array. Raises InputError for one that was added before."""
+        """Append the rows of one utterance, as many to every array. Raises InputError for one that was added before, or
+        whose id is no text."""
+        if not isinstance(id, str):
+            raise InputError(f"{self.kind} of {id!r}: ids are text")
         if id in self._ids:
             raise InputError(f"{id}: {self.kind} given twice; ids must be unique")
         with disk_errors(self.folder):

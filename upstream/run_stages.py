@@ -114,7 +114,7 @@ def refuse_other_stages(out: Path, run: str = PRETRAINING) -> None:
                              "give another folder to write to, or move it away")
         if key == "stages" and found[key] and found.get("run", PRETRAINING) != run:
             raise UsageError(f"{out}: holds the stages of a {found.get('run', PRETRAINING)}; give this {run} a folder "
-                             "of its own with --out")
+                             "of its own (--out)")
 
 
 def noted_stages(out: Path) -> NotedStages:

@@ -66,9 +66,10 @@ def check_place(out: Path) -> None:
         path = out / name
         if path.is_file() and not _is_ours(path, mark):
             raise UsageError(f"{path}: is there already and no report of ours, so it is left as it is; give another "
-                             "--out, or move it away")
+                             "folder (--out), or move it away")
         if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: is there already and no file, where one would be written; give another --out")
+            raise UsageError(f"{path}: is there already and no file, where one would be written; give another "
+                             "folder (--out)")
 
 
 def write(found: Report, out: Path) -> list[Path]:

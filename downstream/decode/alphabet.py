@@ -49,7 +49,11 @@ class Alphabet:
             InputError: another number of columns than symbols, or values that are no logarithms of probabilities (NaN,
                 plus infinity), with the first frame that has one.
         """
-        logprobs = np.asarray(logprobs, dtype=np.float32)
+        try:
+            logprobs = np.asarray(logprobs, dtype=np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:  # text; tensors that numpy cannot see
+            raise InputError(f"emissions of type {type(logprobs).__name__} are no array of numbers: "
+                             f"{' '.join(str(error).split())}") from error
         if logprobs.ndim != 2 or logprobs.shape[1] != self.width:
             raise InputError(f"emissions of shape {logprobs.shape} do not fit {self.width} symbols; "
                              "expected (frames, symbols): give the vocabulary that the recogniser was trained with")
@@ -70,7 +74,7 @@ def alphabet(symbols: Sequence[str], blank: int) -> Alphabet:
 
 @lru_cache(maxsize=16)
 def _alphabet(symbols: tuple[str, ...], blank: int) -> Alphabet:
-    if not 0 <= blank < len(symbols):
+    if blank not in range(len(symbols)):
         raise InputError(f"blank is column {blank} of {len(symbols)} symbols; it must be one of them")
     twice = sorted({s for s in symbols if symbols.count(s) > 1})
     if twice:

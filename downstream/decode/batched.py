@@ -32,6 +32,7 @@ from downstream.decode.hypothesis import Candidate, Hypothesis
 from downstream.decode.lexicon_trie import LexiconTrie, build
 from downstream.decode.look_ahead import best_below
 from downstream.decode.word_model import check_language_model
+from downstream.emissions import check_rate
 from downstream.given_files import check_lasting
 from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import NgramArrays, arpa_hash_of, model_hash, pack, packed_from
@@ -120,15 +121,19 @@ class BatchedDecoder:
             rate: frames a second (Hz). Frame t spans t / rate to (t + 1) / rate seconds.
 
         Raises:
-            InputError: symbols, a lexicon or a language model that cannot be decoded with, or emissions that do not
-                fit them.
+            InputError: symbols, a lexicon or a language model that cannot be decoded with, emissions that do not fit
+                them, or no rate.
         """
         return self.decode_batch([id], [logprobs], rate)[0]
 
     def decode_batch(self, ids: Sequence[str], logprobs: Sequence[np.ndarray], rate: float) -> list[Hypothesis]:
-        """As `decode`, of many utterances; each gets what it gets alone. The order is kept."""
+        """As `decode`, of many utterances; each gets what it gets alone. The order is kept. Raises as `decode`, and
+        InputError for another number of ids than of emissions."""
+        check_rate(rate)
+        if len(ids) != len(logprobs):
+            raise InputError(f"{len(ids)} ids for the emissions of {len(logprobs)} utterances; give one for each")
         columns = alphabet(self.symbols, self.blank)
-        rows = [columns.usable(values, id) for id, values in zip(ids, logprobs, strict=True)]
+        rows = [columns.usable(values, id) for id, values in zip(ids, logprobs)]
         graph, backend = _graph(self)
         limits = Limits(self.beam, self.beam_threshold, recombine=self.nbest == 1)
         found: dict[int, Hypothesis] = {}

@@ -22,6 +22,7 @@ import numpy as np
 from downstream.decode.alphabet import Alphabet, alphabet
 from downstream.decode.hypothesis import Candidate, Hypothesis, Word
 from downstream.decode.word_model import WordModel, check_language_model, load_word_model
+from downstream.emissions import check_rate
 from upstream.errors import UsageError
 
 _NEVER = -1e4  # natural log; pyctcdecode clips it to log(1e-15), below any threshold of tokens
@@ -79,8 +80,10 @@ class BeamDecoder:
             rate: frames a second (Hz). Frame t spans t / rate to (t + 1) / rate seconds.
 
         Raises:
-            InputError: symbols or a language model that cannot be decoded with, emissions that do not fit them.
+            InputError: symbols or a language model that cannot be decoded with, emissions that do not fit them, or no
+                rate.
         """
+        check_rate(rate)
         search, model = self._search()
         rows, removed = self._admissible(alphabet(self.symbols, self.blank).usable(logprobs, id))
         if not len(rows):

@@ -9,6 +9,7 @@ import numpy as np
 
 from downstream.decode.alphabet import alphabet
 from downstream.decode.hypothesis import Hypothesis, Word
+from downstream.emissions import check_rate
 
 _NEVER = -1e4  # natural log, in place of minus infinity, which files of hypotheses cannot hold
 
@@ -44,8 +45,9 @@ def greedy(logprobs: np.ndarray, symbols: Sequence[str], blank: int, rate: float
         blank and counts -10,000. Frame t spans t / rate to (t + 1) / rate seconds.
 
     Raises:
-        InputError: symbols that cannot be decoded with, or emissions that do not fit them.
+        InputError: symbols that cannot be decoded with, emissions that do not fit them, or no rate.
     """
+    check_rate(rate)
     columns = alphabet(symbols, blank)
     usable = columns.usable(logprobs, id)
     if not len(usable):

@@ -232,8 +232,8 @@ def _parted(sample: Sample, paths: Sequence[str], model_words: Collection[str]) 
                   f"greedy decoding finds words of {found:.1f} characters, the language model has words of "
                   f"{expected:.1f}",
                   "the recogniser writes no separators between the model's words, so that decoders cannot end them: " +
-                  ("give --unspaced, here and to `tune`" if unspaced else "compare the symbols with those that it was "
-                   "trained with, or train it for longer"))
+                  ("decode without them (--unspaced), here and in `tune`" if unspaced else
+                   "compare the symbols with those that it was trained with, or train it for longer"))
 
 
 def _silent(sample: Sample, paths: Sequence[str]) -> Check:

@@ -36,6 +36,7 @@ from downstream.decode.flashlight_search import (
 )
 from downstream.decode.greedy import greedy
 from downstream.decode.hypothesis import Candidate, Hypothesis, Word
+from downstream.emissions import check_rate
 from downstream.lm.scoring import LN10
 from downstream.text.lexicon import Lexicon
 from upstream.errors import UsageError
@@ -115,8 +116,9 @@ class LexiconDecoder:
 
         Raises:
             InputError: symbols, a lexicon or a language model that cannot be decoded with, emissions that do not fit
-                them.
+                them, or no rate.
         """
+        check_rate(rate)
         columns, words = alphabet(self.symbols, self.blank), self._words()
         rows = columns.usable(logprobs, id)
         if not len(rows):

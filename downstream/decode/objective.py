@@ -81,7 +81,7 @@ class Objective:
             FormatError: a language model that is neither an ARPA file nor packed arrays.
         """
         if decoder.lm is None:
-            raise UsageError("taking errors apart needs a language model: give one with --lm")
+            raise UsageError("taking errors apart needs a language model: give one as lm (--lm)")
         lm = Path(decoder.lm)
         # the model as the decoder reads it: KenLM has not all orders
         language, known = (array_scores(load_arrays(lm)) if isinstance(decoder, BatchedDecoder) else text_scores(lm))

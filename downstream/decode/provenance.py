@@ -22,7 +22,7 @@ def check_provenance_place(hypotheses: Path) -> None:
     path = provenance_path(hypotheses)
     if path.exists() and _read(path) is None:
         raise UsageError(f"{path}: is there already, and says nothing of hypotheses; move it away, or give another "
-                         "--out")
+                         "file (--out)")
 
 
 def write_provenance(hypotheses: Path, digest: str, provenance: dict[str, Any]) -> None:

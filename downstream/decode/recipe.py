@@ -16,6 +16,7 @@ from pathlib import Path
 
 from downstream.decode.choice import AnyDecoder, Choice, Name
 from downstream.decode.lexicon import LexiconDecoder, natural_lm_weight
+from upstream.errors import RecipeError
 from upstream.recipe import load_recipe
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / "decoding"
@@ -57,12 +58,18 @@ class DecodingRecipe:
                              "null")
         if self.unspaced and self.decoder != Name.batched:
             raise ValueError(f"unspaced is for decoder=batched, not {self.decoder.value}; leave it out")
-        if self.published and self.lm is None:
-            raise ValueError("lm=FILE must be given: the language model that the published weights are of")
-        if self.lm is None and (self.lm_weight is not None or self.word_score is not None):
-            raise ValueError("lm_weight and word_score weigh a language model: give one with lm=FILE, or leave them "
-                             "out")
         self.weights()
+
+    def check_given(self) -> None:
+        """Raise RecipeError where there are weights, and not the language model that they are of: a recipe that ships
+        has everything else, and can be shown without it."""
+        if self.lm is not None:
+            return
+        if self.published:
+            raise RecipeError("lm=FILE must be given: the language model that the published weights are of")
+        if self.lm_weight is not None or self.word_score is not None:
+            raise RecipeError("lm_weight and word_score weigh a language model: give one with lm=FILE, or leave them "
+                              "out")
 
     def weights(self) -> tuple[float | None, float | None]:
         """`lm_weight` of natural logarithms and `word_score`: those that are set, else the published ones.
@@ -90,8 +97,10 @@ class DecodingRecipe:
 
         Raises:
             UsageError: settings that the decoder does not have, or a file that is not there.
+            RecipeError: as `check_given`.
             InputError: symbols that cannot be decoded with, or a lexicon that they cannot spell.
         """
+        self.check_given()
         lm_weight, word_score = (None, None) if self.lm is None else self.weights()
         searches = self.decoder != Name.greedy
         made = Choice(self.decoder, None if self.lm is None else Path(self.lm),
@@ -106,5 +115,8 @@ class DecodingRecipe:
 
 
 def load_decoding(source: str | Path, overrides: Sequence[str] = ()) -> DecodingRecipe:
-    """A recipe that ships, or a YAML file, with `key=value` overrides. Raises as `upstream.recipe.load_recipe`."""
-    return load_recipe(DecodingRecipe, source, overrides, SHIPPED)
+    """A recipe that ships, or a YAML file, with `key=value` overrides, to decode with. Raises as
+    `upstream.recipe.load_recipe`, and RecipeError as `DecodingRecipe.check_given`."""
+    found = load_recipe(DecodingRecipe, source, overrides, SHIPPED)
+    found.check_given()
+    return found

@@ -164,7 +164,7 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
     """
     search = search or Search()
     if decoder.lm is None:
-        raise UsageError("nothing to tune without a language model: give one with --lm")
+        raise UsageError("nothing to tune without a language model: give one as lm (--lm)")
     if min(beams, default=1) < 1:
         raise UsageError(f"beams {', '.join(map(str, beams))}: each must be at least 1")
     _refuse_the_final_set(emissions, forbidden_manifest_hash, forbidden_ids)

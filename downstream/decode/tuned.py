@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from downstream.decode.choice import Choice, Name, parse_hotwords
+from downstream.decode.choice import Choice, Name, decoder_called, parse_hotwords
 from downstream.lm.arrays import model_hash
 from upstream.errors import UsageError
 from upstream.progress import say
@@ -18,36 +18,39 @@ from upstream.progress import say
 T = TypeVar("T")
 
 
-def choice_of(*, decoder: Name | None = None, lm: Path | None = None, lm_weight: float | None = None,
+def choice_of(*, decoder: Name | str | None = None, lm: Path | None = None, lm_weight: float | None = None,
               word_score: float | None = None, tuned: Path | None = None, beam: int | None = None,
               tokens: int | None = None, lexicon: Path | None = None, hotwords: str | None = None,
               device: str | None = None, nbest: int = 1, unspaced: bool | None = None) -> Choice:
     """A decoder with its settings, from the options of a command.
 
     Raises:
-        UsageError: weights without a language model, given twice, a file that is not of `hubertkit tune`, or hotwords
-            that are none.
+        UsageError: no such decoder, weights without a language model, given twice, a file that is not of `hubertkit
+            tune`, or hotwords that are none.
     """
+    decoder = None if decoder is None else decoder_called(decoder)
+    lm, lexicon, tuned = (None if path is None else Path(path) for path in (lm, lexicon, tuned))
     if lm is None and (tuned is not None or lm_weight is not None or word_score is not None):
-        raise UsageError("weights without a language model have no effect: give one with --lm")
+        raise UsageError("weights without a language model have no effect: give one as lm (--lm)")
     found = _Tuned(lm_weight, word_score)
     if tuned is not None:
         if lm_weight is not None or word_score is not None:
-            raise UsageError("--tuned gives both weights: leave out --lm-weight and --word-score")
+            raise UsageError(f"{tuned}: holds both weights: leave out lm_weight and word_score (--lm-weight, "
+                             "--word-score)")
         found = _Tuned.read(tuned)
         if decoder is not None and found.decoder not in (None, decoder):
             say(f"{tuned}: tuned for the {found.decoder.value} decoder; its weights may not suit {decoder.value}")
             found = _Tuned(found.lm_weight, found.word_score, lm=found.lm, lm_sha256=found.lm_sha256)
         elif found.lexicon is not None and lexicon is None:
-            say(f"{tuned}: tuned with the lexicon {found.lexicon}; without --lexicon the words are those of the "
-                "language model")
+            say(f"{tuned}: tuned with the lexicon {found.lexicon}; without one (--lexicon) the words are those of "
+                "the language model")
         if unspaced and not found.unspaced:
-            say(f"{tuned}: tuned without --unspaced; its weights may not suit it")
+            say(f"{tuned}: tuned without unspaced (--unspaced); its weights may not suit it")
         if found.lm is not None and lm is not None:
             _tell_other_model(found.lm, found.lm_sha256, lm, tuned)
-    return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score, beam or found.beam,
-                  tokens or found.tokens, nbest, parse_hotwords(hotwords) if hotwords is not None else (), device,
-                  bool(unspaced or found.unspaced))
+    return Choice(decoder or found.decoder, lm, lexicon, found.lm_weight, found.word_score,
+                  found.beam if beam is None else beam, found.tokens if tokens is None else tokens, nbest,
+                  parse_hotwords(hotwords) if hotwords is not None else (), device, bool(unspaced or found.unspaced))
 
 
 def tell_other_recogniser(tuned: Path | None, own: Callable[[], str | None]) -> None:
@@ -57,7 +60,7 @@ def tell_other_recogniser(tuned: Path | None, own: Callable[[], str | None]) -> 
         own: gives the hash of the recogniser that they are used for, None where nobody knows; asked only where the
             file of weights names one.
     """
-    noted = None if tuned is None else _Tuned.read(tuned).recogniser_hash
+    noted = None if tuned is None else _Tuned.read(Path(tuned)).recogniser_hash
     here = None if noted is None else own()
     if noted is not None and here not in (None, noted):
         say(f"{tuned}: tuned for the recogniser {noted[:12]}; its weights may not suit {str(here)[:12]}")

@@ -140,7 +140,7 @@ def _reason(path: Path, error: Exception) -> str:
         with arpa_lines(path) as lines:
             order = len(header(lines))
         if order == 1:
-            return f"{path}: a model of order 1; KenLM reads models of order 2 and more: build it with --order 2"
+            return f"{path}: a model of order 1; KenLM reads models of order 2 and more: build it with one (--order 2)"
         if limit := re.search(r"compiled to support up to (\d+)", str(error)):
             return f"{path}: a model of order {order}; KenLM reads models of order {limit[1]} and less, as it was built"
     said = " ".join(str(error).split())

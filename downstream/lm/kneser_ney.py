@@ -139,14 +139,14 @@ def check_options(options: Options, order: int) -> None:
     """Raise UsageError where options fit neither the order nor each other."""
     prune = options.prune or (0,)
     if order < 1:
-        raise UsageError(f"--order {order}: must be at least 1")
+        raise UsageError(f"order {order}: must be at least 1")
     if len(prune) > order:
-        raise UsageError(f"--prune has {len(prune)} thresholds, the model {order} orders")
+        raise UsageError(f"prune has {len(prune)} thresholds, the model {order} orders")
     if min(prune) < 0 or any(a > b for a, b in pairwise(prune)):
-        raise UsageError(f"--prune {','.join(map(str, prune))}: thresholds must not fall from order to order, nor be "
+        raise UsageError(f"prune {','.join(map(str, prune))}: thresholds must not fall from order to order, nor be "
                          "negative")
     if options.vocab_pad and not options.interpolate_unigrams:
-        raise UsageError("--vocab-pad needs --interpolate-unigrams")
+        raise UsageError("vocab_pad needs interpolate_unigrams (--vocab-pad, --interpolate-unigrams)")
     if options.fallback is not None and any(not 0 <= d <= j for j, d in enumerate(options.fallback, 1)):
         raise UsageError(f"discount fallback {options.fallback}: the j-th must lie in [0, j]")
 
@@ -160,8 +160,8 @@ def check_order(order: int, longest: int, options: Options) -> None:
         longest: words of the text's longest n-gram.
     """
     if order > (longest if options.fallback is None else max(longest, USUAL_ORDER)):
-        raise InputError(f"--order {order}: there are no {order}-grams, as no sentence is that long: the longest has "
-                         f"{longest} words with <s> and </s>; take more text or a lower --order")
+        raise InputError(f"order {order}: there are no {order}-grams, as no sentence is that long: the longest has "
+                         f"{longest} words with <s> and </s>; take more text or a lower order")
 
 
 def thresholds_of(options: Options, order: int) -> list[int]:
@@ -225,8 +225,8 @@ def all_discounts(counts_of_counts: Sequence[np.ndarray], seen: Sequence[int],
     for order, (n, size) in enumerate(zip(counts_of_counts, seen), 1):
         reason = _fault(order, n, size)
         if reason and fallback is None:
-            raise InputError(f"{reason}: the text is too small or repeats itself; take more text or a lower --order, "
-                             f"or give --discount-fallback, for discounts of {', '.join(f'{d:g}' for d in FALLBACK)}")
+            raise InputError(f"{reason}: the text is too small or repeats itself; take more text or a lower order, or "
+                             f"fallback discounts ({', '.join(f'{d:g}' for d in FALLBACK)} are --discount-fallback)")
         found.append(fallback if reason and fallback is not None else _modified(n))
         reasons.append(reason)
     return found, reasons

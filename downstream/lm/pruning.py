@@ -43,7 +43,7 @@ def prune_to_loss(model: NGramModel, threshold: float) -> NGramModel:
         UsageError: a threshold that is not positive.
     """
     if not threshold > 0:
-        raise UsageError(f"--threshold {threshold:g}: must be above 0; 1e-8 is a usual one")
+        raise UsageError(f"threshold {threshold:g}: must be above 0; 1e-8 is a usual one")
     return _kept(model, [staying >= threshold for staying in _growth(model)])
 
 
@@ -55,7 +55,7 @@ def prune_to_ngrams(model: NGramModel, ngrams: int) -> NGramModel:
     """
     size = len(model.words)
     if ngrams < size:
-        raise UsageError(f"--ngrams {ngrams}: the model has {size} words, which all stay")
+        raise UsageError(f"{ngrams} n-grams (--ngrams): the model has {size} words, which all stay")
     growth = _growth(model)
     return _kept(model, _largest(growth, [np.ones(len(values)) for values in growth], ngrams))
 
@@ -75,7 +75,8 @@ def prune_to_bytes(model: NGramModel, limit: int) -> NGramModel:
         if over <= 0:
             return found
         if len(found.orders) == 1:
-            raise UsageError(f"--megabytes {limit / 1e6:g}: the words alone take {arpa_bytes(found) / 1e6:.3g}")
+            raise UsageError(f"{limit / 1e6:g} megabytes (--megabytes): the words alone take "
+                             f"{arpa_bytes(found) / 1e6:.3g}")
         room -= over
 
 

@@ -244,5 +244,5 @@ def _without_specials(words: list[bytes], path: Path, number: int, skip: bool) -
     bad = [w for w in words if w in _RESERVED]
     if bad and not skip:
         raise InputError(f"{path}, line {number}: {bad[0].decode()} is a special word of language models; take it "
-                         "out of the text or give --skip-symbols")
+                         "out of the text, or skip such words (--skip-symbols)")
     return [w for w in words if w not in bad]

@@ -49,8 +49,11 @@ def score_words(path: Path, sentence: str) -> list[WordScore]:
         sentence: normalised as the model's text was; an empty one has its end alone.
 
     Raises:
+        UsageError: the sentence is no text.
         UsageError, FormatError: as `load_kenlm`.
     """
+    if not isinstance(sentence, str):
+        raise UsageError(f"{sentence!r:.40}: expected a sentence as text")
     words = split_words(sentence)
     scores = load_kenlm(path).full_scores(" ".join(words), bos=True, eos=True)
     return [WordScore(word, log10 * LN10, oov) for word, (log10, _, oov) in zip([*words, "</s>"], scores, strict=True)]

@@ -62,7 +62,8 @@ def bootstrap_interval(errors: np.ndarray, words: np.ndarray, *, seed: int = 0, 
         groups: (N,) labels, such as speakers, or numbers of them; utterances of one label are drawn together.
 
     Raises:
-        InputError: no utterances, arrays of different lengths, no words at all, or a single group.
+        InputError: no utterances, arrays of different lengths, of no counts, no words at all, or a single group; no
+            number of resamples, or one so low that no draw holds a word.
     """
     totals = cluster_totals(errors, words, groups)
     rates = resampled_rates(totals[:, :1], totals[:, 1], seed, resamples)[:, 0]
@@ -73,6 +74,8 @@ def percentile_interval(values: np.ndarray, level: float, clusters: int) -> Conf
     """The interval that leaves out an equal share of `values`, drawn from so many clusters, at both ends."""
     if not 0 < level < 1:
         raise InputError(f"level {level} of an interval must lie between 0 and 1, for instance 0.95")
+    if not len(values):
+        raise InputError("no draw held a word; give more resamples")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return ConfidenceInterval(float(low), float(high), level, clusters)
 
@@ -89,6 +92,8 @@ def resampled_rates(errors: np.ndarray, words: np.ndarray, seed: int, resamples:
     Returns:
         (draws, systems) float64; fewer draws than `resamples` if some held no word.
     """
+    if not isinstance(resamples, int | np.integer) or resamples < 1:
+        raise InputError(f"resamples={resamples!r}: must be a whole number, 1 or more")
     n = len(words)
     rng = keyed(seed, "bootstrap", n, resamples)
     sums = np.empty((resamples, errors.shape[1] + 1))
@@ -116,6 +121,9 @@ def cluster_totals(errors: np.ndarray, words: np.ndarray, groups: Sequence[Hasha
         InputError: as `bootstrap_interval`.
     """
     errors, words = np.asarray(errors), np.asarray(words)
+    for name, counts in (("errors", errors), ("words", words)):
+        if counts.dtype.kind not in "biuf" or not np.isfinite(counts).all() or (counts < 0).any():
+            raise InputError(f"{name} of utterances must be counts, 0 or more; found {str(counts.tolist())[:60]}")
     if errors.shape[:1] != words.shape or not words.size or words.sum() <= 0:
         raise InputError(f"an interval needs errors and words of the same utterances, and a word at least; found "
                          f"{errors.shape[:1]} errors, {words.shape} words, {words.sum()} words in all")
@@ -129,7 +137,7 @@ def cluster_totals(errors: np.ndarray, words: np.ndarray, groups: Sequence[Hasha
     index = np.asarray([numbers.setdefault(label, len(numbers)) for label in labels])
     if len(numbers) == 1:  # each draw would be the whole set, and any rate look sure
         raise InputError(f"all {len(words)} utterances are of one group, {groups[0]}; intervals by groups need two at "
-                         "least: leave out --by speaker")
+                         "least: draw utterances (leave out groups, --by speaker)")
     totals = np.zeros((len(numbers), columns.shape[1]))
     np.add.at(totals, index, columns)
     return totals

@@ -10,17 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from downstream.text.vocabulary import composed
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 
 Unit = Literal["word", "character"]  # that errors are counted in; of characters, white space is none
 RATES = ("wer", "cer")  # of words, of characters
 
-NO_SPACES = "where the references have no spaces between words, take --characters (unit=character in recipes)"
+NO_SPACES = "where the references have no spaces between words, count characters (--characters, unit=character)"
 _LONG_WORD = 12.0  # characters, longer than those of any language with spaces are on average
 _PHRASE = 8.0  # characters, longer than words of scripts without spaces are on average where a text has been parted
 _ONE_WORD = 2.0  # words of a text, on average, below which it may be one without spaces
@@ -94,8 +94,13 @@ def score(references: Mapping[str, str], hypotheses: Mapping[str, str], unit: Un
     an insertion.
 
     Raises:
-        InputError: no references, or only empty ones; a reference without a hypothesis, or the other way round.
+        UsageError: another unit.
+        InputError: no references, or only empty ones; a reference without a hypothesis, or the other way round; no
+            mapping of ids to texts.
     """
+    _check_unit(unit)
+    _check_texts("reference", references)
+    _check_texts("hypothesis", hypotheses)
     ids = tuple(references)
     _check_ids(references, hypotheses)
     truth = [" ".join(compared_words(references[id], unit)) for id in ids]
@@ -113,7 +118,10 @@ def score(references: Mapping[str, str], hypotheses: Mapping[str, str], unit: Un
 
 
 def word_errors(reference: str, hypothesis: str, unit: Unit = "word") -> int:
-    """The fewest word errors that turn one text into the other: what `score` counts for one utterance."""
+    """The fewest word errors that turn one text into the other: what `score` counts for one utterance. Raises as that,
+    where one is no text."""
+    _check_unit(unit)
+    _check_texts("text", {"reference": reference, "hypothesis": hypothesis})
     from rapidfuzz.distance import Levenshtein  # what jiwer aligns with
 
     return Levenshtein.distance(compared_words(reference, unit), compared_words(hypothesis, unit))
@@ -156,6 +164,20 @@ def mean_word(texts: Iterable[str]) -> tuple[float, int]:
     """Characters of a word on average, 0 where there is none, and the number of words."""
     words = [word for text in texts for word in text.split()]
     return sum(map(len, words)) / max(1, len(words)), len(words)
+
+
+def _check_unit(unit: str) -> None:
+    if unit not in get_args(Unit):
+        raise UsageError(f"unit={unit!r}: expected {' or '.join(get_args(Unit))}")
+
+
+def _check_texts(what: str, texts: object) -> None:
+    """Raise InputError for anything but a mapping of ids to texts."""
+    if not isinstance(texts, Mapping):
+        raise InputError(f"{texts!r:.40}: expected {{id: text}}, the {what} of each utterance")
+    odd = next((id for id, text in texts.items() if not isinstance(text, str)), None)
+    if odd is not None:
+        raise InputError(f"{odd}: the {what} is {texts[odd]!r:.40}; expected text, empty where nothing was said")
 
 
 def _check_ids(references: Mapping[str, str], hypotheses: Mapping[str, str]) -> None:

@@ -57,7 +57,8 @@ def paired_difference(errors: np.ndarray, other_errors: np.ndarray, words: np.nd
         InputError: arrays that do not fit each other, no words, or a single group.
     """
     if np.shape(errors) != np.shape(other_errors):
-        raise InputError(f"{len(errors)} and {len(other_errors)} utterances; a paired test needs the same for both")
+        raise InputError(f"{np.size(errors)} and {np.size(other_errors)} utterances; a paired test needs the same for "
+                         "both")
     totals = cluster_totals(np.column_stack([errors, other_errors]), words, groups)
     rates = resampled_rates(totals[:, :2], totals[:, 2], seed, resamples)
     first, second, whole = totals.sum(axis=0)

@@ -42,7 +42,7 @@ class Vocabulary:
         twice = {s for s in self.symbols if self.symbols.count(s) > 1}
         if twice:
             raise InputError(f"vocabulary: {min(twice)!r} stands there twice; every symbol has one id")
-        if not 0 <= self.blank < len(self.symbols) or self.symbols.count(SEPARATOR) != 1:
+        if self.blank not in range(len(self.symbols)) or self.symbols.count(SEPARATOR) != 1:
             raise InputError(f"vocabulary of {len(self.symbols)} symbols: it needs the word separator {SEPARATOR!r} "
                              f"and a blank within it, not {self.blank}")
 

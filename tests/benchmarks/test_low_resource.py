@@ -130,7 +130,7 @@ def test_scratch_is_of_the_shape_of_the_encoders_beside_it(tmp_path, encoders, o
     (["encoders.other.encoder=OUT/cells/3min-frozen/recogniser"], "this very comparison makes it", 2),
     (["encoders.frozen.finetune.fresh_layers=1"], "cell '3min: frozen': fresh_layers=1 with frozen=true", 2),
     (["encoders.other.finetune.fresh_layers=3"], "cell '3min: other': fresh_layers=3: this encoder has 2", 2),
-    (["encoders.other.finetune.frozen=perhaps"], "encoders.other.finetune: frozen: Value 'perhaps'", 2),
+    (["encoders.other.finetune.frozen=perhaps"], "encoders.other.finetune: frozen=perhaps: true or false is needed", 2),
     (["encoders.other.finetune.changes={width: 9}"], "encoders.other.finetune: changes.width: only dropouts", 2),
     (["encoders.other.finetune.symbol=data"], "encoders.other.finetune: unknown key symbol", 2),
     (["finetune.head.layers=1"], "cell '3min: scratch': head.layers=1 with an encoder from scratch", 2),

@@ -443,7 +443,7 @@ def test_what_an_earlier_run_left_is_not_learnt_from_while_it_is_written_over(ru
     (name, where), = given.items()
     before = file_hash(tmp_path / "run" / where / "model.safetensors") if name != "labelled" else None
     for out in (tmp_path / "run", tmp_path / "run/round1/.."):
-        with pytest.raises(UsageError, match=rf"^{name}=.*: lies in a round of .*give another --out"):
+        with pytest.raises(UsageError, match=rf"^{name}=.*: lies in a round of .*give another folder"):
             selftrain(recipe(corpus, **{name: str(tmp_path / "run" / where)}), out, lambda line: None)
     assert before is None or file_hash(tmp_path / "run" / where / "model.safetensors") == before
     if name == "recogniser":

@@ -172,7 +172,7 @@ def test_a_lexicon_word_that_cannot_be_spelled_is_named(bad, monkeypatch, capsys
 @pytest.mark.parametrize("way", [[], ["--memory", "8G"]])
 def test_an_order_that_the_text_cannot_support_is_named(bad, monkeypatch, capsys, way):
     monkeypatch.chdir(bad)
-    fails(bad, capsys, 1, "lower --order", "lm", "build", "ref.txt", "--order", "30", "--out", "x.arpa", *way)
+    fails(bad, capsys, 1, "lower order", "lm", "build", "ref.txt", "--order", "30", "--out", "x.arpa", *way)
 
 
 @pytest.mark.parametrize("arguments", [

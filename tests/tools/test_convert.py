@@ -74,7 +74,7 @@ def test_special_rows_are_dropped_on_request(tmp_path):
 def test_a_recogniser_takes_the_architecture_of_what_it_started_from(tmp_path, capsys):
     assert _convert(CTC, tmp_path / "a", "--to", "huggingface") == 1
     said = capsys.readouterr().err  # of any command that reads it, and this alone has the option
-    assert "to `hubertkit convert`, with --pretrained FILE, or have that lie beside it as" in said
+    assert "(pretrained=FILE; `hubertkit convert --pretrained FILE`), or have that lie beside it as" in said
     assert not (tmp_path / "a").exists()
     before = CHECKPOINTS / "pretrain_base_legacy_args.pt"
     assert _convert(CTC, tmp_path / "a", "--to", "huggingface", "--pretrained", before) == 0

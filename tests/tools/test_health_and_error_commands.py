@@ -105,7 +105,7 @@ def test_errors_of_references_without_spaces_are_counted_by_characters(data, cap
     for references, options in ((data / "dev.txt", ["--characters"]), (unspaced, ["--characters"]), (unspaced, [])):
         assert run([*command, "--references", str(references), *options, "--json"]) == 0
         shown = capsys.readouterr()
-        assert ("take --characters" in shown.err) == (not options)
+        assert ("count characters" in shown.err) == (not options)
         found.append(json.loads(shown.out))
     assert found[0] == found[1]
     assert (found[0]["unit"], found[0]["blamed"], found[2]["unit"]) == ("character", {}, "word")

@@ -194,8 +194,8 @@ def test_a_text_to_score_may_be_normalised_and_compressed(tmp_path, capsys, name
     (["build", SMALL, "--order", "2", "--out", "x", "--memory", "lots"], 2, "--memory lots: expected a size"),
     (["build", SMALL, "--order", "2", "--out", "x", "--temporary", "."], 2, "needs --memory"),
     (["build", SMALL, "--order", "2", "--out", "x", "--memory", "1G", "--temporary", "no"], 2, "no such folder"),
-    (["build", SMALL, "--order", "7", "--out", "x"], 1, "a lower --order"),
-    (["build", SMALL, "--order", "7", "--out", "x", "--memory", "8G"], 1, "a lower --order"),
+    (["build", SMALL, "--order", "7", "--out", "x"], 1, "a lower order"),
+    (["build", SMALL, "--order", "7", "--out", "x", "--memory", "8G"], 1, "a lower order"),
     (["build", "nothing", "--order", "2", "--out", "x"], 1, "nothing: no text"),
     (["build", "nothing", "--order", "2", "--out", "x", "--memory", "8G"], 1, "nothing: no text"),
     (["info", "nothing"], 1, "nothing: "), (["score", "nothing", HELDOUT], 1, "nothing: an empty file"),
@@ -281,7 +281,7 @@ def test_an_order_beyond_the_longest_sentence_is_refused_before_the_counting(tmp
     longest = 2 + max(len(line.split()) for line in Path(SMALL).read_text().splitlines())
     assert run(["lm", "build", SMALL, "--order", "99999999", "--out", str(tmp_path / "x"), *way]) == 1
     said = capsys.readouterr()
-    assert f"--order 99999999: there are no 99999999-grams, as no sentence is that long: the longest has {longest}" \
+    assert f"order 99999999: there are no 99999999-grams, as no sentence is that long: the longest has {longest}" \
         in said.err
     assert (said.err.count("\n"), said.out, list(tmp_path.iterdir())) == (1, "", [])
 

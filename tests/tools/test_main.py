@@ -183,9 +183,9 @@ def test_help_tells_the_default_weights(capsys, monkeypatch, command):
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["--tuned", "tuned.json"], "give one with --lm"),
+    (["--tuned", "tuned.json"], "give one as lm (--lm)"),
     (["--lm", "lm.arpa", "--tuned", "none.json"], "`hubertkit tune` writes it"),
-    (["--lm", "lm.arpa", "--tuned", "tuned.json", "--word-score", "0"], "--tuned gives both weights"),
+    (["--lm", "lm.arpa", "--tuned", "tuned.json", "--word-score", "0"], "tuned.json: holds both weights"),
 ])
 def test_transcribe_refuses_weights_that_cannot_be_meant(capsys, monkeypatch, tmp_path, words, says):
     monkeypatch.chdir(tmp_path)

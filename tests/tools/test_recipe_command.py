@@ -42,13 +42,19 @@ def test_all_keys_are_shown_and_what_is_shown_is_a_recipe(capsys, tmp_path):
     assert (code, again.replace(" ", "")) == (0, out.replace(" ", ""))
 
 
+def test_a_recipe_is_shown_without_the_values_that_its_command_needs(capsys):
+    """Bug: `hubertkit recipe librispeech-4gram --all` wanted `lm=FILE` to be shown at all."""
+    code, out, err = call(capsys, "librispeech-4gram", "--all")
+    assert (code, err) == (0, "")
+    assert "\n# lm: null  # language model: an ARPA file; " in out
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (("ctc-tyni",), "hubertkit: no recipe called 'ctc-tyni' (did you mean ctc-tiny?); those that ship: hubert-adapt, "),
     (("ctc-tiny", "--for", "pretrain"), "hubertkit: no recipe called 'ctc-tiny' (did you mean "),
     (("mine.yaml",), "hubertkit: mine.yaml: a file does not say which command it is for: give --for pretrain, "),
     (("ctc-tiny", "data=x"), "hubertkit: data=x: key=value words show with --all; "),
     (("--all",), "hubertkit: --all and --for are for one recipe: name it"),
-    (("librispeech-4gram", "--all"), "lm=FILE must be given"),
     (("ctc-tiny", "--all", "updates=3"), "hubertkit: override 'updates=3': unknown key updates (did you mean ")])
 def test_what_cannot_be_shown_is_refused(capsys, words, said):
     code, out, err = call(capsys, *words)

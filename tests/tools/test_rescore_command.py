@@ -102,7 +102,7 @@ def test_references_without_spaces_are_tuned_on_by_characters(data, own, tmp_pat
         assert run(["rescore-tune", str(data / "dev.jsonl"), "--references", str(references), "--model", str(own),
                     "--out", str(tmp_path / "tuned.json"), *options]) == 0
         shown = capsys.readouterr()
-        assert (("CER" in shown.out), ("take --characters" in shown.err)) == (bool(options), not options)
+        assert (("CER" in shown.out), ("count characters" in shown.err)) == (bool(options), not options)
         found.append(json.loads((tmp_path / "tuned.json").read_text()))
     assert found[0] == found[1]
     assert (found[0]["unit"], found[2]["unit"]) == ("character", "word")

@@ -136,7 +136,7 @@ def test_a_codebook_of_another_encoder_or_layer_is_refused(data, tmp_path):
         call(audio, *layer, "--encoder", data / "encoder1")
     with pytest.raises(InputError, match="fitted on layer 1, not on layer 2"):
         call(audio, *layer, "--encoder", data / "encoder0", "--layer", 2)
-    with pytest.raises(UsageError, match="name it with --encoder"):
+    with pytest.raises(UsageError, match=r"give it \(--encoder\)"):
         call(audio, *layer)
     with pytest.raises(UsageError, match="reads mfcc, not an encoder"):
         call(audio, "--teacher", data / "mfcc", "--encoder", data / "encoder0", "--out", tmp_path / "u.km")
@@ -260,7 +260,7 @@ def test_a_teacher_of_several_layers_and_encoders_labels_recordings(data, tmp_pa
         named = [word for i in reversed(range(len(chosen))) for word in ("--encoder", data / f"encoder{i}")]
         call(data / "manifest.arrow", "--teacher", tmp_path / name, *named, "--out", tmp_path / f"{name}-units")
         assert Units.load(tmp_path / f"{name}-units").hash == expected.hash
-    with pytest.raises(UsageError, match="2 encoders; name each of them with --encoder"):
+    with pytest.raises(UsageError, match=r"2 encoders; give each of them \(--encoder\)"):
         call(data / "manifest.arrow", "--teacher", tmp_path / "two", "--encoder", data / "encoder0", "--out",
              tmp_path / "x")
     with pytest.raises(InputError, match="given twice"):
@@ -284,7 +284,7 @@ def test_teachers_of_several_layers_and_encoders_are_fitted_imported_and_judged(
     judged = ("quality", tmp_path / "units", "--proxies", data / "manifest.arrow", "--teacher", tmp_path / "two")
     found = json.loads(call(*judged, *both, "--json", app=teacher_app).stdout)["proxies"]
     assert 0 < found["noise"]["agreement"] <= 1
-    with pytest.raises(UsageError, match="2 encoders; name each of them with --encoder"):
+    with pytest.raises(UsageError, match=r"2 encoders; give each of them \(--encoder\)"):
         call(*judged, *both[:2], app=teacher_app)
     with pytest.raises(UsageError, match="one of them twice"):
         call("fit", data / "manifest.arrow", "--clusters", 6, *both, "--layer", 1, "--layer", 1, "--out",

@@ -89,7 +89,7 @@ def test_decode_check_says_that_no_separators_are_written_between_the_models_wor
     code, out, _ = call(capsys, "decode-check", data, "dev", *given)
     assert code == 1
     assert "failed  word separator: greedy decoding finds words of " in out
-    assert "give --unspaced" in out
+    assert "decode without them (--unspaced)" in out
     code, out, _ = call(capsys, "decode-check", data, "dev", *given, "--unspaced")
     assert (code, "word separator" in out, "temperature" in out) == (0, False, True)
 
@@ -113,6 +113,6 @@ def test_other_decoders_refuse_unspaced_search(data, capsys):
     for name in ("beam", "lexicon"):
         code, _, err = call(capsys, "tune", data, "dev", "--lm", str(data / "lm.arpa"), "--decoder", name,
                             "--unspaced", "--out", str(data / "refused.json"))
-        assert (code, f"no effect on the {name} decoder: take --decoder batched" in err) == (2, True)
+        assert (code, f"no effect on the {name} decoder: take batched (--decoder)" in err) == (2, True)
     with pytest.raises(RecipeError, match="unspaced is for decoder=batched, not lexicon"):
         load_decoding("librispeech-4gram", ["decoder=lexicon", "unspaced=true"])

@@ -16,6 +16,7 @@ from upstream.model import Encoder, MaskedPrediction
 from upstream.model.shapes import SHAPES
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, rounds_of
 from upstream.recipe import load_recipe, refine
+from upstream.recipe_kinds import wrong_kind
 
 
 @dataclass(frozen=True)
@@ -273,3 +274,57 @@ def test_a_section_without_keys_and_a_value_for_a_list_are_told_plainly(tmp_path
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(RecipeError, match=re.escape(said)):
         load_recipe(Outer, tmp_path / "mine.yaml", [], tmp_path)
+
+
+@pytest.mark.parametrize(("word", "said"), [
+    ("training.updates=many", "training.updates=many: a whole number is needed"),
+    ("training.updates=1e3", "training.updates=1000.0: a whole number is needed: write 1000"),
+    ("training.updates=[1, 2]", "training.updates=[1, 2]: a whole number is needed"),
+    ("training.optimiser.peak_rate={a: 1}", "training.optimiser.peak_rate={'a': 1}: a number is needed"),
+    ("training=fast", "training=fast: a section is needed, of keys and values: updates, batch_seconds, micro_batch_"),
+    ("rounds={a: 1}", "rounds={'a': 1}: a list is needed: [ ] around its values"),
+    ("rounds=[3]", "rounds.0=3: a section is needed, of keys and values: init, teacher, "),
+    ("rounds.0=3", "rounds.0=3: a section is needed, of keys and values: init, teacher, "),
+    ("rounds.0=null", "rounds.0: nothing stands there: give it a value, "),
+    ("rounds.0.teacher=[1]", "rounds.0.teacher=[1]: a section is needed, of keys and values: features, "),
+    ("rounds.0.teacher.rounds=[a]", "rounds.0.teacher.rounds.0=a: a whole number is needed"),
+    ("rounds.0.teacher.whiten=[true]", "rounds.0.teacher.whiten=[True]: true or false is needed"),
+    ("rounds.0.teacher.features=melt", "rounds.0.teacher.features=melt: one of mfcc, fbank, layer is needed"),
+    ("rounds.0.training=3", "rounds.0.training=3: a mapping is needed, of keys and values: {KEY: VALUE}"),
+    ("probe.layers=[x]", "probe.layers.0=x: a whole number is needed"), ("seed=null", "seed: nothing stands there: "),
+    ("seed.x=3", "seed: a whole number is needed, which has no x"),
+    ("rounds.0.teacher.kind.x=3", "rounds.0.teacher.kind: one of auto, single, "),
+])
+def test_a_value_of_another_kind_is_told_by_its_key_what_it_is_and_what_is_needed(word, said):
+    """OmegaConf spoke: `Merge error: str is not a subclass of TrainingRecipe`, `Value '$VALUE' of type '$VALUE_TYPE'
+    could not be converted to Integer`, `Cannot merge incompatible container types` without a key, and of a list for
+    true or false that a list was needed."""
+    with pytest.raises(RecipeError, match="^" + re.escape(f"override '{word}': {said}")):
+        load_recipe(PretrainRecipe, "hubert-tiny", [word], SHIPPED)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("training: [1]\n", "training=[1]: a section is needed"), ("data: [a]\n", "data=['a']: text is needed"),
+    ("rounds: [{teacher: 3}]\n", "rounds.0.teacher=3: a section is needed"),
+    ("- 1\n", "a recipe is a mapping of keys to values, this is a list"),
+    ("seed: !!set {a}\n", "not a YAML recipe: Value 'set' is not a supported primitive type$")])
+def test_a_value_of_another_kind_in_a_file_is_told_likewise(tmp_path, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"mine\.yaml: " + said.replace("[", r"\[")):
+        load_recipe(PretrainRecipe, tmp_path / "mine.yaml", [], SHIPPED)
+
+
+def test_items_of_a_list_and_what_differs_in_a_part_are_of_the_kinds_of_the_schema_too():
+    """Bug: `cells=[[a]]` ended with a traceback."""
+    with pytest.raises(RecipeError, match=r"cells\.0=\['a'\]: text is needed"):
+        load_recipe(LowResourceRecipe, "demo-quick", ["cells=[[a]]"], BENCHMARKS)
+    with pytest.raises(RecipeError, match=r"labelled: training\.updates=many: a whole number is needed"):
+        refine(FinetuneRecipe(), {"training": {"updates": "many"}}, "labelled")
+
+
+@pytest.mark.parametrize(("kind", "value"), [
+    (int, "3"), (float, 3), (float, "1e-3"), (bool, 1), (bool, "yes"), (str, 3), (str, True), (int, "${other}"),
+    (int, "???"), (int | None, None), (list[int], ["3"]), (tuple[int, ...], [1, 2]), (dict[str, float], {3: 4}),
+    (Any, [1]), (Inner, {"updates": "3", "unknown": []}), (dict[str, Inner], {"a": {"rate": 1}})])
+def test_what_omegaconf_takes_is_of_no_wrong_kind(kind, value):
+    assert wrong_kind(kind, value, "key") is None

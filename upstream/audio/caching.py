@@ -121,7 +121,7 @@ class DiskCache:
     """
 
     def __init__(self, manifest: Manifest, folder: Path, limit_bytes: int) -> None:
-        lengths = np.asarray(manifest.lengths, np.int64)
+        folder, lengths = Path(folder), np.asarray(manifest.lengths, np.int64)
         self._bounds = np.concatenate([[0], np.cumsum(lengths)])  # in samples
         self._count = int(np.searchsorted(self._bounds[1:] * 2, limit_bytes, side="right"))
         self._full = False

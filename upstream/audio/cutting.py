@@ -65,8 +65,8 @@ def refuse_parts(manifest: Manifest) -> None:
                 f"is {u.samples} of the {info.frames} samples of {u.audio}" if u.samples != info.frames else
                 f"has {u.rate} Hz" if u.rate != SAMPLE_RATE else None)
         if what:
-            raise InputError(f"{u.id}: {what}; fairseq reads whole files at {SAMPLE_RATE} Hz: give --cut-audio to "
-                             "write each utterance as one")
+            raise InputError(f"{u.id}: {what}; fairseq reads whole files at {SAMPLE_RATE} Hz: write each utterance "
+                             "as one first (--cut-audio)")
 
 
 def _write(utterance: Utterance, folder: Path, suffix: str) -> str:

@@ -98,7 +98,8 @@ def _speakers(manifest: Manifest, ids: list[str], by: By) -> np.ndarray:
     names = manifest.speakers
     unknown = next((i for i, name in zip(ids, names) if name is None), None)
     if unknown is not None:
-        raise InputError(f"{unknown}: its speaker is unknown; give --by utterance, or a manifest with speakers")
+        raise InputError(f"{unknown}: its speaker is unknown; split by utterance (--by utterance), or give a manifest "
+                         "with speakers")
     return np.unique(np.array(names, object).astype(str), return_inverse=True)[1].astype(np.int64)
 
 

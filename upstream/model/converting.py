@@ -72,5 +72,5 @@ def _unread_by_transformers(checkpoint: Checkpoint) -> list[str]:
         unread.append("the pretraining heads, for transformers: they are in head.safetensors, which it does not "
                       "read")
     if checkpoint.ctc is not None and checkpoint.ctc.symbols is None:
-        unread.append("a vocab.json, as nothing says what the rows of the head stand for; give --vocabulary")
+        unread.append("a vocab.json, as nothing says what the rows of the head stand for; give one (--vocabulary)")
     return unread

@@ -29,6 +29,7 @@ def export_labels(units: Units, manifest: Manifest, folder: Path, name: str = "t
         InputError: units that do not fit the manifest, naming the first utterance; labels that no export wrote; a
             dictionary of another number of classes that other lists of the folder need.
     """
+    folder = Path(folder)
     check_coverage(units, manifest)
     check_dictionaries(units, folder, name)
     claim(folder, label_names(units, name))
@@ -127,7 +128,9 @@ def _labels(path: Path, ids: list[str], lengths: np.ndarray, rate: int,
 
 def _hint(found: int, samples: int, rate: int) -> str:
     other = next((r for r, grid in GRIDS.items() if r != rate and grid.frames(samples) == found), None)
-    return f"; these are labels at {other} Hz: give --rate {other}" if other else "; the labels are of other audio"
+    if other is None:
+        return "; the labels are of other audio"
+    return f"; these are labels at {other} Hz: give that rate (--rate {other})"
 
 
 def _dictionary(path: Path) -> frozenset[int]:

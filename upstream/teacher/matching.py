@@ -32,18 +32,19 @@ def matching_source(teacher: Teacher, encoders: Sequence[Encoder] = (), layer: i
     features = teacher.features
     if features["name"] not in ("layer", "mix"):
         if encoders or layer is not None:
-            raise UsageError(f"the teacher reads {features['name']}, not an encoder; leave out --encoder and --layer")
+            raise UsageError(f"the teacher reads {features['name']}, not an encoder; leave out encoders and layer "
+                             "(--encoder, --layer)")
         source = with_cmn(named_source(features["name"], bool(features.get("stacked"))), bool(features.get("cmn")))
         teacher.check(source)
         return source
     names = features["encoder"].split("+")
     if len(encoders) != len(names):
         whose = "an encoder" if len(names) == 1 else f"{len(names)} encoders"
-        raise UsageError(f"the teacher reads layer {features['layer']} of {whose}; name "
-                         f"{'it' if len(names) == 1 else 'each of them'} with --encoder")
+        raise UsageError(f"the teacher reads layer {features['layer']} of {whose}; give "
+                         f"{'it' if len(names) == 1 else 'each of them'} (--encoder)")
     if layer is not None and layer != features["layer"]:
-        raise InputError(f"the teacher was fitted on layer {features['layer']}, not on layer {layer}; leave out "
-                         "--layer, or fit a teacher on that layer")
+        raise InputError(f"the teacher was fitted on layer {features['layer']}, not on layer {layer}; leave the "
+                         "layer out (--layer), or fit a teacher on that one")
     from upstream.model.saving import encoder_hash
 
     found = {encoder_hash(encoder): encoder for encoder in encoders}

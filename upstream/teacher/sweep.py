@@ -238,12 +238,13 @@ def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Ali
     known = {ids[i]: int(i) for i in np.sort(indices) if speakers[i] is not None}
     if not known:
         say("no ABX errors: no speakers in the manifest; import it with them (corpus import folder --table), or "
-            "give --no-abx")
+            "leave them out (--no-abx)")
         return {}
     found = find_spans(alignments, {name: int(manifest.lengths[i]) for name, i in known.items()},
                        {name: str(speakers[i]) for name, i in known.items()}, seed=seed)
     if not found:
-        say("no ABX errors: no two phones lie between the same two others; align more utterances, or give --no-abx")
+        say("no ABX errors: no two phones lie between the same two others; align more utterances, or leave "
+            "them out (--no-abx)")
     contexts = sorted({span.context for span in found})
     order = keyed(seed, "abx contexts").permutation(len(contexts))
     rank = {contexts[place]: number for number, place in enumerate(order)}

@@ -97,7 +97,7 @@ def test_characters_are_recommended_where_words_are_phrases_and_not_where_charac
     """A report with --characters said to take --characters."""
     truth = {"a": "今天天气很好", "b": "我们去公园"}
     spaced = {"a": "今天 天气 很好", "b": "我们 去 公园"}
-    advice = "take --characters"
+    advice = "count characters"
     assert advice in cautions(report([write("mine", spaced)], References(truth), "word", 0))
     assert advice in cautions(report([write("mine", truth)], References(truth), "word", 0))
     assert advice not in cautions(report([write("mine", spaced)], References(truth), "character", 0))

@@ -70,11 +70,12 @@ def test_references_without_spaces_pass_by_characters():
     by_words = levels(stored(), unspaced, lexicon=LEXICON)
     for name in ("word separator", "model coverage", "lexicon coverage"):
         assert by_words[name].level == "failed"
-        assert "take --characters" in by_words[name].advice
+        assert "count characters" in by_words[name].advice
 
 
 @pytest.mark.parametrize(("references", "advice"), [
-    (REFERENCES, "train it for longer"), ({i: t.replace(" ", "") for i, t in REFERENCES.items()}, "give --unspaced")])
+    (REFERENCES, "train it for longer"),
+    ({i: t.replace(" ", "") for i, t in REFERENCES.items()}, "decode without them (--unspaced)")])
 def test_a_recogniser_without_separators_is_told_to_do_without_them_where_the_references_do(references, advice):
     def without_separators(rows):
         quiet = rows.astype(np.float64)
@@ -278,4 +279,4 @@ def test_a_lexicon_passes_where_a_decoder_takes_it(tmp_path, content, failed):
 def test_a_separator_that_comes_too_often_is_not_blamed_on_references_with_long_words():
     """Found in review: for Finnish the advice was to take --characters, with which the fault passes."""
     long_words = {id: " ".join(word * 3 for word in text.split()) for id, text in REFERENCES.items()}
-    assert "take --characters" not in levels(stored(), long_words)["word separator"].advice
+    assert "count characters" not in levels(stored(), long_words)["word separator"].advice

@@ -11,7 +11,7 @@ from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import HOTWORD_NATS
 from downstream.decode.lexicon import LexiconDecoder
-from downstream.decode.recipe import load_decoding
+from downstream.decode.recipe import DecodingRecipe, PublishedWeights, load_decoding
 from downstream.text.vocabulary import Vocabulary
 from tools.decoding_recipe import recipe_decoder
 from upstream.errors import FormatError, RecipeError, UsageError
@@ -121,6 +121,9 @@ def test_what_must_be_given_and_files_that_do_not_fit_are_named(files, tmp_path)
     for weight in ("lm_weight=0.5", "word_score=1"):
         with pytest.raises(RecipeError, match=r"weigh a language model: give one with lm=FILE"):
             load_decoding(tmp_path / "mine.yaml", [weight])
+    for without in (DecodingRecipe(lm_weight=0.5), DecodingRecipe(published={"": {"": PublishedWeights(2.46, -0.59)}})):
+        with pytest.raises(RecipeError, match="lm=FILE"):
+            without.make(FAIRSEQ.symbols, 0)
     with pytest.raises(UsageError, match="those that ship: librispeech-4gram"):
         load_decoding("librispeech")
     with pytest.raises(UsageError, match="no such lexicon"):
@@ -142,7 +145,7 @@ def test_hotwords_go_beside_a_recipe_and_its_keys_are_named_as_it_has_them(files
     (tmp_path / "mine.yaml").write_text("decoder: batched\n")
     made = recipe_decoder(str(tmp_path / "mine.yaml"), None, FAIRSEQ.symbols, 0, "BE=3,BEE", lm=None)
     assert made.hotwords == (("BE", 3.0), ("BEE", HOTWORD_NATS))
-    with pytest.raises(UsageError, match="--hotwords has no effect on the lexicon decoder"):
+    with pytest.raises(UsageError, match=r"^hotwords has no effect on the lexicon decoder"):
         recipe_decoder("librispeech-4gram", files, FAIRSEQ.symbols, 0, "BE")
     with pytest.raises(UsageError, match=r"--tokens, --tuned beside --recipe: .* with --set tokens_per_frame=\.\.\. "
                                          r"--set lm_weight=\.\.\. --set word_score=\.\.\."):

@@ -214,7 +214,7 @@ def test_references_that_do_not_serve_are_refused(emissions, decoder, references
 
 
 def test_without_a_language_model_there_is_nothing_to_tune(emissions):
-    with pytest.raises(UsageError, match="--lm"):
+    with pytest.raises(UsageError, match=r"give one as lm \(--lm\)$"):
         tune(emissions, TEXTS, BeamDecoder(SYMBOLS, 0))
 
 

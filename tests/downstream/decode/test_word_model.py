@@ -88,7 +88,7 @@ def test_references_without_spaces_are_covered_by_characters():
     assert check_coverage(MODEL, known, ["THE CAT", "SUE"], unit="character") == pytest.approx(8 / 9)
     with pytest.raises(InputError, match=r"model has 50% of the 4 characters of the references, not 'X' .*same kind$"):
         check_coverage(MODEL, known, ["TE XX"], unit="character")
-    with pytest.raises(InputError, match=r"0% of the 2 words .* no spaces between words, take --characters \(unit"):
+    with pytest.raises(InputError, match=r"0% of the 2 words .*no spaces between words, count characters \(--char"):
         check_coverage(MODEL, known, texts)
 
 

@@ -94,3 +94,11 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, name, content, says):
         score_words(tmp_path / name, "A")
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, ["THE", "CAT"], 3])
+def test_a_sentence_is_text(given):
+    with pytest.raises(UsageError, match="expected a sentence as text"):
+        score_words(Path("lm.arpa"), given)
+    with pytest.raises(UsageError, match="expected a sentence as text"):
+        perplexity(Path("lm.arpa"), [given])

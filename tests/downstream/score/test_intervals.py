@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from downstream.score.intervals import bootstrap_interval, cluster_totals, resampled_rates
+from downstream.score.significance import paired_difference
 from upstream.errors import InputError
+from upstream.keyed import keyed
 
 utterances = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), min_size=1, max_size=30)
 
@@ -123,10 +125,32 @@ def test_ten_thousand_resamples_of_250_utterances_take_under_a_second():
 
 
 def test_one_speaker_has_no_interval_by_speakers():
-    with pytest.raises(InputError, match=r"all 3 utterances are of one group, ann; .*leave out --by speaker"):
+    with pytest.raises(InputError, match=r"3 utterances are of one group, ann;.*\(leave out groups, --by speaker\)"):
         bootstrap_interval(np.array([1, 0, 2]), np.array([5, 5, 5]), groups=["ann"] * 3)
 
 
 def test_the_interval_of_a_single_utterance_is_its_rate():
     interval = bootstrap_interval(np.array([1]), np.array([4]))
     assert (interval.low, interval.high) == (25, 25)
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({"resamples": 0}, "resamples=0: must be a whole number, 1 or more"), ({"resamples": -1}, "resamples=-1: must"),
+    ({"resamples": 2.5}, r"resamples=2\.5: must"), ({"errors": [np.nan, 0, 2]}, "errors of utterances must be counts"),
+    ({"errors": [-1, 0, 2]}, r"errors of utterances must be counts, 0 or more; found \[.*-1, 0"),
+    ({"errors": ["a", "b", "c"]}, "errors of utterances must"), ({"errors": None}, "errors of utterances must"),
+    ({"words": [4, np.inf, 1]}, "words of utterances must be counts")])
+def test_what_is_no_count_is_refused(given, says):
+    """No resamples ended with an IndexError; NaN among the errors gave an interval from nan to nan."""
+    with pytest.raises(InputError, match=f"^{says}"):
+        bootstrap_interval(**{"errors": [1, 0, 2], "words": [4, 3, 3], **given})
+    if "words" not in given:
+        other = {name: given.get(name, value) for name, value in {"errors": [1, 0, 2], "resamples": 9}.items()}
+        with pytest.raises(InputError, match=f"^{says}|utterances; a paired test needs the same"):
+            paired_difference(other["errors"], [0, 0, 0], [4, 3, 3], resamples=other["resamples"])
+
+
+def test_too_few_draws_to_hold_a_word_are_told():
+    seed = next(seed for seed in range(99) if keyed(seed, "bootstrap", 9, 1).integers(9, size=(1, 9)).all())
+    with pytest.raises(InputError, match="no draw held a word; give more resamples"):
+        bootstrap_interval([1, *[0] * 8], [1, *[0] * 8], resamples=1, seed=seed)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downstream.score.rates import compared_words, of_phrases, score, without_spaces, word_errors
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 
 SCTK = Path(__file__).parents[2] / "oracles" / "sctk"
 
@@ -171,3 +171,27 @@ def test_ids_that_differ_in_form_alone_are_named_as_such():
     """It read: phở, no hypothesis; phở, no reference."""
     with pytest.raises(InputError, match="one of the same looks is in another form of Unicode"):
         score({"phở": "a"}, {unicodedata.normalize("NFD", "phở"): "a"})
+
+
+@pytest.mark.parametrize(("references", "hypotheses", "says"), [
+    ({"a": "THE"}, {"a": None}, "^a: the hypothesis is None; expected text, empty where nothing was said$"),
+    ({"a": None}, {"a": "THE"}, "^a: the reference is None; expected text"),
+    ({"a": "THE"}, {"a": ["THE"]}, r"^a: the hypothesis is \['THE'\]; expected text"),
+    ({"a": "THE"}, {"a": b"THE"}, "^a: the hypothesis is b'THE'; expected"), ({"a": 3}, {"a": 3}, "reference is 3;"),
+    (["THE"], ["THE"], r"^\['THE'\]: expected {id: text}, the reference of each utterance$"),
+    ({"a": "THE"}, None, "^None: expected {id: text}, the hypothesis of each utterance$"),
+    ("THE", "THE", "^'THE': expected {id: text}"),
+])
+def test_what_is_no_text_is_told_by_its_id(references, hypotheses, says):
+    """None, from a transcript that is not there, ended in `normalize() argument 2 must be str, not None`."""
+    with pytest.raises(InputError, match=says):
+        score(references, hypotheses)
+
+
+def test_what_is_no_text_has_no_errors_and_a_unit_is_a_word_or_a_character():
+    """`unit="letter"` counted characters."""
+    with pytest.raises(InputError, match=r"^hypothesis: the text is None; expected text"):
+        word_errors("THE", None)
+    for count in (score, word_errors):
+        with pytest.raises(UsageError, match=r"^unit='letter': expected word or character$"):
+            count("THE", "THE", "letter")

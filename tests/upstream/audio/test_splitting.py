@@ -87,7 +87,7 @@ def test_another_seed_draws_others_and_the_same_seed_the_same():
 
 def test_what_cannot_be_drawn_is_said():
     manifest = corpus([10, 10], ["a", None])
-    with pytest.raises(InputError, match="u001: its speaker is unknown; give --by utterance"):
+    with pytest.raises(InputError, match=r"u001: its speaker is unknown; split by utterance \(--by utterance\)"):
         split(manifest, [0.001])
     with pytest.raises(InputError, match=r"0\.00556 h, 1 h are asked for"):
         split(manifest, [1], "utterance")

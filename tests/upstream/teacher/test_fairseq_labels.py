@@ -69,7 +69,7 @@ def test_the_dictionary_says_how_many_classes_there_are(tmp_path):
 
 @pytest.mark.parametrize(("lines", "said"), [
     ([[0] * 49, [0] * 48, [0] * 49], r"line 2 \(u1\): 48 labels for 16000 samples, expected 49; the labels are of oth"),
-    ([[0] * 49, [0] * 98, [0] * 49], r"line 2 \(u1\): 98 labels .*at 100 Hz: give --rate 100"),
+    ([[0] * 49, [0] * 98, [0] * 49], r"line 2 \(u1\): 98 labels .*at 100 Hz: give that rate \(--rate 100\)"),
     ([[0] * 49, [0] * 49], r"2 lines for 3 utterances; line 3 \(u2\) is missing"),
     ([[0] * 49] * 4, "line 4: one line too many: the manifest has 3 utterances"),
     ([[0] * 49, ["x"] * 49, [0] * 49], r"line 2 \(u1\): not numbers"),

@@ -55,7 +55,7 @@ def test_another_encoder_than_the_teachers_is_refused(recordings, tmp_path):
     fitted(LayerSource(encoder(), 1, "cpu"), recordings(LENGTHS), tmp_path)
     with pytest.raises(InputError, match="fitted on encoder"):
         Labeller(tmp_path, [encoder()], device="cpu")
-    with pytest.raises(UsageError, match="name it with --encoder"):
+    with pytest.raises(UsageError, match=r"layer . of an encoder; give it \(--encoder\)$"):
         Labeller(tmp_path)
     with pytest.raises(UsageError, match="encoders='x': a single one; give a list of them"):
         Labeller(tmp_path, "x")

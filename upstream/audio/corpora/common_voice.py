@@ -53,6 +53,7 @@ def export_common_voice(manifest: Manifest, folder: Path, name: str = "train") -
         UsageError: `clips` is there already.
         InputError: an utterance cannot be read, or the table is there and no export wrote it; nothing is left then.
     """
+    folder = Path(folder)
     refuse_others(folder, [f"{name}.tsv"])
     clips = cut_audio(manifest, folder / "clips")
     claim(folder, [f"{name}.tsv"])

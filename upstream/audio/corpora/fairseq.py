@@ -67,7 +67,7 @@ def export_fairseq(manifest: Manifest, folder: Path, name: str = "train") -> lis
         InputError: a path that a list cannot hold; labels (`NAME.km`) of another list of this name are there, or a list
             that no export wrote.
     """
-    rows = list(manifest)
+    folder, rows = Path(folder), list(manifest)
     paths = [os.fspath(u.audio) for u in rows]
     for u, path in zip(rows, paths):
         if any(c in path for c in "\t\n\r"):

@@ -59,6 +59,7 @@ def export_kaldi(manifest: Manifest, folder: Path) -> list[Path]:
         InputError: a path or a speaker that Kaldi's files cannot hold, audio inside a tar or a Parquet file, a file
             that cannot be read, or one of these that is there and that no export wrote.
     """
+    folder = Path(folder)
     for u in manifest:
         _refuse(u)
     rows = sorted((replace(u, id=id) for u, id in zip(manifest, kaldi_ids(manifest))), key=lambda u: u.id.encode())
@@ -163,6 +164,6 @@ def _is_whole(u: Utterance, file: Header | str) -> bool:
 def _refuse(u: Utterance) -> None:
     path = str(u.audio)
     if u.offset is not None:
-        raise InputError(f"{u.id}: lies inside {path}, which Kaldi cannot read; give --cut-audio to write it as a file")
+        raise InputError(f"{u.id}: lies inside {path}, which Kaldi cannot read; write it as a file first (--cut-audio)")
     if path != path.strip() or path.endswith("|") or any(c in path for c in "\n\r\t"):
         raise InputError(f"{u.id}: wav.scp cannot hold the path {path!r}; rename the file")

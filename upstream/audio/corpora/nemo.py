@@ -49,13 +49,13 @@ def export_nemo(manifest: Manifest, path: Path) -> Path:
     and no line can ask NeMo for that, which takes all of them or, where it is told so for a whole manifest, one.
     Likewise where the file is there and no export wrote it.
     """
-    lines = []
+    path, lines = Path(path), []
     for u in manifest:
         if u.offset is not None:
-            raise InputError(f"{u.id}: lies inside {u.audio}; give --cut-audio to write it as a file")
+            raise InputError(f"{u.id}: lies inside {u.audio}; write it as a file first (--cut-audio)")
         if u.channels > 1:
             raise InputError(f"{u.id}: {u.audio} has {u.channels} channels, whose mean is read here and never by NeMo; "
-                             "give --cut-audio to write that as a file")
+                             "write that as a file first (--cut-audio)")
         row: dict[str, Any] = {"audio_filepath": str(u.audio), "duration": round(u.samples / u.rate, 6),
                                "text": u.text or "", "id": u.id}
         if u.start:

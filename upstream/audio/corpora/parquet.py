@@ -54,7 +54,7 @@ def import_parquet(src: Path, extracted: Path, skip: Skip | None = None, column:
         UsageError: nothing there.
         InputError: no Parquet, no column of audio or several, audio that cannot be read.
     """
-    src, bad = Path(src), BadFiles(skip)
+    src, extracted, bad = Path(src), Path(extracted), BadFiles(skip)
     files = sorted(files_below(src, ".parquet", bad.folder)) if src.is_dir() else [src]
     if not files or not src.exists():
         raise UsageError(f"{src}: no such Parquet file, or no folder with any")
@@ -90,6 +90,7 @@ def export_parquet(manifest: Manifest, path: Path) -> Path:
     the audio where it lies. Raises InputError for an utterance that cannot be read, or where the file is there and no
     export wrote it; nothing is left then.
     """
+    path = Path(path)
     refuse_others(path.parent, [path.name])
     audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     text = {"dtype": "string", "_type": "Value"}
@@ -227,7 +228,7 @@ def _audio_column(path: Path, schema: pa.Schema, column: str | None) -> str:
     if len(found) != 1:
         what = f"the column {column}" if column else f"{len(found)} columns ({', '.join(found)})" if found else "none"
         raise InputError(f"{path}: expected one column of audio, {{bytes, path}} or bytes; found {what} among "
-                         f"{', '.join(schema.names)}; name it with --column")
+                         f"{', '.join(schema.names)}; name it (column, --column)")
     return found[0]
 
 

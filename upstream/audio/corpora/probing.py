@@ -88,7 +88,7 @@ class Header:
 
 Skip = Callable[[Problem], None]
 _MISSING = "there is no such file"
-SKIP_BAD = "mend them, or leave them out with --skip-bad"
+SKIP_BAD = "mend them, or leave them out (--skip-bad)"
 
 
 class BadFiles:

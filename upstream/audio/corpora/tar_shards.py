@@ -73,7 +73,7 @@ def export_tar(manifest: Manifest, folder: Path, name: str = "train", shard_byte
         InputError: an utterance that cannot be read, or that lies in a shard that would be written over; a shard of
             this name that no export wrote; two ids that differ in dots only; complete shards are left.
     """
-    shards: list[Path] = []
+    folder, shards = Path(folder), list[Path]()
     ours = re.compile(rf"{re.escape(name)}-\d{{6,}}\.tar")
     for audio in dict.fromkeys(u.audio for u in manifest):
         if ours.fullmatch(audio.name) and audio.parent.resolve() == folder.resolve():
@@ -116,7 +116,7 @@ def _shards_below(folder: Path, bad: BadFiles) -> list[Path]:
         name = path.stem if path.suffix.lower() in SHORT_NAMES else path.with_suffix("").stem
         if path.suffix.lower() != ".tar" and (path.parent, name) not in unpacked:
             bad.add(path.stem, path, UNREADABLE)
-    bad.refuse(f"{UNPACK}, or leave such tars out with --skip-bad")
+    bad.refuse(f"{UNPACK}, or leave such tars out (--skip-bad)")
     return shards
 
 

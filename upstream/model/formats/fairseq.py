@@ -148,8 +148,8 @@ def _pretrained_settings(groups: dict[str, Any], body: dict[str, Tensor], path: 
     if found is None or "heads" not in found:
         beside_it = f", or have that lie beside it as {name}" * bool(name)
         raise FormatError(f"{path}: a fine-tuned model without w2v_args does not say how many attention heads it has; "
-                          "give the checkpoint that it was fine-tuned from to `hubertkit convert`, with --pretrained "
-                          f"FILE{beside_it}")
+                          "give the checkpoint that it was fine-tuned from (pretrained=FILE; `hubertkit convert "
+                          f"--pretrained FILE`){beside_it}")
     name = groups["model"].get("_name") or groups["model"].get("arch")
     return {"family": "wav2vec2" if name == "wav2vec_ctc" else "hubert", **found}
 
