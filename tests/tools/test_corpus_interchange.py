@@ -290,7 +290,7 @@ def test_stereo_goes_to_nemo_as_the_mean_that_we_read_or_not_at_all(capsys, tmp_
     soundfile.write(tmp_path / "audio" / "a.wav", both, 16_000)
     assert call(capsys, "import", "folder", tmp_path / "audio", "--out", tmp_path / "m.arrow")[0] == 0
     code, _, err = call(capsys, "export", "nemo", tmp_path / "m.arrow", "--out", tmp_path / "n")
-    assert (code, "a: " in err, "has 2 channels" in err, "give --cut-audio" in err) == (1, True, True, True)
+    assert (code, "a: " in err, "has 2 channels" in err, "--cut-audio" in err) == (1, True, True, True)
     assert not (tmp_path / "n").exists()
     assert call(capsys, "export", "nemo", tmp_path / "m.arrow", "--out", tmp_path / "n", "--cut-audio")[0] == 0
     row = json.loads((tmp_path / "n" / "manifest.jsonl").read_text())
