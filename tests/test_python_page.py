@@ -1,6 +1,7 @@
 """`docs/python.md`: its code runs, in order, and gives what the commands give."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,18 @@ from small_rounds import TINY
 from tones import write_tones
 
 from downstream.decode.choice import Choice
+from downstream.decode.pool import decode_all
 from downstream.decode.tuned import choice_of, tell_other_recogniser
+from downstream.emissions import Emissions, EmissionsWriter
 from downstream.finetune import finetune
 from downstream.finetune_recipe import FinetuneRecipe
+from downstream.lm.kneser_ney import Options, estimate
 from downstream.selftrain import selftrain
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.transcribe import Settings, Transcriber
 from tools import main
 from upstream import Manifest, read_audio
+from upstream.audio import check, read
 from upstream.audio.caching import DiskCache
 from upstream.audio.corpora.common_voice import export_common_voice
 from upstream.audio.corpora.fairseq import export_fairseq
@@ -25,7 +30,7 @@ from upstream.audio.corpora.kaldi import export_kaldi
 from upstream.audio.corpora.nemo import export_nemo
 from upstream.audio.corpora.parquet import export_parquet, import_parquet
 from upstream.audio.corpora.tar_shards import export_tar
-from upstream.errors import UsageError
+from upstream.errors import HubertkitError, UsageError
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED as PRETRAINING_SHIPPED
 from upstream.pretrain_recipe import PretrainRecipe
@@ -148,3 +153,51 @@ def test_a_transcriber_wants_settings_and_those_a_choice_of_decoder(names):
         Transcriber("asr", Settings("greedy"))
     wave = read_audio("talk.wav")
     assert Transcriber("asr").transcript(wave) == Transcriber("asr", Settings()).transcript(wave)
+
+
+@pytest.mark.parametrize(("call", "says"), [
+    (lambda m: read("talk.wav"), r"^utterance='talk\.wav': expected an Utterance of a manifest; read_audio reads a"),
+    (lambda m: check("dev.arrow"), r"^manifest='dev\.arrow': expected a Manifest; Manifest\.load reads one"),
+    (lambda m: m["u08"], "^'u08': expected the number of an utterance; select"), (lambda m: m[1:], "^slice"),
+    (lambda m: m.select(0), "^indices=0: expected a list"), (lambda m: m.only("u08"), "^ids='u08': a single one; give"),
+    (lambda m: m.only([1]), "^ids: 1 is no text"),
+    (lambda m: m.with_texts(["A"]), "^1 values of text for 2 utterances"),
+    (lambda m: m.with_texts("AB"), "^2 values of text for 2 utterances; give a list"),
+    (lambda m: m.with_texts([None, 3]), "^values of text: 3 is no text"),
+    (lambda m: m.with_ids(["a"]), "^1 values of id"),
+    (lambda m: m.with_ids([None, "a"]), "^the id None is no text, empty or holds a space"),
+    (lambda m: m.with_ids(["a b", "c"]), "^the id 'a b' is no text"),
+    (lambda m: Manifest.joined([], "x"), "^parts of type list: expected manifests, one at least"),
+    (lambda m: Manifest.joined(["dev.arrow"], "x"), "^parts of type str: expected manifests"),
+    (lambda m: Manifest.of(["talk.wav"], "x"), "^'talk.wav': expected an Utterance; import_folder"),
+    (lambda m: Manifest.of([replace(m[0], id=3)], "x"), "its id is 3; expected text"),
+    (lambda m: Manifest.of([replace(m[0], text=["A"])], "x"), "its text is .*; expected text"),
+    (lambda m: Manifest.of([replace(m[0], start="0")], "x"), "^u08: its start is '0'; expected a whole number"),
+    (lambda m: Units.load("run/round1/units").labels("u00", 1), "^stream 1: .* has 1, counted from 0"),
+])
+def test_what_a_manifest_cannot_do_is_told_in_a_line(names, call, says):
+    """Some were tracebacks of pyarrow's; ids that were None or held a space were written, and no tool reads them."""
+    with pytest.raises(HubertkitError, match=says):
+        call(Manifest.load("dev.arrow"))
+
+
+def test_decoding_wants_emissions_and_a_decoder_and_estimating_a_list_of_texts(names, tmp_path):
+    symbols = ("_", "|", "A")
+    with EmissionsWriter(tmp_path / "e", symbols, 0, 50.0) as writer:
+        writer.add("a", np.zeros((0, 3), np.float32))
+    emissions, decoder = Emissions.load(tmp_path / "e"), Choice().make(symbols, 0)
+    for given, says in (
+            ((tmp_path / "e", decoder), r"expected Emissions; Emissions\.load opens"),
+            ((emissions, Choice()), r"expected a decoder; Choice\(\.\.\.\)\.make\(symbols, blank\) gives one"),
+            ((emissions, "greedy"), "decoder='greedy': expected a decoder"),
+            ((emissions, decoder, "a"), "ids='a': a single one; give a list")):
+        with pytest.raises(UsageError, match=says):
+            decode_all(*given)
+    with pytest.raises(UsageError, match="workers='2': at least 1 process is needed"):
+        decode_all(emissions, decoder, workers="2")
+    for given, says in (
+            (("text", 2), "^texts='text': a single file; give a list"),
+            ((["text"], "2"), "^order '2': must be a whole"),
+            ((["text"], 2, Options(prune=1)), "^prune 1: expected a list of thresholds")):
+        with pytest.raises(UsageError, match=says):
+            estimate(*given)

@@ -22,7 +22,10 @@ def places(indices: Iterable[int] | np.ndarray, count: int, *, once: bool = Fals
     """
     if isinstance(indices, range):  # of millions, which a list would hold one by one
         indices = np.arange(indices.start, indices.stop, indices.step)
-    given = np.asarray(indices if hasattr(indices, "__array__") else list(indices))
+    try:
+        given = np.asarray(indices if hasattr(indices, "__array__") else list(indices))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"indices={indices!r:.40}: expected a list of whole numbers, or a mask") from error
     if not given.size and given.dtype != bool:
         return np.zeros(0, np.int64)
     if given.dtype == bool:

@@ -79,11 +79,17 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
         confidences: whether hypotheses say how sure the emissions are of their words.
 
     Raises:
-        UsageError: fewer than one worker, or several for one GPU.
+        UsageError: fewer than one worker, or several for one GPU; no emissions, no decoder, no list of ids.
         InputError: an id without emissions, or what the decoder raises.
         HubertkitError: a process was killed from outside, as the kernel does when memory runs out; the message names
             the utterances that the processes were at.
     """
+    if not isinstance(emissions, Emissions):
+        raise UsageError(f"emissions={emissions!r:.60}: expected Emissions; Emissions.load opens a folder of them")
+    if not hasattr(decoder, "decode"):
+        raise UsageError(f"decoder={decoder!r:.60}: expected a decoder; Choice(...).make(symbols, blank) gives one")
+    if isinstance(ids, str):
+        raise UsageError(f"ids={ids!r}: a single one; give a list of them")
     workers = processes(decoder, workers)
     ids = list(emissions.ids if ids is None else ids)
     lengths = [emissions.frames(id) for id in ids]  # raises for an unknown id
@@ -104,8 +110,8 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
 
 def processes(decoder: Decoder, workers: int | None) -> int:
     """How many processes `decode_all` takes for many utterances. Raises UsageError as that does."""
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers={workers}: at least 1 process is needed")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise UsageError(f"workers={workers!r}: at least 1 process is needed, a whole number")
     if isinstance(decoder, BatchDecoder) and decoder.device not in (None, "cpu"):
         if workers is not None and workers > 1:
             raise UsageError(f"workers={workers} for device {decoder.device}: one process uses it alone")

@@ -118,6 +118,8 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None, 
     """
     options = options or Options()
     check_options(options, order)
+    if isinstance(texts, str | Path):
+        raise UsageError(f"texts={str(texts)!r}: a single file; give a list of them")
     report = progress or (lambda done, total: None)
     # reading takes about as long as counting one order, and so does the end
     text = read_text(texts, options.skip_symbols, normalise, lambda done, total: report(done / total, order + 1))
@@ -138,8 +140,10 @@ def estimate(texts: Sequence[Path], order: int, options: Options | None = None, 
 def check_options(options: Options, order: int) -> None:
     """Raise UsageError where options fit neither the order nor each other."""
     prune = options.prune or (0,)
-    if order < 1:
-        raise UsageError(f"order {order}: must be at least 1")
+    if not isinstance(order, int) or order < 1:
+        raise UsageError(f"order {order!r}: must be a whole number, at least 1")
+    if not isinstance(prune, tuple | list):
+        raise UsageError(f"prune {prune!r}: expected a list of thresholds, one for each order")
     if len(prune) > order:
         raise UsageError(f"prune has {len(prune)} thresholds, the model {order} orders")
     if min(prune) < 0 or any(a > b for a, b in pairwise(prune)):

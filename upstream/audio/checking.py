@@ -13,7 +13,7 @@ from upstream.audio.manifest import Manifest, Utterance
 from upstream.audio.manifest_file import file_bytes, look
 from upstream.audio.reading import read
 from upstream.control_groups import available_cores
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.frames import CONV_GRID, SAMPLE_RATE
 from upstream.progress import progress
 
@@ -28,8 +28,10 @@ def check(manifest: Manifest) -> list[Problem]:
     Utterances that cannot be used: missing, unreadable or cut files, another length or rate than the manifest says,
     files that were changed since it was made (by their size, beginning and end, where it holds these), NaN, no samples,
     only zeros, too short for one encoder frame. Remarks on others (`usable`): clipping, another rate than 16 kHz,
-    several channels. An utterance with a fault gets no remarks.
+    several channels. An utterance with a fault gets no remarks. Raises UsageError for what is no manifest.
     """
+    if not isinstance(manifest, Manifest):
+        raise UsageError(f"manifest={manifest!r:.60}: expected a Manifest; Manifest.load reads one")
     found: list[Problem] = []
     with progress("checking", len(manifest)) as report:
         for done, problems in enumerate(_in_order(manifest), 1):

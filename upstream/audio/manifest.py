@@ -32,7 +32,7 @@ from upstream.audio.manifest_file import (
     table_hash,
     write_table,
 )
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.places import places
 
@@ -104,7 +104,8 @@ class Manifest:
         """A manifest of these utterances in this order. `source` says where they come from, in words or as a path.
 
         Raises:
-            InputError: an id occurs twice or is empty, a span or a rate is impossible, a path is not UTF-8.
+            InputError: an id occurs twice or is empty, a span or a rate is impossible, a path is not UTF-8; what is no
+                utterance, or a value of it of another kind.
         """
         remaining = iter(utterances)
         batches = []
@@ -123,18 +124,28 @@ class Manifest:
         """All utterances of several manifests, in their order; no file is looked into again.
 
         Raises:
+            UsageError: no manifests.
             InputError: an id occurs twice.
         """
+        odd = next((part for part in parts if not isinstance(part, Manifest)), None)
+        if not parts or odd is not None:
+            what = type(parts if odd is None else odd).__name__
+            raise UsageError(f"parts of type {what}: expected manifests, one at least; Manifest.load reads them")
         manifest = Manifest(one_table([(part._table, part._root) for part in parts]), "/", source)
         manifest._refuse_repeated_ids()
         return manifest
 
     def with_texts(self, texts: Sequence[str | None]) -> Manifest:
-        """The same utterances with other transcripts, one each, None for none."""
+        """The same utterances with other transcripts, one each, None for none. Raises InputError for another number of
+        them, or what is no text."""
         return self._with("text", texts)
 
     def with_ids(self, ids: Sequence[str]) -> Manifest:
-        """The same utterances under other ids, one each. Raises InputError if one occurs twice."""
+        """The same utterances under other ids, one each. Raises InputError if one occurs twice or is no word, or for
+        another number of them."""
+        for id in ids:
+            if not isinstance(id, str) or id.split() != [id]:
+                raise InputError(f"the id {id!r:.40} is no text, empty or holds a space; ids are words")
         manifest = self._with("id", ids)
         manifest._refuse_repeated_ids()
         return manifest
@@ -156,6 +167,9 @@ class Manifest:
                 yield self._utterance(row)
 
     def __getitem__(self, index: int) -> Utterance:
+        if not isinstance(index, int | np.integer):
+            raise UsageError(f"{index!r}: expected the number of an utterance; select(numbers) and only(ids) give "
+                             "manifests of several")
         if not -len(self) <= index < len(self):
             raise IndexError(f"utterance {index} of a manifest with {len(self)}")
         return self._utterance(self._table.slice(int(index) % len(self), 1).to_pylist()[0])
@@ -233,8 +247,11 @@ class Manifest:
         return Manifest(self._table.take(pa.array(wanted)).combine_chunks(), self._root, self.source)
 
     def only(self, ids: Iterable[str]) -> Manifest:
-        """The utterances with these ids, in the order of this manifest. Raises InputError if one is unknown."""
-        wanted = pa.array(list(ids), pa.large_string())
+        """The utterances with these ids, in the order of this manifest. Raises InputError if one is unknown, UsageError
+        for a single one."""
+        if isinstance(ids, str):
+            raise UsageError(f"ids={ids!r}: a single one; give a list of them")
+        wanted = _texts(list(ids), "ids")
         unknown = wanted.filter(pc.invert(pc.is_in(wanted, value_set=self._ids)))
         if len(unknown):
             first = unknown[0].as_py()
@@ -245,7 +262,9 @@ class Manifest:
 
     def _with(self, column: str, values: Sequence[str | None]) -> Manifest:
         place = ALL_COLUMNS.get_field_index(column)
-        table = self._table.set_column(place, ALL_COLUMNS.field(place), pa.array(values, pa.large_string()))
+        if isinstance(values, str) or len(values) != len(self):
+            raise InputError(f"{len(values)} values of {column} for {len(self)} utterances; give a list of one each")
+        table = self._table.set_column(place, ALL_COLUMNS.field(place), _texts(list(values), f"values of {column}"))
         return Manifest(table, self._root, self.source)
 
     def _refuse_repeated_ids(self) -> None:
@@ -305,6 +324,7 @@ def resampled_length(samples: np.ndarray | int, rate: np.ndarray | int) -> np.nd
 def _batch(rows: list[Utterance]) -> pa.RecordBatch:
     """Utterances as columns, with absolute paths and the sizes of the files."""
     for row in rows:
+        _check_kinds(row)
         _check(row)
     audio = [os.path.abspath(row.audio) for row in rows]
     sizes = {path: file_bytes(path) for path in {a for a, row in zip(audio, rows) if row.offset is None}}
@@ -325,6 +345,26 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(kind):  # which versions before 25 cannot make of a list where its strings are large
         return pa.array(values, kind.value_type).dictionary_encode()
     return pa.array(values, kind)
+
+
+def _texts(values: list[str | None], what: str) -> pa.Array:
+    try:
+        return pa.array(values, pa.large_string())
+    except (pa.ArrowException, TypeError) as error:
+        odd = next(value for value in values if not isinstance(value, str | None))
+        raise InputError(f"{what}: {odd!r:.40} is no text") from error
+
+
+def _check_kinds(u: Utterance) -> None:
+    if not isinstance(u, Utterance):
+        raise InputError(f"{u!r:.60}: expected an Utterance; import_folder makes a manifest of files")
+    for name in ("id", "speaker", "text"):
+        value = getattr(u, name)
+        if not isinstance(value, str) and (value is not None or name == "id"):
+            raise InputError(f"{u.audio}: its {name} is {value!r:.40}; expected text")
+    for name in ("start", "samples", "rate", "channels"):
+        if not isinstance(getattr(u, name), int | np.integer):
+            raise InputError(f"{u.id}: its {name} is {getattr(u, name)!r:.40}; expected a whole number")
 
 
 def _check(u: Utterance) -> None:

@@ -10,7 +10,7 @@ import soxr
 
 from upstream.audio.containers import MP3_FORMATS, open_audio, place, reason
 from upstream.audio.manifest import Utterance
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 
 # After a seek a lossy decoder has no past to predict from. RFC 7845 advises 80 ms for Opus, but at low bit rates its
@@ -35,7 +35,10 @@ def read(utterance: Utterance) -> np.ndarray:
     Raises:
         InputError: the file is missing, is no audio, has another rate or number of channels than the manifest says,
             ends before the span does, or holds NaN or infinity.
+        UsageError: no utterance, but the name of a file for instance.
     """
+    if not isinstance(utterance, Utterance):
+        raise UsageError(f"utterance={utterance!r:.60}: expected an Utterance of a manifest; read_audio reads a file")
     span = _mixed(utterance, _decode(utterance))
     if utterance.rate != SAMPLE_RATE:
         span = _of_length(soxr.resample(span, utterance.rate, SAMPLE_RATE), utterance.length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -85,6 +86,17 @@ class FbankSource:
             yield index, mels.reshape(frames, 2 * MEL_BINS)
 
 
+def _numbers(layer: int | Sequence[int]) -> tuple[int, ...]:
+    """The numbers of layers that are meant. Raises UsageError where there is none, or what is none."""
+    try:
+        found = (int(layer),) if isinstance(layer, int | np.integer) else tuple(map(operator.index, layer))
+    except TypeError as error:
+        raise UsageError(f"layer={layer!r:.60}: expected the number of a layer, or a list of them") from error
+    if not found:
+        raise UsageError(f"layer={layer!r}: give one number at least")
+    return found
+
+
 class LayerSource:
     """Hidden states of an encoder: what the teachers of later rounds cluster.
 
@@ -107,16 +119,24 @@ class LayerSource:
                 attention over all of them would take too long; frames then differ (`long_recordings`). 0 does not.
 
         Raises:
-            UsageError: the encoder has no such layer; another precision; a device that is not there.
+            UsageError: no encoder, such as the name of one; no layer, or one that it does not have; another precision;
+                a device that is not there; seconds that are none.
         """
+        if not isinstance(encoder, torch.nn.Module):
+            raise UsageError(f"encoder={encoder!r:.60}: expected an Encoder; load_encoder gives that of any checkpoint")
         self.device = named_device(device)
         self._single = isinstance(layer, int | np.integer)  # a numpy integer, too
-        self.layers = (int(layer),) if isinstance(layer, int | np.integer) else tuple(map(int, layer))
+        self.layers = _numbers(layer)
         for number in self.layers:
             if not 0 <= number <= encoder.config.layers:
                 raise UsageError(f"layer={number}: this encoder has layers 0 to {encoder.config.layers}")
         if precision not in get_args(LayerPrecision):
             raise UsageError(f"precision={precision!r}: expected {' or '.join(get_args(LayerPrecision))}")
+        seconds = (batch_seconds, window_seconds)
+        numbers = all(isinstance(value, int | float | np.number) and np.isfinite(value) for value in seconds)
+        if not numbers or batch_seconds <= 0 or window_seconds < 0:
+            raise UsageError(f"batch_seconds={batch_seconds} must be above 0 and window_seconds={window_seconds} at "
+                             "least 0, both finite")
         self._encoder = encoder.to(self.device)
         self._precision = precision
         self._window_seconds = window_seconds

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal
 
-from upstream.errors import RecipeError
+from upstream.errors import RecipeError, UsageError
 from upstream.frames import CONV_GRID, STACKED_GRID, WIDE_GRID, FrameGrid
 
 MEL_BINS = 80
@@ -66,6 +67,12 @@ class EncoderConfig:
             raise RecipeError(f"encoder: stride_ms={self.stride_ms}, must be 20, or 40 with frontend fbank or light")
         _choice("conv_norm", self.conv_norm, ("group", "layer"))
         _choice("fbank_norm", self.fbank_norm, ("utterance", "global", "none"))
+        for name in (*_SIZES, "relative_buckets", "relative_distance"):
+            if not isinstance(getattr(self, name), Integral):
+                raise RecipeError(f"encoder: {name}={getattr(self, name)!r}, must be a whole number")
+        for name in (*_PROBABILITIES, "feature_grad_mult"):
+            if not isinstance(getattr(self, name), Real):
+                raise RecipeError(f"encoder: {name}={getattr(self, name)!r}, must be a number")
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise RecipeError(f"encoder: {name}={getattr(self, name)}, must be at least 1")
@@ -125,6 +132,13 @@ class EncoderConfig:
         if unknown:
             raise RecipeError(f"encoder: unknown setting {unknown[0]!r}")
         return EncoderConfig(**values)
+
+
+def check_config(config: object) -> None:
+    """Raise UsageError for what is no configuration, such as the name or the encoder that has it."""
+    if not isinstance(config, EncoderConfig):
+        what = repr(config) if isinstance(config, str) else f"of type {type(config).__name__}"
+        raise UsageError(f"config is {what}: expected an EncoderConfig, as `config` of an encoder is")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from upstream.device import sent
 from upstream.errors import InputError, UsageError
-from upstream.model.config import EncoderConfig
+from upstream.model.config import EncoderConfig, check_config
 from upstream.model.dropout import Dropout
 from upstream.model.frontend import ConvFrontend, frame_counts, valid, working_dtype
 from upstream.model.initialisation import initialise
@@ -51,6 +51,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        check_config(config)
         self.config = config
         self.masked_spec_embed = nn.Parameter(torch.empty(config.width))
         self.feature_extractor = _FRONTENDS[config.frontend](config)
@@ -156,6 +157,8 @@ class Encoder(nn.Module):
         return (F.pad(waveforms, (0, more)), room) if room else (waveforms, 0)
 
     def _checked_waveforms(self, waveforms: Tensor) -> Tensor:
+        if not isinstance(waveforms, Tensor):
+            raise UsageError(f"waveforms of type {type(waveforms).__name__}: expected a tensor (batch, samples)")
         if waveforms.dim() != 2 or not len(waveforms):
             raise UsageError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples) with one row "
                              "at least")

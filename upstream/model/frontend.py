@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from upstream.device import sent
+from upstream.errors import InputError
 from upstream.frames import CONV_GRID, FrameGrid
-from upstream.model.config import EncoderConfig
+from upstream.model.config import EncoderConfig, check_config
 from upstream.model.convolution import convolve
 
 NORM_EPSILON = 1e-5
@@ -30,7 +31,16 @@ def standardise(waveforms: Tensor) -> Tensor:
 
 
 def prepared(wave: NDArray[np.float32], config: EncoderConfig) -> NDArray[np.float32]:
-    """A whole utterance (S,) as an encoder of this configuration wants it: standardised if it was trained so."""
+    """A whole utterance (S,) as an encoder of this configuration wants it: standardised if it was trained so.
+
+    Raises:
+        UsageError: no configuration, but an encoder for instance.
+        InputError: no single channel of floating-point samples in an array of numpy.
+    """
+    check_config(config)
+    if not isinstance(wave, np.ndarray) or wave.ndim != 1 or wave.dtype.kind != "f":
+        shape = f"shape {wave.shape} and {wave.dtype}" if isinstance(wave, np.ndarray) else type(wave).__name__
+        raise InputError(f"a waveform of {shape}: expected an array (samples,) of float32, a whole utterance")
     return standardise(torch.from_numpy(wave)).numpy() if config.normalize else wave
 
 

@@ -48,10 +48,12 @@ def load_encoder(
             how many attention heads there are.
 
     Raises:
-        UsageError: no such source, or one that cannot be fetched; a device that is not there.
+        UsageError: no such source, or one that cannot be fetched; a device that is not there; no dtype.
         FormatError: a format or architecture that is not known, a broken file, a tensor that is missing, left over or
             of another shape, a pickle that wants more than tensors.
     """
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise UsageError(f"dtype={dtype!r}: expected a type of torch, torch.float16 for instance")
     where = torch.device("cpu") if device is None else named_device(device)
     encoder = read_checkpoint(source, pretrained).encoder()
     return encoder.to(where, dtype or torch.float32)
@@ -85,6 +87,8 @@ def load_prediction(source: str | Path, pretrained: Path | None = None, special_
 
 def read_checkpoint(source: str | Path, pretrained: Path | None = None, special_rows: bool = True) -> Checkpoint:
     """All that a source holds. Arguments and errors as `load_encoder` and `load_prediction`."""
+    if not isinstance(source, str | Path):
+        raise UsageError(f"{source!r:.60}: no encoder. Known are {KNOWN}")
     try:
         found = _read(source, pretrained)
     except (TypeError, ValueError, AttributeError) as error:  # a list where a number belongs, and the like

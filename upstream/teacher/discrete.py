@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from upstream.disk import disk_errors, write_json, writing
+from upstream.errors import InputError
 from upstream.frames import CONV_GRID
 from upstream.teacher.units import Units
 
@@ -50,8 +51,12 @@ class BitRate:
 
 
 def collapse(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(runs,) the label of each run of equal labels, and (runs,) int64 their lengths in frames."""
+    """(runs,) the label of each run of equal labels, and (runs,) int64 their lengths in frames. Raises InputError for
+    anything but labels (T,) of one stream."""
     labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise InputError(f"labels of shape {labels.shape}: expected (frames,) of one stream; Labeller.labels gives "
+                         "several, one for each")
     starts = np.flatnonzero(np.concatenate([[True], labels[1:] != labels[:-1]])) if len(labels) else \
         np.empty(0, np.int64)
     return labels[starts], np.diff(np.concatenate([starts, [len(labels)]]))

@@ -34,12 +34,13 @@ class Labeller:
             device: None is the GPU, where there is one.
 
         Raises:
-            UsageError: an encoder is needed or is not; no such folder.
+            UsageError: an encoder is needed or is not; no list of them; no such folder.
             InputError: the teacher was fitted on another encoder.
         """
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(Path(teacher))
-        if isinstance(encoders, str | Path):
-            raise UsageError(f"encoders={str(encoders)!r}: a single one; give a list of them")
+        if isinstance(encoders, str | Path | Encoder):
+            what = "an Encoder" if isinstance(encoders, Encoder) else repr(str(encoders))
+            raise UsageError(f"encoders={what}: a single one; give a list of them")
         where = named_device(device)
         loaded = [found if isinstance(found, Encoder) else load_encoder(found, where) for found in encoders]
         self._source = matching_source(self.teacher, loaded, device=where)

@@ -151,8 +151,10 @@ class Units:
         return place
 
     def labels(self, utterance_id: str, stream: int = 0) -> np.ndarray:
-        """(T,) uint16 labels of an utterance, a slice of the memory map. Raises InputError if it is not there, or if a
-        label is no class, which only files of others hold."""
+        """(T,) uint16 labels of an utterance, a slice of the memory map. Raises InputError if it or the stream is not
+        there, or if a label is no class, which only files of others hold."""
+        if stream not in range(len(self.streams)):
+            raise InputError(f"stream {stream}: {self.folder} has {len(self.streams)}, counted from 0")
         place = self.place(utterance_id)
         found = self.streams[stream][self.offsets[place]:self.offsets[place + 1]]
         if len(found) and found.max() >= self.classes[stream]:

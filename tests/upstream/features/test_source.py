@@ -191,3 +191,34 @@ def test_batches_hold_each_utterance_once_and_no_more_than_they_may(lengths, sam
         assert len(batch) == 1 or lengths[batch].max() * len(batch) <= samples
     in_turn = [i for i, _ in in_order(indices, ({int(i): None for i in b} for b in batches))]
     assert in_turn == indices.tolist()
+
+
+@pytest.mark.parametrize(("layer", "says"), [
+    ([], r"layer=\[\]: give one number at least"), ((), r"layer=\(\): give one"),
+    (None, "layer=None: expected the number"),
+    ("12", "layer='12': expected the number of a layer, or a list of them"), (1.5, r"layer=1\.5: expected"),
+    (["1"], r"layer=\['1'\]: expected")])
+def test_layers_are_numbers_one_at_least(encoder, layer, says):
+    """No layer failed at the first frame; `"12"` gave layers 1 and 2."""
+    with pytest.raises(UsageError, match=f"^{says}"):
+        LayerSource(encoder, layer, "cpu")
+
+
+def test_layers_may_be_any_whole_numbers(encoder):
+    for layers in ([1, 2], np.array([1, 2]), torch.tensor([1, 2]), range(1, 3)):
+        assert LayerSource(encoder, layers, "cpu").layers == (1, 2)
+
+
+@pytest.mark.parametrize("given", [
+    {"batch_seconds": 0}, {"batch_seconds": -1}, {"batch_seconds": float("nan")}, {"batch_seconds": float("inf")},
+    {"window_seconds": -1.0}, {"window_seconds": float("nan")},
+    {"batch_seconds": "80"}, {"window_seconds": None}])
+def test_seconds_of_batches_and_windows_are_above_nothing(encoder, given):
+    """A window of less than nothing was taken, and failed at the first long recording."""
+    with pytest.raises(UsageError, match=r"^batch_seconds=.* must be above 0 and window_seconds=.* at least 0"):
+        LayerSource(encoder, 1, "cpu", **given)
+
+
+def test_the_name_of_an_encoder_is_none():
+    with pytest.raises(UsageError, match=r"^encoder='run/encoder': expected an Encoder; load_encoder gives that"):
+        LayerSource("run/encoder", 1, "cpu")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.errors import InputError
+from upstream.errors import InputError, UsageError
 from upstream.features.source import FbankSource, LayerSource, MfccSource
 from upstream.features.waveform import frames_of
 from upstream.frames import CONV_GRID
@@ -40,7 +40,17 @@ def test_a_waveform_of_any_length_has_the_frames_of_the_grid(samples):
 @pytest.mark.parametrize(("wave", "said"), [
     (np.zeros((2, 800), np.float32), r"shape \(2, 800\) and float32: expected \(samples,\)"),
     (np.zeros(800, np.int16), r"shape \(800,\) and int16: expected"),
-    (np.array([0.0, np.nan] * 400), "samples that are not finite")])
+    (np.array([0.0, np.nan] * 400), "samples that are not finite"),
+    (torch.zeros(800, requires_grad=True), "a waveform of type Tensor: Can't call numpy"),
+    (torch.zeros(800, dtype=torch.bfloat16), "a waveform of type Tensor: "),
+    ([[0.0], [0.0, 1.0]], "a waveform of type list: ")])
 def test_what_is_no_waveform_is_refused(wave, said):
     with pytest.raises(InputError, match=said):
         frames_of(MfccSource(), wave)
+
+
+@pytest.mark.parametrize("source", ["mfcc", None, MfccSource, Encoder(EncoderConfig(frontend="fbank", layers=1))])
+def test_what_is_no_source_is_refused(source):
+    """An encoder in place of a `LayerSource` ended with `'Encoder' object has no attribute 'stream'`."""
+    with pytest.raises(UsageError, match=r"^source of type .*: expected a source of frames, LayerSource\(encoder, "):
+        frames_of(source, np.zeros(800, np.float32))

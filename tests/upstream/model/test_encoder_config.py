@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 
-from upstream.errors import RecipeError
+from upstream.errors import InputError, RecipeError, UsageError
 from upstream.frames import CONV_GRID, STACKED_GRID
-from upstream.model import Encoder, EncoderConfig, MaskedPrediction, load_encoder
+from upstream.model import Encoder, EncoderConfig, MaskedPrediction, load_encoder, prepared
 
 BASE = EncoderConfig()
 LARGE = EncoderConfig(conv_norm="layer", pre_norm=True, width=1024, layers=24, heads=16, ffn=4096)
@@ -61,6 +62,11 @@ def test_all_front_ends_give_the_same_number_of_frames():
         ({"fbank_norm": "speaker"}, "fbank_norm"),
         ({"stride_ms": 40}, "stride_ms=40, must be 20"),
         ({"frontend": "light", "stride_ms": 30}, "stride_ms=30, must be 20, or 40"),
+        ({"layers": "12"}, "layers='12', must be a whole number"),
+        ({"width": 768.0}, r"width=768\.0, must be a whole number"),
+        ({"heads": None}, "heads=None, must be a whole number"),
+        ({"relative_buckets": "0"}, "relative_buckets='0', must be a whole number"),
+        ({"dropout": "0.1"}, r"dropout='0\.1', must be a number"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(settings, named):
@@ -92,3 +98,28 @@ def test_an_encoder_of_the_wav2vec2_family_loads_as_one_in_transformers(tiny, tm
 def test_a_family_that_there_is_not_is_refused():
     with pytest.raises(RecipeError, match="family='other', must be one of hubert, wav2vec2"):
         EncoderConfig(family="other")
+
+
+def test_a_name_and_an_encoder_are_no_configuration():
+    small = Encoder(EncoderConfig(frontend="fbank", width=32, layers=1, heads=2, ffn=32))
+    with pytest.raises(UsageError, match=r"^config is 'hubert-base': expected an EncoderConfig"):
+        Encoder("hubert-base")
+    with pytest.raises(UsageError, match=r"^config is of type Encoder: expected an EncoderConfig, as `config`"):
+        prepared(np.zeros(800, np.float32), small)
+    with pytest.raises(UsageError, match=r"^dtype='float16': expected a type of torch, torch\.float16 for"):
+        load_encoder("run/encoder", dtype="float16")
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("wave", ["talk.wav", torch.zeros(800), np.zeros((2, 800), np.float32),
+                                  np.zeros(800, np.int16)])
+def test_what_is_no_whole_utterance_is_not_prepared(wave, normalize):
+    """A batch was standardised with its padding, and 16-bit samples were passed on where nothing is standardised."""
+    with pytest.raises(InputError, match=r"^a waveform of .*: expected an array \(samples,\) of float32"):
+        prepared(wave, EncoderConfig(normalize=normalize))
+
+
+def test_a_batch_is_a_tensor():
+    small = Encoder(EncoderConfig(frontend="fbank", width=32, layers=1, heads=2, ffn=32)).initialise(0)
+    with pytest.raises(UsageError, match=r"^waveforms of type ndarray: expected a tensor \(batch, samples\)$"):
+        small(np.zeros((1, 800), np.float32))

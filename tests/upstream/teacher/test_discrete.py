@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upstream.errors import InputError
 from upstream.teacher.discrete import bit_rate, bit_rates, collapse, describe, write_arrow, write_jsonl, write_km
 from upstream.teacher.units import Units, UnitsWriter
 
@@ -118,3 +119,10 @@ def test_arrow_holds_what_jsonl_holds(one, two, tmp_path):
                 streams = [row[name]] if units is one else row[name]
                 for stored, written in zip(found[name], streams, strict=True):
                     assert stored == pytest.approx(written, abs=1e-6)
+
+
+@pytest.mark.parametrize("labels", [(np.array([1, 1, 2]),), np.zeros((2, 3), int), 3, None])
+def test_labels_of_one_stream_are_collapsed(labels):
+    """What `Labeller.labels` gives, one array for each stream, ended with a traceback of numpy's."""
+    with pytest.raises(InputError, match=r"^labels of shape .*: expected \(frames,\) of one stream"):
+        collapse(labels)

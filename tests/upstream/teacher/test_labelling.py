@@ -59,3 +59,7 @@ def test_another_encoder_than_the_teachers_is_refused(recordings, tmp_path):
         Labeller(tmp_path)
     with pytest.raises(UsageError, match="encoders='x': a single one; give a list of them"):
         Labeller(tmp_path, "x")
+    with pytest.raises(UsageError, match="encoders=an Encoder: a single one; give a list of them"):
+        Labeller(tmp_path, encoder())
+    with pytest.raises(UsageError, match=r"^None: no encoder\. Known are "):
+        Labeller(tmp_path, [None])
