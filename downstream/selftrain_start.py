@@ -26,7 +26,7 @@ from downstream.text.lexicon import Lexicon
 from downstream.text.vocabulary import Vocabulary, spelled_as
 from upstream.audio.manifest import Manifest
 from upstream.disk import file_hash, read_json
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.errors import FormatError, InputError, RecipeError, UsageError
 from upstream.model.config import EncoderConfig
 from upstream.progress import say
 from upstream.recipe import refine
@@ -72,8 +72,8 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
 
     Raises:
         UsageError: a set that is not given or not there, files of the decoder that are not, settings that cannot be,
-            a file of somebody else or another kind of run where the results go, something given that lies where the
-            run writes.
+            weights without the language model that they are of, a file of somebody else or another kind of run where
+            the results go, something given that lies where the run writes.
         InputError: sets that share recordings, no transcripts, symbols that are not the teacher's, a language model or
             lexicon without the words of dev, or that the teacher could not write.
     """
@@ -84,6 +84,10 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
                        ("dev", "transcripts to validate and tune on")):
         if not getattr(recipe, name):
             raise UsageError(f"no {what}: give {name}=MANIFEST")
+    try:
+        recipe.decoding.check_given()
+    except RecipeError as error:
+        raise RecipeError(f"decoding: {error}") from error
     for name in ("lm", "lexicon"):
         file = getattr(recipe.decoding, name)
         if file is not None and not Path(file).is_file():

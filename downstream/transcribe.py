@@ -86,6 +86,10 @@ def _check_settings(settings: object) -> None:
     if not isinstance(settings, Settings):
         raise UsageError(f"settings={settings!r:.60}: expected Settings; a Choice of decoder goes into them: "
                          "Settings(choice)")
+    for name in ("window_seconds", "overlap_seconds", "pause_seconds"):
+        value = getattr(settings, name)
+        if not isinstance(value, int | float | np.number) and (value is not None or name != "pause_seconds"):
+            raise UsageError(f"{name}={value!r}: expected a number of seconds")
     if not isinstance(settings.decoder, Choice):
         raise UsageError(f"decoder={settings.decoder!r:.60}: expected a Choice, for instance Choice(lm=PATH)")
 

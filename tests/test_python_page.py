@@ -30,7 +30,7 @@ from upstream.audio.corpora.kaldi import export_kaldi
 from upstream.audio.corpora.nemo import export_nemo
 from upstream.audio.corpora.parquet import export_parquet, import_parquet
 from upstream.audio.corpora.tar_shards import export_tar
-from upstream.errors import HubertkitError, UsageError
+from upstream.errors import HubertkitError, RecipeError, UsageError
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED as PRETRAINING_SHIPPED
 from upstream.pretrain_recipe import PretrainRecipe
@@ -141,8 +141,10 @@ def test_a_single_word_of_a_recipe_and_rounds_that_are_none_are_refused(tmp_path
     """`overrides="data=x"` was told of an override 'd'; `until_round=0` did nothing, -1 left out the last round."""
     with pytest.raises(UsageError, match=r"^overrides=.data=x.: a single word; give a list of them$"):
         load_recipe(PretrainRecipe, "hubert-tiny", "data=x", PRETRAINING_SHIPPED)
-    for number in (0, -1):
-        with pytest.raises(UsageError, match=f"^until_round={number}: must be at least 1"):
+    with pytest.raises(RecipeError, match=r"^override 3: expected key=value"):
+        load_recipe(PretrainRecipe, "hubert-tiny", [3], PRETRAINING_SHIPPED)
+    for number in (0, -1, "1"):
+        with pytest.raises(UsageError, match=f"^until_round={number!r}: must be at least 1"):
             pretrain(PretrainRecipe(), tmp_path / "out", until_round=number)
 
 
@@ -151,6 +153,9 @@ def test_a_transcriber_wants_settings_and_those_a_choice_of_decoder(names):
         Transcriber("asr", Choice())
     with pytest.raises(UsageError, match=r"^decoder='greedy': expected a Choice"):
         Transcriber("asr", Settings("greedy"))
+    for name in ("window_seconds", "overlap_seconds", "pause_seconds"):
+        with pytest.raises(UsageError, match=f"^{name}='8': expected a number of seconds$"):
+            Transcriber("asr", Settings(**{name: "8"}))
     wave = read_audio("talk.wav")
     assert Transcriber("asr").transcript(wave) == Transcriber("asr", Settings()).transcript(wave)
 
@@ -193,6 +198,8 @@ def test_decoding_wants_emissions_and_a_decoder_and_estimating_a_list_of_texts(n
             ((emissions, decoder, "a"), "ids='a': a single one; give a list")):
         with pytest.raises(UsageError, match=says):
             decode_all(*given)
+    with pytest.raises(UsageError, match=r"^start='thread': processes start by fork or spawn$"):
+        decode_all(emissions, decoder, start="thread")
     with pytest.raises(UsageError, match="workers='2': at least 1 process is needed"):
         decode_all(emissions, decoder, workers="2")
     for given, says in (

@@ -103,8 +103,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
         RecipeError, InputError: the recipe or the recordings cannot be used; said before training where possible.
     """
     check_recipe(recipe, PretrainRecipe)
-    if until_round is not None and until_round < 1:
-        raise UsageError(f"until_round={until_round}: must be at least 1; rounds are counted from 1")
+    if until_round is not None and (not isinstance(until_round, int) or until_round < 1):
+        raise UsageError(f"until_round={until_round!r}: must be at least 1; rounds are counted from 1")
     out = Path(out)
     refuse_other_stages(out)
     refuse_own(recipe, out)

@@ -152,7 +152,7 @@ def _to_blame(words: Sequence[str], load: Callable[[Sequence[str]], Any]) -> str
 
 def _override(recipe: Any, word: str) -> Any:
     """Apply one `key=value` word; a key may go into a list: `rounds.1.teacher.clusters=50`."""
-    key, equals, value = word.partition("=")
+    key, equals, value = word.partition("=") if isinstance(word, str) else ("", "", "")
     if not equals or not key:
         raise RecipeError(f"override {word!r}: expected key=value, for instance training.updates=1000")
     where = f"override {word!r}"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -90,6 +90,8 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
         raise UsageError(f"decoder={decoder!r:.60}: expected a decoder; Choice(...).make(symbols, blank) gives one")
     if isinstance(ids, str):
         raise UsageError(f"ids={ids!r}: a single one; give a list of them")
+    if start is not None and start not in multiprocessing.get_all_start_methods():
+        raise UsageError(f"start={start!r}: processes start by {' or '.join(get_args(Start))}")
     workers = processes(decoder, workers)
     ids = list(emissions.ids if ids is None else ids)
     lengths = [emissions.frames(id) for id in ids]  # raises for an unknown id

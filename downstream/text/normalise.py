@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from upstream.errors import InputError
+
 # Unicode does not decompose these: quotation marks used as apostrophes, and Latin letters whose stroke, hook or
 # ligature is part of them, here in their usual English spelling (ENCYCLOPAEDIA) or as the letters that they come from.
 # Soft hyphens and characters without a width are no part of a word, and no end of it.
@@ -24,8 +26,11 @@ def normalise(text: str) -> str:
     """Upper case, accents dropped, apostrophes kept, everything else a space; single spaces between words.
 
     A word of apostrophes alone is dropped, and so are digits: write numbers out before, or they are lost (`loses`).
-    References and language-model text must be treated alike. Normalised text stays as it is.
+    References and language-model text must be treated alike. Normalised text stays as it is. Raises InputError for what
+    is no text.
     """
+    if not isinstance(text, str):
+        raise InputError(f"{text!r:.40}: expected text to normalise")
     return " ".join(word for word in _OTHER.sub(" ", _plain(text)).split() if word.strip("'"))
 
 

@@ -84,8 +84,10 @@ class Vocabulary:
         Letters and their accents are taken in the form of Unicode that the symbols have (`spelled_as`).
 
         Raises:
-            InputError: a character that is not in the vocabulary, with its code point and what to do.
+            InputError: no text, or a character that is not in the vocabulary, with its code point and what to do.
         """
+        if not isinstance(text, str):
+            raise InputError(f"{text!r:.40}: expected text to encode")
         spelled = spelled_as(text, self.letters)
         if (odd := self._odd(spelled)) is not None:
             odd = self._odd(composed(text)) or odd
@@ -95,7 +97,12 @@ class Vocabulary:
         return [self._ids[c] for c in spelled + (SEPARATOR if trailing and spelled else "")]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of symbol ids (not of frames); the blank and specials such as `<unk>` say nothing."""
+        """The text of symbol ids (not of frames); the blank and specials such as `<unk>` say nothing. Raises InputError
+        for an id of no symbol."""
+        ids = list(ids)
+        odd = next((i for i in ids if not 0 <= i < len(self.symbols)), None)
+        if odd is not None:
+            raise InputError(f"id {odd}: the vocabulary has {len(self.symbols)} symbols, counted from 0")
         said = (self.symbols[i] for i in ids if i != self.blank)
         return " ".join("".join(" " if s == SEPARATOR else s for s in said if not _SPECIAL.fullmatch(s)).split())
 

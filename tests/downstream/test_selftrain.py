@@ -435,6 +435,15 @@ def test_a_copy_gets_an_id_that_nothing_else_has(corpus):
     assert found.texts == [*labelled.texts * 3, "A"]
 
 
+@pytest.mark.parametrize("words", [{"decoding.lm_weight": "0.5"}, {"decoding.word_score": "1"}])
+def test_weights_of_no_language_model_are_told_before_the_sets_are_read(tmp_path, words):
+    """They are not told when the recipe is read, so that it can be shown without a model."""
+    sets = dict.fromkeys(("labelled", "unlabelled", "dev"), "nowhere.arrow")
+    given = [f"{key}={value}" for key, value in (sets | words).items()]
+    with pytest.raises(RecipeError, match=r"^decoding: lm_weight and word_score weigh a language model: give one"):
+        selftrain(load_recipe(SelftrainRecipe, "selftrain-demo", given, SHIPPED), tmp_path, lambda line: None)
+
+
 @pytest.mark.parametrize("given", [{"recogniser": "round1/recogniser"}, {"encoder": "round1/recogniser"},
                                    {"labelled": "round1/data/train.arrow"}])
 def test_what_an_earlier_run_left_is_not_learnt_from_while_it_is_written_over(run, corpus, tmp_path, given):

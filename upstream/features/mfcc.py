@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upstream.model.windows import log_filterbank
+from upstream.model.windows import check_waveforms, log_filterbank
 
 MEL_BINS = 23
 CEPSTRA = 13  # c0 among them; no energy
@@ -30,7 +30,11 @@ def mfcc(waveform: Tensor) -> Tensor:
 
     Returns:
         (F, 39) float32 at 100 Hz, F = KALDI_GRID.frames(S): static, delta, delta-delta.
+
+    Raises:
+        InputError: no such waveform.
     """
+    check_waveforms(waveform, 1)
     cepstra = log_filterbank(waveform[None], MEL_BINS)[0] @ _cosines(waveform.device)  # (F, 13)
     first = _deltas(cepstra)
     return torch.cat([cepstra, first, _deltas(first)], dim=1)

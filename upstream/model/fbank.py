@@ -16,5 +16,8 @@ def log_mel(waveforms: Tensor) -> Tensor:
 
     Returns:
         (B, F, 80) float32 at 100 Hz, F = KALDI_GRID.frames(S). On the device of the waveforms, without gradient.
+
+    Raises:
+        InputError: no such waveforms.
     """
     return log_filterbank(waveforms, MEL_BINS)

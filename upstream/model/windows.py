@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upstream.errors import InputError
 from upstream.frames import KALDI_GRID, SAMPLE_RATE
 
 LOG_FLOOR = 1.1920929e-07  # Kaldi's: the float32 epsilon
@@ -41,7 +42,11 @@ def log_filterbank(waveforms: Tensor, bins: int) -> Tensor:
     Returns:
         (B, F, bins) float32 on the same device, F = KALDI_GRID.frames(S), natural log, at least log(LOG_FLOOR).
         No gradient. Computed in float32 whatever autocast says.
+
+    Raises:
+        InputError: no such waveforms.
     """
+    check_waveforms(waveforms, 2)
     batch, samples = waveforms.shape
     windows = KALDI_GRID.frames(samples)
     if not batch * windows:
@@ -52,6 +57,17 @@ def log_filterbank(waveforms: Tensor, bins: int) -> Tensor:
         parts = [_power(*part) @ filters for part in _parts(_emphasised(waveforms), _means(waveforms, windows))]
         energies = torch.cat(parts) if len(parts) > 1 else parts[0]
         return energies.clamp_(min=LOG_FLOOR).log_().view(batch, windows, bins)
+
+
+def check_waveforms(given: object, dimensions: int) -> None:
+    """Raise InputError for anything but a tensor of floating-point samples: (S,) of one dimension, (B, S) of two."""
+    wanted = "(samples,)" if dimensions == 1 else "(batch, samples)"
+    if not isinstance(given, Tensor):
+        raise InputError(f"waveforms of type {type(given).__name__}: expected a tensor {wanted}; torch.from_numpy "
+                         "makes one of an array")
+    if given.dim() != dimensions or not given.is_floating_point():
+        raise InputError(f"waveforms of shape {tuple(given.shape)} and {given.dtype}: expected {wanted} of float32 "
+                         "within -1 and 1")
 
 
 def mel_filters(bins: int) -> Tensor:

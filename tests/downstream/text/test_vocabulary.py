@@ -155,3 +155,18 @@ def test_accents_are_parts_of_their_letters_however_they_are_written():
 def test_words_are_in_the_form_that_the_letters_spell(text, letters, expected):
     """Letters apart from their accents (NFD) were unknown letters, and their words no words of the language model."""
     assert spelled_as(text, frozenset(letters)) == expected
+
+
+@pytest.mark.parametrize("given", [None, 3, ["A"], b"A"])
+def test_what_is_no_text_is_neither_normalised_nor_encoded(given):
+    with pytest.raises(InputError, match=r"expected text to normalise$"):
+        normalise(given)
+    with pytest.raises(InputError, match=r"expected text to encode$"):
+        Vocabulary.characters().encode(given)
+
+
+@pytest.mark.parametrize("odd", [29, -1])
+def test_an_id_of_no_symbol_has_no_text(odd):
+    """-1 was the last symbol."""
+    with pytest.raises(InputError, match=f"^id {odd}: the vocabulary has 29 symbols, counted from 0$"):
+        Vocabulary.characters().decode([2, odd])

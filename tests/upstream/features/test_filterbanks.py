@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upstream.errors import InputError
 from upstream.features import log_mel, mfcc
 from upstream.frames import CONV_GRID, KALDI_GRID
 from upstream.model.windows import LOG_FLOOR, log_filterbank, mel_filters
@@ -111,3 +112,14 @@ def test_features_first_computed_in_inference_mode_serve_in_training():
     weight = torch.nn.Parameter(torch.ones(17))
     (log_filterbank(torch.randn(1, 800), 17) * weight).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize(("features", "wave"), [
+    (mfcc, np.zeros(800, np.float32)), (mfcc, torch.zeros(1, 800)), (mfcc, torch.zeros(800, dtype=torch.int16)),
+    (mfcc, None), (log_mel, np.zeros((1, 800), np.float32)), (log_mel, torch.zeros(800)),
+    (log_mel, torch.zeros(1, 2, 800)), (log_mel, torch.zeros(1, 800, dtype=torch.int16))])
+def test_what_is_no_waveform_is_refused(features, wave):
+    """16-bit samples gave features of another scale, and a batch `too many values to unpack (expected 2)`."""
+    wanted = r"\(samples,\)" if features is mfcc else r"\(batch, samples\)"
+    with pytest.raises(InputError, match=rf"^waveforms of (type|shape) .*: expected (a tensor )?{wanted}"):
+        features(wave)
