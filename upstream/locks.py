@@ -138,10 +138,12 @@ def _made(run: Path) -> bool:
     """Make a folder; whether it was not there. Of several processes one makes it."""
     try:
         run.mkdir(parents=True)
-    except FileExistsError:
-        if not run.is_dir() and os.path.lexists(run):
+    except OSError as error:
+        if run.is_dir():  # of a folder that is there some file systems say that none may be made
+            return False
+        if not isinstance(error, FileExistsError) or os.path.lexists(run):
             raise
-        return False
+        return False  # and is gone again
     return True
 
 

@@ -371,6 +371,22 @@ def test_a_folder_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, mon
             pytest.fail("it was held twice")
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_is_there_is_taken_where_none_may_be_made_beside_it(tmp_path, monkeypatch, number):
+    """Some file systems look at what is allowed before they look at what is there."""
+    (tmp_path / "run").mkdir()
+
+    def refused(*given, **named):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / LOCK).is_file()
+    with pytest.raises(HubertkitError, match="read-only" if number == errno.EROFS else "no permission"), \
+            locked(tmp_path / "other"):
+        pytest.fail("it was held")
+
+
 def test_many_starters_at_the_same_moment_are_one_after_the_other_or_refused(tmp_path, switching):
     """Some found the folder gone between its making and its lock, or the lock of another in it."""
     run, inside, found, together = tmp_path / "run", [], [], threading.Barrier(4)
