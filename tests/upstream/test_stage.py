@@ -431,6 +431,26 @@ def test_a_folder_that_is_filled_takes_no_other_processs(tmp_path, monkeypatch):
     assert (tmp_path / f".out{UNFINISHED}").is_dir()
 
 
+def test_a_filling_that_failed_removes_nothing_of_who_comes_next(tmp_path, monkeypatch):
+    """The lock may have gone before the files, and then a file of the same name that another had written since."""
+    hidden, left = tmp_path / f".out{UNFINISHED}", []
+
+    def noted(path, *given, **named):
+        if Path(path).name == LOCK:
+            left.append([found.name for found in hidden.iterdir()])
+        plain(path, *given, **named)
+
+    with pytest.raises(ZeroDivisionError), filling(tmp_path / "out"):
+        for number in range(20):
+            (hidden / f"file{number}").touch()
+        (hidden / "part").mkdir()
+        plain = os.unlink
+        monkeypatch.setattr(os, "unlink", noted)
+        raise ZeroDivisionError
+    assert left == [[LOCK]]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_lock_outlives_the_emptying_of_a_stale_stage(tmp_path):
     """Found in review: the lock went with the stale files, and a second process was let in."""
     stage(tmp_path, [])
