@@ -433,20 +433,23 @@ def test_a_folder_that_is_filled_takes_no_other_processs(tmp_path, monkeypatch):
 
 def test_a_filling_that_failed_removes_nothing_of_who_comes_next(tmp_path, monkeypatch):
     """The lock may have gone before the files, and then a file of the same name that another had written since."""
-    hidden, left = tmp_path / f".out{UNFINISHED}", []
+    hidden, left, plain = tmp_path / f".out{UNFINISHED}", [], os.unlink
 
     def noted(path, *given, **named):
         if Path(path).name == LOCK:
             left.append([found.name for found in hidden.iterdir()])
         plain(path, *given, **named)
 
-    with pytest.raises(ZeroDivisionError), filling(tmp_path / "out"):
-        for number in range(20):
-            (hidden / f"file{number}").touch()
-        (hidden / "part").mkdir()
-        plain = os.unlink
-        monkeypatch.setattr(os, "unlink", noted)
-        raise ZeroDivisionError
+    def fill():
+        with filling(tmp_path / "out"):
+            for number in range(20):
+                (hidden / f"file{number}").touch()
+            (hidden / "part").mkdir()
+            monkeypatch.setattr(os, "unlink", noted)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill()
     assert left == [[LOCK]]
     assert list(tmp_path.iterdir()) == []
 
