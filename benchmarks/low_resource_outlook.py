@@ -34,6 +34,7 @@ from downstream.recognition_outlook import Paces, Trials, each_seconds
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, following
 from upstream.disk import folder_bytes
+from upstream.locks import watched
 from upstream.outlook import Outlook, TeacherTrial, Trial, stages_seen
 from upstream.outlook import outlook as pretraining_outlook
 from upstream.stage import read_stage
@@ -91,13 +92,13 @@ def outlook(recipe: LowResourceRecipe, data: Path, out: Path, ways: Ways | None 
     manifests of the splits lie in a folder of their own, which is gone at the end.
 
     Raises what `low_resource.run` raises before its first cell, but for what only a language model can tell that is
-    still to be made.
+    still to be made. BusyError: a process works in `out`, whose work would be tried against.
     """
     ways = ways or Ways()
     check_folders(data, out)
     trained = frozenset(f"{CELLS}/{recipe.folder(*training)}/{RECOGNISER}" for training in recipe.trainings)
     course = Course(out, look=True, needed=trained)
-    with TemporaryDirectory(prefix="hubertkit-") as aside:
+    with watched(out), TemporaryDirectory(prefix="hubertkit-") as aside:
         began = time.monotonic()
         with following(course):
             splits = splits_stage(recipe, data, out / SPLITS, _quiet, Path(aside))

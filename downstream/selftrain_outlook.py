@@ -20,6 +20,7 @@ from downstream.selftrain_start import Sets, check_selftrain
 from downstream.text.vocabulary import Vocabulary
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, following
+from upstream.locks import watched
 from upstream.model.config import EncoderConfig
 from upstream.model.loading import load_encoder
 from upstream.outlook import Outlook, stages_seen
@@ -37,15 +38,15 @@ def outlook(recipe: SelftrainRecipe, out: Path, trials: Trials | None = None, fi
         last: the stage after which the run is to end. Those after it are looked at as well.
         sets: as `check_selftrain` gave them, where it was asked before.
 
-    Raises what `selftrain` raises about a recipe or sets that cannot be used, and UsageError where a stage before
-    `first` is not done.
+    Raises what `selftrain` raises about a recipe or sets that cannot be used, UsageError where a stage before `first`
+    is not done, and BusyError where a process works in `out`: what would be tried beside it is slower than it is alone.
     """
     sets = sets or check_selftrain(recipe, out, lambda line: None)
     names = stage_names(recipe, sets)
     reads = stages_read(recipe, names)
     course = Course(out, first, last, look=True, needed=stages_needed(names))
     course.check(names)
-    with following(course):
+    with watched(out), following(course):
         selftrain(recipe, out, lambda line: None, sets)
     ahead = _Ahead(recipe, sets, out, trials or Trials())
     return [replace(seen, seconds=ahead.seconds(seen), bytes=ahead.bytes(seen))

@@ -14,7 +14,8 @@ from downstream.recognition_outlook import Trials
 from tools.dry_run import show_parts
 from tools.main import run as command
 from upstream.disk import folder_bytes, write_json
-from upstream.errors import InputError, UsageError
+from upstream.errors import BusyError, InputError, UsageError
+from upstream.locks import locked
 from upstream.model import Encoder, save_encoder
 from upstream.stage import read_stage
 from upstream.training.monitor import read_metrics
@@ -178,6 +179,12 @@ def test_a_comparison_takes_no_more_disk_than_the_dry_run_says(done, data, tmp_p
             if folder_bytes(out / name) > said} == {}
     weights = (out / "cells/3min-other/recogniser/model.safetensors").stat().st_size
     assert most["cells/3min-other/recogniser"] == pytest.approx(7 * weights, rel=0.2), "two checkpoints of three"
+
+
+def test_a_comparison_that_is_under_way_is_refused(done, data):
+    """Rates were tried beside it, half as high as they are alone; its pretraining alone was refused."""
+    with locked(done[1]), pytest.raises(BusyError, match="another process works here"):
+        outlook(done[0], data, done[1])
 
 
 def test_what_is_wrong_is_said_as_the_run_would_say_it(done, data, encoders, tmp_path):
