@@ -228,6 +228,17 @@ def test_the_command_shows_the_parts_and_makes_nothing(tmp_path, data, encoders,
     assert "2 ranks cannot share 1 micro-batches evenly" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_a_folder_that_cannot_be_is_refused_by_a_dry_run_as_well(tmp_path, capsys, monkeypatch, more):
+    """All was to be done there, and the run itself was refused."""
+    monkeypatch.setattr("tools.bench.run", lambda *given: pytest.fail("it ran"))
+    monkeypatch.setattr("tools.bench.low_resource_outlook", lambda *given: [])
+    (tmp_path / "file").touch()
+    words = ["bench", "low-resource", "librispeech-mini-light", "--data", str(tmp_path), "--out"]
+    assert command([*words, str(tmp_path / "file/out"), *more]) == 2
+    assert "file: a file stands where a folder is needed; give another --out" in capsys.readouterr().err
+
+
 def test_a_sum_says_where_more_is_not_known(done, data, capsys):
     found, out, _ = done
     show_parts(outlook(replace(found, decoding=replace(found.decoding, beam=3)), data, out))
