@@ -80,7 +80,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     rounds = rounds_of(recipe, outside)
     check_sources(recipe, rounds, outside)
     names = stage_names(recipe, rounds)
-    manifest = _manifest(recipe, out)
+    manifest = known_manifest(recipe, out)
     lengths = None if manifest is None else Manifest.load(manifest).lengths
 
     def size(name: str, round_: Round | None) -> int | None:
@@ -211,8 +211,8 @@ def _trains_alike(record: dict[str, Any] | None, round_: Round) -> bool:
         training.get(name) == getattr(round_.training, name) for name in ("precision", "micro_batch_seconds"))
 
 
-def _manifest(recipe: PretrainRecipe, out: Path) -> Path | None:
-    """That of the recordings, where there is one: what is given now comes before what the run has heard so far."""
+def known_manifest(recipe: PretrainRecipe, out: Path) -> Path | None:
+    """That of the recordings of a run, where there is one: what is given now comes before what it has heard so far."""
     return next((p for p in (Path(recipe.data), out / "corpus" / "manifest.arrow") if p.is_file()), None)
 
 
