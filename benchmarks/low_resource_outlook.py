@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.evaluation import DECODED, EMITTED, decoding_settings
 from benchmarks.low_resource import Grid, check_folders, decoded, lm_stage
@@ -34,9 +32,10 @@ from downstream.recognition_outlook import Paces, Trials, each_seconds
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, following
 from upstream.disk import folder_bytes
+from upstream.locks import watched
 from upstream.outlook import Outlook, TeacherTrial, Trial, stages_seen
 from upstream.outlook import outlook as pretraining_outlook
-from upstream.stage import read_stage
+from upstream.stage import as_recorded, read_stage
 from upstream.stage_bytes import JSON
 
 KINDS = (RECOGNISER, *EMITTED, DECODED)  # stages of a cell, in their order
@@ -91,13 +90,13 @@ def outlook(recipe: LowResourceRecipe, data: Path, out: Path, ways: Ways | None 
     manifests of the splits lie in a folder of their own, which is gone at the end.
 
     Raises what `low_resource.run` raises before its first cell, but for what only a language model can tell that is
-    still to be made.
+    still to be made. BusyError: a process works in `out`, whose work would be tried against.
     """
     ways = ways or Ways()
     check_folders(data, out)
     trained = frozenset(f"{CELLS}/{recipe.folder(*training)}/{RECOGNISER}" for training in recipe.trainings)
     course = Course(out, look=True, needed=trained)
-    with TemporaryDirectory(prefix="hubertkit-") as aside:
+    with watched(out), TemporaryDirectory(prefix="hubertkit-") as aside:
         began = time.monotonic()
         with following(course):
             splits = splits_stage(recipe, data, out / SPLITS, _quiet, Path(aside))
@@ -174,9 +173,12 @@ def _parts(grid: Grid, rounds: Sequence[Outlook], course: Course, ways: Ways, ta
     for training in recipe.trainings:
         made_of |= _made_of(grid, *training)
     seen = {one.stage: one for one in stages_seen(course, list(made_of), made_of.__getitem__, rounds)}
-    splits = replace(seen[SPLITS], seconds=taken, bytes=JSON + folder_bytes(grid.splits.folder))
-    lm = replace(seen[LM], seconds=(read_stage(out / LM) or {}).get("seconds"))  # of another text or order, perhaps
-    parts = [Part("splits", [_as_it_was(splits, out)]), Part("language model", [_as_it_was(lm, out)])]
+    splits, lm = seen[SPLITS], seen[LM]
+    if splits.state != "done":
+        splits = replace(splits, seconds=taken, bytes=JSON + folder_bytes(grid.splits.folder))
+    if lm.state != "done":  # of another text or order, perhaps
+        lm = replace(lm, seconds=(read_stage(out / LM) or {}).get("seconds"))
+    parts = [Part("splits", [splits]), Part("language model", [lm])]
     paces = Paces(sorted((out / CELLS).glob("*")), ways.cells, EMITTED, "manifest")
     begun = 0
     for cell, seed in recipe.trainings:
@@ -191,14 +193,6 @@ def _parts(grid: Grid, rounds: Sequence[Outlook], course: Course, ways: Ways, ta
     return parts
 
 
-def _as_it_was(stage: Outlook, out: Path) -> Outlook:
-    """A stage that is done with the time that it took and what it has."""
-    record = read_stage(out / stage.stage)
-    if stage.state != "done" or record is None:
-        return stage
-    return replace(stage, seconds=record.get("seconds"), bytes=record.get("bytes"))
-
-
 @dataclass(frozen=True)
 class _Ahead:
     """Times and sizes of a cell's stages."""
@@ -211,7 +205,7 @@ class _Ahead:
     def told(self, stage: Outlook) -> Outlook:
         """A stage with what it took and has, or will take, and will have at most at any time."""
         if stage.state == "done":
-            return _as_it_was(stage, self.grid.out)
+            return stage
         kind = Path(stage.stage).name
         return replace(stage, seconds=self._seconds(kind, stage), bytes=self._bytes(kind))
 
@@ -258,13 +252,8 @@ class _Ahead:
     def _decoding_seconds(self) -> float | None:
         """What it took in another cell, by the same decoder with the same model, of the same recordings."""
         recipe = self.grid.recipe
-        settings = _plain(decoding_settings(recipe.decoding, recipe.seed))
+        settings = as_recorded(decoding_settings(recipe.decoding, recipe.seed))
         inputs = {"lm": self.grid.lm.hash} | {
             f"{split} manifest": heard.hash for split, heard in zip(("dev", "test"), self._heard.values())}
         return next((record.get("seconds") for _, record in self.paces.done(DECODED)
                      if record["settings"] == settings and inputs.items() <= record["inputs"].items()), None)
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As a stage's record has them."""
-    return dict(json.loads(json.dumps(settings, default=str)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +19,12 @@ from downstream.selftrain_start import Sets, check_selftrain
 from downstream.text.vocabulary import Vocabulary
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, following
+from upstream.locks import watched
 from upstream.model.config import EncoderConfig
 from upstream.model.loading import load_encoder
 from upstream.outlook import Outlook, stages_seen
 from upstream.recipe import as_settings
-from upstream.stage import read_stage
+from upstream.stage import as_recorded, read_stage
 from upstream.stage_bytes import JSON
 
 
@@ -37,15 +37,15 @@ def outlook(recipe: SelftrainRecipe, out: Path, trials: Trials | None = None, fi
         last: the stage after which the run is to end. Those after it are looked at as well.
         sets: as `check_selftrain` gave them, where it was asked before.
 
-    Raises what `selftrain` raises about a recipe or sets that cannot be used, and UsageError where a stage before
-    `first` is not done.
+    Raises what `selftrain` raises about a recipe or sets that cannot be used, UsageError where a stage before `first`
+    is not done, and BusyError where a process works in `out`: what would be tried beside it is slower than it is alone.
     """
     sets = sets or check_selftrain(recipe, out, lambda line: None)
     names = stage_names(recipe, sets)
     reads = stages_read(recipe, names)
     course = Course(out, first, last, look=True, needed=stages_needed(names))
     course.check(names)
-    with following(course):
+    with watched(out), following(course):
         selftrain(recipe, out, lambda line: None, sets)
     ahead = _Ahead(recipe, sets, out, trials or Trials())
     return [replace(seen, seconds=ahead.seconds(seen), bytes=ahead.bytes(seen))
@@ -63,9 +63,9 @@ class _Ahead:
 
     def seconds(self, stage: Outlook) -> float | None:
         """What a stage took, or will take."""
-        record, (number, kind) = read_stage(self.out / stage.stage), _parted(stage.stage)
-        if stage.state == "done" and record is not None:
-            return record.get("seconds")
+        if stage.state == "done":
+            return stage.seconds
+        number, kind = _parted(stage.stage)
         if kind == RECOGNISER:
             return self._paces.training_seconds(f"round{number}", stage, self.out / stage.stage,
                                                 self._finetuning(number), self._shape(number),
@@ -80,9 +80,9 @@ class _Ahead:
 
     def bytes(self, stage: Outlook) -> int | None:
         """What a stage has, or will have at most at any time."""
-        record, (number, kind) = read_stage(self.out / stage.stage), _parted(stage.stage)
-        if stage.state == "done" and record is not None:
-            return record.get("bytes")
+        if stage.state == "done":
+            return stage.bytes
+        number, kind = _parted(stage.stage)
         if kind == RECOGNISER:
             return recogniser_bytes(self._finetuning(number), self._shape(number))
         if kind == "dev-emissions":
@@ -159,6 +159,5 @@ def _parted(name: str) -> tuple[int, str]:
 
 
 def _unweighted(decoding: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a decoder, as JSON has them, without the weights of its language model."""
-    found = json.loads(json.dumps(decoding, default=str))
-    return {name: value for name, value in found.items() if name not in ("lm_weight", "word_score")}
+    """Settings of a decoder, as a record has them, without the weights of its language model."""
+    return {name: value for name, value in as_recorded(decoding).items() if name not in ("lm_weight", "word_score")}

@@ -52,7 +52,7 @@ from tools.decoder_options import Tuned
 from tools.demo import NOISE_DB
 from tools.dry_run import show_parts, tried_emissions, tried_round, tried_teacher, tried_training
 from tools.launch import AUTO, RanksOption, check_ranks, launched
-from tools.outputs import check_file, check_manifest_file, own_command
+from tools.outputs import check_file, check_manifest_file, check_place, own_command
 from tools.sweep import whole_numbers
 from tools.synthesise import VOICES_TRAIN, sentences, synthesise
 from upstream.audio.corpora.folder import import_folder
@@ -95,6 +95,7 @@ def low_resource(
 ) -> None:
     """Encoders beside scratch on several amounts of labels and seeds, decoded greedily and with an n-gram."""
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
+    check_place(out)
     if dry_run:
         count = check_ranks(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded))
         show_parts(low_resource_outlook(loaded, data, out, _ways(loaded, count)))

@@ -17,7 +17,7 @@ from upstream.course import Course, following
 from upstream.device import chosen_device
 from upstream.errors import UsageError
 from upstream.locks import LOCK, busy
-from upstream.outlook import outlook
+from upstream.outlook import known_manifest, outlook
 from upstream.pretrain import RoundResult
 from upstream.pretrain import pretrain as run_rounds
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, Round, rounds_of
@@ -64,6 +64,10 @@ def pretrain(
         show(outlook(loaded, out, lambda round_: tried_round(round_, device, together),
                      lambda *asked: tried_teacher(*asked, device=device, probe=loaded.probe, together=together),
                      course.first, course.last), course.last)
+        if known_manifest(loaded, out) is None:
+            say(f"data={loaded.data}: a folder, and nobody knows yet how much audio it holds. To see what hangs on "
+                f"that, as how long teachers take: hubertkit corpus import folder {loaded.data} --out all.arrow, and "
+                "data=all.arrow here")
         return
     rounds: list[RoundResult] = []
     with launched(ranks, micro_batches, loaded.device, most), following(course):

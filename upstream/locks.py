@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,11 +61,11 @@ def filling(folder: Path) -> Iterator[Path]:
         try:
             if is_taken(folder):
                 raise UsageError(f"{folder}: is there already; give another folder")
-            for left in [path for path in hidden.iterdir() if path.name != LOCK]:
+            for left in _filled(hidden):
                 remove(left)
             yield hidden
             if within:
-                for path in [path for path in hidden.iterdir() if path.name != LOCK]:
+                for path in _filled(hidden):
                     path.rename(folder / path.name)
             else:
                 hidden.rename(folder)
@@ -74,7 +73,22 @@ def filling(folder: Path) -> Iterator[Path]:
                 (folder / LOCK).unlink()
         finally:
             if not renamed:
-                shutil.rmtree(hidden, ignore_errors=True)
+                _remove_held(hidden)
+
+
+def _filled(hidden: Path) -> list[Path]:
+    """What was written into a folder that is being filled."""
+    return [path for path in hidden.iterdir() if path.name != LOCK]
+
+
+def _remove_held(hidden: Path) -> None:
+    """Remove a folder that this process holds, its lock last: whoever comes behind that fills it anew."""
+    with contextlib.suppress(OSError):
+        for path in _filled(hidden):
+            with contextlib.suppress(OSError):
+                remove(path)
+        (hidden / LOCK).unlink()
+        hidden.rmdir()
 
 
 def is_taken(path: Path) -> bool:
@@ -138,10 +152,12 @@ def _made(run: Path) -> bool:
     """Make a folder; whether it was not there. Of several processes one makes it."""
     try:
         run.mkdir(parents=True)
-    except FileExistsError:
-        if not run.is_dir() and os.path.lexists(run):
+    except OSError as error:
+        if run.is_dir():  # of a folder that is there some file systems say that none may be made
+            return False
+        if not isinstance(error, FileExistsError) or os.path.lexists(run):
             raise
-        return False
+        return False  # and is gone again
     return True
 
 

@@ -80,7 +80,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     rounds = rounds_of(recipe, outside)
     check_sources(recipe, rounds, outside)
     names = stage_names(recipe, rounds)
-    manifest = _manifest(recipe, out)
+    manifest = known_manifest(recipe, out)
     lengths = None if manifest is None else Manifest.load(manifest).lengths
 
     def size(name: str, round_: Round | None) -> int | None:
@@ -104,15 +104,14 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
             pretrain(recipe, out, lambda line: None)
         else:
             course.arrive(out / names[0], "to do", "", {})
+
     def each(round_: Round) -> float:
         return update_seconds(lengths, round_.encoder, round_.training, round_.mask)
 
     reads, ways = stages_read(rounds), _Ways(size, _once(trial), teacher_tried, read_by, each)
     found = []
     for seen in stages_seen(course, names, lambda name: stages_before(name, names, reads)):
-        state = "to do" if seen.anew and seen.state == "unfinished" else seen.state
-        ahead = _ahead(rounds, out, seen.stage, state, seen.why, ways)
-        found.append(replace(seen, seconds=ahead.seconds, bytes=ahead.bytes))
+        found.append(seen if seen.state == "done" else _ahead(rounds, out, seen, ways))
         if seen.stage == course.last:
             ways = replace(ways, trial=lambda round_: None, teacher_trial=lambda number: None)
     return found
@@ -120,7 +119,8 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
 
 def stages_seen(course: Course, names: Sequence[str], before: Callable[[str], set[str]],
                 others: Sequence[Outlook] = ()) -> list[Outlook]:
-    """What a look came to see of every stage of a run, in order; of time and disk nothing yet.
+    """What a look came to see of every stage of a run, in order; of time and disk what those took and have that are
+    done, and nothing yet of the others.
 
     Args:
         course: of the look, that is over.
@@ -131,14 +131,15 @@ def stages_seen(course: Course, names: Sequence[str], before: Callable[[str], se
     steps = {step.name: step for step in course.steps}
     found: list[Outlook] = []
     for name in names:
-        step, made_of = steps.get(name), before(name)
+        step, made_of, record = steps.get(name), before(name), read_stage(course.root / name)
         state, why = ("to do", "") if step is None else (step.state, step.why)
         waits = next((other.stage for other in (*others, *found)
                       if other.stage in made_of and other.state != "done"), None)
-        if waits is not None and read_stage(course.root / name) is not None:
+        if waits is not None and record is not None:
             state, why = "depends", f"on {waits}"
         anew = step is not None and step.anew and state != "depends"
-        found.append(Outlook(name, state, why, None, None, anew))
+        done = record if state == "done" and record is not None else {}
+        found.append(Outlook(name, state, why, done.get("seconds"), done.get("bytes"), anew))
     return found
 
 
@@ -155,21 +156,19 @@ class _Ways:
     update_seconds: Callable[[Round], float]
 
 
-def _ahead(rounds: list[Round], out: Path, name: str, state: str, why: str, ways: _Ways) -> Outlook:
-    record = read_stage(out / name)
-    if state == "done" and record is not None:
-        return Outlook(name, state, why, record.get("seconds"), record.get("bytes"))
-    number, _, kind = name.partition("/")
+def _ahead(rounds: list[Round], out: Path, seen: Outlook, ways: _Ways) -> Outlook:
+    """A stage that is not done, with the time and the disk that it will take."""
+    number, _, kind = seen.stage.partition("/")
     round_ = rounds[int(number.removeprefix("round")) - 1] if kind else None
-    if kind == "encoder" and round_ is not None:
-        seconds = _training_seconds(round_, out, name if state == "unfinished" else None, ways)
-        return Outlook(name, state, why, seconds, ways.size(name, round_))
     seconds = None
-    if round_ is not None:
+    if kind == "encoder" and round_ is not None:
+        goes_on = seen.state == "unfinished" and not seen.anew
+        seconds = _training_seconds(round_, out, seen.stage if goes_on else None, ways)
+    elif round_ is not None:
         seconds = _like(out, kind, round_, ways.read_by(round_.number))
         if seconds is None and kind in TEACHER_KINDS and (tried := ways.teacher_trial(round_.number)):
             seconds = tried[TEACHER_KINDS.index(kind)]
-    return Outlook(name, state, why, seconds, ways.size(name, round_))
+    return replace(seen, seconds=seconds, bytes=ways.size(seen.stage, round_))
 
 
 def _once(trial: Trial) -> Trial:
@@ -212,8 +211,8 @@ def _trains_alike(record: dict[str, Any] | None, round_: Round) -> bool:
         training.get(name) == getattr(round_.training, name) for name in ("precision", "micro_batch_seconds"))
 
 
-def _manifest(recipe: PretrainRecipe, out: Path) -> Path | None:
-    """That of the recordings, where there is one: what is given now comes before what the run has heard so far."""
+def known_manifest(recipe: PretrainRecipe, out: Path) -> Path | None:
+    """That of the recordings of a run, where there is one: what is given now comes before what it has heard so far."""
     return next((p for p in (Path(recipe.data), out / "corpus" / "manifest.arrow") if p.is_file()), None)
 
 

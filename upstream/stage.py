@@ -282,11 +282,16 @@ def _refuse_checkpoints(folder: Path, why: str) -> None:
 
 def _describe(folder: Path, kind: str, version: int, settings: dict[str, Any],
               inputs: dict[str, str]) -> dict[str, Any]:
-    settings = json.loads(json.dumps(settings, default=str))  # as it will be read back: tuples are lists
+    settings = as_recorded(settings)
     key = content_hash({"kind": kind, "version": version, "settings": settings, "inputs": inputs})
     return {"stage": stage_name(folder), "kind": kind, "version": version, "key": key, "state": "running",
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "settings": settings, "inputs": inputs,
             "versions": versions()}
+
+
+def as_recorded(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a stage as its record has them: as JSON reads them back, tuples as lists."""
+    return dict(json.loads(json.dumps(settings, default=str)))
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,8 @@ from downstream.recognition_outlook import Trials
 from tools.dry_run import show_parts
 from tools.main import run as command
 from upstream.disk import folder_bytes, write_json
-from upstream.errors import InputError, UsageError
+from upstream.errors import BusyError, InputError, UsageError
+from upstream.locks import locked
 from upstream.model import Encoder, save_encoder
 from upstream.stage import read_stage
 from upstream.training.monitor import read_metrics
@@ -180,6 +181,12 @@ def test_a_comparison_takes_no_more_disk_than_the_dry_run_says(done, data, tmp_p
     assert most["cells/3min-other/recogniser"] == pytest.approx(7 * weights, rel=0.2), "two checkpoints of three"
 
 
+def test_a_comparison_that_is_under_way_is_refused(done, data):
+    """Rates were tried beside it, half as high as they are alone; its pretraining alone was refused."""
+    with locked(done[1]), pytest.raises(BusyError, match="another process works here"):
+        outlook(done[0], data, done[1])
+
+
 def test_what_is_wrong_is_said_as_the_run_would_say_it(done, data, encoders, tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         outlook(done[0], tmp_path / "nowhere", tmp_path / "out")
@@ -219,6 +226,17 @@ def test_the_command_shows_the_parts_and_makes_nothing(tmp_path, data, encoders,
     assert not (tmp_path / "out").exists()
     assert command([*words, "--ranks", "2"]) == 2
     assert "2 ranks cannot share 1 micro-batches evenly" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_a_folder_that_cannot_be_is_refused_by_a_dry_run_as_well(tmp_path, capsys, monkeypatch, more):
+    """All was to be done there, and the run itself was refused."""
+    monkeypatch.setattr("tools.bench.run", lambda *given: pytest.fail("it ran"))
+    monkeypatch.setattr("tools.bench.low_resource_outlook", lambda *given: [])
+    (tmp_path / "file").touch()
+    words = ["bench", "low-resource", "librispeech-mini-light", "--data", str(tmp_path), "--out"]
+    assert command([*words, str(tmp_path / "file/out"), *more]) == 2
+    assert "file: a file stands where a folder is needed; give another --out" in capsys.readouterr().err
 
 
 def test_a_sum_says_where_more_is_not_known(done, data, capsys):

@@ -29,7 +29,8 @@ from tools.main import run as command
 from upstream.audio import Manifest
 from upstream.course import Course, following
 from upstream.disk import folder_bytes, write_json
-from upstream.errors import UsageError
+from upstream.errors import BusyError, UsageError
+from upstream.locks import locked
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe
 from upstream.recipe import load_recipe
 from upstream.run_stages import note_stages, refuse_other_stages
@@ -187,6 +188,12 @@ def test_an_outlook_goes_on_with_a_student_that_was_stopped(run, corpus, monkeyp
     [anew] = [stage for stage in outlook(chosen, run, first="round1/recogniser") if stage.stage == "round1/recogniser"]
     assert anew.anew
     assert found["round1/recogniser"].seconds == pytest.approx(anew.seconds * 24 / 30)
+
+
+def test_a_run_that_is_under_way_is_refused(run, corpus):
+    """Rates were tried beside it, half as high as they are alone."""
+    with locked(run), pytest.raises(BusyError, match="another process works here"):
+        outlook(recipe(corpus), run)
 
 
 def test_time_follows_from_what_was_measured_in_the_run(run, corpus):

@@ -211,6 +211,14 @@ def test_a_dry_run_says_how_long_it_takes_and_in_days_where_it_takes_many(dry, c
     assert "1 stage to do" in capsys.readouterr().out
 
 
+def test_a_dry_run_of_a_folder_says_how_to_know_the_rest(dry, tmp_path, capsys):
+    """That nothing said how long teachers take was all that one saw."""
+    assert dry("--ranks", "1") == 0
+    assert "corpus import folder" not in capsys.readouterr().err
+    assert dry("--ranks", "1", f"data={tmp_path / 'audio'}") == 0
+    assert f"hubertkit corpus import folder {tmp_path / 'audio'} --out all.arrow" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("ranks", "day"), [("2", "65.8 h"), ("1", "5.5 days")])
 def test_a_dry_run_counts_on_the_gpus_of_all_ranks(dry, capsys, monkeypatch, ranks, day):
     """A bug once found: whatever `--ranks` said, the time of a run was that of one GPU."""

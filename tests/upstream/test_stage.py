@@ -371,6 +371,22 @@ def test_a_folder_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, mon
             pytest.fail("it was held twice")
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_is_there_is_taken_where_none_may_be_made_beside_it(tmp_path, monkeypatch, number):
+    """Some file systems look at what is allowed before they look at what is there."""
+    (tmp_path / "run").mkdir()
+
+    def refused(*given, **named):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / LOCK).is_file()
+    with pytest.raises(HubertkitError, match="read-only" if number == errno.EROFS else "no permission"), \
+            locked(tmp_path / "other"):
+        pytest.fail("it was held")
+
+
 def test_many_starters_at_the_same_moment_are_one_after_the_other_or_refused(tmp_path, switching):
     """Some found the folder gone between its making and its lock, or the lock of another in it."""
     run, inside, found, together = tmp_path / "run", [], [], threading.Barrier(4)
@@ -413,6 +429,29 @@ def test_a_folder_that_is_filled_takes_no_other_processs(tmp_path, monkeypatch):
         (hidden / "file").touch()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
     assert (tmp_path / f".out{UNFINISHED}").is_dir()
+
+
+def test_a_filling_that_failed_removes_nothing_of_who_comes_next(tmp_path, monkeypatch):
+    """The lock may have gone before the files, and then a file of the same name that another had written since."""
+    hidden, left, plain = tmp_path / f".out{UNFINISHED}", [], os.unlink
+
+    def noted(path, *given, **named):
+        if Path(path).name == LOCK:
+            left.append([found.name for found in hidden.iterdir()])
+        plain(path, *given, **named)
+
+    def fill():
+        with filling(tmp_path / "out"):
+            for number in range(20):
+                (hidden / f"file{number}").touch()
+            (hidden / "part").mkdir()
+            monkeypatch.setattr(os, "unlink", noted)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill()
+    assert left == [[LOCK]]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_outlives_the_emptying_of_a_stale_stage(tmp_path):

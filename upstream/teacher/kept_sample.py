@@ -7,9 +7,11 @@ All together they are as large as the sample. A short one is not kept at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ import torch
 from torch import Tensor
 
 from upstream import ranks
-from upstream.disk import disk_errors, load_array, remove, save_array, writing
+from upstream.disk import TEMPORARY, disk_errors, load_array, save_array, writing
 from upstream.stretches import stretches
 
 FOLDER = ".sample"
 STRETCH_SECONDS = 36_000.0  # of audio that is read before some of it is kept: as for units (`teacher.STRETCH_SECONDS`)
+_STRETCH = re.compile(r"([0-9a-f]{32})-\d+-\d+\.npy")
 
 
 class KeptSample:
@@ -43,7 +46,7 @@ class KeptSample:
         self._left = [len(rows) for rows in self._stretches]
         self._ends = [rows.stop for rows in self._stretches]
         keys = set(ranks.gather(key))
-        ranks.alone(lambda: self._remove_others(keys))
+        ranks.alone(lambda: _remove_kept(self._folder, keys))
 
     def restore(self, sample: Tensor) -> int:
         """Fill the beginning of this rank's part of the sample with what is kept; gives how many utterances that are.
@@ -75,12 +78,6 @@ class KeptSample:
     def _path(self, rows: range) -> Path:
         return self._folder / f"{self._key}-{rows.start}-{rows.stop}.npy"
 
-    def _remove_others(self, keys: set[str]) -> None:
-        with disk_errors(self._folder):
-            for path in list(self._folder.iterdir()) if self._folder.is_dir() else []:
-                if path.name.partition("-")[0] not in keys or path.suffix != ".npy":
-                    remove(path)
-
 
 def sample_key(features: dict[str, Any], device: str, manifest_hash: str, parts: Sequence[np.ndarray]) -> str:
     """32 hexadecimal digits for what the frames of a sample depend on: the features and where they are made, the
@@ -94,4 +91,17 @@ def sample_key(features: dict[str, Any], device: str, manifest_hash: str, parts:
 
 def forget_sample(folder: Path) -> None:
     """Remove what is kept of a sample in a teacher's folder, once the teacher is there."""
-    remove(Path(folder) / FOLDER)
+    kept = Path(folder) / FOLDER
+    _remove_kept(kept)
+    with contextlib.suppress(OSError):  # somebody else's files are in it
+        kept.rmdir()
+
+
+def _remove_kept(folder: Path, keys: Collection[str] = ()) -> None:
+    """Remove all stretches in a folder but those of some keys, and what a kill left of one that was being written. A
+    folder of that name may be somebody's, and what is in it as well."""
+    with disk_errors(folder):
+        for path in list(folder.iterdir()) if folder.is_dir() else []:
+            stretch = _STRETCH.fullmatch(path.name)
+            if TEMPORARY.fullmatch(path.name) or (stretch and stretch[1] not in keys):
+                path.unlink(missing_ok=True)

@@ -143,6 +143,21 @@ def test_nothing_is_kept_of_a_short_sample(recordings, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_somebody_else_keeps_in_a_folder_of_that_name_stays(recordings, tmp_path):
+    """A folder may be given that is not the teacher's alone: `.sample` of a project went with the first teacher."""
+    made, others = recordings(LENGTHS), {".sample/notes.txt", ".sample/mine/take-1.npy", ".sample/a-0-1.npy"}
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    draw(made, tmp_path, killed_at=7)
+    temporary = tmp_path / ".sample" / f".{'0' * 32}-6-7.npy.11.0123abcd.tmp"
+    temporary.touch()
+    draw(made, tmp_path, seed=2)
+    assert not temporary.exists()
+    forget_sample(tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == others
+
+
 def test_a_round_goes_on_with_its_sample_and_leaves_nothing_of_it(tmp_path, monkeypatch):
     data, out, seen = write_recordings(tmp_path / "data", 6), tmp_path / "run", []
     words = [*ENCODER, *TRAINING, f"data={data}", "rounds=[{teacher: {clusters: 5, sample_frames: 200}}]"]

@@ -152,7 +152,8 @@ def _refuse_repeated(content: Any, path: Path) -> None:
 
 
 def _tensors(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors in nested containers and stand-ins, each once, behind their dotted names."""
+    """All tensors in nested containers and stand-ins, as often as they stand there, behind their dotted names; no
+    container twice."""
     seen: set[int] = set()
     waiting = [("", content)]
     while waiting:
