@@ -368,13 +368,13 @@ def test_a_recording_that_vanishes_does_not_stop_the_others(asr, corpus, tmp_pat
     """`no such file`, and exit code 2, after an hour of other recordings."""
     for name in ("a.wav", "b.wav", "c.wav"):
         (tmp_path / name).write_bytes((corpus / "u01.wav").read_bytes())
-    words = Transcriber.words
+    words = Transcriber._words
 
     def vanishing(self, blocks):
         (tmp_path / "b.wav").unlink(missing_ok=True)
         return words(self, blocks)
 
-    monkeypatch.setattr(Transcriber, "words", vanishing)
+    monkeypatch.setattr(Transcriber, "_words", vanishing)
     code, out, err = call(capsys, "transcribe", asr, tmp_path, *more)
     assert code == 1
     assert len(out.splitlines()) == 2
