@@ -164,7 +164,10 @@ def _override(recipe: Any, word: str) -> Any:
             OmegaConf.from_dotlist([f"value={value}"]).value
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RecipeError(f"{where}: {' '.join(str(error).split())}") from error
-    _refuse(wrong_kind(kind, _plain(parsed), key), where)
+    wrong = wrong_kind(kind, _plain(parsed), key)
+    if wrong is not None and wrong.startswith(word):  # it names all of the word itself
+        raise RecipeError(f"override {wrong}")
+    _refuse(wrong, where)
     if any(part.isdecimal() for part in key.split(".")):
         return _checked(lambda: OmegaConf.update(recipe, key, parsed, merge=True) or recipe, recipe, where)
     for part in reversed(key.split(".")):  # merged as a file would be: `update` cannot add a part to a mapping of parts
