@@ -7,19 +7,19 @@ from benchmarks.low_resource import run
 
 
 @pytest.fixture(scope="session")
-def comparison_data(tmp_path_factory):
+def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("tones"))
 
 
 @pytest.fixture(scope="session")
-def comparison_encoders(tmp_path_factory):
+def encoders(tmp_path_factory):
     return write_encoders(tmp_path_factory.mktemp("encoders"))
 
 
 @pytest.fixture(scope="session")
-def comparison_done(tmp_path_factory, comparison_data, comparison_encoders):
+def done(tmp_path_factory, data, encoders):
     """A comparison of two encoders and scratch with two seeds: its recipe, its folder, and what was said."""
     folder, lines = tmp_path_factory.mktemp("done"), []
-    found = recipe(folder, comparison_encoders, "baseline=frozen")
-    run(found, comparison_data, folder / "out", "hubertkit bench", lines.append)
+    found = recipe(folder, encoders, "baseline=frozen")
+    run(found, data, folder / "out", "hubertkit bench", lines.append)
     return found, folder / "out", lines

@@ -25,22 +25,6 @@ from upstream.errors import InputError, Interrupted, RecipeError
 from upstream.model import Encoder, EncoderConfig, save_encoder
 from upstream.recipe import load_recipe
 
-
-@pytest.fixture
-def data(comparison_data):
-    return comparison_data
-
-
-@pytest.fixture
-def encoders(comparison_encoders):
-    return comparison_encoders
-
-
-@pytest.fixture
-def done(comparison_done):
-    return comparison_done
-
-
 BEGUN = re.compile(r"\S+/recogniser: (started|stale|interrupted)")
 
 

@@ -29,21 +29,6 @@ PRETRAIN = {
                {"teacher": {"features": "layer", "layer": 2, "clusters": 5, "sample_frames": 2000}}]}
 
 
-@pytest.fixture
-def data(comparison_data):
-    return comparison_data
-
-
-@pytest.fixture
-def encoders(comparison_encoders):
-    return comparison_encoders
-
-
-@pytest.fixture
-def done(comparison_done):
-    return comparison_done
-
-
 def with_rounds(tmp_path, encoders, *words):
     return recipe(tmp_path, encoders, f"pretrain={json.dumps(PRETRAIN)}",
                   "cells=['3min: scratch', '3min: round 2', '3min: round 1']", *words)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from killed_reads import Reads
 from small_rounds import ENCODER, TRAINING, write_recordings
 
 from upstream import stage_bytes
@@ -39,19 +40,6 @@ def short_stretches(monkeypatch):
 def encoder():
     return Encoder(EncoderConfig(conv_dim=16, width=32, layers=2, heads=2, ffn=64, positional_kernel=16,
                                  positional_groups=4)).initialise(0).eval()
-
-
-class Reads:
-    """Waveforms of recordings; which were read, and a kill where one is."""
-
-    def __init__(self, made, killed_at=None):
-        self.made, self.killed_at, self.seen = made, killed_at, []
-
-    def __call__(self, index):
-        self.seen.append(index)
-        if index == self.killed_at:
-            raise KeyboardInterrupt
-        return self.made.read(index)
 
 
 def draw(made, folder, source=None, killed_at=None, seed=1, frames=300):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from full_disk import files_up_to
+from killed_reads import Reads
 
 from upstream.errors import FormatError, HubertkitError, InputError, UsageError
 from upstream.features.source import FbankSource, LayerSource, MfccSource
@@ -328,19 +329,6 @@ def test_the_hash_of_a_single_teacher_is_that_of_features_shape_and_centroids(re
     _, teacher = fitted(recordings)
     digest = hashlib.sha256(b'{"dim": 39, "name": "mfcc", "rate": 50.0}(6, 39)' + teacher.centroids.numpy().tobytes())
     assert teacher.hash == digest.hexdigest()
-
-
-class Reads:
-    """Waveforms of recordings; which were read, and a kill where one is."""
-
-    def __init__(self, made, killed_at=None):
-        self.made, self.killed_at, self.seen = made, killed_at, []
-
-    def __call__(self, index):
-        self.seen.append(index)
-        if index == self.killed_at:
-            raise KeyboardInterrupt
-        return self.made.read(index)
 
 
 @pytest.fixture
