@@ -10,7 +10,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from upstream.training import peak
+
 ROOT = Path(__file__).parents[1]
+peak.SIZES["cpu"] = 128  # every training asks for the machine's rate, and no test for a good answer
 torch.set_num_threads(1)
 settings.register_profile("default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow],
                           derandomize=True)

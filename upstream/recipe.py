@@ -6,6 +6,7 @@ stops with one line that names the key, the nearest key there is, and the file o
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 import re
@@ -70,7 +71,7 @@ def load_recipe(schema: type[Schema], source: str | Path, overrides: Sequence[st
     content = _read(path)
 
     def with_overrides(words: Sequence[str], where: str) -> Schema:
-        recipe = _merge(OmegaConf.structured(schema), content, str(path))
+        recipe = _merge(OmegaConf.structured(schema), copy.deepcopy(content), str(path))
         for word in words:
             recipe = _override(recipe, word)
         made = _to_object(recipe, where)
@@ -254,8 +255,9 @@ def _unlock(config: Any) -> None:
 
 
 def _merge(base: Any, change: Any, where: str) -> Any:
+    """`base` with a change, both of which nobody may use afterwards: copies of them cost more than all the rest."""
     _refuse(wrong_kind(OmegaConf.get_type(base), _plain(change), ""), where)
-    return _checked(lambda: OmegaConf.merge(base, change), base, where)
+    return _checked(lambda: OmegaConf.unsafe_merge(base, change), base, where)
 
 
 def _refuse(wrong: str | None, where: str) -> None:
