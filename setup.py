@@ -20,9 +20,9 @@ setup(
     packages=find_packages(include=[f"{room}{sub}" for room in ("upstream", "downstream", "benchmarks", "tools")
                                     for sub in ("", ".*")]),
     package_data={
-        "upstream": ["recipes/*.yaml", "training/curves/*.json"],
-        "downstream": ["recipes/*.yaml", "recipes/decoding/*.yaml", "recipes/selftrain/*.yaml"],
-        "benchmarks": ["recipes/*.yaml", "*.json", "*.yaml", "report/*.css"],
+        "upstream": ["py.typed", "recipes/*.yaml", "training/curves/*.json"],
+        "downstream": ["py.typed", "recipes/*.yaml", "recipes/decoding/*.yaml", "recipes/selftrain/*.yaml"],
+        "benchmarks": ["py.typed", "recipes/*.yaml", "*.json", "*.yaml", "report/*.css"],
     },
     install_requires=[
         "numpy>=1.26,<2",  # pyctcdecode 0.5
