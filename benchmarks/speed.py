@@ -15,7 +15,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,41 +121,22 @@ def pretraining_gpu_hours(seconds: float, audio_seconds: float) -> float:
     return BASE_UPDATES * BASE_MINUTES * 60 / audio_seconds * seconds / 3600
 
 
+@dataclass
+class _Measured:
+    """Of a model in a precision: seconds of each update and bytes of memory, by system; TFLOP/s of the product."""
+
+    times: dict[str, list[float]] = field(default_factory=dict)
+    memory: dict[str, int | None] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
+
+
 def _compare(plan: Plan, work: Work, say: Callable[[str], None], faults: list[dict[str, str]]
              ) -> Iterator[dict[str, Any]]:
-    times: dict[str, list[float]] = {}
-    rates: list[float] = []
-    memory: dict[str, int | None] = {}
     nominal = tflop(work)
-    if plan.device.type == "cuda":  # a quiet machine, where memory is counted: one after the other
-        for name in plan.systems:
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()  # what earlier ones and torch's libraries left
-            with _finding(faults, name, work, say):
-                step = _built(name, work, plan, say)
-                times[name] = [_timed(step, plan.device) for _ in range(plan.repeats)]
-                memory[name] = torch.cuda.max_memory_allocated() - before
-            step = None  # type: ignore[assignment]
-            gc.collect()
-            torch.cuda.empty_cache()
-        rates = [matmul_rate(2 * plan.matmul, plan.device, work.precision) for _ in range(plan.repeats)]
-    else:
-        steps: dict[str, Step] = {}
-        for name in plan.systems:
-            with _finding(faults, name, work, say):
-                steps[name] = _built(name, work, plan, say)
-        for _ in range(plan.repeats):
-            for name in list(steps):  # names alone: a step would keep its system while memory is measured
-                sound = len(faults)
-                with _finding(faults, name, work, say):
-                    times.setdefault(name, []).append(_timed(steps[name], plan.device))
-                if len(faults) > sound:
-                    del steps[name], times[name]
-            rates.append(matmul_rate(plan.matmul, plan.device, work.precision))
-        steps.clear()
-        memory = {name: _peak_memory(name, work, say) if plan.memory else None for name in times}
-    peak = statistics.median(rates)
-    for name, taken in times.items():
+    way = _one_after_the_other if plan.device.type == "cuda" else _in_turns
+    found = way(plan, work, say, faults)
+    peak = statistics.median(found.rates)
+    for name, taken in found.times.items():
         seconds = statistics.median(taken)
         audio_seconds = work.batch * work.seconds
         row: dict[str, Any] = {
@@ -163,11 +144,47 @@ def _compare(plan: Plan, work: Work, say: Callable[[str], None], faults: list[di
             "seconds": round(seconds, 5), "spread": [round(x, 5) for x in _quartiles(taken)],
             "audio_seconds": audio_seconds, "tflop": round(nominal, 4),
             "share_of_peak": round(nominal / seconds / peak, 4), "peak_tflops": round(peak, 3),
-            "peak_memory": memory[name]}
+            "peak_memory": found.memory[name]}
         if work.model == "base" and plan.device.type == "cuda":
             row["pretraining_gpu_hours"] = round(pretraining_gpu_hours(seconds, audio_seconds), 1)
         say(f"{name}: {seconds:.3f} s, {100 * row['share_of_peak']:.0f}% of {peak:.2f} TFLOP/s")
         yield row
+
+
+def _one_after_the_other(plan: Plan, work: Work, say: Callable[[str], None], faults: list[dict[str, str]]) -> _Measured:
+    """On a GPU, which is a quiet machine, and where memory is counted."""
+    found = _Measured()
+    for name in plan.systems:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()  # what earlier ones and torch's libraries left
+        with _finding(faults, name, work, say):
+            step = _built(name, work, plan, say)
+            found.times[name] = [_timed(step, plan.device) for _ in range(plan.repeats)]
+            found.memory[name] = torch.cuda.max_memory_allocated() - before
+        step = None  # type: ignore[assignment]
+        gc.collect()
+        torch.cuda.empty_cache()
+    found.rates = [matmul_rate(2 * plan.matmul, plan.device, work.precision) for _ in range(plan.repeats)]
+    return found
+
+
+def _in_turns(plan: Plan, work: Work, say: Callable[[str], None], faults: list[dict[str, str]]) -> _Measured:
+    """On a CPU, so that all meet the same noise; memory afterwards, in processes of their own."""
+    found, steps = _Measured(), dict[str, Step]()
+    for name in plan.systems:
+        with _finding(faults, name, work, say):
+            steps[name] = _built(name, work, plan, say)
+    for _ in range(plan.repeats):
+        for name in list(steps):  # names alone: a step would keep its system while memory is measured
+            sound = len(faults)
+            with _finding(faults, name, work, say):
+                found.times.setdefault(name, []).append(_timed(steps[name], plan.device))
+            if len(faults) > sound:
+                del steps[name], found.times[name]
+        found.rates.append(matmul_rate(plan.matmul, plan.device, work.precision))
+    steps.clear()
+    found.memory = {name: _peak_memory(name, work, say) if plan.memory else None for name in found.times}
+    return found
 
 
 def _built(name: str, work: Work, plan: Plan, say: Callable[[str], None]) -> Step:

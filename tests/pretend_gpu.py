@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
-from upstream.training import loop
+from upstream.training import gradient
 
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
@@ -182,15 +182,15 @@ def pretended_gpu() -> Iterator[Waits]:
 def waits_of_passes() -> Iterator[list[dict[tuple[str, str], int]]]:
     """A list that gets, for each micro-batch of a training, what waited in its forward and backward pass."""
     found: list[dict[tuple[str, str], int]] = []
-    gradient = loop._gradient
+    original = gradient._gradient
 
     def watched(*arguments: Any) -> Any:
         before = _WAITS[-1].copy()
-        loss = gradient(*arguments)
+        loss = original(*arguments)
         found.append(dict(_WAITS[-1] - before))
         return loss
 
-    with mock.patch.object(loop, "_gradient", watched):
+    with mock.patch.object(gradient, "_gradient", watched):
         yield found
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from downstream.decode.alphabet import alphabet
 from downstream.decode.beam import BeamDecoder
-from downstream.decode.choice import AnyDecoder, Name
+from downstream.decode.choice import AnyDecoder, Name, WeightedDecoder
 from downstream.decode.decomposition import Decomposition, Step, decompose
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses
@@ -80,16 +80,11 @@ def errors(
     assert not isinstance(whole, GreedyDecoder)  # refused above
     given = None if hypotheses is None else _chosen(read_hypotheses(hypotheses), list(truth), hypotheses)
     objective = Objective.of(whole)
-    steps: dict[str, AnyDecoder] = {
-        "greedy": GreedyDecoder(stored.symbols, stored.blank),
-        "beam": BeamDecoder(stored.symbols, stored.blank, beam=whole.beam)}
-    if (words_alone := without_language_model(whole, objective.vocabulary)) is not None:
-        steps["+ lexicon"] = words_alone
+    steps = _steps_below(whole, objective)
     if given is None:
-        steps["+ lm"] = whole
-    found = _decoded(stored, steps, workers)
-    if given is not None:
-        found["+ lm"] = given
+        found = _decoded(stored, {**steps, "+ lm": whole}, workers)
+    else:
+        found = {**_decoded(stored, steps, workers), "+ lm": given}
     if not characters and without_spaces(truth.values(), [h.text for h in found["+ lm"]]):
         say(f"{references}: words are counted, and those of the references look like whole phrases; {NO_SPACES}")
     result = _taken_apart(stored, truth, found, objective, unit, choice.unspaced)
@@ -123,6 +118,15 @@ def _with_reference(stored: Emissions, truth: dict[str, str]) -> dict[str, str]:
         raise InputError(f"{missing}: no reference; give the references of what was recognised")
     letters = alphabet(stored.symbols, stored.blank).letters
     return {id: spelled_as(truth[id], letters) for id in stored.ids}
+
+
+def _steps_below(whole: WeightedDecoder, objective: Objective) -> dict[str, AnyDecoder]:
+    """The decoders that a search with a language model is compared with, each with a part of what it has."""
+    steps: dict[str, AnyDecoder] = {"greedy": GreedyDecoder(whole.symbols, whole.blank),
+                                    "beam": BeamDecoder(whole.symbols, whole.blank, beam=whole.beam)}
+    if (words_alone := without_language_model(whole, objective.vocabulary)) is not None:
+        steps["+ lexicon"] = words_alone
+    return steps
 
 
 def _decoded(stored: Emissions, steps: dict[str, AnyDecoder], workers: int | None) -> dict[str, list[Hypothesis]]:

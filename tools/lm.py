@@ -21,7 +21,7 @@ from rich.table import Table
 
 from downstream.given_files import check_readable
 from downstream.lm.arpa import ngram_counts, write_arpa
-from downstream.lm.arrays import holds_arrays
+from downstream.lm.array_file import holds_arrays
 from downstream.lm.arrays import pack as pack_arpa
 from downstream.lm.character_model import CharacterShape, CharacterTraining, refuse_others, train_characters
 from downstream.lm.interpolation import Pair

@@ -69,13 +69,8 @@ def show_quality(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Phone purity, cluster purity and PNMI of units against phone alignments, or proxies without any."""
-    if alignments is None and proxies is None:
-        raise UsageError("give --alignments DIR, or --proxies MANIFEST for figures that need none")
     encoders = encoder or []
-    first = encoders[0] if encoders else None
-    _refuse_alone({"--teacher": teacher, "--encoder": first}, "--proxies", proxies)
-    _refuse_alone({"--encoder": first}, "--teacher", teacher)
-    _refuse_alone({"--plot": plot}, "--alignments", alignments)
+    _check_what_for(alignments, proxies, teacher, encoders, plot)
     check_hours(hours)
     changes = (Change("noise", snr), Change("speed", speed))
     if plot is not None:
@@ -164,6 +159,17 @@ def import_teacher(
     made = import_centroids(centroids, with_cmn(_source(encoder or [], layer or [], features), cmn).describe())
     made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
+
+
+def _check_what_for(alignments: Path | None, proxies: Path | None, teacher: Path | None, encoders: list[Path],
+                    plot: Path | None) -> None:
+    """Raise UsageError where no figure of quality is asked for, or an option has none to change."""
+    if alignments is None and proxies is None:
+        raise UsageError("give --alignments DIR, or --proxies MANIFEST for figures that need none")
+    first = encoders[0] if encoders else None
+    _refuse_alone({"--teacher": teacher, "--encoder": first}, "--proxies", proxies)
+    _refuse_alone({"--encoder": first}, "--teacher", teacher)
+    _refuse_alone({"--plot": plot}, "--alignments", alignments)
 
 
 def _refuse_alone(given: dict[str, Path | None], needed: str, there: Path | None) -> None:

@@ -73,18 +73,12 @@ def units(
     manifest = recordings(audio)
     if form is Form.store:
         with locked(out):
-            made = _label(known, source, manifest, out)
-            description = describe(made, collapsed=False)
+            description = describe(_label(known, source, manifest, out), collapsed=False)
     else:
         folder = out.with_name(f".{out.name}.units")  # stays after a kill, for the same command to go on
         with locked(folder):
             made = _label(known, source, manifest, folder)
-            if form is Form.jsonl:
-                write_jsonl(made, out, collapse, times)
-            elif form is Form.arrow:
-                write_arrow(made, out, collapse, times)
-            else:
-                write_km(made, out, collapse)
+            _write(made, out, form, collapse, times)
             description = describe(made, collapse)
             remove(folder)
     if as_json:
@@ -124,6 +118,16 @@ def _advice(folder: Path) -> str:
 def _label(teacher: Teacher, source: Source, manifest: Manifest, folder: Path) -> Units:
     with progress("labelling", len(manifest)) as report:
         return teacher.label(source, manifest, folder, read=AudioCache(manifest, limit_bytes=0).wave, progress=report)
+
+
+def _write(made: Units, out: Path, form: Form, collapse: bool, times: bool) -> None:
+    """Units as a file."""
+    if form is Form.jsonl:
+        write_jsonl(made, out, collapse, times)
+    elif form is Form.arrow:
+        write_arrow(made, out, collapse, times)
+    else:
+        write_km(made, out, collapse)
 
 
 def _form(form: Form, out: Path) -> Form:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,6 @@ class Outlook:
 Trial = Callable[[Round], float | None]  # audio seconds a second that a round trains at, as far as that can be tried
 # Seconds of a round's teacher and of its units: of the round, the encoders that it reads, and (N,) samples.
 TeacherTrial = Callable[[Round, list[EncoderConfig], np.ndarray], tuple[float, float] | None]
-Size = Callable[[str, Round | None], int | None]  # bytes of a stage, by its name and round
 
 
 def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: None,
@@ -80,23 +78,7 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
     rounds = rounds_of(recipe, outside)
     check_sources(recipe, rounds, outside)
     names = stage_names(recipe, rounds)
-    manifest = known_manifest(recipe, out)
-    lengths = None if manifest is None else Manifest.load(manifest).lengths
-
-    def size(name: str, round_: Round | None) -> int | None:
-        dim = None if round_ is None else dimensions_read(round_, rounds, outside)
-        return most_bytes(name.rpartition("/")[2], round_, manifest, lengths, dim)
-
-    @cache
-    def read_by(number: int) -> list[EncoderConfig]:
-        round_ = rounds[number - 1]
-        reads = encoders_read_by(round_, rounds, outside) if round_.teacher.features == "layer" else []
-        return [config for config in reads if config is not None]
-
-    @cache
-    def teacher_tried(number: int) -> tuple[float, float] | None:
-        return None if lengths is None else teacher_trial(rounds[number - 1], read_by(number), lengths)
-
+    expected = _Expected(rounds, outside, out, known_manifest(recipe, out), trial, teacher_trial)
     course = Course(out, first, last, look=True, needed=frozenset(names[:1]))
     course.check(names)
     with following(course):
@@ -104,16 +86,11 @@ def outlook(recipe: PretrainRecipe, out: Path, trial: Trial = lambda round_: Non
             pretrain(recipe, out, lambda line: None)
         else:
             course.arrive(out / names[0], "to do", "", {})
-
-    def each(round_: Round) -> float:
-        return update_seconds(lengths, round_.encoder, round_.training, round_.mask)
-
-    reads, ways = stages_read(rounds), _Ways(size, _once(trial), teacher_tried, read_by, each)
-    found = []
+    reads, found = stages_read(rounds), list[Outlook]()
     for seen in stages_seen(course, names, lambda name: stages_before(name, names, reads)):
-        found.append(seen if seen.state == "done" else _ahead(rounds, out, seen, ways))
+        found.append(seen if seen.state == "done" else expected.of(seen))
         if seen.stage == course.last:
-            ways = replace(ways, trial=lambda round_: None, teacher_trial=lambda number: None)
+            expected.try_no_more()
     return found
 
 
@@ -143,63 +120,72 @@ def stages_seen(course: Course, names: Sequence[str], before: Callable[[str], se
     return found
 
 
-@dataclass(frozen=True)
-class _Ways:
-    """What is asked about stages that are ahead: their bytes; the rate of a round's training, if nobody knows it; of
-    the round of a number, how long its teacher and its units take, if nobody knows, and the encoders that it reads; and
-    the audio of an update of a round's training, in seconds."""
+class _Expected:
+    """Time and disk that stages will take which are ahead: as such stages of this run did, or as a trial says."""
 
-    size: Size
-    trial: Trial
-    teacher_trial: Callable[[int], tuple[float, float] | None]
-    read_by: Callable[[int], list[EncoderConfig]]
-    update_seconds: Callable[[Round], float]
+    def __init__(self, rounds: list[Round], outside: Mapping[str, EncoderConfig], out: Path, manifest: Path | None,
+                 trial: Trial, teacher_trial: TeacherTrial) -> None:
+        self._rounds, self._outside, self._out, self._manifest = rounds, outside, out, manifest
+        self._lengths = None if manifest is None else Manifest.load(manifest).lengths
+        self._trial, self._teacher_trial = trial, teacher_trial
+        self._rates: dict[str, float | None] = {}  # that were tried, by what they depend on
+        self._teachers: dict[int, tuple[float, float] | None] = {}  # that were tried, by their rounds
 
+    def try_no_more(self) -> None:
+        """What this run does not know of the stages that follow stays unknown."""
+        self._trial, self._teacher_trial = lambda round_: None, lambda round_, shapes, lengths: None
+        self._rates, self._teachers = {}, {}
 
-def _ahead(rounds: list[Round], out: Path, seen: Outlook, ways: _Ways) -> Outlook:
-    """A stage that is not done, with the time and the disk that it will take."""
-    number, _, kind = seen.stage.partition("/")
-    round_ = rounds[int(number.removeprefix("round")) - 1] if kind else None
-    seconds = None
-    if kind == "encoder" and round_ is not None:
-        goes_on = seen.state == "unfinished" and not seen.anew
-        seconds = _training_seconds(round_, out, seen.stage if goes_on else None, ways)
-    elif round_ is not None:
-        seconds = _like(out, kind, round_, ways.read_by(round_.number))
-        if seconds is None and kind in TEACHER_KINDS and (tried := ways.teacher_trial(round_.number)):
-            seconds = tried[TEACHER_KINDS.index(kind)]
-    return replace(seen, seconds=seconds, bytes=ways.size(seen.stage, round_))
+    def of(self, seen: Outlook) -> Outlook:
+        """A stage that is not done, with the time and the disk that it will take."""
+        number, _, kind = seen.stage.partition("/")
+        if not kind:  # of no round
+            return replace(seen, seconds=None, bytes=most_bytes(seen.stage, None, self._manifest, self._lengths, None))
+        round_ = self._rounds[int(number.removeprefix("round")) - 1]
+        if kind == "encoder":
+            goes_on = seen.state == "unfinished" and not seen.anew
+            seconds = self._training_seconds(round_, seen.stage if goes_on else None)
+        else:
+            seconds = self._other_seconds(round_, kind)
+        dim = dimensions_read(round_, self._rounds, self._outside)
+        return replace(seen, seconds=seconds, bytes=most_bytes(kind, round_, self._manifest, self._lengths, dim))
 
+    def _training_seconds(self, round_: Round, unfinished: str | None) -> float | None:
+        """What is left of the updates, at the median speed of such trainings in this run, or that of a trial."""
+        speeds, done = [], 0
+        for log in sorted(self._out.glob("round*/encoder/metrics.jsonl")):
+            if not _trains_alike(read_stage(log.parent), round_):
+                continue
+            records = read_metrics(log.parent, "train")
+            speeds += [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
+            if unfinished is not None and log.parent == self._out / unfinished and records:
+                done = records[-1]["update"]
+        if not speeds and (rate := self._rate_tried(round_)):
+            speeds = [rate]
+        if not speeds:
+            return None
+        each = update_seconds(self._lengths, round_.encoder, round_.training, round_.mask)
+        return (round_.training.updates - done) * each / float(np.median(speeds))
 
-def _once(trial: Trial) -> Trial:
-    known: dict[str, float | None] = {}
-
-    def tried(round_: Round) -> float | None:
+    def _rate_tried(self, round_: Round) -> float | None:
         training = round_.training  # how long it is, or at which rate it learns, takes no time
         shape = repr((round_.encoder, round_.mask, round_.has_teacher, training.batch_seconds, training.precision,
                       training.micro_batch_seconds, training.crop_seconds))
-        if shape not in known:
-            known[shape] = trial(round_)
-        return known[shape]
+        if shape not in self._rates:
+            self._rates[shape] = self._trial(round_)
+        return self._rates[shape]
 
-    return tried
-
-
-def _training_seconds(round_: Round, out: Path, unfinished: str | None, ways: _Ways) -> float | None:
-    """What is left of the updates, at the median speed of such trainings in this run, or that of a trial."""
-    speeds, done = [], 0
-    for log in sorted(out.glob("round*/encoder/metrics.jsonl")):
-        if not _trains_alike(read_stage(log.parent), round_):
-            continue
-        records = read_metrics(log.parent, "train")
-        speeds += [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
-        if unfinished is not None and log.parent == out / unfinished and records:
-            done = records[-1]["update"]
-    if not speeds and (rate := ways.trial(round_)):
-        speeds = [rate]
-    if not speeds:
-        return None
-    return (round_.training.updates - done) * ways.update_seconds(round_) / float(np.median(speeds))
+    def _other_seconds(self, round_: Round, kind: str) -> float | None:
+        """Of a stage that trains nothing."""
+        reads = encoders_read_by(round_, self._rounds, self._outside) if round_.teacher.features == "layer" else []
+        shapes = [config for config in reads if config is not None]
+        seconds = _like(self._out, kind, round_, shapes)
+        if seconds is not None or kind not in TEACHER_KINDS or self._lengths is None:
+            return seconds
+        if round_.number not in self._teachers:
+            self._teachers[round_.number] = self._teacher_trial(round_, shapes, self._lengths)
+        tried = self._teachers[round_.number]
+        return tried[TEACHER_KINDS.index(kind)] if tried else None
 
 
 def _trains_alike(record: dict[str, Any] | None, round_: Round) -> bool:

@@ -348,14 +348,11 @@ def _quality_stage(recipe: PretrainRecipe, corpus: Corpus, folder: Path, units: 
 def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder: Path, units_hash: str | None,
                    init: EncoderFile | None, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
     settings = {"seed": recipe.seed, "training": weights_settings(round_.training), **weights_of(round_)}
-    inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist())}
-    if units_hash is not None:
-        inputs["units"] = units_hash
-    if init is not None:
-        inputs["init"] = init.hash
     noise_manifest = _noise_manifest(round_.mixing)
-    if noise_manifest is not None:
-        inputs["noise"] = noise_manifest.hash
+    given = {"units": units_hash, "init": None if init is None else init.hash,
+             "noise": None if noise_manifest is None else noise_manifest.hash}
+    inputs = {"manifest": corpus.manifest.hash, "train": content_hash(corpus.train.tolist()),
+              **{name: digest for name, digest in given.items() if digest is not None}}
 
     def work(target: Path) -> dict[str, Any]:
         noise = None if noise_manifest is None else recipe.cache.open(noise_manifest)
@@ -373,19 +370,24 @@ def _encoder_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
         final = train(task, training, target, seed=recipe.seed, device=device,
                       what=f"round {round_.number}: encoder", examine=_examination(round_, histograms))
         if ranks.first():
+            if units is not None and not round_.has_units_already:  # what its labels mean travels with the encoder
+                Teacher.load(folder / "teacher").save(target / "teacher")
             extra = {"round": round_.number, "units": units_hash, "objective": as_settings(round_.objective),
-                     "training": as_settings(training)}
-            if units is not None:  # what its labels mean and how often each came travels with the encoder
-                extra["unit_statistics"] = {"classes": list(units.classes), "rate": units.rate,
-                                            "histogram": [h.tolist() for h in histograms]}
-                if not round_.has_units_already:
-                    Teacher.load(folder / "teacher").save(target / "teacher")
+                     "training": as_settings(training), **_unit_statistics(units, histograms)}
             save_encoder(task.model.encoder, target, extra=extra, head=head_state(task.model))
         chosen = {} if training is round_.training else {"micro_batch_seconds": training.micro_batch_seconds}
         return {"hash": encoder_hash(task.model.encoder) if ranks.first() else "", **chosen, **final}
 
     return run_stage(folder / "encoder", "encoder", version=1, settings=settings, inputs=inputs, work=work, say=say,
                      together=True)
+
+
+def _unit_statistics(units: Units | None, histograms: list[np.ndarray]) -> dict[str, Any]:
+    """How often each label came: it travels with the encoder."""
+    if units is None:
+        return {}
+    return {"unit_statistics": {"classes": list(units.classes), "rate": units.rate,
+                                "histogram": [h.tolist() for h in histograms]}}
 
 
 def _examination(round_: Round, histograms: list[np.ndarray]) -> Examine:

@@ -86,56 +86,77 @@ def run_stage(folder: Path, kind: str, *, version: int, settings: dict[str, Any]
 
 def _begin(folder: Path, record: dict[str, Any], say: Say) -> tuple[dict[str, Any], bool]:
     """Look at what is in the folder and clear it if it is stale. Gives the stage's record, and whether it is done."""
-    before = read_stage(folder)
-    name, kind = stage_name(folder), record["kind"]
-    if before is None:
-        _refuse_files(folder)
+    before, where = _found(folder, record["key"], say)
+    if before is not None and before.get("kind") != record["kind"]:
+        raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {record['kind']} a folder of "
+                         "its own")
+    state, why = _judged(before, record, folder if where == folder else None)
     followed = course.current()
-    looking = course.looking()
-    where = folder
-    if before is not None and before["state"] in ("running", CLEARING) and before["key"] != record["key"]:
-        # What another recipe had begun, stopped before it came to anything.
-        if looking and (folder / BEFORE / "stage.json").is_file() and not _checkpoints(folder):
-            where = folder / BEFORE
-        elif not looking:
-            _take_back(folder, say)
-        before = read_stage(where)
-    if before is not None and before.get("kind") != kind:
-        raise UsageError(f"{folder} holds the {before.get('kind')} of another run; give {kind} a folder of its own")
-    state = course.stage_state(before, record)
-    why = changes(before, record) if before is not None and state == "stale" else ""
-    if before is not None and state == "done" and where == folder and (lost := _lost(folder, before)):
-        state, why = "stale", lost
-    if before is not None and before["state"] == CLEARING:
-        why = "it was being cleared"
     wish, anew = None, False
     if followed is not None:
         wish = followed.arrive(folder, state, why, before or {})
         anew = followed.anew(state, before or {})
-    if looking:
+    if course.looking():
         return {"result": {"hash": ""}, **(before or {})}, True  # what it gave, if ever it was done
     if before is not None and state == "done" and not anew:
         remove(folder / BEFORE)  # nothing but a record: a kill just before or behind what is put aside and back
-        say(f"{name}: done before, skipped")
+        say(f"{stage_name(folder)}: done before, skipped")
         return before, True
     if before is not None and before["state"] == "running" and state == "stale" and (not wish or before.get("anew")):
         _refuse_checkpoints(folder, why)
     if wish:
         record["anew"] = wish  # once begun, the same command goes on with it
-    if before is not None and state == "unfinished" and not anew:
-        say(f"{name}: interrupted before, going on")
-        record |= {"started": before["started"], "others": before.get("others", []), "worked": _worked(folder, before)}
-    elif before is not None:
-        say(f"{name}: {f'stale ({why}), redone' if state == 'stale' else 'done anew, as asked'}")
-        record["others"] = _empty(folder, before)
-    else:
-        say(f"{name}: started")
+    record |= _taken_over(folder, before, state == "unfinished" and not anew,
+                          f"stale ({why}), redone" if state == "stale" else "done anew, as asked", say)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if followed is not None and wish:
             write_json(followed.root / course.WISH, followed.note())
         write_json(folder / "stage.json", record)
     return record, False
+
+
+def _found(folder: Path, key: str, say: Say) -> tuple[dict[str, Any] | None, Path]:
+    """The record of what was done in a folder before, if anything, and where it lies. What another recipe has begun
+    since, and stopped before it came to anything, does not count: it is taken back, or passed over by a look."""
+    before = read_stage(folder)
+    if before is None:
+        _refuse_files(folder)
+        return None, folder
+    if before["key"] == key or before["state"] not in ("running", CLEARING):
+        return before, folder
+    if not course.looking():
+        _take_back(folder, say)
+        return read_stage(folder), folder
+    aside = (folder / BEFORE / "stage.json").is_file() and not _checkpoints(folder)
+    where = folder / BEFORE if aside else folder
+    return read_stage(where), where
+
+
+def _judged(before: dict[str, Any] | None, record: dict[str, Any], folder: Path | None) -> tuple[course.State, str]:
+    """State of a stage that left the record `before`, and why it is stale; `folder` has its files, None if they lie
+    aside."""
+    state = course.stage_state(before, record)
+    if before is None:
+        return state, ""
+    why = changes(before, record) if state == "stale" else ""
+    if state == "done" and folder is not None and (lost := _lost(folder, before)):
+        state, why = "stale", lost
+    return state, "it was being cleared" if before["state"] == CLEARING else why
+
+
+def _taken_over(folder: Path, before: dict[str, Any] | None, goes_on: bool, why: str, say: Say) -> dict[str, Any]:
+    """What a record takes over of the one before it. Where the stage does not go on, which `why` says, the folder is
+    cleared."""
+    name = stage_name(folder)
+    if before is None:
+        say(f"{name}: started")
+        return {}
+    if goes_on:
+        say(f"{name}: interrupted before, going on")
+        return {"started": before["started"], "others": before.get("others", []), "worked": _worked(folder, before)}
+    say(f"{name}: {why}")
+    return {"others": _empty(folder, before)}
 
 
 def _lost(folder: Path, record: dict[str, Any]) -> str:

@@ -217,11 +217,11 @@ def _graph(decoder: BatchedDecoder) -> tuple[Graph, Backend]:
     lm = None if decoder.lm is None else load_arrays(Path(decoder.lm))
     words = decoder.lexicon
     if lm is not None and words is None:
-        words = tuple(lm.words.list[3:])
+        words = tuple(lm.words.own)
         check_language_model(words, columns)
     open_vocabulary = decoder.unknown_penalty is not None or words is None
     if lm is not None and words is not None and open_vocabulary:
-        words = (*words, *lm.words.list[3:])  # else the model's words that a lexicon lacks would count as unknown
+        words = (*words, *lm.words.own)  # else the model's words that a lexicon lacks would count as unknown
     trie = _trie((*(words or ()), *hotwords), columns, open_vocabulary)
     backend: Any = NumpyBackend() if decoder.device is None else TorchBackend(decoder.device)
     return _weighted(decoder, trie, lm, hotwords, columns, open_vocabulary, backend), backend
@@ -239,11 +239,14 @@ def _weighted(decoder: BatchedDecoder, trie: LexiconTrie, lm: NgramArrays | None
     if ahead.max() < _SMALLEST:  # it orders hypotheses, for which a factor that all have is nothing
         ahead = ahead - ahead.max()
     scorer: Any = lm if lm is None or decoder.device is None else _on_device(lm, decoder.device)
-    return Graph(trie.width, columns.characters.index(""), columns.characters.index(" "),
-                 backend.array(trie.children), None if trie.edges is None else backend.array(trie.edges),
-                 backend.array(trie.otherwise), backend.array(trie.label), backend.array(trie.word),
-                 backend.array(np.exp(ahead)), scorer, backend.array(ids), backend.array(bonus), decoder.lm_weight,
-                 lm.begin if lm else 0, lm.eos if lm else 0, len(lm.link) if lm else 1, decoder.unspaced)
+    return Graph(width=trie.width, blank=columns.characters.index(""), space=columns.characters.index(" "),
+                 children=backend.array(trie.children),
+                 edges=None if trie.edges is None else backend.array(trie.edges),
+                 otherwise=backend.array(trie.otherwise), label=backend.array(trie.label),
+                 word=backend.array(trie.word), ahead=backend.array(np.exp(ahead)), lm=scorer,
+                 lm_word=backend.array(ids), bonus=backend.array(bonus), lm_weight=decoder.lm_weight,
+                 begin=lm.begin if lm else 0, end=lm.eos if lm else 0, states=len(lm.link) if lm else 1,
+                 unspaced=decoder.unspaced)
 
 
 @lru_cache(maxsize=2)

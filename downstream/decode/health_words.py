@@ -93,7 +93,7 @@ def read_model_words(path: Path, progress: Callable[[float, float], None] | None
     """
     path = Path(path)
     if holds_arrays(path):
-        words = NgramArrays.load(path).words.list[3:]
+        words = list(NgramArrays.load(path).words.own)
     else:
         words = read_unigrams(path)
         ngram_counts(path, progress, say)  # a file that was cut short looks whole up to there

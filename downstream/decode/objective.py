@@ -141,7 +141,7 @@ def array_scores(arrays: NgramArrays) -> tuple[TextScore, frozenset[str]]:
             total += float(logprob[0])
         return total, ids.count(0)
 
-    return score, frozenset(arrays.words.list[3:])
+    return score, frozenset(arrays.words.own)
 
 
 def without_language_model(decoder: WeightedDecoder, words: frozenset[str]) -> WeightedDecoder | None:

@@ -200,7 +200,7 @@ def findable(decoder: WeightedDecoder) -> tuple[str, Collection[str]]:
     if lexicon is not None:
         return LEXICON, lexicon.words if isinstance(lexicon, Lexicon) else lexicon
     lm = Path(decoder.lm or "")
-    return MODEL, NgramArrays.load(lm).words.list[3:] if holds_arrays(lm) else read_unigrams(lm)
+    return MODEL, NgramArrays.load(lm).words.own if holds_arrays(lm) else read_unigrams(lm)
 
 
 class _Decoding:

@@ -12,7 +12,7 @@ probability. So a score is one sum of two numbers, whatever was backed off.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from downstream.lm.array_file import holds_arrays, map_arrays, write_arrays
 from downstream.lm.kneser_ney import NGramModel
 from downstream.lm.loading import load_arpa
 from downstream.lm.perfect_hash import build, slots_for, slots_of
-from downstream.lm.reading import BOS, EOS, UNK, Progress
+from downstream.lm.reading import BOS, EOS, SPECIALS, UNK, Progress
 from downstream.lm.tree import Tree, tree_of
 from upstream.disk import file_hash
 from upstream.errors import FormatError, HubertkitError
@@ -36,8 +36,6 @@ _VERSION = 4  # of the arrays' meaning
 
 class Words:
     """The vocabulary of a model: `<unk>` 0, `<s>` 1, `</s>` 2, and the others."""
-
-    unk = UNK
 
     def __init__(self, text: np.ndarray) -> None:
         """`text`: the bytes of all words, a newline after each."""
@@ -57,6 +55,11 @@ class Words:
     def list(self) -> list[str]:
         """The words by id."""
         return self._text.tobytes().decode().split("\n")[:-1]
+
+    @property
+    def own(self) -> Sequence[str]:
+        """Those that texts are made of: all but `<unk>`, `<s>` and `</s>`."""
+        return self.list[len(SPECIALS):]
 
     @cached_property
     def _ids(self) -> dict[str, int]:

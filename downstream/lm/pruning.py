@@ -44,7 +44,7 @@ def prune_to_loss(model: NGramModel, threshold: float) -> NGramModel:
     """
     if not threshold > 0:
         raise UsageError(f"threshold {threshold:g}: must be above 0; 1e-8 is a usual one")
-    return _kept(model, [staying >= threshold for staying in _growth(model)])
+    return _kept(model, [growth >= threshold for growth in _growth(model)])
 
 
 def prune_to_ngrams(model: NGramModel, ngrams: int) -> NGramModel:

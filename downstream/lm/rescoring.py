@@ -59,7 +59,7 @@ class CausalModel:
         Raises:
             InputError: a text longer than the model's positions.
         """
-        unique = sorted(set(texts), key=len)
+        unique = sorted(set(texts))  # so that batches are the same in every process
         rows = [self._tokens(text) for text in unique]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         found: dict[str, float] = {}

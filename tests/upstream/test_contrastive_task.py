@@ -13,7 +13,8 @@ from upstream.model.quantiser import GumbelSchedule
 from upstream.pretrain_crops import CropReader
 from upstream.pretrain_task import PretrainTask
 from upstream.teacher.units import Units, UnitsWriter
-from upstream.training.loop import Pool, TrainingRecipe, _accumulate
+from upstream.training.gradient import accumulate
+from upstream.training.loop import Pool, TrainingRecipe
 
 CONFIG = EncoderConfig(conv_dim=16, width=32, layers=2, heads=2, ffn=64, pre_norm=True, conv_norm="layer",
                        positional_kernel=15, positional_groups=2, dropout=0.1, attention_dropout=0, input_dropout=0,
@@ -82,7 +83,7 @@ def test_dropout_and_noise_depend_on_the_seed_and_the_batch_alone(manifest):
     def gradient(before):
         found = task(manifest)
         torch.rand(before)  # what was drawn earlier
-        assert _accumulate(found, next(found.updates(3)), "float32", 0, CPU, Pool())
+        assert accumulate(found, next(found.updates(3)), RECIPE, 0, CPU, Pool())
         return found.model.quantizer.weight_proj.weight.grad
 
     assert torch.equal(gradient(0), gradient(17))

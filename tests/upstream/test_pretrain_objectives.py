@@ -85,7 +85,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(recordings, tmp_path, n
     """Dropout, Gumbel noise, negatives and mixtures are what they would have been."""
     words = ["encoder.dropout=0.1", "mixing.share=0.5"]
     [*_, straight] = pretrain(recipe(name, recordings, *words), tmp_path / "straight", quiet, until_round=1)
-    accumulate, calls = loop._accumulate, []
+    accumulate, calls = loop.accumulate, []
 
     def stop_after_three(*arguments, **keywords):
         calls.append(0)
@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(recordings, tmp_path, n
         return accumulate(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_accumulate", stop_after_three)
+        patch.setattr(loop, "accumulate", stop_after_three)
         with pytest.raises(Interrupted):
             pretrain(recipe(name, recordings, *words), tmp_path / "stopped", quiet, until_round=1)
     [*_, resumed] = pretrain(recipe(name, recordings, *words), tmp_path / "stopped", quiet, until_round=1)

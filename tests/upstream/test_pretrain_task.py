@@ -14,7 +14,8 @@ from upstream.model import Encoder, EncoderConfig, MaskedPrediction, SpanMask, p
 from upstream.pretrain_crops import CropReader
 from upstream.pretrain_task import PretrainTask
 from upstream.teacher.units import Units, UnitsWriter
-from upstream.training.loop import Pool, TrainingRecipe, _accumulate
+from upstream.training.gradient import accumulate
+from upstream.training.loop import Pool, TrainingRecipe
 
 CONFIG = EncoderConfig(frontend="fbank", width=32, layers=2, heads=2, ffn=64, pre_norm=True, positional_kernel=15,
                        positional_groups=2, dropout=0, attention_dropout=0, input_dropout=0, layerdrop=0)
@@ -295,7 +296,7 @@ def test_an_update_has_the_gradient_of_the_mean_over_its_hidden_frames_in_any_or
     expected = torch.autograd.grad(mean, list(found.model.parameters()), allow_unused=True)
     for order in (batches, batches[::-1]):
         found.model.zero_grad()
-        assert _accumulate(found, order, "float32", 0, CPU, Pool())
+        assert accumulate(found, order, RECIPE, 0, CPU, Pool())
         for parameter, gradient in zip(found.model.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
 

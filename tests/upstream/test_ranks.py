@@ -1,15 +1,12 @@
 """What several ranks do together besides training: reading a sample, labelling, dividing what there is to do."""
 
-import json
-import multiprocessing
-
 import numpy as np
 import pytest
 import soundfile
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from several_ranks import on_ranks
 
 from upstream import ranks
 from upstream.audio import AudioCache, import_folder
@@ -60,29 +57,9 @@ def teach(recordings, kind, out):
             "units": units.hash, "stretches": stretches, "left": [p.name for p in out.glob(".*")]}
 
 
-def work(rank, count, port, recordings, kind, out, queue, stretch_seconds):
-    torch.set_num_threads(1)
+def teach_by_stretches(recordings, kind, out, stretch_seconds):
     labelling.STRETCH_SECONDS = kept_sample.STRETCH_SECONDS = stretch_seconds
-    ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
-    try:
-        queue.put((rank, json.dumps(teach(recordings, kind, out))))
-    finally:
-        ranks.leave()
-
-
-def taught(recordings, kind, out, count, stretch_seconds):
-    """What each of `count` ranks ends with."""
-    context = multiprocessing.get_context("spawn")
-    store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
-    queue = context.Queue()
-    others = [context.Process(target=work, args=(r, count, store.port, recordings, kind, out, queue,
-                                                   stretch_seconds)) for r in range(count)]
-    for process in others:
-        process.start()
-    found = dict(queue.get(timeout=100) for _ in others)
-    for process in others:
-        process.join(20)
-    return [json.loads(found[r]) for r in range(count)]
+    return teach(recordings, kind, out)
 
 
 @pytest.mark.parametrize(("kind", "count", "stretch_seconds"), [("mfcc", 2, 36_000.0), ("layer", 3, 36_000.0),
@@ -90,7 +67,7 @@ def taught(recordings, kind, out, count, stretch_seconds):
 def test_several_ranks_teach_and_label_as_one_does(recordings, tmp_path, kind, count, stretch_seconds):
     torch.set_num_threads(1)
     (tmp_path / "several" / ".part-7-9").mkdir(parents=True)  # left by a process that was killed
-    several = taught(recordings, kind, tmp_path / "several", count, stretch_seconds)
+    several = on_ranks(count, teach_by_stretches, recordings, kind, tmp_path / "several", stretch_seconds)
     alone = teach(recordings, kind, tmp_path / "alone")
     assert [len(r["sample"]) for r in several] == [150] + [0] * (count - 1)
     assert several[0]["stretches"] == (3 if stretch_seconds == 1.0 else 0)  # of the second; the first has one

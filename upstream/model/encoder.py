@@ -119,9 +119,7 @@ class Encoder(nn.Module):
         frames = self.config.grid.frames(waveforms.shape[1])
         asked = frames - room  # T
         if mask is not None:
-            if tuple(mask.shape) != (len(waveforms), asked):
-                raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {(len(waveforms), asked)}, one value "
-                                 "for each frame")
+            _check_mask(mask, (len(waveforms), asked))
             mask = sent(F.pad(mask, (0, room)) if room else mask, waveforms.device)
         ends = lengths if padded and padding == "exact" else None
         if padding == "fairseq" and self.config.family in CUTS_CHUNKS:
@@ -190,6 +188,11 @@ def _checked_lengths(waveforms: Tensor, lengths: Tensor | Sequence[int] | None) 
         raise UsageError(f"lengths {found.tolist()} do not fit waveforms of shape {tuple(waveforms.shape)}; give the "
                          "samples of each row")
     return found
+
+
+def _check_mask(mask: Tensor, shape: tuple[int, int]) -> None:
+    if tuple(mask.shape) != shape:
+        raise UsageError(f"mask of shape {tuple(mask.shape)}: expected {shape}, one value for each frame")
 
 
 _FRONTENDS: dict[str, Callable[[EncoderConfig], nn.Module]] = {

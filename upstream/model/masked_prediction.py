@@ -38,7 +38,7 @@ class PredictionLoss:
         masked_count: frames in `masked_losses`, known on the host.
         unmasked_losses, unmasked_correct, unmasked_count: the same for frames that were not masked; zeros when neither
             `unmasked_weight` nor `measure` asked for them.
-        feature_penalty: mean square of the conv front end's output; 0 for front ends that do not learn.
+        feature_penalty: mean square of the front end's output; 0 for front ends that do not learn.
         usage: per stream (K,) float32, masked frames of which a class is the likeliest, if `measure` (`perplexity`).
     """
 
@@ -79,7 +79,7 @@ class MaskedPrediction(nn.Module):
             Several make intermediate-layer supervision (Wang et al. 2022, ILS-SSL); middle layers of pre-norm models
             get a layer norm before their projection.
         unmasked_weight: weight of the loss on unmasked frames (0 in all released models).
-        feature_penalty: weight of the conv front end's mean square (10 in HuBERT).
+        feature_penalty: weight of the mean square of a front end that learns (10 in HuBERT).
         head: "cosine", or "linear": one linear map to the classes and cross entropy (MelHuBERT).
         masked_weight: weight of the loss on masked frames.
         tied_projections: one projection for all streams, instead of one each (fairseq untie_final_proj=false).

@@ -62,6 +62,15 @@ def test_padding_does_not_change_a_score(model, batch_tokens):
     assert model.scores(TEXTS, batch_tokens) == pytest.approx(alone, abs=1e-4)
 
 
+def test_batches_are_the_same_in_every_process(model, monkeypatch):
+    """Bug: texts of one length went into batches in the order of a set, another one in every process."""
+    texts = [f"{one} {other}" for one in ("A", "THE", "CAT", "SAT") for other in ("ON", "MAT", "A", "CAT")]
+    batches = []
+    monkeypatch.setattr(model, "_batch", lambda rows: batches.append(rows) or [0.0] * len(rows))
+    model.scores(texts[::-1], batch_tokens=12)
+    assert [row for rows in batches for row in rows] == [model._tokens(text) for text in sorted(texts)]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_stored_in_half_precision_scores_in_float32(folder, tmp_path, dtype):
     """It computed in what it was stored in, so that a score depended on what else was in the batch."""

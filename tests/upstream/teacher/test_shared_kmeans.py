@@ -1,12 +1,10 @@
 """Several ranks that hold a part of the frames each cluster them as one process with all of them does."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
 import soundfile
 import torch
-import torch.distributed as dist
+from several_ranks import on_ranks
 
 from upstream import ranks
 from upstream.audio import AudioCache, import_folder
@@ -60,14 +58,9 @@ def cluster(recordings):
     return found
 
 
-def work(rank, count, port, recordings, queue):
-    torch.set_num_threads(1)
+def cluster_in_parts(recordings):
     teachers.ONE_PROCESS = 0
-    ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
-    try:
-        queue.put((rank, cluster(recordings)))
-    finally:
-        ranks.leave()
+    return cluster(recordings)
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +81,7 @@ def one_process(recordings):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_ranks_with_a_part_of_the_frames_each_end_as_one_process_with_all(recordings, one_process, count):
-    context = multiprocessing.get_context("spawn")
-    store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
-    queue = context.Queue()
-    others = [context.Process(target=work, args=(r, count, store.port, recordings, queue)) for r in range(count)]
-    for process in others:
-        process.start()
-    found = dict(queue.get(timeout=100) for _ in others)
-    for process in others:
-        process.join(20)
+    found = on_ranks(count, cluster_in_parts, recordings)
     for name in ("coarse to fine", "plain", "emptied", "residual", "product", "teacher"):
         centroids, inertia = one_process[name]
         for rank in range(count):

@@ -12,7 +12,8 @@ from upstream.errors import UsageError
 from upstream.model import Encoder, EncoderConfig
 from upstream.training import compiling
 from upstream.training.compiling import compile_blocks, has_compiler, in_place
-from upstream.training.loop import Loss, _accumulate
+from upstream.training.gradient import accumulate
+from upstream.training.loop import Loss
 from upstream.training.peak import Arithmetic
 from upstream.training.pool import Pool
 from upstream.training.recipe import TrainingRecipe
@@ -135,10 +136,10 @@ def test_what_was_counted_first_is_compiled_afterwards():
     _, encoder = encoders()
     counter = CompileCounterWithBackend("aot_eager")
     in_place(encoder, backend=counter)
-    arithmetic = Arithmetic(CPU, "float32", compiled=True)
+    arithmetic, recipe = Arithmetic(CPU, "float32", compiled=True), TrainingRecipe(precision="float32")
     for update in range(1, 4):
-        assert _accumulate(Task(encoder), [Batch(update, n) for n in range(2)], "float32", 0, CPU, Pool({}),
-                           arithmetic=arithmetic)
+        assert accumulate(Task(encoder), [Batch(update, n) for n in range(2)], recipe, 0, CPU, Pool({}),
+                          arithmetic=arithmetic)
     assert arithmetic.each > 0
     assert 1 <= counter.frame_count <= 2
 

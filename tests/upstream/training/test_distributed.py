@@ -1,12 +1,11 @@
 """Ranks: 1, 2 and 4 of them give the same losses and weights, and one run can go on with another number."""
 
 import json
-import multiprocessing
 from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.distributed as dist
+from several_ranks import on_ranks
 from torch import nn
 
 from upstream import ranks
@@ -76,36 +75,19 @@ class Toy:
         return {"norm": float(sum(p.detach().square().sum() for p in self.model.parameters()))}
 
 
-def work(rank, count, port, folder, stop_at, queue):
-    torch.set_num_threads(1)
-    ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
+def weights(folder, stop_at=None):
+    """What a training ends with, on this rank."""
+    task = Toy(stop_at)
     try:
-        task = Toy(stop_at)
         train(task, RECIPE, folder, seed=1, device=torch.device("cpu"))
-        weights = {k: v.tolist() for k, v in task.model.state_dict().items()}
-        queue.put((rank, json.dumps(weights)))
     except Interrupted:
-        queue.put((rank, "interrupted"))
-    finally:
-        ranks.leave()
+        return "interrupted"
+    return json.dumps({k: v.tolist() for k, v in task.model.state_dict().items()})
 
 
 def trained(folder, count, stop_at=None):
     """What each of `count` ranks ends with."""
-    if count == 1:
-        task = Toy()
-        train(task, RECIPE, folder, seed=1, device=torch.device("cpu"))
-        return [json.dumps({k: v.tolist() for k, v in task.model.state_dict().items()})]
-    context = multiprocessing.get_context("spawn")
-    store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
-    queue = context.Queue()
-    others = [context.Process(target=work, args=(r, count, store.port, folder, stop_at, queue)) for r in range(count)]
-    for process in others:
-        process.start()
-    found = dict(queue.get(timeout=100) for _ in others)
-    for process in others:
-        process.join(20)
-    return [found[r] for r in range(count)]
+    return [weights(folder)] if count == 1 else on_ranks(count, weights, folder, stop_at)
 
 
 def losses(folder):

@@ -14,8 +14,9 @@ from torch import nn
 from upstream.errors import HubertkitError, Interrupted, UsageError
 from upstream.keyed import keyed_torch
 from upstream.training.checkpoint import best_checkpoint
+from upstream.training.gradient import accumulate
 from upstream.training.health import Finding
-from upstream.training.loop import BAD_UPDATES_IN_A_ROW, EVERY, Loss, Pool, TrainingRecipe, _accumulate, train
+from upstream.training.loop import BAD_UPDATES_IN_A_ROW, EVERY, Loss, Pool, TrainingRecipe, train
 from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import OptimiserRecipe, ParameterGroup, learning_rate
 
@@ -306,7 +307,7 @@ def test_two_micro_batches_of_unequal_weight_give_the_gradient_of_their_joint_me
     x = torch.cat([b.x for b in batches])
     joint = (task.model(x) - x.sum(1, keepdim=True)).square().mean()
     expected = torch.autograd.grad(joint, list(task.model.parameters()))
-    assert _accumulate(task, batches, "float32", 1, CPU, pool)
+    assert accumulate(task, batches, RECIPE, 1, CPU, pool)
     torch.testing.assert_close([p.grad for p in task.model.parameters()], list(expected))
     assert pool.take()["loss"] == pytest.approx(float(joint.detach()))
 

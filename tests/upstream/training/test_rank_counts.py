@@ -1,14 +1,12 @@
 """1, 2 and 4 ranks have the same losses in float32: within 1e-5 for 5 updates of a real model, within 1e-3 for 50."""
 
-import multiprocessing
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
+from several_ranks import on_ranks
 from test_sharding import CPU, RECIPE, Batch, batch, model
 
-from upstream import ranks
 from upstream.training.loop import EVERY, Loss, train
 from upstream.training.monitor import read_metrics
 from upstream.training.optimiser import ParameterGroup
@@ -47,25 +45,13 @@ class Task:
         return {"loss": 1.0}
 
 
-def work(rank, count, port, folder):
-    torch.set_num_threads(1)
-    ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
-    try:
-        train(Task(), LONG, folder, seed=1, device=CPU)
-    finally:
-        ranks.leave()
+def work(folder):
+    train(Task(), LONG, folder, seed=1, device=CPU)
 
 
 def losses(folder, count):
     """Of every update, trained by `count` ranks."""
-    context = multiprocessing.get_context("spawn")
-    store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
-    processes = [context.Process(target=work, args=(r, count, store.port, folder)) for r in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(200)
-    assert [p.exitcode for p in processes] == [0] * count
+    on_ranks(count, work, folder)
     return torch.tensor([r["loss"] for r in read_metrics(folder, "train")], dtype=torch.float64)
 
 

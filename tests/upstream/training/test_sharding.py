@@ -1,13 +1,11 @@
 """Activations computed again give the same gradients; a model spread over ranks learns as a whole one does."""
 
-import json
-import multiprocessing
 import shutil
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-import torch.distributed as dist
+from several_ranks import on_ranks
 
 from upstream import ranks
 from upstream.errors import RecipeError
@@ -142,33 +140,20 @@ class ShardedTask(Task):
         return [group]
 
 
-def work(rank, count, port, folder, recipe, queue):
-    torch.set_num_threads(1)
-    ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
-    try:
-        task = ShardedTask()
-        train(task, recipe, folder, seed=1, device=CPU)
-        queue.put((rank, json.dumps({k: v.tolist() for k, v in task.model.state_dict().items()}) if not rank else ""))
-    finally:
-        ranks.leave()
+def weights(task, folder, recipe):
+    """What a training ends with, on the first rank."""
+    train(task, recipe, folder, seed=1, device=CPU)
+    return {k: v.tolist() for k, v in task.model.state_dict().items()} if ranks.first() else {}
+
+
+def sharded(folder, recipe):
+    return weights(ShardedTask(), folder, recipe)
 
 
 def trained(folder, count, recipe=RECIPE):
     """The weights that a training on `count` ranks ends with."""
-    if count == 1:
-        task = Task()
-        train(task, recipe, folder, seed=1, device=CPU)
-        return {k: v.clone() for k, v in task.model.state_dict().items()}
-    context = multiprocessing.get_context("spawn")
-    store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
-    queue = context.Queue()
-    processes = [context.Process(target=work, args=(r, count, store.port, folder, recipe, queue)) for r in range(count)]
-    for process in processes:
-        process.start()
-    found = dict(queue.get(timeout=100) for _ in processes)
-    for process in processes:
-        process.join(20)
-    return {k: torch.tensor(v) for k, v in json.loads(found[0]).items()}
+    found = weights(Task(), folder, recipe) if count == 1 else on_ranks(count, sharded, folder, recipe)[0]
+    return {k: torch.tensor(v) for k, v in found.items()}
 
 
 def without_last_checkpoint(source, folder):

@@ -1,14 +1,13 @@
 """Sums through memory that ranks of one machine share."""
 
 import errno
-import multiprocessing
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from several_ranks import on_ranks
 from torch import nn
 
 from upstream import ranks
@@ -95,30 +94,18 @@ def left():
     return list(module.FOLDER.iterdir())
 
 
-def work(rank, count, port, job, queue, folder):
+def work(job, folder):
     module.FOLDER = folder
-    torch.set_num_threads(1)
-    ranks.join(rank, count, dist.TCPStore("127.0.0.1", port, count, False))
-    queue.put((rank, job(rank, count)))
+    found = job(ranks.rank(), ranks.count())
     if job not in (lost, dies_in_between):
         ranks.meet()
-        ranks.leave()
+    return found
 
 
 def together(job, count, answers=None):
     """What each rank's job gives."""
-    context = multiprocessing.get_context("spawn")
-    store = dist.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
-    queue = context.Queue()
     with tempfile.TemporaryDirectory(dir=module.FOLDER) as folder:
-        processes = [context.Process(target=work, args=(r, count, store.port, job, queue, Path(folder)))
-                     for r in range(count)]
-        for process in processes:
-            process.start()
-        found = dict(queue.get(timeout=100) for _ in range(answers or count))
-        for process in processes:
-            process.join(20)
-    return [found[rank] for rank in sorted(found)]
+        return on_ranks(count, work, job, Path(folder), answers=answers)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conversions import CLOSE, WAVES, difference, outputs, same, same_model
+from conversions import CLOSE, WAVES, difference, filled, outputs, same, same_model
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -44,18 +44,10 @@ def _ours(folder: Path) -> torch.Tensor:
     return outputs(read_checkpoint(folder))
 
 
-def _filled(model: Any) -> Any:
-    """Random values everywhere: biases and norms start at zero and one, where a mistake would not show."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 @pytest.mark.parametrize("kind", list(MODELS))
 @pytest.mark.parametrize("settings", [{}, LARGE])
 def test_what_transformers_saves_gives_what_it_computes(tmp_path, kind, settings):
-    model = _filled(MODELS[kind](CONFIGS[kind](**SIZES, **settings)))
+    model = filled(MODELS[kind](CONFIGS[kind](**SIZES, **settings)))
     model.save_pretrained(tmp_path)
     assert difference(_ours(tmp_path), _theirs(model)) < CLOSE
 
@@ -63,7 +55,7 @@ def test_what_transformers_saves_gives_what_it_computes(tmp_path, kind, settings
 @pytest.mark.parametrize("kind", list(MODELS))
 @pytest.mark.parametrize("head", ["ForCTC", "ForSequenceClassification"])
 def test_models_with_a_head_give_their_encoder(tmp_path, kind, head):
-    model = _filled(getattr(transformers, MODELS[kind].__name__.replace("Model", head))(CONFIGS[kind](**SIZES)))
+    model = filled(getattr(transformers, MODELS[kind].__name__.replace("Model", head))(CONFIGS[kind](**SIZES)))
     model.save_pretrained(tmp_path)
     found = read_checkpoint(tmp_path)
     assert difference(outputs(found), _theirs(model)) < CLOSE
@@ -74,7 +66,7 @@ def test_models_with_a_head_give_their_encoder(tmp_path, kind, head):
 def test_the_quantiser_of_a_pretraining_comes_and_goes(tmp_path):
     config = transformers.Wav2Vec2Config(**SIZES, num_codevectors_per_group=5, num_codevector_groups=2,
                                          codevector_dim=6, proj_codevector_dim=8)
-    model = _filled(transformers.Wav2Vec2ForPreTraining(config))
+    model = filled(transformers.Wav2Vec2ForPreTraining(config))
     model.save_pretrained(tmp_path / "theirs")
     found = read_checkpoint(tmp_path / "theirs")
     assert same(found.quantiser["quantizer.codevectors"], model.quantizer.codevectors.detach())
@@ -90,7 +82,7 @@ def test_the_quantiser_of_a_pretraining_comes_and_goes(tmp_path):
 
 
 def test_old_and_new_names_of_the_weight_norm_are_the_same(tmp_path):
-    model = _filled(transformers.HubertModel(transformers.HubertConfig(**SIZES)))
+    model = filled(transformers.HubertModel(transformers.HubertConfig(**SIZES)))
     model.save_pretrained(tmp_path)
     new = _ours(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -104,7 +96,7 @@ def test_old_and_new_names_of_the_weight_norm_are_the_same(tmp_path):
 
 @pytest.mark.parametrize("kind", ["torch file", "sharded safetensors", "sharded torch files"])
 def test_weights_are_found_in_every_kind_of_file(tmp_path, kind):
-    model = _filled(transformers.HubertModel(transformers.HubertConfig(**SIZES)))
+    model = filled(transformers.HubertModel(transformers.HubertConfig(**SIZES)))
     model.save_pretrained(tmp_path)
     expected = _ours(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -136,7 +128,7 @@ def test_an_index_that_points_out_of_its_folder_is_refused(tmp_path):
 
 def test_biases_that_are_all_zero_are_dropped_and_said(tmp_path):
     """Hugging Face's HuBERT LARGE has conv biases where fairseq's has none: all zero."""
-    model = _filled(transformers.HubertModel(transformers.HubertConfig(**SIZES, **LARGE)))
+    model = filled(transformers.HubertModel(transformers.HubertConfig(**SIZES, **LARGE)))
     for layer in model.feature_extractor.conv_layers:
         torch.nn.init.zeros_(layer.conv.bias)
     model.save_pretrained(tmp_path)
@@ -243,7 +235,7 @@ def test_what_else_is_in_the_folder_stays(pretrained, tmp_path):
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    _filled(transformers.HubertModel(transformers.HubertConfig(**SIZES))).save_pretrained(tmp_path)
+    filled(transformers.HubertModel(transformers.HubertConfig(**SIZES))).save_pretrained(tmp_path)
     return tmp_path
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conversions import CLOSE, WAVES, difference, outputs, same, same_model
+from conversions import CLOSE, WAVES, difference, filled, outputs, same, same_model
 
 from upstream.errors import UsageError
 from upstream.frames import CONV_GRID
@@ -30,14 +30,6 @@ ARGUMENTS = {"extractor_conv_layer_config": [(16, k, s) for k, s in zip(CONV_GRI
              "encoder_ff_interm_dropout": 0.0, "encoder_dropout": 0.0, "encoder_layer_drop": 0.0, "aux_num_out": None}
 
 
-def _filled(model: Any) -> Any:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def _theirs(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return getattr(model, "base_model", model)(WAVES).last_hidden_state
@@ -46,7 +38,7 @@ def _theirs(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("settings", [{}, LARGE])
 def test_wavlms_names_and_joint_projections_are_torchaudios(settings):
     """transformers' weights, under our names, become a state dict that torchaudio loads strictly and agrees with."""
-    theirs = _filled(transformers.WavLMModel(transformers.WavLMConfig(**WAVLM, **settings)))
+    theirs = filled(transformers.WavLMModel(transformers.WavLMConfig(**WAVLM, **settings)))
     state = old_weight_norm(dict(theirs.state_dict()))
     del state["masked_spec_embed"]
     named = ours._packed({ours._their_name(new_weight_norm(name)): tensor for name, tensor in state.items()}, 2)
@@ -79,7 +71,7 @@ def test_names_in_fairseq_and_in_wavlms_own_files(name, theirs):
 @pytest.mark.parametrize("head", ["Model", "ForCTC"])
 def test_wavlm_goes_through_every_format(tmp_path, settings, head):
     config = transformers.WavLMConfig(**WAVLM, **settings, vocab_size=6)
-    theirs = _filled(getattr(transformers, f"WavLM{head}")(config))
+    theirs = filled(getattr(transformers, f"WavLM{head}")(config))
     theirs.save_pretrained(tmp_path / "theirs")
     found = read_checkpoint(tmp_path / "theirs")
     assert difference(outputs(found), _theirs(theirs)) < CLOSE
@@ -102,7 +94,7 @@ def test_wavlm_goes_through_every_format(tmp_path, settings, head):
 
 def test_data2vec_goes_through_transformers_and_fairseq(tmp_path):
     config = transformers.Data2VecAudioConfig(**SIZES, num_conv_pos_embeddings=3, conv_pos_kernel_size=5)
-    theirs = _filled(transformers.Data2VecAudioModel(config))
+    theirs = filled(transformers.Data2VecAudioModel(config))
     theirs.save_pretrained(tmp_path / "theirs")
     found = read_checkpoint(tmp_path / "theirs")
     assert difference(outputs(found), _theirs(theirs)) < CLOSE

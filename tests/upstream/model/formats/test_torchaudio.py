@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conversions import CLOSE, WAVES, difference, outputs, same, same_model
+from conversions import CLOSE, WAVES, difference, filled, outputs, same, same_model
 
 from upstream.errors import FormatError, UsageError
 from upstream.frames import CONV_GRID
@@ -28,14 +28,6 @@ SIZES = {"extractor_mode": "group_norm", "extractor_conv_layer_config": CONV, "e
 LARGE = {"extractor_mode": "layer_norm", "extractor_conv_bias": True, "encoder_layer_norm_first": True}
 
 
-def _filled(model: Any) -> Any:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def _theirs(model: Any) -> torch.Tensor:
     with torch.no_grad():
         model = getattr(model, "wav2vec2", model).eval()
@@ -47,7 +39,7 @@ def _described(path: Path, **content: Any) -> Path:
     return path
 
 
-def _made(path: Path, like: Any = None) -> Any:
+def _made(path: Path) -> Any:
     """The torchaudio model that the JSON file beside a state dict describes, with its weights, loaded strictly."""
     described = json.loads(ours.sidecar(path).read_text())
     arguments = described["arguments"]
@@ -61,7 +53,7 @@ def _made(path: Path, like: Any = None) -> Any:
 @pytest.mark.parametrize("lightning", [False, True])
 def test_its_state_dicts_give_what_it_computes(tmp_path, settings, lightning):
     arguments = {**SIZES, **settings}
-    model = _filled(models.wav2vec2_model(**arguments, aux_num_out=None))
+    model = filled(models.wav2vec2_model(**arguments, aux_num_out=None))
     state = model.state_dict()
     content = {"state_dict": {f"model.{key}": tensor for key, tensor in state.items()}} if lightning else state
     torch.save(content, tmp_path / "x.pth")
@@ -105,7 +97,7 @@ def test_heads_of_masked_prediction_go_and_come_back(pretrained, tmp_path):
 
 def test_its_own_pretraining_is_read_with_its_head(tmp_path):
     arguments = {**SIZES, **ours._PRETRAINING, "num_classes": 9, "final_dim": 6, "feature_grad_mult": 0.1}
-    model = _filled(models.hubert_pretrain_model(**arguments))
+    model = filled(models.hubert_pretrain_model(**arguments))
     torch.save(model.state_dict(), tmp_path / "x.pt")
     found = load_prediction(_described(tmp_path / "x.pt", arguments=arguments))
     assert found.classes == (9,)
@@ -141,7 +133,7 @@ def test_a_recogniser_goes_and_comes_back(checkpoints, tmp_path):
 
 
 def test_the_old_name_of_the_head_is_read(tmp_path):
-    model = _filled(models.wav2vec2_model(**SIZES, aux_num_out=6))
+    model = filled(models.wav2vec2_model(**SIZES, aux_num_out=6))
     state = {key.replace("aux.", "encoder.readout."): tensor for key, tensor in model.state_dict().items()}
     torch.save(state, tmp_path / "x.pt")
     found = read_checkpoint(_described(tmp_path / "x.pt", arguments=SIZES))
@@ -162,7 +154,7 @@ def test_published_sizes_need_no_description(tmp_path, monkeypatch, name, settin
     real = {"BASE": (768, 12, 3072, "group"), "LARGE": (1024, 24, 4096, "layer")}[name]
     assert published._PUBLISHED[real] == (heads, pre_norm)
     monkeypatch.setitem(published._PUBLISHED, (*size, norm), (4, pre_norm))
-    model = _filled(models.wav2vec2_model(**arguments, aux_num_out=None))
+    model = filled(models.wav2vec2_model(**arguments, aux_num_out=None))
     torch.save(model.state_dict(), tmp_path / "x.pth")
     assert difference(outputs(read_checkpoint(tmp_path / "x.pth")), _theirs(model)) < CLOSE
 
@@ -207,7 +199,7 @@ def bundle(monkeypatch):
         arguments = {**SIZES, **(LARGE if normalize else {}), "aux_num_out": aux}
         made = kind(_path="x.pth", _params=arguments, _sample_rate=16_000, _normalize_waveform=normalize,
                     _model_type="Wav2Vec2", **fields)
-        model = _filled(models.wav2vec2_model(**arguments))
+        model = filled(models.wav2vec2_model(**arguments))
         monkeypatch.setattr(type(made), "_get_state_dict", lambda *_: model.state_dict())
         monkeypatch.setattr(pipelines, "HUBERT_BASE", made)
         return model
