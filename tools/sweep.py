@@ -17,6 +17,7 @@ from upstream.device import best_device
 from upstream.disk import disk_errors, read_json, write_json
 from upstream.errors import UsageError
 from upstream.features.streaming import check_hours, draw_hours
+from upstream.locks import locked
 from upstream.model import load_encoder
 from upstream.progress import progress
 from upstream.teacher.alignments import find_alignments
@@ -65,17 +66,17 @@ def sweep_layers(
         recordings = recordings.only([i for i in recordings.ids if i in paths])
     recordings = recordings.select(draw_hours(recordings.lengths, hours, seed))
     device = best_device()
-    with progress("sweeping", len(recordings)) as report:
-        found = sweep(load_encoder(encoder, device), recordings, numbers, read=AudioCache(recordings).wave, seed=seed,
-                      alignments=paths, layers=chosen, device=device, fit_frames=frames, measure_abx=with_abx, snr=snr,
-                      cmn=cmn, progress=report)
-    result = {**found.as_json(), "manifest": recordings.hash, "hours": recordings.seconds / 3600, "seed": seed,
-              "snr": snr if paths is None else None, "cmn": cmn}
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "sweep.json", result)
-    plot_sweep(found, out / "sweep.png")
-    found.teacher.save(out / "teacher")
+    with locked(out):
+        with progress("sweeping", len(recordings)) as report:
+            found = sweep(load_encoder(encoder, device), recordings, numbers, read=AudioCache(recordings).wave,
+                          seed=seed, alignments=paths, layers=chosen, device=device, fit_frames=frames,
+                          measure_abx=with_abx, snr=snr, cmn=cmn, progress=report)
+        result = {**found.as_json(), "manifest": recordings.hash, "hours": recordings.seconds / 3600, "seed": seed,
+                  "snr": snr if paths is None else None, "cmn": cmn}
+        with disk_errors(out):
+            write_json(out / "sweep.json", result)
+        plot_sweep(found, out / "sweep.png")
+        found.teacher.save(out / "teacher")
     if as_json:
         print(json.dumps(result, indent=1, allow_nan=False))
     else:

@@ -23,6 +23,7 @@ from upstream.features.centred import with_cmn
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import check_hours, draw_hours
+from upstream.locks import locked
 from upstream.model import load_encoder
 from upstream.progress import progress, say
 from upstream.teacher.alignments import find_alignments
@@ -138,12 +139,13 @@ def fit_teacher(
     refuse_others(out, len(numbers), bool(pca or whiten or kind == "random"))
     source = with_cmn(_source(encoder or [], layer or [], features, stacked), cmn)
     recordings = Manifest.load(manifest)
-    with progress("reading frames", len(recordings)) as report:
-        made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers, seed=seed,
-                           read=AudioCache(recordings).wave, sample_frames=frames, sample_within=within,
-                           kind=kind_of(kind), pca=pca, whiten=whiten, progress=report, keep=out)
-    made.save(out)
-    forget_sample(out)
+    with locked(out):
+        with progress("reading frames", len(recordings)) as report:
+            made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers,
+                               seed=seed, read=AudioCache(recordings).wave, sample_frames=frames, sample_within=within,
+                               kind=kind_of(kind), pca=pca, whiten=whiten, progress=report, keep=out)
+        made.save(out)
+        forget_sample(out)
     print(f"{out}: {made.kind} teacher of {'+'.join(map(str, made.classes))} classes, "
           + (f"inertia {made.inertia:.4g}, " if made.inertia is not None else "") + f"hash {made.hash[:12]}")
 
@@ -162,7 +164,8 @@ def import_teacher(
     check_folder(out, [centroids, *(encoder or [])], own="teacher.json")
     refuse_others(out, 1)
     made = import_centroids(centroids, with_cmn(_source(encoder or [], layer or [], features), cmn).describe())
-    made.save(out)
+    with locked(out):
+        made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
 
 
