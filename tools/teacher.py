@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +36,7 @@ from upstream.teacher.matching import named_source
 from upstream.teacher.proxies import Change, label_stability, runs, speaker_information
 from upstream.teacher.quality import Quality, quality
 from upstream.teacher.quantiser import kind_of
+from upstream.teacher.sampling import heard_little
 from upstream.teacher.teacher import SAMPLE_FRAMES, SAMPLE_WITHIN, Teacher, refuse_others
 from upstream.teacher.units import Units
 
@@ -139,6 +141,8 @@ def fit_teacher(
     refuse_others(out, len(numbers), bool(pca or whiten or kind == "random"))
     source = with_cmn(_source(encoder or [], layer or [], features, stacked), cmn)
     recordings = Manifest.load(manifest)
+    if kind != "random" and (little := heard_little(recordings, np.arange(len(recordings)), frames, seed, within)):
+        say(f"warning: the sample hears {little}; raise --frames or --within (0 draws from all)")
     with locked(out):
         with progress("reading frames", len(recordings)) as report:
             made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers,

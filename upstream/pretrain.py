@@ -53,7 +53,7 @@ from upstream.progress import progress, say
 from upstream.recipe import as_settings, check_recipe
 from upstream.round_data import check_data
 from upstream.round_encoders import EncoderFile, read_outside, refuse_own, start_from
-from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
+from upstream.round_teacher import blamed_on, check_given, make_teacher, say_little, teacher_key, teacher_source
 from upstream.run_stages import encoder_inputs, note_stages, refuse_other_stages, rounds_read, stage_names, stages_read
 from upstream.stage import run_stage
 from upstream.teacher.alignments import alignments_hash, find_alignments
@@ -274,6 +274,7 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     settings, files = teacher_key(round_.teacher, recipe.probe)
 
     def work(folder: Path) -> dict[str, Any]:
+        say_little(round_, corpus.manifest, corpus.train, recipe.seed, say)
         with progress(f"round {round_.number}: teacher", 1) as report:
             teacher = make_teacher(round_.teacher, [e.load(device) for e in read], corpus.manifest, corpus.train,
                                    recipe.probe, audio=recipe.cache.open(corpus.manifest), cache=recipe.cache,

@@ -126,7 +126,7 @@ def test_features_that_fitting_would_not_read_are_refused(tmp_path, options, say
 
 def test_a_fit_draws_from_as_much_as_is_said(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("tools.teacher.Manifest.load", lambda path: [])
+    monkeypatch.setattr("tools.teacher.Manifest.load", lambda path: Manifest.of([], "a test"))
     monkeypatch.setattr("tools.teacher.AudioCache", lambda manifest: SimpleNamespace(wave=None))
     monkeypatch.setattr("tools.teacher.Teacher.fit", lambda *_, **options: asked.append(options) or 1 / 0)
 
@@ -160,3 +160,12 @@ def test_of_two_teachers_that_are_fitted_at_once_into_one_folder_the_second_is_r
         assert [path.name for path in (tmp_path / "teacher").iterdir()] == [LOCK]
     assert CliRunner().invoke(app, noise).exit_code == 0
     assert Teacher.load(tmp_path / "teacher").classes == (3,)
+
+
+def test_a_fit_whose_sample_hears_little_says_so(noise):
+    """A small --frames reads a small part of the recordings, and nothing said it."""
+    assert "warning" not in CliRunner().invoke(app, noise).stderr
+    little = CliRunner().invoke(app, [*noise, "--frames", "10"])
+    assert "warning: the sample hears 5 of 30 utterances, 5 of 30 speakers; raise --frames or --within (0 draws from " \
+           "all)" in little.stderr
+    assert "warning" not in CliRunner().invoke(app, [*noise, "--frames", "10", "--within", "0"]).stderr
