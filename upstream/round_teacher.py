@@ -73,8 +73,8 @@ def say_little(round_: Round, manifest: Manifest, train: np.ndarray, seed: int, 
         return
     little = heard_little(manifest, train, recipe.sample_frames, seed, recipe.sample_within)
     if little is not None:
-        say(f"  warning: the teacher's sample hears {little}; raise rounds.{round_.number - 1}.teacher.sample_frames or "
-            "sample_within (0 draws from all)")
+        say(f"  warning: the teacher's sample hears {little}; raise rounds.{round_.number - 1}.teacher.sample_frames "
+            "or sample_within (0 draws from all)")
 
 
 def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, Any], dict[str, str]]:

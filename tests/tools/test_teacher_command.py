@@ -166,6 +166,6 @@ def test_a_fit_whose_sample_hears_little_says_so(noise):
     """A small --frames reads a small part of the recordings, and nothing said it."""
     assert "warning" not in CliRunner().invoke(app, noise).stderr
     little = CliRunner().invoke(app, [*noise, "--frames", "10"])
-    assert "warning: the sample hears 5 of 30 utterances, 5 of 30 speakers; raise --frames or --within (0 draws from " \
-           "all)" in little.stderr
+    assert ("warning: the sample hears 5 of 30 utterances, 5 of 30 speakers; raise --frames or --within (0 draws from "
+            "all)") in little.stderr
     assert "warning" not in CliRunner().invoke(app, [*noise, "--frames", "10", "--within", "0"]).stderr
