@@ -57,10 +57,12 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         command: how it was called, for the results.
 
     Raises:
+        RecipeError: no cells.
         UsageError: something that the recipe names is not in `data`, or results of another benchmark are in `out`.
         BusyError: another process works in `out`.
     """
     data, out = Path(data), Path(out)
+    recipe.check_given()
     check_folders(data, out)
     with locked(out):
         splits = splits_stage(recipe, data, out / SPLITS, say)

@@ -93,6 +93,7 @@ def outlook(recipe: LowResourceRecipe, data: Path, out: Path, ways: Ways | None 
     still to be made. BusyError: a process works in `out`, whose work would be tried against.
     """
     ways = ways or Ways()
+    recipe.check_given()
     check_folders(data, out)
     trained = frozenset(f"{CELLS}/{recipe.folder(*training)}/{RECOGNISER}" for training in recipe.trainings)
     course = Course(out, look=True, needed=trained)

@@ -95,6 +95,7 @@ def low_resource(
 ) -> None:
     """Encoders beside scratch on several amounts of labels and seeds, decoded greedily and with an n-gram."""
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
+    loaded.check_given()
     check_place(out)
     if dry_run:
         count = check_ranks(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded))
