@@ -33,7 +33,7 @@ from benchmarks.over_seeds import Tally
 from benchmarks.results import refuse_other_results, write_results
 from downstream.finetune import finetune
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
-from downstream.lm.arpa import write_arpa
+from downstream.lm.arpa import read_unigrams, write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from upstream import ranks
 from upstream.device import chosen_device
@@ -68,7 +68,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         splits = splits_stage(recipe, data, out / SPLITS, say)
         planned = check_trainings(recipe, data, splits, out)
         lm = lm_stage(recipe.lm, data, out / LM, say)
-        check_lm(recipe, splits, lm)
+        check_lm(recipe, splits, read_unigrams(lm.path))
         _tell_scratch(recipe, planned, say)
         grid = Grid(recipe, splits, planned, lm, out)
         tally = Tally(out / CELLS, splits.manifests[recipe.test], recipe.seed, recipe.decoding.resamples,
@@ -224,9 +224,8 @@ def lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) ->
                          "of data (--data)")
 
     def work(target: Path) -> dict[str, Any]:
-        options = Options(prune=recipe.prune, fallback=FALLBACK if recipe.discount_fallback else None)
         with progress("language model", recipe.order) as report:
-            model = estimate([text], recipe.order, options, report)
+            model = estimate([text], recipe.order, lm_options(recipe), report)
         write_arpa(model, target / "lm.arpa")
         return {"hash": file_hash(target / "lm.arpa"), "ngrams": [len(order) for order in model.orders]}
 
@@ -234,6 +233,11 @@ def lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) ->
     result = run_stage(folder, "language model", version=1, settings=as_settings(recipe), inputs=inputs, work=work,
                        say=say)
     return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
+
+
+def lm_options(recipe: LanguageModelRecipe) -> Options:
+    """How the n-gram model is estimated."""
+    return Options(prune=recipe.prune, fallback=FALLBACK if recipe.discount_fallback else None)
 
 
 def _round_row(result: RoundResult) -> dict[str, Any]:
