@@ -267,5 +267,5 @@ def _heard_before(grid: Grid) -> dict[str, Any]:
 def _encoder_rows(grid: Grid) -> list[dict[str, Any]]:
     """The encoders from elsewhere: what they were read from, and what they are."""
     return [{"name": name, "encoder": file.source, "hash": file.hash, "frontend": shape.frontend,
-             "layers": shape.layers, "width": shape.width}
+             "stride_ms": shape.stride_ms, "layers": shape.layers, "width": shape.width}
             for (name, file), shape in zip(grid.planned.files.items(), grid.planned.outside.values())]
