@@ -37,7 +37,7 @@ from downstream.lm.arpa import read_unigrams, write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from upstream import ranks
 from upstream.device import chosen_device
-from upstream.disk import file_hash, read_json
+from upstream.disk import file_hash, path_given, read_json
 from upstream.errors import InputError, UsageError
 from upstream.locks import locked
 from upstream.pretrain import RoundResult, pretrain
@@ -61,7 +61,7 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         UsageError: something that the recipe names is not in `data`, or results of another benchmark are in `out`.
         BusyError: another process works in `out`.
     """
-    data, out = Path(data), Path(out)
+    data, out = path_given(data, "data"), path_given(out, "out")
     recipe.check_given()
     check_folders(data, out)
     with locked(out):

@@ -31,7 +31,7 @@ from upstream.audio.batches import MicroBatch, UtterancePlan
 from upstream.audio.manifest import Manifest
 from upstream.audio.speed import length_at, played
 from upstream.device import chosen_device, sent
-from upstream.disk import content_hash
+from upstream.disk import content_hash, path_given
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.keyed import keyed, keyed_torch
@@ -88,6 +88,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         Both: a head that cannot be kept (`kept_head.check_head`).
     """
     check_recipe(recipe, FinetuneRecipe)
+    out = path_given(out, "out")
     manifest, dev, vocabulary = check_start(recipe, out)
     if dev is not None:
         warn_of_dev(manifest, dev, vocabulary, say)

@@ -44,7 +44,7 @@ from upstream import ranks
 from upstream.audio.manifest import Manifest
 from upstream.course import leave, looking
 from upstream.device import chosen_device
-from upstream.disk import content_hash, file_hash, read_json, write_json
+from upstream.disk import content_hash, file_hash, path_given, read_json, write_json
 from upstream.progress import progress, say
 from upstream.recipe import as_settings, check_recipe
 from upstream.run_stages import note_stages
@@ -87,7 +87,7 @@ def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say, sets: Sets | N
         UsageError, InputError: as `check_selftrain`; and InputError where a round keeps no pseudo label.
     """
     check_recipe(recipe, SelftrainRecipe)
-    out = Path(out)
+    out = path_given(out, "out")
     run = _Run(recipe, sets or check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
     _prepare(run, out)
     names = stage_names(recipe, run.sets)

@@ -35,7 +35,7 @@ from upstream.audio.mixing import Mixing
 from upstream.contrastive_task import ContrastiveTask
 from upstream.course import current, looking
 from upstream.device import chosen_device
-from upstream.disk import content_hash, write_json
+from upstream.disk import content_hash, path_given, write_json
 from upstream.errors import RecipeError, UsageError
 from upstream.keyed import keyed
 from upstream.locks import locked, watched
@@ -105,7 +105,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     check_recipe(recipe, PretrainRecipe)
     if until_round is not None and (not isinstance(until_round, int) or until_round < 1):
         raise UsageError(f"until_round={until_round!r}: must be at least 1; rounds are counted from 1")
-    out = Path(out)
+    out = path_given(out, "out")
     refuse_other_stages(out)
     refuse_own(recipe, out)
     outside, configs = read_outside(outside_encoders(recipe))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from downstream.decode.provenance import remove_provenance, write_provenance
 from downstream.given_files import check_readable
-from upstream.disk import disk_errors, file_hash, writing
+from upstream.disk import disk_errors, file_hash, path_given, writing
 from upstream.errors import FormatError
 
 _OPTIONAL = ("nbest", "confidences", "unfinished")  # left out of files where there are none
@@ -89,7 +89,7 @@ def spaces_before(hypothesis: Hypothesis) -> list[bool]:
 def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis], provenance: dict[str, Any] | None = None) -> None:
     """Write one JSON object a line, atomically, and what made them beside it (`decode.provenance`): what is said there
     of hypotheses that are replaced goes."""
-    path = Path(path)
+    path = path_given(path, "path")
     with disk_errors(path.parent):
         with writing(path) as temporary:
             with temporary.open("w", encoding="utf-8") as out:
@@ -108,7 +108,7 @@ def read_hypotheses(path: Path) -> list[Hypothesis]:
         UsageError: there is no such file.
         FormatError: naming the line that is no hypothesis, or the id that comes twice.
     """
-    path = Path(path)
+    path = path_given(path, "path")
     check_readable(path, "no such file; hypotheses are made by `hubertkit decode`")
     found: dict[str, Hypothesis] = {}
     try:
