@@ -22,7 +22,7 @@ from downstream.emissions import Emissions
 from downstream.lm.arrays import model_hash
 from downstream.score.intervals import range_of
 from downstream.score.references import read_references
-from downstream.score.shared import shared_audio
+from downstream.score.shared import copied_audio, shared_audio
 from tools.decoder_options import (
     Beam,
     Decoder,
@@ -194,5 +194,9 @@ def _final_set(final: Path, references: Path) -> tuple[str, frozenset[str]]:
     found = read_references(final)
     if found.manifest_hash is None:
         raise UsageError(f"{final}: --final needs a manifest; plain text does not say which set it is")
-    same = shared_audio(Manifest.load(references), Manifest.load(final)) if references.suffix in MANIFESTS else []
-    return found.manifest_hash, frozenset([*found.texts, *same])
+    if references.suffix not in MANIFESTS:
+        say(f"{references}: no manifest, so that utterances of {final} are known by their ids alone")
+        return found.manifest_hash, frozenset(found.texts)
+    own, others = Manifest.load(references), Manifest.load(final)
+    copies = (copy for _, copy in copied_audio(others, own))
+    return found.manifest_hash, frozenset([*found.texts, *shared_audio(own, others), *copies])
