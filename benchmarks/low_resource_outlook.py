@@ -196,10 +196,10 @@ def _parts(grid: Grid, rounds: Sequence[Outlook], course: Course, ways: Ways, ta
     for cell, seed in recipe.trainings:
         for number in range(begun + 1, cell.round + 1):
             stages = [one for one in rounds if _round_of(one.stage.removeprefix(f"{PRETRAINING}/")) == number]
-            training = grid.planned.rounds[number - 1].training
-            parts.append(Part(f"round {number}", stages, training.updates,
+            asked = grid.planned.rounds[number - 1].training
+            parts.append(Part(f"round {number}", stages, asked.updates,
                               grid.splits.manifests[recipe.unlabelled].seconds / 3600,
-                              cut_short(training.optimiser, training.updates)))
+                              cut_short(asked.optimiser, asked.updates)))
         begun = max(begun, cell.round)
         ahead = _Ahead(grid, cell, seed, paces)
         parts.append(Part(recipe.named(cell, seed), [ahead.told(seen[name]) for name in _made_of(grid, cell, seed)],
