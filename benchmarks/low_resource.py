@@ -33,11 +33,11 @@ from benchmarks.over_seeds import Tally
 from benchmarks.results import refuse_other_results, write_results
 from downstream.finetune import finetune
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
-from downstream.lm.arpa import write_arpa
+from downstream.lm.arpa import read_unigrams, write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
 from upstream import ranks
 from upstream.device import chosen_device
-from upstream.disk import file_hash, read_json
+from upstream.disk import file_hash, path_given, read_json
 from upstream.errors import InputError, UsageError
 from upstream.locks import locked
 from upstream.pretrain import RoundResult, pretrain
@@ -57,16 +57,18 @@ def run(recipe: LowResourceRecipe, data: Path, out: Path, command: str, say: Say
         command: how it was called, for the results.
 
     Raises:
+        RecipeError: no cells.
         UsageError: something that the recipe names is not in `data`, or results of another benchmark are in `out`.
         BusyError: another process works in `out`.
     """
-    data, out = Path(data), Path(out)
+    data, out = path_given(data, "data"), path_given(out, "out")
+    recipe.check_given()
     check_folders(data, out)
     with locked(out):
         splits = splits_stage(recipe, data, out / SPLITS, say)
         planned = check_trainings(recipe, data, splits, out)
         lm = lm_stage(recipe.lm, data, out / LM, say)
-        check_lm(recipe, splits, lm)
+        check_lm(recipe, splits, read_unigrams(lm.path))
         _tell_scratch(recipe, planned, say)
         grid = Grid(recipe, splits, planned, lm, out)
         tally = Tally(out / CELLS, splits.manifests[recipe.test], recipe.seed, recipe.decoding.resamples,
@@ -222,9 +224,8 @@ def lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) ->
                          "of data (--data)")
 
     def work(target: Path) -> dict[str, Any]:
-        options = Options(prune=recipe.prune, fallback=FALLBACK if recipe.discount_fallback else None)
         with progress("language model", recipe.order) as report:
-            model = estimate([text], recipe.order, options, report)
+            model = estimate([text], recipe.order, lm_options(recipe), report)
         write_arpa(model, target / "lm.arpa")
         return {"hash": file_hash(target / "lm.arpa"), "ngrams": [len(order) for order in model.orders]}
 
@@ -232,6 +233,11 @@ def lm_stage(recipe: LanguageModelRecipe, data: Path, folder: Path, say: Say) ->
     result = run_stage(folder, "language model", version=1, settings=as_settings(recipe), inputs=inputs, work=work,
                        say=say)
     return LanguageModel(folder / "lm.arpa", result["hash"], f"{recipe.order}gram")
+
+
+def lm_options(recipe: LanguageModelRecipe) -> Options:
+    """How the n-gram model is estimated."""
+    return Options(prune=recipe.prune, fallback=FALLBACK if recipe.discount_fallback else None)
 
 
 def _round_row(result: RoundResult) -> dict[str, Any]:
@@ -261,5 +267,5 @@ def _heard_before(grid: Grid) -> dict[str, Any]:
 def _encoder_rows(grid: Grid) -> list[dict[str, Any]]:
     """The encoders from elsewhere: what they were read from, and what they are."""
     return [{"name": name, "encoder": file.source, "hash": file.hash, "frontend": shape.frontend,
-             "layers": shape.layers, "width": shape.width}
+             "stride_ms": shape.stride_ms, "layers": shape.layers, "width": shape.width}
             for (name, file), shape in zip(grid.planned.files.items(), grid.planned.outside.values())]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.evaluation import LanguageModel, references
+from benchmarks.evaluation import references
 from benchmarks.low_resource_recipe import Cell, LowResourceRecipe
 from benchmarks.low_resource_scratch import scratch_encoder
 from benchmarks.low_resource_splits import Splits
@@ -14,7 +14,7 @@ from downstream.decode.alphabet import alphabet
 from downstream.decode.word_model import MODEL, check_coverage, check_language_model
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.finetune_start import check_layers, check_start, chosen_vocabulary, encoded
-from downstream.lm.arpa import read_unigrams
+from downstream.lm.reading import read_words
 from downstream.text.vocabulary import Vocabulary, spelled_as
 from upstream.audio.manifest import Manifest
 from upstream.errors import InputError, UsageError
@@ -88,10 +88,23 @@ def check_finetunings(recipe: LowResourceRecipe, rounds: Sequence[Round],
             check_layers(replace(asked, encoder=cell.encoder), shape.layers)
 
 
-def check_lm(recipe: LowResourceRecipe, splits: Splits, lm: LanguageModel) -> None:
+def check_lm_text(recipe: LowResourceRecipe, splits: Splits, text: Path) -> None:
+    """Raise what `check_lm` would of the model of a text, and as `read_words`: by its beginning, where there is enough
+    in that."""
+    def enough(words: set[str]) -> bool:
+        try:
+            check_lm(recipe, splits, words)
+        except InputError:
+            return False
+        return True
+
+    check_lm(recipe, splits, read_words(text, enough))
+
+
+def check_lm(recipe: LowResourceRecipe, splits: Splits, words: Collection[str]) -> None:
     """Raise InputError naming the first cell whose recogniser could not spell the words of the language model, or that
     could not be tuned on dev for the words that the model lacks."""
-    words, spelt = read_unigrams(lm.path), set[Vocabulary]()
+    spelt = set[Vocabulary]()
     texts = references(splits.manifests[recipe.dev]).values()
     for cell in recipe.parsed_cells:
         found = chosen_vocabulary(recipe.finetuning(cell.labelled, cell.encoder),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +18,19 @@ from benchmarks.low_resource_checks import (
     RECOGNISER,
     SPLITS,
     check_lm,
+    check_lm_text,
     check_trainings,
     pretrain_recipe,
 )
-from benchmarks.low_resource_recipe import Cell, LowResourceRecipe
+from benchmarks.low_resource_recipe import Cell, LanguageModelRecipe, LowResourceRecipe
 from benchmarks.low_resource_splits import splits_stage
 from downstream.finetune import finetune
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.finetune_start import chosen_vocabulary
 from downstream.finetune_trial import Shape
+from downstream.lm.arpa import read_unigrams
 from downstream.recognition_bytes import emissions_bytes, recogniser_bytes, texts_bytes
-from downstream.recognition_outlook import Paces, Trials, each_seconds
+from downstream.recognition_outlook import Paces, Trials
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, following
 from upstream.disk import folder_bytes
@@ -37,6 +39,7 @@ from upstream.outlook import Outlook, TeacherTrial, Trial, stages_seen
 from upstream.outlook import outlook as pretraining_outlook
 from upstream.stage import as_recorded, read_stage
 from upstream.stage_bytes import JSON
+from upstream.training.optimiser import cut_short
 
 KINDS = (RECOGNISER, *EMITTED, DECODED)  # stages of a cell, in their order
 
@@ -50,12 +53,14 @@ class Part:
         stages: of it, in order, named by their folders in the comparison's.
         updates: of what it trains; None where that is nothing.
         hours: of the audio that it learns from, likewise.
+        missed: which part of its schedule such a training never comes to; None where it comes to all.
     """
 
     name: str
     stages: list[Outlook]
     updates: int | None = None
     hours: float | None = None
+    missed: str | None = None
 
     @property
     def ahead(self) -> list[Outlook]:
@@ -78,21 +83,23 @@ class Part:
 @dataclass(frozen=True)
 class Ways:
     """What is asked where nothing in the folder says how long something takes: of rounds of the pretraining, of their
-    teachers, and of cells."""
+    teachers, of cells, and of the language model of a text."""
 
     rounds: Trial = lambda round_: None
     teachers: TeacherTrial = lambda round_, shapes, lengths: None
     cells: Trials = field(default_factory=Trials)
+    lm: Callable[[Path, LanguageModelRecipe], float | None] = lambda text, recipe: None
 
 
 def outlook(recipe: LowResourceRecipe, data: Path, out: Path, ways: Ways | None = None) -> list[Part]:
     """Every part of a comparison, in the order of work. Nothing is done, and nothing written to `data` or `out`:
     manifests of the splits lie in a folder of their own, which is gone at the end.
 
-    Raises what `low_resource.run` raises before its first cell, but for what only a language model can tell that is
-    still to be made. BusyError: a process works in `out`, whose work would be tried against.
+    Raises what `low_resource.run` raises before its first cell; of a language model that is still to be made by the
+    words of its text. BusyError: a process works in `out`, whose work would be tried against.
     """
     ways = ways or Ways()
+    recipe.check_given()
     check_folders(data, out)
     trained = frozenset(f"{CELLS}/{recipe.folder(*training)}/{RECOGNISER}" for training in recipe.trainings)
     course = Course(out, look=True, needed=trained)
@@ -105,12 +112,14 @@ def outlook(recipe: LowResourceRecipe, data: Path, out: Path, ways: Ways | None 
         with following(course):
             lm = lm_stage(recipe.lm, data, out / LM, _quiet)
         if course.steps[-1].state == "done":
-            check_lm(recipe, splits, lm)
+            check_lm(recipe, splits, read_unigrams(lm.path))
+        else:
+            check_lm_text(recipe, splits, data / recipe.lm.text)
         grid = Grid(recipe, splits, planned, lm, out)
         rounds = _rounds(grid, data, ways)
         for training in recipe.trainings:
             _look_at(grid, *training, rounds, course)
-        return _parts(grid, rounds, course, ways, taken)
+        return _parts(grid, rounds, course, ways, taken, data / recipe.lm.text)
 
 
 def _quiet(line: str) -> None:
@@ -163,11 +172,13 @@ def _made_of(grid: Grid, cell: Cell, seed: int) -> dict[str, set[str]]:
     return {names[kind]: found[kind] for kind in KINDS}
 
 
-def _parts(grid: Grid, rounds: Sequence[Outlook], course: Course, ways: Ways, taken: float) -> list[Part]:
+def _parts(grid: Grid, rounds: Sequence[Outlook], course: Course, ways: Ways, taken: float,
+           text: Path) -> list[Part]:
     """All parts: each round before the first cell that wants it, or a later one.
 
     Args:
         taken: seconds that it took to make the splits aside.
+        text: of the language model.
     """
     recipe, out, made_of = grid.recipe, grid.out, dict[str, set[str]]({SPLITS: set(), LM: set()})
     for training in recipe.trainings:
@@ -177,19 +188,23 @@ def _parts(grid: Grid, rounds: Sequence[Outlook], course: Course, ways: Ways, ta
     if splits.state != "done":
         splits = replace(splits, seconds=taken, bytes=JSON + folder_bytes(grid.splits.folder))
     if lm.state != "done":  # of another text or order, perhaps
-        lm = replace(lm, seconds=(read_stage(out / LM) or {}).get("seconds"))
+        known = (read_stage(out / LM) or {}).get("seconds")
+        lm = replace(lm, seconds=ways.lm(text, recipe.lm) if known is None else known)
     parts = [Part("splits", [splits]), Part("language model", [lm])]
     paces = Paces(sorted((out / CELLS).glob("*")), ways.cells, EMITTED, "manifest")
     begun = 0
     for cell, seed in recipe.trainings:
         for number in range(begun + 1, cell.round + 1):
             stages = [one for one in rounds if _round_of(one.stage.removeprefix(f"{PRETRAINING}/")) == number]
-            parts.append(Part(f"round {number}", stages, grid.planned.rounds[number - 1].training.updates,
-                              grid.splits.manifests[recipe.unlabelled].seconds / 3600))
+            asked = grid.planned.rounds[number - 1].training
+            parts.append(Part(f"round {number}", stages, asked.updates,
+                              grid.splits.manifests[recipe.unlabelled].seconds / 3600,
+                              cut_short(asked.optimiser, asked.updates)))
         begun = max(begun, cell.round)
         ahead = _Ahead(grid, cell, seed, paces)
         parts.append(Part(recipe.named(cell, seed), [ahead.told(seen[name]) for name in _made_of(grid, cell, seed)],
-                          ahead.asked.training.updates, ahead.labelled.seconds / 3600))
+                          ahead.asked.training.updates, ahead.labelled.seconds / 3600,
+                          cut_short(ahead.asked.training.optimiser, ahead.asked.training.updates)))
     return parts
 
 
@@ -237,7 +252,7 @@ class _Ahead:
         name = self.grid.recipe.named(self.cell, self.seed)
         if kind == RECOGNISER:
             return self.paces.training_seconds(name, stage, self.grid.out / stage.stage, self.asked, self._shape,
-                                               each_seconds(self.labelled))
+                                               self.labelled)
         if kind in EMITTED:
             return self.paces.emission_seconds(name, self._shape, self._heard[kind], list(self._heard.values()))
         return self._decoding_seconds()

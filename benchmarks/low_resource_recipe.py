@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.score.rates import RATES, Unit, rates_of
+from upstream.errors import RecipeError
 from upstream.pretrain_recipe import PretrainRecipe, rounds_of
 from upstream.recipe import Named, refine
 from upstream.training.recipe import TrainingRecipe
@@ -149,7 +150,7 @@ class LowResourceRecipe:
     decoding: BeamSearchRecipe = field(default_factory=BeamSearchRecipe)
     labelled: dict[str, LabelledRecipe] = field(default_factory=dict)
     encoders: dict[str, OtherEncoderRecipe] = field(default_factory=dict)
-    # what is trained, in this order: `1h: scratch`, `1h: round 2`, `all: NAME` of `encoders`
+    # what is trained, in this order: `1h: scratch`, `1h: round 2`, `all: NAME` of `encoders`; must be given
     cells: tuple[str, ...] = ()
     baseline: str | None = None  # what others are compared with besides scratch: NAME or `round N`
 
@@ -166,8 +167,6 @@ class LowResourceRecipe:
         for name, other in self.encoders.items():
             _check_other(name, other)
         self._check_splits()
-        if not self.cells:
-            raise ValueError("cells: give at least one, for instance `1h: scratch`")
         self._check_cells([parse_cell(cell, self) for cell in self.cells])
 
     def _check_splits(self) -> None:
@@ -188,8 +187,14 @@ class LowResourceRecipe:
                 raise ValueError(f"cells: `{other.labelled}: {other.encoder}` and `{cell.labelled}: {cell.encoder}` "
                                  f"would share the folder {self.folder(cell, seed)}; give one of them another name")
         encoders = list(dict.fromkeys(cell.encoder for cell in cells))
-        if self.baseline is not None and self.baseline not in encoders:
+        if self.baseline is not None and cells and self.baseline not in encoders:
             raise ValueError(f"baseline={self.baseline}: no cell has it; give one of {', '.join(encoders)}")
+
+    def check_given(self) -> None:
+        """Raise RecipeError where there is nothing to compare: a recipe that has everything else can be shown without
+        it."""
+        if not self.cells:
+            raise RecipeError("cells: give at least one, for instance `1h: scratch`")
 
     def settled(self, named: Named) -> LowResourceRecipe:
         """What was meant: a word for `finetune` counts also for amounts of labels and encoders that the file gave a
@@ -218,7 +223,7 @@ class LowResourceRecipe:
     @property
     def rounds_wanted(self) -> int:
         """The last round that a cell wants; 0: there is no pretraining."""
-        return max(cell.round for cell in self.parsed_cells)
+        return max((cell.round for cell in self.parsed_cells), default=0)
 
     @property
     def encoders_wanted(self) -> dict[str, OtherEncoderRecipe]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from upstream.disk import path_given
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header, refuse_other_files
 from upstream.rows import IDS, OFFSETS, RowsWriter, are_offsets, read_rows
@@ -125,7 +126,7 @@ class Emissions:
             UsageError: no such folder.
             FormatError: no emissions, of another version, unfinished, or files that do not fit each other.
         """
-        folder = Path(folder)
+        folder = path_given(folder, "folder")
         header = _read_header(folder)
         ids, offsets, (rows,) = read_rows(folder, KIND, [_LOGPROBS], _AGAIN)
         fits = rows.ndim == 2 and rows.shape[1] == len(header["symbols"])

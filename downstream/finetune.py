@@ -31,9 +31,9 @@ from upstream.audio.batches import MicroBatch, UtterancePlan
 from upstream.audio.manifest import Manifest
 from upstream.audio.speed import length_at, played
 from upstream.device import chosen_device, sent
-from upstream.disk import content_hash
+from upstream.disk import content_hash, path_given
 from upstream.errors import InputError, UsageError
-from upstream.frames import SAMPLE_RATE
+from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.keyed import keyed, keyed_torch
 from upstream.model import prepared
 from upstream.model.config import EncoderConfig
@@ -88,6 +88,7 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
         Both: a head that cannot be kept (`kept_head.check_head`).
     """
     check_recipe(recipe, FinetuneRecipe)
+    out = path_given(out, "out")
     manifest, dev, vocabulary = check_start(recipe, out)
     if dev is not None:
         warn_of_dev(manifest, dev, vocabulary, say)
@@ -231,10 +232,7 @@ class RecogniserTask:
         self._warn_of_narrow_masks()
         if recipe.encoder == SCRATCH:
             measure_global_norm(model.encoder, self._audio.wave, self.kept, recipe.seed)
-        longest = [length_at(int(n), min(recipe.speeds)) for n in manifest.lengths[self.kept]]  # must fit as well
-        frames = np.array([self._grid.frames(n) for n in longest], np.int64)
-        self._plan = UtterancePlan(frames, int(recipe.training.micro_batch_seconds * self._grid.rate),
-                                   recipe.training.accumulate, recipe.seed)
+        self._plan = _plan(manifest.lengths[self.kept], self._grid, recipe)
         self._dev = None if dev is None else _up_to(dev, recipe.validation_seconds)
         self._dev_audio = None if self._dev is None else recipe.cache.open(self._dev)
         if self._dev is not None:
@@ -358,6 +356,27 @@ class RecogniserTask:
         width = self.model.encoder.config.width
         return (draw("time mask", frames, recipe.time_share, recipe.time_span, 2 * recipe.time_span + 1),
                 draw("channel mask", [width] * len(indices), recipe.channel_share, recipe.channel_span, 0))
+
+
+def update_seconds(lengths: np.ndarray, config: EncoderConfig, recipe: FinetuneRecipe) -> float:
+    """Audio of an update, on average over an epoch, padding not counted: less than `batch_seconds` by what whole
+    utterances leave empty, and more where one alone is longer than a micro-batch.
+
+    Args:
+        lengths: (N,) samples of the utterances, all of them taken to be usable.
+    """
+    if not len(lengths):
+        return float(recipe.training.batch_seconds)
+    updates = _plan(lengths, config.grid, recipe).epoch(0)
+    heard = sum(int(lengths[rows].sum()) for update in updates for rows in update)
+    return heard / len(updates) / SAMPLE_RATE * float(np.mean([1 / speed for speed in recipe.speeds]))
+
+
+def _plan(lengths: np.ndarray, grid: FrameGrid, recipe: FinetuneRecipe) -> UtterancePlan:
+    """Which utterances of (N,) samples come together."""
+    longest = [length_at(int(n), min(recipe.speeds)) for n in lengths]  # must fit as well
+    return UtterancePlan(np.array([grid.frames(n) for n in longest], np.int64),
+                         int(recipe.training.micro_batch_seconds * grid.rate), recipe.training.accumulate, recipe.seed)
 
 
 def _up_to(manifest: Manifest, seconds: float) -> Manifest:

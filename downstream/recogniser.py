@@ -19,7 +19,7 @@ from upstream.ahead import ahead
 from upstream.audio.caching import AudioCache
 from upstream.audio.manifest import Manifest
 from upstream.device import best_device, sent
-from upstream.disk import content_hash
+from upstream.disk import content_hash, path_given
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.long_recordings import is_long
 from upstream.frames import SAMPLE_RATE, FrameGrid
@@ -76,7 +76,7 @@ def load_recogniser(folder: Path) -> tuple[Recogniser, Vocabulary]:
         UsageError: no such folder, or an encoder without a recogniser's head.
         FormatError: the head and the vocabulary do not fit each other.
     """
-    folder = Path(folder)
+    folder = path_given(folder, "folder")
     if not (folder / "vocab.json").is_file():
         read_description(folder)
         raise UsageError(f"{folder}: an encoder without vocab.json is no recogniser; fine-tune it first "

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from downstream.finetune import update_seconds
 from downstream.finetune_recipe import FinetuneRecipe
 from downstream.finetune_trial import Shape
 from upstream.audio.manifest import Manifest
@@ -66,25 +67,26 @@ class Paces:
                 yield folder / kind, record
 
     def training_seconds(self, name: str, stage: Outlook, folder: Path, recipe: FinetuneRecipe, shape: Shape,
-                         each: float) -> float | None:
+                         manifest: Manifest) -> float | None:
         """What is left of the updates, at the median speed of such trainings in this run, or that of a trial.
 
         Args:
             name: for a trial.
             stage: that trains.
             folder: of the stage.
-            each: seconds of an utterance.
+            manifest: what is trained on, or utterances of such lengths.
         """
         logs = {other for other, record in self.done(RECOGNISER) if _trains_alike(other, record, recipe, shape)}
         going_on = [] if stage.state != "unfinished" else read_metrics(folder, "train")
         records = [r for log in sorted(logs) for r in read_metrics(log, "train")] + going_on
         speeds = [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
-        if not speeds and (rate := self._tried_training(name, recipe, shape, each)):
+        if not speeds and (rate := self._tried_training(name, recipe, shape, each_seconds(manifest))):
             speeds = [rate]
         if not speeds:
             return None
         done = going_on[-1]["update"] if going_on and not stage.anew else 0
-        return (recipe.training.updates - done) * recipe.training.batch_seconds / float(np.median(speeds))
+        audio = (recipe.training.updates - done) * update_seconds(manifest.lengths, shape.encoder, recipe)
+        return audio / float(np.median(speeds))
 
     def emission_seconds(self, name: str, shape: Shape, manifest: Manifest,
                          manifests: Sequence[Manifest]) -> float | None:

@@ -27,7 +27,15 @@ from downstream.decode.tune import tune
 from downstream.emissions import Emissions
 from downstream.finetune import finetune
 from downstream.recogniser import compute_emissions
-from downstream.selftrain_data import DECODED, GREEDY, data_stage, diagnosis_stage, error_rates
+from downstream.selftrain_data import (
+    DECODED,
+    GREEDY,
+    counted,
+    data_stage,
+    diagnosis_stage,
+    error_rates,
+    told_rates,
+)
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.selftrain_stages import KINDS, stage_names, stages_read
 from downstream.selftrain_start import FORMAT, RESULTS, SELFTRAINING, Sets, check_selftrain
@@ -36,7 +44,7 @@ from upstream import ranks
 from upstream.audio.manifest import Manifest
 from upstream.course import leave, looking
 from upstream.device import chosen_device
-from upstream.disk import content_hash, file_hash, read_json, write_json
+from upstream.disk import content_hash, file_hash, path_given, read_json, write_json
 from upstream.progress import progress, say
 from upstream.recipe import as_settings, check_recipe
 from upstream.run_stages import note_stages
@@ -79,7 +87,7 @@ def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say, sets: Sets | N
         UsageError, InputError: as `check_selftrain`; and InputError where a round keeps no pseudo label.
     """
     check_recipe(recipe, SelftrainRecipe)
-    out = Path(out)
+    out = path_given(out, "out")
     run = _Run(recipe, sets or check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
     _prepare(run, out)
     names = stage_names(recipe, run.sets)
@@ -141,12 +149,13 @@ def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
             if found.on_edge:
                 run.say(f"  {', '.join(found.on_edge)} lies on the edge of what was tried; the best may lie beyond")
         decoded = _decode(emissions, decoder, into / DECODED, run)
-        return {"hash": content_hash([weights, file_hash(into / DECODED)]), "greedy": error_rates(truth, greedy),
-                "decoded": error_rates(truth, decoded), **weights}
+        return {"hash": content_hash([weights, file_hash(into / DECODED)]),
+                "greedy": error_rates(truth, greedy, recipe.unit),
+                "decoded": error_rates(truth, decoded, recipe.unit), **weights}
 
     tuning = as_settings(recipe.tuning) if recipe.tunes else {}
     result = run_stage(target / "tuned", "tuned decoding", version=1, work=work, say=run.say, leave=False,
-                       settings={"decoding": decoding_settings(recipe), "tuning": tuning},
+                       settings={"decoding": decoding_settings(recipe), "tuning": tuning, **counted(recipe)},
                        inputs={"emissions": heard, "references": dev.hash, **decoding_files(run.sets)})
     if "decoded" in result:  # not if this only looks
         _tell_rates(run, target, result)
@@ -155,7 +164,7 @@ def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:
 
 def _tell_rates(run: _Run, target: Path, result: dict[str, Any]) -> None:
     """Say what a recogniser does on dev, and warn of a decoder that is worse where students learn."""
-    found = [f"{name} WER {result[key]['wer']:.1f}, CER {result[key]['cer']:.1f}"
+    found = [f"{name} {told_rates(result[key], run.recipe)}"
              for name, key in (("greedy", "greedy"), (run.recipe.decoding.decoder.value, "decoded"))]
     run.say(f"{target.name}, dev: {'; '.join(found)}")
     if result["decoded"]["cer"] > result["greedy"]["cer"]:
@@ -182,7 +191,7 @@ def _label(run: _Run, teacher: _Recogniser, folder: Path) -> dict[str, Any]:
                          inputs={"emissions": heard, **decoding_files(run.sets)})
     data = data_stage(folder, run.recipe, run.sets, labelled["hash"], teacher.tuned / DECODED, teacher.dev["hash"],
                       run.say)
-    diagnosis = diagnosis_stage(folder, run.sets, data["labels"], run.say)
+    diagnosis = diagnosis_stage(folder, run.recipe, run.sets, data["labels"], run.say)
     told = {key: value for key, value in data.items() if key not in ("hash", "labels")}
     return told | {"teacher": teacher.hash, **diagnosis}
 
@@ -222,7 +231,7 @@ def _tuned_for(run: _Run, emissions: Emissions) -> dict[str, Any]:
 def decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:
     """What of the decoder its texts depend on, besides the contents of its files."""
     decoding = recipe.decoding
-    lm_weight, word_score = (None, None) if decoding.lm is None else decoding.weights()
+    lm_weight, word_score = (None, decoding.word_score) if decoding.lm is None else decoding.weights()
     elsewhere = {"lm", "lexicon", "device", "published", "labels", "pretrained_on"}
     if not decoding.unspaced:
         elsewhere.add("unspaced")  # an option that came later: what was decoded before is not stale
@@ -248,7 +257,8 @@ def _report(run: _Run, out: Path, rounds: list[dict[str, Any]]) -> dict[str, Any
     results = {"format": FORMAT, "version": 1, "recipe": as_settings(run.recipe), **{
         name: {"utterances": len(manifest), "hours": round(manifest.seconds / 3600, 4), "hash": manifest.hash}
         for name, manifest in (("labelled", sets.labelled), ("unlabelled", sets.unlabelled), ("dev", sets.dev))},
-        "lm": sets.lm_hash, "lexicon": sets.lexicon_hash, "rounds": rounds, "versions": versions()}
+        "unit": run.recipe.unit, "rates": list(run.recipe.rates), "lm": sets.lm_hash, "lexicon": sets.lexicon_hash,
+        "rounds": rounds, "versions": versions()}
 
     def write() -> None:
         path, now = out / RESULTS, _wherever(rounds)

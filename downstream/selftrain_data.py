@@ -10,7 +10,7 @@ from typing import Any
 
 from downstream.decode.hypothesis import Hypothesis, read_hypotheses
 from downstream.pseudo_labels import KEPT, PseudoLabel, ScoreLine, confidence, counts, fit_line, judge
-from downstream.score.rates import score
+from downstream.score.rates import Unit, score
 from downstream.selftrain_recipe import Measure, SelftrainRecipe
 from downstream.selftrain_start import Sets
 from downstream.text.vocabulary import composed
@@ -112,7 +112,18 @@ def _places(sets: Sets) -> str:
                          for one in manifest])
 
 
-def diagnosis_stage(folder: Path, sets: Sets, labels_hash: str, say: Say) -> dict[str, Any]:
+def told_rates(rates: dict[str, Any], recipe: SelftrainRecipe) -> str:
+    """`WER 12.1, CER 3.4`, as a line says what `error_rates` gave."""
+    return ", ".join(f"{name.upper()} {rates[name]:.1f}" for name in recipe.rates)
+
+
+def counted(recipe: SelftrainRecipe) -> dict[str, str]:
+    """What the settings of a stage say of the unit that errors are counted in: nothing of words, as all once were."""
+    return {} if recipe.unit == "word" else {"counted": recipe.unit}
+
+
+def diagnosis_stage(folder: Path, recipe: SelftrainRecipe, sets: Sets, labels_hash: str,
+                    say: Say) -> dict[str, Any]:
     """Error rates of the pseudo labels where the unlabelled set has transcripts, by what became of them. Nothing reads
     it; empty where there are none."""
     truth = {id: composed(text) for id, text in sets.references.items()}
@@ -126,22 +137,23 @@ def diagnosis_stage(folder: Path, sets: Sets, labels_hash: str, say: Say) -> dic
         for label in labels:
             groups.setdefault(label["dropped"] or "kept", []).append(label["id"])
         texts = {label["id"]: label["text"] for label in labels}
-        rates = {name: error_rates({id: truth[id] for id in ids}, {id: texts[id] for id in ids})
+        rates = {name: error_rates({id: truth[id] for id in ids}, {id: texts[id] for id in ids}, recipe.unit)
                  for name, ids in groups.items() if any(truth[id] for id in ids)}
         return {"hash": content_hash(rates), "rates": rates}
 
-    found = run_stage(folder / "diagnosis", "diagnosis", version=1, settings={}, work=work, say=say,
+    found = run_stage(folder / "diagnosis", "diagnosis", version=1, settings=counted(recipe), work=work, say=say,
                       inputs={"labels": labels_hash, "references": content_hash(truth)})
     rates = found.get("rates", {})  # none if this only looks
-    told = "; ".join(f"{name}: WER {rate['wer']:.1f}, CER {rate['cer']:.1f}" for name, rate in rates.items())
+    told = "; ".join(f"{name}: {told_rates(rate, recipe)}" for name, rate in rates.items())
     say(f"{folder.name}, labels against transcripts that nothing learns from: {told}")
     return {"diagnosis": rates}
 
 
-def error_rates(truth: dict[str, str], found: Sequence[Hypothesis] | dict[str, str]) -> dict[str, Any]:
-    """Rates in percent, and of how many words and utterances, as a stage's result has them."""
+def error_rates(truth: dict[str, str], found: Sequence[Hypothesis] | dict[str, str], unit: Unit) -> dict[str, Any]:
+    """Rates in percent, and of how many words and utterances, as a stage's result has them; where characters are
+    counted, each is a word."""
     texts = found if isinstance(found, dict) else {h.id: h.text for h in found}
-    rates = score(truth, texts)
+    rates = score(truth, texts, unit)
     return {"wer": round(rates.wer, 3), "cer": round(rates.cer, 3), "words": rates.words, "utterances": len(truth)}
 
 

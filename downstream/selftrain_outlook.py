@@ -11,7 +11,7 @@ from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.finetune_trial import Shape
 from downstream.recogniser import load_recogniser
 from downstream.recognition_bytes import data_bytes, emissions_bytes, recogniser_bytes, texts_bytes
-from downstream.recognition_outlook import RECOGNISER, Paces, Trials, each_seconds, known_by
+from downstream.recognition_outlook import RECOGNISER, Paces, Trials, known_by
 from downstream.selftrain import decoding_settings, selftrain
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.selftrain_stages import stage_names, stages_before, stages_needed, stages_read
@@ -68,8 +68,7 @@ class _Ahead:
         number, kind = _parted(stage.stage)
         if kind == RECOGNISER:
             return self._paces.training_seconds(f"round{number}", stage, self.out / stage.stage,
-                                                self._finetuning(number), self._shape(number),
-                                                each_seconds(self.sets.labelled))
+                                                self._finetuning(number), self._shape(number), self.sets.labelled)
         if kind == "dev-emissions":
             return self._emission_seconds(number, self.sets.dev)
         if kind == "emissions":

@@ -10,7 +10,7 @@ from downstream.decode.choice import Name
 from downstream.decode.recipe import DecodingRecipe
 from downstream.decode.tune import Search
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
-from downstream.score.rates import Unit
+from downstream.score.rates import RATES, Unit, rates_of
 from upstream.recipe import Named, refine
 
 SHIPPED = Path(__file__).parent / "recipes" / "selftrain"
@@ -29,7 +29,8 @@ class FilterRecipe:
     noisy student training on non-target domain data", the "LM filter") for disagreement. Limits of speaking rate are
     the plain check for words that the audio has no time for.
 
-    With `decoding.unspaced` every word here is a character, white space none: spaces part no words then.
+    With `decoding.unspaced`, or greedy decoding and `tuning.unit=character`, every word here is a character, white
+    space none: spaces part no words then.
     """
 
     least_words_a_second: float | None = None  # of a label
@@ -67,7 +68,8 @@ class TuningRecipe:
     seconds: float = 300.0  # audio of dev that the search decodes each time, about
     decodes: int = 8  # pairs of weights that the search decodes with, at most
     # What the search counts errors in. A weak teacher's words are mostly wrong whatever the weights, and a student
-    # learns characters; and where there are no spaces between words, they are all there is to count.
+    # learns characters; and where there are no spaces between words, they are all there is to count: by filters and
+    # error rates as well with decoding.unspaced, or with decoding.decoder=greedy.
     unit: Literal["word", "character"] = "word"
 
     def __post_init__(self) -> None:
@@ -138,8 +140,16 @@ class SelftrainRecipe:
 
     @property
     def unit(self) -> Unit:
-        """What filters count of texts: characters where words have no spaces between them."""
-        return "character" if self.decoding.unspaced else "word"
+        """What filters and error rates count of texts: characters where words have no spaces between them. Of greedy
+        decoding, which looks for no words, `tuning.unit` says it."""
+        greedy = self.decoding.decoder == Name.greedy
+        return "character" if self.decoding.unspaced or (greedy and self.tuning.unit == "character") else "word"
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """Of dev and labels, that which is to be read first before the other, where there are two."""
+        weak = self.tuning.unit == "character" and self.unit == "word"  # words mostly wrong, but words
+        return tuple(reversed(RATES)) if weak else rates_of(self.unit)
 
     @property
     def tunes(self) -> bool:

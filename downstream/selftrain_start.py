@@ -20,6 +20,7 @@ from downstream.kept_head import check_head, check_kinds
 from downstream.lm.arrays import model_hash
 from downstream.pseudo_labels import LEAST_TEXTS, too_few_texts
 from downstream.recogniser import load_recogniser, recogniser_hash
+from downstream.score.rates import of_phrases
 from downstream.score.shared import copied_audio, shared_audio, shared_ids
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.text.lexicon import Lexicon
@@ -103,6 +104,10 @@ def check_selftrain(recipe: SelftrainRecipe, out: Path, say: Callable[[str], Non
     if isinstance(decoder, LexiconDecoder) and isinstance(decoder.lexicon, Lexicon):
         _refuse_other_letters(decoder.lexicon.words, recipe, vocabulary)
     _check_words(recipe, decoder, vocabulary, dev)
+    if recipe.unit == "word" and of_phrases(text or "" for text in dev.texts):
+        say(f"warning: dev={recipe.dev}: words are counted, and those of the transcripts look like whole phrases; "
+            "where there are no spaces between words, give tuning.unit=character and, unless decoding is greedy, "
+            "decoding.unspaced=true")
     if recipe.filter.confidence == "normalised" and len(dev) < LEAST_TEXTS:
         raise InputError(too_few_texts(len(dev)))
     _warn_of_scratch(recipe, say)

@@ -11,21 +11,25 @@ from small_rounds import TINY
 from tones import write_tones
 
 from downstream.decode.choice import Choice
+from downstream.decode.hypothesis import read_hypotheses
 from downstream.decode.pool import decode_all
 from downstream.decode.tuned import choice_of, tell_other_recogniser
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.finetune import finetune
 from downstream.finetune_recipe import FinetuneRecipe
 from downstream.lm.kneser_ney import Options, estimate
+from downstream.lm.scoring import score_words
+from downstream.recogniser import load_recogniser
 from downstream.selftrain import selftrain
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.transcribe import Settings, Transcriber
 from tools import main
-from upstream import Manifest, read_audio
+from upstream import Labeller, Manifest, read_audio
 from upstream.audio import check, read
 from upstream.audio.caching import DiskCache
 from upstream.audio.corpora.common_voice import export_common_voice
 from upstream.audio.corpora.fairseq import export_fairseq
+from upstream.audio.corpora.folder import import_folder
 from upstream.audio.corpora.kaldi import export_kaldi
 from upstream.audio.corpora.nemo import export_nemo
 from upstream.audio.corpora.parquet import export_parquet, import_parquet
@@ -36,6 +40,7 @@ from upstream.pretrain_recipe import SHIPPED as PRETRAINING_SHIPPED
 from upstream.pretrain_recipe import PretrainRecipe
 from upstream.recipe import load_recipe
 from upstream.teacher.fairseq_labels import export_labels
+from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
 
 PAGE = Path(__file__).parents[1] / "docs/python.md"
@@ -125,6 +130,20 @@ def test_a_path_may_be_text_wherever_there_is_one(names, tmp_path):
     export_labels(Units.load("run/round1/units"), manifest, str(tmp_path / "labels"))
     assert DiskCache(manifest, str(tmp_path / "cache"), 1 << 20).get(0) is None
     assert (tmp_path / "labels" / "train.km").is_file()
+
+
+@pytest.mark.parametrize(("call", "argument"), [
+    (Manifest.load, "path"), (read_audio, "path"), (import_folder, "src"), (Teacher.load, "folder"),
+    (Labeller, "teacher"), (Units.load, "folder"), (Emissions.load, "folder"), (load_recogniser, "folder"),
+    (Transcriber, "folder"), (read_hypotheses, "path"), (Manifest.of([], "x").save, "path"),
+    (lambda out: pretrain(PretrainRecipe(), out), "out"), (lambda out: finetune(FinetuneRecipe(), out), "out"),
+    (lambda out: selftrain(SelftrainRecipe(), out), "out"), (lambda path: score_words(path, "A"), "path"),
+    (lambda source: load_recipe(PretrainRecipe, source, [], PRETRAINING_SHIPPED), "source")])
+@pytest.mark.parametrize("given", [None, 3])
+def test_where_a_path_is_wanted_none_is_told_in_a_line(call, argument, given):
+    """All were a TypeError of Python's: expected str, bytes or os.PathLike object, not NoneType."""
+    with pytest.raises(UsageError, match=rf"^{argument}={given}: expected a path, as text or a Path$"):
+        call(given)
 
 
 @pytest.mark.parametrize(("run", "recipe"), [

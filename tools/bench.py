@@ -50,7 +50,7 @@ from downstream.recognition_outlook import Trials
 from downstream.transcribe import Settings
 from tools.decoder_options import Tuned
 from tools.demo import NOISE_DB
-from tools.dry_run import show_parts, tried_emissions, tried_round, tried_teacher, tried_training
+from tools.dry_run import show_parts, tried_emissions, tried_lm, tried_round, tried_teacher, tried_training
 from tools.launch import AUTO, RanksOption, check_ranks, launched
 from tools.outputs import check_file, check_manifest_file, check_place, own_command
 from tools.sweep import whole_numbers
@@ -95,6 +95,7 @@ def low_resource(
 ) -> None:
     """Encoders beside scratch on several amounts of labels and seeds, decoded greedily and with an n-gram."""
     loaded = load_recipe(LowResourceRecipe, recipe, overrides or [], SHIPPED)
+    loaded.check_given()
     check_place(out)
     if dry_run:
         count = check_ranks(ranks, micro_batches(loaded), loaded.device, most_ranks(loaded))
@@ -362,7 +363,7 @@ def _ways(recipe: LowResourceRecipe, count: int) -> Ways:
     together = count if device.type == "cuda" else 1  # on CPUs one process has all the cores that ranks share
     return Ways(partial(tried_round, device=device, together=together),
                 partial(tried_teacher, device=device, probe=recipe.pretrain.probe, together=together),
-                Trials(partial(tried_training, device=cells), partial(tried_emissions, device=cells)))
+                Trials(partial(tried_training, device=cells), partial(tried_emissions, device=cells)), tried_lm)
 
 
 def _manifest(recordings: Path) -> Manifest:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +13,8 @@ import typer
 
 from downstream.decode.choice import AnyDecoder, Choice, Name, check_size, name_of, settings_of
 from downstream.decode.greedy import GreedyDecoder
-from downstream.decode.hypothesis import Hypothesis, write_hypotheses
-from downstream.decode.pool import decode_all
+from downstream.decode.hypothesis import Hypothesis, write_as_found
+from downstream.decode.pool import decode_each
 from downstream.decode.provenance import check_provenance_place
 from downstream.decode.tune import Search
 from downstream.decode.tune import tune as run_tuning
@@ -22,7 +24,7 @@ from downstream.emissions import Emissions
 from downstream.lm.arrays import model_hash
 from downstream.score.intervals import range_of
 from downstream.score.references import read_references
-from downstream.score.shared import shared_audio
+from downstream.score.shared import copied_audio, shared_audio
 from tools.decoder_options import (
     Beam,
     Decoder,
@@ -90,11 +92,36 @@ def decode(
         chosen = choice_of(**options, nbest=nbest).make(stored.symbols, stored.blank)
         tell_other_recogniser(tuned, lambda: stored.meta.get("recogniser_hash"))
     provenance = _provenance(chosen, stored, lexicon, tuned, out)  # files as they are before an hour's decoding
-    with progress("decoding", len(stored)) as report:
-        hypotheses = decode_all(stored, chosen, workers=workers, progress=report, confidences=True)
-    write_hypotheses(out, hypotheses, provenance)
-    _tell_unfinished(hypotheses)
-    print(f"{out}: {len(hypotheses)} hypotheses, {sum(len(h.words) for h in hypotheses)} words")
+    counts = _Counts()
+    with progress("decoding", len(stored)) as report, contextlib.closing(
+            decode_each(stored, chosen, workers=workers, progress=report, confidences=True)) as found:
+        write_as_found(out, counts.of(found), provenance)
+    if counts.unfinished:
+        say(f"{counts.unfinished} of {counts.hypotheses} utterances, {counts.first} for instance, end inside a word "
+            "that the search did not finish; a wider --beam, or a lexicon that fits, may help")
+    print(f"{out}: {counts.hypotheses} hypotheses, {counts.words} words")
+
+
+@dataclass
+class _Counts:
+    """What is said of hypotheses, counted as they come; of the unfinished ones the first among the utterances."""
+
+    hypotheses: int = 0
+    words: int = 0
+    unfinished: int = 0
+    first: str = ""
+    _place: int = 0
+
+    def of(self, found: Iterable[tuple[int, Hypothesis]]) -> Iterator[tuple[int, Hypothesis]]:
+        """The same, with their places, each counted."""
+        for place, hypothesis in found:
+            self.hypotheses += 1
+            self.words += len(hypothesis.words)
+            if hypothesis.unfinished:
+                if not self.unfinished or place < self._place:
+                    self.first, self._place = hypothesis.id, place
+                self.unfinished += 1
+            yield place, hypothesis
 
 
 def tune(
@@ -181,18 +208,15 @@ def _numbers(given: str | None) -> tuple[int, ...]:
     return found
 
 
-def _tell_unfinished(hypotheses: list[Hypothesis]) -> None:
-    unfinished = [h.id for h in hypotheses if h.unfinished]
-    if unfinished:
-        say(f"{len(unfinished)} of {len(hypotheses)} utterances, {unfinished[0]} for instance, end inside a word that "
-            "the search did not finish; a wider --beam, or a lexicon that fits, may help")
-
-
 def _final_set(final: Path, references: Path) -> tuple[str, frozenset[str]]:
     """Hash of the final score's manifest, and the ids that must not be tuned on: its own, and those of references with
-    audio of it, where they are a manifest."""
+    audio of it or copies of its files, where they are a manifest."""
     found = read_references(final)
     if found.manifest_hash is None:
         raise UsageError(f"{final}: --final needs a manifest; plain text does not say which set it is")
-    same = shared_audio(Manifest.load(references), Manifest.load(final)) if references.suffix in MANIFESTS else []
-    return found.manifest_hash, frozenset([*found.texts, *same])
+    if references.suffix not in MANIFESTS:
+        say(f"{references}: no manifest, so that utterances of {final} are known by their ids alone")
+        return found.manifest_hash, frozenset(found.texts)
+    own, others = Manifest.load(references), Manifest.load(final)
+    copies = (copy for _, copy in copied_audio(others, own))
+    return found.manifest_hash, frozenset([*found.texts, *shared_audio(own, others), *copies])

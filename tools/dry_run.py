@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,15 +12,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from benchmarks.low_resource import lm_options
 from benchmarks.low_resource_outlook import Part
+from benchmarks.low_resource_recipe import LanguageModelRecipe
 from benchmarks.low_resource_table import WIDTH
 from downstream.finetune_recipe import FinetuneRecipe
 from downstream.finetune_trial import Shape, emission_rate, training_rate
+from downstream.lm.trial import estimation_seconds
 from upstream.model.config import EncoderConfig
 from upstream.outlook import Outlook
 from upstream.pretrain_recipe import ProbeRecipe, Round
 from upstream.progress import say
 from upstream.trial import audio_seconds_per_second, teacher_seconds
+
+TRAINED = ("encoder", "recogniser")  # stages of trainings, by their folders
 
 
 def show(stages: list[Outlook], last: str | None) -> None:
@@ -50,7 +56,22 @@ def show_parts(parts: Sequence[Part]) -> None:
     if not console.is_terminal:  # a file has no width of its own
         console.width = max(WIDTH, console.width)
     console.print(table)
+    if any(None in (found := [getattr(stage, name) for stage in part.ahead or part.stages]) and set(found) != {None}
+           for part in parts for name in ("seconds", "bytes")):
+        print("+: and more, of which nothing says how much")
     print(_summary([stage for part in parts for stage in part.ahead]))
+    _warn_of_schedules(parts)
+
+
+def _warn_of_schedules(parts: Sequence[Part]) -> None:
+    """Say which of the trainings that are ahead would never come to a part of their schedule, those of the same in one
+    line."""
+    missed: dict[str, list[str]] = {}
+    for part in parts:
+        if part.missed is not None and any(Path(stage.stage).name in TRAINED for stage in part.ahead):
+            missed.setdefault(part.missed, []).append(part.name)
+    for what, names in missed.items():
+        say(f"warning: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {what}")
 
 
 def _sum(values: Sequence[float | None], shown: Callable[[list[float]], str]) -> str:
@@ -90,6 +111,12 @@ def tried_training(name: str, recipe: FinetuneRecipe, shape: Shape, seconds: flo
     """The rate at which a recogniser is trained."""
     say(f"{name}: trying a short batch, to say how long the training takes")
     return _told_rate(training_rate(recipe, shape, seconds, device))
+
+
+def tried_lm(text: Path, recipe: LanguageModelRecipe) -> float:
+    """Seconds of the estimation of a language model."""
+    say("language model: trying the beginning of its text, to say how long it takes")
+    return estimation_seconds(text, recipe.order, lm_options(recipe))
 
 
 def tried_emissions(name: str, shape: Shape, seconds: float, device: torch.device) -> float | None:

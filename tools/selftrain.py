@@ -65,8 +65,9 @@ def selftrain(
         say(f"stopped after {course.last}, as asked; the same command without --until goes on")
     for row in results["rounds"]:
         dev = row["dev"]
-        print(f"round {row['round']}: {row['folder']} dev greedy wer={dev['greedy']['wer']:g} "
-              f"cer={dev['greedy']['cer']:g}, decoded wer={dev['decoded']['wer']:g} cer={dev['decoded']['cer']:g}")
+        found = (f"{how} " + " ".join(f"{name}={dev[how][name]:g}" for name in loaded.rates)
+                 for how in ("greedy", "decoded"))
+        print(f"round {row['round']}: {row['folder']} dev {', '.join(found)}")
 
 
 def _say_all(lines: list[str]) -> None:

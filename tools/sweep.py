@@ -17,8 +17,10 @@ from upstream.device import best_device
 from upstream.disk import disk_errors, read_json, write_json
 from upstream.errors import UsageError
 from upstream.features.streaming import check_hours, draw_hours
+from upstream.locks import locked
 from upstream.model import load_encoder
 from upstream.progress import progress
+from upstream.teacher.abx import CONTEXT_TOKENS
 from upstream.teacher.alignments import find_alignments
 from upstream.teacher.proxies import Change
 from upstream.teacher.sweep import FIT_FRAMES, Sweep, sweep
@@ -41,6 +43,8 @@ def sweep_layers(
     frames: Annotated[int, typer.Option(min=1, help="Frames to cluster, about; all layers of them are in "
                                                     "memory.")] = FIT_FRAMES,
     with_abx: Annotated[bool, typer.Option("--abx/--no-abx", help="With alignments, also ABX errors.")] = True,
+    context_tokens: Annotated[int, typer.Option(min=1, help="That ABX compares between the same two phones, at most; "
+                                                            "of more those of some speakers.")] = CONTEXT_TOKENS,
     snr: Annotated[float, typer.Option(help="Of the noise in dB, without alignments.")] = 10.0,
     cmn: Cmn = False,
     seed: Annotated[int, typer.Option(help="Of whatever is drawn.")] = 0,
@@ -65,17 +69,17 @@ def sweep_layers(
         recordings = recordings.only([i for i in recordings.ids if i in paths])
     recordings = recordings.select(draw_hours(recordings.lengths, hours, seed))
     device = best_device()
-    with progress("sweeping", len(recordings)) as report:
-        found = sweep(load_encoder(encoder, device), recordings, numbers, read=AudioCache(recordings).wave, seed=seed,
-                      alignments=paths, layers=chosen, device=device, fit_frames=frames, measure_abx=with_abx, snr=snr,
-                      cmn=cmn, progress=report)
-    result = {**found.as_json(), "manifest": recordings.hash, "hours": recordings.seconds / 3600, "seed": seed,
-              "snr": snr if paths is None else None, "cmn": cmn}
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "sweep.json", result)
-    plot_sweep(found, out / "sweep.png")
-    found.teacher.save(out / "teacher")
+    with locked(out):
+        with progress("sweeping", len(recordings)) as report:
+            found = sweep(load_encoder(encoder, device), recordings, numbers, read=AudioCache(recordings).wave,
+                          seed=seed, alignments=paths, layers=chosen, device=device, fit_frames=frames,
+                          measure_abx=with_abx, snr=snr, cmn=cmn, context_tokens=context_tokens, progress=report)
+        result = {**found.as_json(), "manifest": recordings.hash, "hours": recordings.seconds / 3600, "seed": seed,
+                  "snr": snr if paths is None else None, "cmn": cmn}
+        with disk_errors(out):
+            write_json(out / "sweep.json", result)
+        plot_sweep(found, out / "sweep.png")
+        found.teacher.save(out / "teacher")
     if as_json:
         print(json.dumps(result, indent=1, allow_nan=False))
     else:
@@ -113,7 +117,9 @@ def _print(found: Sweep, out: Path) -> None:
     console = Console(highlight=False)
     console.print(table)
     if found.abx:
-        console.print("within, across: ABX errors in % within and across speakers")
+        console.print("within, across: ABX errors in % within and across speakers"
+                      + (f"; of {found.thinned_contexts} very common contexts those of some speakers "
+                         "(--context-tokens)" if found.thinned_contexts else ""))
     best = ", ".join(f"layer {layer} with {k} clusters" for k, layer in found.best.items())
     console.print(f"best {'PNMI' if known else 'stability'}: {best}; pick: layer {found.layer}. "
                   f"{found.utterances} utterances, {found.frames} frames, {found.fit_frames} of them clustered")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +24,7 @@ from upstream.features.centred import with_cmn
 from upstream.features.mix import MixSource
 from upstream.features.source import LayerSource, Source
 from upstream.features.streaming import check_hours, draw_hours
+from upstream.locks import locked
 from upstream.model import load_encoder
 from upstream.progress import progress, say
 from upstream.teacher.alignments import find_alignments
@@ -34,6 +36,7 @@ from upstream.teacher.matching import named_source
 from upstream.teacher.proxies import Change, label_stability, runs, speaker_information
 from upstream.teacher.quality import Quality, quality
 from upstream.teacher.quantiser import kind_of
+from upstream.teacher.sampling import heard_little
 from upstream.teacher.teacher import SAMPLE_FRAMES, SAMPLE_WITHIN, Teacher, refuse_others
 from upstream.teacher.units import Units
 
@@ -133,12 +136,15 @@ def fit_teacher(
     refuse_others(out, len(numbers), bool(pca or whiten or kind == "random"))
     source = with_cmn(_source(encoder or [], layer or [], features, stacked), cmn)
     recordings = Manifest.load(manifest)
-    with progress("reading frames", len(recordings)) as report:
-        made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers, seed=seed,
-                           read=AudioCache(recordings).wave, sample_frames=frames, sample_within=within,
-                           kind=kind_of(kind), pca=pca, whiten=whiten, progress=report, keep=out)
-    made.save(out)
-    forget_sample(out)
+    if kind != "random" and (little := heard_little(recordings, np.arange(len(recordings)), frames, seed, within)):
+        say(f"warning: the sample hears {little}; raise --frames or --within (0 draws from all)")
+    with locked(out):
+        with progress("reading frames", len(recordings)) as report:
+            made = Teacher.fit(source, recordings, numbers[0] if len(numbers) == 1 and kind is None else numbers,
+                               seed=seed, read=AudioCache(recordings).wave, sample_frames=frames, sample_within=within,
+                               kind=kind_of(kind), pca=pca, whiten=whiten, progress=report, keep=out)
+        made.save(out)
+        forget_sample(out)
     print(f"{out}: {made.kind} teacher of {'+'.join(map(str, made.classes))} classes, "
           + (f"inertia {made.inertia:.4g}, " if made.inertia is not None else "") + f"hash {made.hash[:12]}")
 
@@ -157,7 +163,8 @@ def import_teacher(
     check_folder(out, [centroids, *(encoder or [])], own="teacher.json")
     refuse_others(out, 1)
     made = import_centroids(centroids, with_cmn(_source(encoder or [], layer or [], features), cmn).describe())
-    made.save(out)
+    with locked(out):
+        made.save(out)
     print(f"{out}: {made.clusters} centroids of {made.features['dim']} dimensions, hash {made.hash[:12]}")
 
 

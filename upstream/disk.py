@@ -24,6 +24,13 @@ from upstream.errors import FormatError, HubertkitError, UsageError
 TEMPORARY = re.compile(r"\..*\.\d+(\.[0-9a-f]{8})?\.tmp")  # what `writing` was interrupted at
 
 
+def path_given(value: object, name: str) -> Path:
+    """The path that a program gave as the argument `name`. Raises UsageError for what is none, such as None."""
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise UsageError(f"{name}={value!r:.60}: expected a path, as text or a Path")
+
+
 def check_out(path: Path) -> Path:
     """The path of a file to be written, to be asked before an hour's work; UsageError if nothing can be renamed to it:
     a folder, a device or a pipe."""

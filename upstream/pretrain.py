@@ -35,7 +35,7 @@ from upstream.audio.mixing import Mixing
 from upstream.contrastive_task import ContrastiveTask
 from upstream.course import current, looking
 from upstream.device import chosen_device
-from upstream.disk import content_hash, write_json
+from upstream.disk import content_hash, path_given, write_json
 from upstream.errors import RecipeError, UsageError
 from upstream.keyed import keyed
 from upstream.locks import locked, watched
@@ -53,7 +53,7 @@ from upstream.progress import progress, say
 from upstream.recipe import as_settings, check_recipe
 from upstream.round_data import check_data
 from upstream.round_encoders import EncoderFile, read_outside, refuse_own, start_from
-from upstream.round_teacher import blamed_on, check_given, make_teacher, teacher_key, teacher_source
+from upstream.round_teacher import blamed_on, check_given, make_teacher, say_little, teacher_key, teacher_source
 from upstream.run_stages import encoder_inputs, note_stages, refuse_other_stages, rounds_read, stage_names, stages_read
 from upstream.stage import run_stage
 from upstream.teacher.alignments import alignments_hash, find_alignments
@@ -105,7 +105,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, say: Callable[[str], None] = say
     check_recipe(recipe, PretrainRecipe)
     if until_round is not None and (not isinstance(until_round, int) or until_round < 1):
         raise UsageError(f"until_round={until_round!r}: must be at least 1; rounds are counted from 1")
-    out = Path(out)
+    out = path_given(out, "out")
     refuse_other_stages(out)
     refuse_own(recipe, out)
     outside, configs = read_outside(outside_encoders(recipe))
@@ -274,6 +274,7 @@ def _teacher_stage(recipe: PretrainRecipe, round_: Round, corpus: Corpus, folder
     settings, files = teacher_key(round_.teacher, recipe.probe)
 
     def work(folder: Path) -> dict[str, Any]:
+        say_little(round_, corpus.manifest, corpus.train, recipe.seed, say)
         with progress(f"round {round_.number}: teacher", 1) as report:
             teacher = make_teacher(round_.teacher, [e.load(device) for e in read], corpus.manifest, corpus.train,
                                    recipe.probe, audio=recipe.cache.open(corpus.manifest), cache=recipe.cache,

@@ -19,6 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, StringNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from upstream.disk import path_given
 from upstream.errors import RecipeError, UsageError
 from upstream.recipe_kinds import kind_at, wrong_kind
 
@@ -110,7 +111,7 @@ def as_settings(recipe: Any) -> dict[str, Any]:
 
 def find_recipe(source: str | Path, shipped: str | Path) -> Path:
     """The file of a recipe given by name or path. Raises UsageError with the nearest shipped names."""
-    path, shipped = Path(source), Path(shipped)
+    path, shipped = path_given(source, "source"), path_given(shipped, "shipped")
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if path.is_file():
             return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from upstream.recipe import as_settings
 from upstream.teacher.alignments import alignments_hash, find_alignments
 from upstream.teacher.importing import import_centroids
 from upstream.teacher.matching import named_source
+from upstream.teacher.sampling import heard_little
 from upstream.teacher.sweep import sweep
 from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import Units
@@ -63,6 +64,17 @@ def make_teacher(recipe: TeacherRecipe, encoders: Sequence[Encoder], manifest: M
                        iterations=recipe.iterations, restarts=recipe.restarts, read=audio.wave, progress=progress,
                        kind=None if recipe.kind == "auto" else recipe.kind, pca=recipe.pca, whiten=recipe.whiten,
                        keep=keep)
+
+
+def say_little(round_: Round, manifest: Manifest, train: np.ndarray, seed: int, say: Callable[[str], None]) -> None:
+    """Say in a line where the sample of a round's teacher hears little of its recordings (`heard_little`)."""
+    recipe = round_.teacher
+    if recipe.imported is not None or recipe.kind == "random":
+        return
+    little = heard_little(manifest, train, recipe.sample_frames, seed, recipe.sample_within)
+    if little is not None:
+        say(f"  warning: the teacher's sample hears {little}; raise rounds.{round_.number - 1}.teacher.sample_frames "
+            "or sample_within (0 draws from all)")
 
 
 def teacher_key(recipe: TeacherRecipe, probe: ProbeRecipe) -> tuple[dict[str, Any], dict[str, str]]:

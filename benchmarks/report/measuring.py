@@ -88,7 +88,7 @@ def encoder_table(encoders: Sequence[Mapping[str, Any]], file: Results, title: s
     recipe = file.content.get("recipe")
     given = recipe.get("encoders") if isinstance(recipe, dict) else None
     columns = (Column("encoder", numeric=False), Column("read from", numeric=False), Column("weights", numeric=False),
-               Column("front end", numeric=False), Column("layers"), Column("width"),
+               Column("front end", numeric=False), Column("ms a frame"), Column("layers"), Column("width"),
                Column("its fine-tuning", numeric=False))
     rows = []
     for found in encoders:
@@ -96,7 +96,7 @@ def encoder_table(encoders: Sequence[Mapping[str, Any]], file: Results, title: s
         changed = own.get("finetune") if isinstance(own, dict) else None
         told = {key: "" if value is None else _plain(value) for key, value in found.items()}
         rows.append((*(Cell(told.get(key, "")) for key in ("name", "encoder")), Cell(short(found.get("hash"))),
-                     *(Cell(told.get(key, "")) for key in ("frontend", "layers", "width")),
+                     *(Cell(told.get(key, "")) for key in ("frontend", "stride_ms", "layers", "width")),
                      Cell(_pairs(changed) if isinstance(changed, dict) else "")))
     return Table("encoders", f"Encoders from elsewhere{f', {title}' if title else ''}.", columns, tuple(rows),
                  "Weights by the beginning of their hash. What all fine-tunings have in common is in the recipe.",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from downstream.decode.provenance import remove_provenance, write_provenance
 from downstream.given_files import check_readable
-from upstream.disk import disk_errors, file_hash, writing
+from upstream.disk import disk_errors, file_hash, path_given, writing
 from upstream.errors import FormatError
 
 _OPTIONAL = ("nbest", "confidences", "unfinished")  # left out of files where there are none
@@ -89,12 +94,46 @@ def spaces_before(hypothesis: Hypothesis) -> list[bool]:
 def write_hypotheses(path: Path, hypotheses: Iterable[Hypothesis], provenance: dict[str, Any] | None = None) -> None:
     """Write one JSON object a line, atomically, and what made them beside it (`decode.provenance`): what is said there
     of hypotheses that are replaced goes."""
-    path = Path(path)
+    _write_lines(path_given(path, "path"), map(_line, hypotheses), provenance)
+
+
+def write_as_found(path: Path, found: Iterable[tuple[int, Hypothesis]],
+                   provenance: dict[str, Any] | None = None) -> None:
+    """The same file of hypotheses that come in any order, each with its place among them: from 0 on, none left out.
+
+    They are not kept in memory, but for the place of each on disk, 24 bytes: until all are there their lines wait in a
+    nameless file beside the one that is written.
+    """
+    path, found = path_given(path, "path"), iter(found)
+    first = list(islice(found, 1))  # what is wrong with the decoding is said before a folder is made
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent) as waiting:
+            places = array("q")
+            for place, hypothesis in chain(first, found):
+                line = _line(hypothesis)
+                places.extend((place, waiting.tell(), len(line)))
+                waiting.write(line)
+            rows = np.array(places, np.int64).reshape(-1, 3)
+            rows = rows[np.argsort(rows[:, 0])]
+
+            def lines() -> Iterator[bytes]:
+                for _, start, size in rows:
+                    waiting.seek(start)
+                    yield waiting.read(size)
+
+            _write_lines(path, lines(), provenance)
+
+
+def _line(hypothesis: Hypothesis) -> bytes:
+    return (json.dumps(_plain(hypothesis), ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _write_lines(path: Path, lines: Iterable[bytes], provenance: dict[str, Any] | None) -> None:
     with disk_errors(path.parent):
         with writing(path) as temporary:
-            with temporary.open("w", encoding="utf-8") as out:
-                for hypothesis in hypotheses:
-                    out.write(json.dumps(_plain(hypothesis), ensure_ascii=False, allow_nan=False) + "\n")
+            with temporary.open("wb") as out:
+                out.writelines(lines)
             digest = file_hash(temporary)
             remove_provenance(path)
         if provenance is not None:
@@ -108,7 +147,7 @@ def read_hypotheses(path: Path) -> list[Hypothesis]:
         UsageError: there is no such file.
         FormatError: naming the line that is no hypothesis, or the id that comes twice.
     """
-    path = Path(path)
+    path = path_given(path, "path")
     check_readable(path, "no such file; hypotheses are made by `hubertkit decode`")
     found: dict[str, Hypothesis] = {}
     try:

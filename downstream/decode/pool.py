@@ -16,9 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -34,6 +36,7 @@ from upstream.stopping import heeded
 Start = Literal["fork", "spawn"]
 Progress = Callable[[int, int], None]  # utterances done, utterances in all
 _TASKS = 3  # groups for each process at least, so that none waits long for the last one
+_WAITING = 16  # groups for each process that it is given beforehand
 
 
 class Decoder(Protocol):
@@ -65,12 +68,27 @@ class BatchDecoder(Decoder, Protocol):
 def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None = None, *,
                workers: int | None = None, progress: Progress | None = None, start: Start | None = None,
                confidences: bool = False) -> list[Hypothesis]:
-    """Decode utterances.
+    """Decode utterances. Arguments and errors as `decode_each`, which keeps no hypotheses.
+
+    Args:
+        ids: which, and in which order the hypotheses come back; all in the order of the emissions by default.
+    """
+    with contextlib.closing(decode_each(emissions, decoder, ids, workers=workers, progress=progress, start=start,
+                                        confidences=confidences)) as each:
+        found = dict(each)
+    return [found[i] for i in range(len(found))]
+
+
+def decode_each(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None = None, *,
+                workers: int | None = None, progress: Progress | None = None, start: Start | None = None,
+                confidences: bool = False) -> Generator[tuple[int, Hypothesis], None, None]:
+    """Decode utterances, and give each as soon as it is done with its place among the ids. Close it where it is left
+    before its end, which ends the processes.
 
     Args:
         emissions: where they lie; each process opens the folder itself.
         decoder: pickled to each process.
-        ids: which, and in which order the hypotheses come back; all in the order of the emissions by default.
+        ids: which; all in the order of the emissions by default.
         workers: processes; all cores by default. With 1 (or one utterance) this process decodes, and where the decoder
             uses a GPU.
         progress: called in this process after each utterance with the number done and the number in all.
@@ -97,17 +115,15 @@ def decode_all(emissions: Emissions, decoder: Decoder, ids: Sequence[str] | None
     lengths = [emissions.frames(id) for id in ids]  # raises for an unknown id
     decoder.prepare()  # here, so that what is wrong is said once, and forked processes find it loaded
     workers = min(workers, len(ids))
-    found: dict[int, Hypothesis] = {}
     longest_first = sorted(range(len(ids)), key=lambda i: -lengths[i])  # so that no long one is left for the end
     groups = _groups(decoder, longest_first, workers)
     results = (_here(emissions, decoder, ids, groups, confidences) if workers <= 1 else
                _elsewhere(emissions.folder, decoder, ids, groups, workers, start, confidences))
     with contextlib.closing(results):  # so that an interruption in `progress` ends the processes as well
-        for index, hypothesis in results:
-            found[index] = hypothesis
+        for done, (index, hypothesis) in enumerate(results, 1):
+            yield index, hypothesis
             if progress is not None:
-                progress(len(found), len(ids))
-    return [found[i] for i in range(len(ids))]
+                progress(done, len(ids))
 
 
 def processes(decoder: Decoder, workers: int | None) -> int:
@@ -155,11 +171,25 @@ def _elsewhere(folder: Path, decoder: Decoder, ids: list[str], groups: list[list
     at = context.RawArray("b", len(ids))  # shared: 1 where a process is at an utterance
     executor = ProcessPoolExecutor(workers, context, _begin, (folder, decoder, os.getpid(), at, sure))
     own = executor._processes  # other threads, and the caller, have children of their own
+    done: SimpleQueue[Future[list[Hypothesis]]] = SimpleQueue()
+    at_work: dict[Future[list[Hypothesis]], list[int]] = {}
+    left = iter(groups)
+
+    def submit(count: int) -> None:
+        for group in islice(left, count):
+            future = executor.submit(_decode_group, [ids[i] for i in group], group)
+            at_work[future] = group
+            future.add_done_callback(done.put)
+
     try:
-        futures: dict[Future[list[Hypothesis]], list[int]] = {
-            executor.submit(_decode_group, [ids[i] for i in group], group): group for group in groups}
-        for future in as_completed(futures):
-            yield from zip(futures[future], future.result())
+        submit(_WAITING * workers)  # not all of them: a million tasks take memory, and so do results that wait
+        while at_work:
+            future = done.get()
+            group = at_work.pop(future)
+            found = future.result()
+            submit(1)
+            del future
+            yield from zip(group, found)
         executor.shutdown()
     except BrokenProcessPool as error:
         names = [ids[i] for group in groups for i in group if at[i]]

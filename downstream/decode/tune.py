@@ -111,7 +111,8 @@ class Tuning:
         beams: those tried with the weights found; empty where only one was asked for.
         utterances, seconds: tuned on.
         utterances_given: in the emissions; more than `utterances` where they were thinned out.
-        coverage: share of the references' words that can be found, or of their characters that any word has.
+        coverage: share of the references' words that can be found, or of their characters that any word has: of all
+            utterances given.
         emissions_hash, manifest_hash: of what was tuned on.
         unit: that errors are counted in; with `character` every `wer` is a character error rate.
     """
@@ -169,9 +170,11 @@ def tune(emissions: Emissions, references: Mapping[str, str], decoder: WeightedD
         raise UsageError(f"beams {', '.join(map(str, beams))}: each must be at least 1")
     _refuse_the_final_set(emissions, forbidden_manifest_hash, forbidden_ids)
     ids = evenly(emissions, search.seconds)
-    texts = _texts(ids, references, alphabet(decoder.symbols, decoder.blank).letters)
+    letters = alphabet(decoder.symbols, decoder.blank).letters
+    texts = _texts(ids, references, letters)
     decoder.prepare()  # what is wrong with its files is said now
-    coverage = check_coverage(*findable(decoder), list(texts.values()), LEAST_COVERAGE, unit)
+    whole = [spelled_as(references[id], letters) for id in emissions.ids if id in references]  # as is known beforehand
+    coverage = check_coverage(*findable(decoder), whole, LEAST_COVERAGE, unit)
     lists = NBestLists(texts, _unknown_penalty(decoder), unit)
     decode = _Decoding(emissions, ids, search.decodes + len(beams), workers, progress)
     errors, rescored = _search(decoder, search, lists, decode)

@@ -30,7 +30,7 @@ def choice_of(*, decoder: Name | str | None = None, lm: Path | None = None, lm_w
     """
     decoder = None if decoder is None else decoder_called(decoder)
     lm, lexicon, tuned = (None if path is None else Path(path) for path in (lm, lexicon, tuned))
-    if lm is None and (tuned is not None or lm_weight is not None or word_score is not None):
+    if lm is None and (tuned is not None or lm_weight is not None):  # some searches score words without one (`Choice`)
         raise UsageError("weights without a language model have no effect: give one as lm (--lm)")
     found = _Tuned(lm_weight, word_score)
     if tuned is not None:

@@ -15,6 +15,7 @@ from downstream.lm.arpa import read_unigrams
 from downstream.lm.scoring import LN10, load_kenlm
 from downstream.score.rates import NO_SPACES, Unit, units_of, without_spaces
 from downstream.text.vocabulary import named
+from upstream.disk import path_given
 from upstream.errors import FormatError, InputError
 from upstream.progress import say
 
@@ -104,7 +105,7 @@ def load_word_model(path: Path) -> tuple[Any, KnownWords]:
         UsageError: there is no such file.
         FormatError: not an ARPA file, or of order 1, which KenLM does not read.
     """
-    path = Path(path)
+    path = path_given(path, "path")
     check_lasting(path, "no such file; language models are made by `hubertkit lm build`")
     about = path.stat()  # a file that changed is another model
     return load_kenlm(path), _vocabulary(path.resolve(), about.st_mtime_ns, about.st_size)

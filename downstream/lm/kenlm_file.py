@@ -22,7 +22,7 @@ from downstream.given_files import check_lasting
 from downstream.lm.arpa_lines import arpa_lines, header
 from downstream.lm.loading import load_arpa
 from downstream.user_cache import cache_folder
-from upstream.disk import writing
+from upstream.disk import path_given, writing
 from upstream.errors import FormatError, HubertkitError
 
 _BINARY = b"mmap lm http://kheafield.com/code"  # what KenLM's own binary files begin with
@@ -39,7 +39,7 @@ def load_kenlm(path: Path) -> Any:
         UsageError: no such file.
         FormatError: an empty, broken or truncated file, or a model of order 1, which KenLM's Python package refuses.
     """
-    path = Path(path)
+    path = path_given(path, "path")
     about = _about(path)
     return _load(path, about.st_mtime_ns, about.st_size)
 

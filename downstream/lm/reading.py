@@ -109,6 +109,21 @@ def read_text(paths: Sequence[Path], skip_symbols: bool = False, normalise: Call
     return Text([_decoded(word, paths) for word in ids.words], tokens)
 
 
+def read_words(path: Path, enough: Callable[[set[str]], bool]) -> set[str]:
+    """The words of a text, as `read_text` has them, up to where there are enough: asked of the first million, and
+    whenever there are twice as many. All of them where there never are. Raises as `read_text`."""
+    ids, asked, read = _specials(), _TOKENS, 0
+    found: set[str] = set()
+    for tokens in _tokens([path], ids, False, None, None):
+        read += len(tokens)
+        if read >= asked:
+            found.update(_decoded(word, [path]) for word in ids.words[len(SPECIALS):])
+            if enough(found):
+                return found
+            asked = 2 * read
+    return found.union(_decoded(word, [path]) for word in ids.words[len(SPECIALS):])
+
+
 def split_words(sentence: str) -> list[str]:
     """The words of a sentence as they are of a text, but for vertical tabs and form feeds, which lmplz leaves in words
     and KenLM's scorer does not. Other white space than ASCII's, such as a no-break space, is a part of words."""

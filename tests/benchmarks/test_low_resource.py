@@ -167,7 +167,8 @@ def test_encoders_are_compared_over_seeds_without_a_pretraining(done):
     assert {(c["encoder"], c["against"]) for c in results["comparisons"]} == {
         ("frozen", "scratch"), ("other", "scratch"), ("other", "frozen")}
     assert all(c["p_value"] <= c["p_holm"] and c["seeds"] == [0, 5] for c in results["comparisons"])
-    assert [(e["name"], e["layers"]) for e in results["encoders"]] == [("frozen", 2), ("other", 2)]
+    assert [(e["name"], e["layers"], e["stride_ms"]) for e in results["encoders"]] == [
+        ("frozen", 2, 20), ("other", 2, 20)]
 
 
 @pytest.mark.parametrize(("speakers", "known"), [

@@ -76,8 +76,9 @@ def test_what_nobody_measured_is_tried_once_for_each_shape(tmp_path, data, encod
     each = pytest.approx(1.05)
     assert asked == [("3min: scratch, seed 0", False, 32, 29, each), "3min: scratch, seed 0",
                      ("3min: frozen, seed 0", True, 32, 29, each)]
-    for part in parts[2:]:
-        assert [stage.seconds for stage in part.stages] == [2 * 2 / 8, *[pytest.approx(3 * 1.05 / 4)] * 2, None]
+    for part in parts[2:]:  # one utterance of 1.05 s an update: two do not fit into its 2 s
+        assert [stage.seconds for stage in part.stages] == [
+            pytest.approx(2 * 1.05 / 8), *[pytest.approx(3 * 1.05 / 4)] * 2, None]
 
 
 def test_of_a_comparison_that_is_done_there_is_nothing_to_do(done, data):
@@ -139,7 +140,7 @@ def test_time_follows_from_what_was_measured_in_the_run(done, data):
     speeds = [r["audio_seconds_per_second"] for cell in (out / "cells").glob("3min-frozen*")
               for r in read_metrics(cell / "recogniser", "train")]
     told = dict(zip(KINDS, parts["3min: frozen, seed 5"].stages))
-    assert told["recogniser"].seconds == pytest.approx(50 * 2 / np.median(speeds))
+    assert told["recogniser"].seconds == pytest.approx(50 * 1.05 / np.median(speeds))
     assert told["decoded"].seconds in [read_stage(cell / "decoded")["seconds"] for cell in (out / "cells").iterdir()]
     assert told["emissions-test"].seconds in [
         pytest.approx(read_stage(path)["seconds"]) for path in (out / "cells").glob("*/emissions-*")]
@@ -205,12 +206,44 @@ def test_the_command_shows_the_parts_and_makes_nothing(tmp_path, data, encoders,
         "splits", "language model", *(f"3min: {name}, seed {seed}" for seed in (0, 5)
                                       for name in ("scratch", "frozen", "other"))]
     assert "26 stages to do: about " in said.out
-    assert "; of 7 nothing says how long; " in said.out
+    assert "; of 6 nothing says how long; " in said.out
+    assert "\n+: and more, of which nothing says how much\n" in said.out
     assert "MB of disk at most, but of 1 nothing says how much" in said.out
     assert "3min: scratch, seed 0: trying a short batch, to say how long the training takes" in said.err
     assert not (tmp_path / "out").exists()
     assert command([*words, "--ranks", "2"]) == 2
     assert "2 ranks cannot share 1 micro-batches evenly" in capsys.readouterr().err
+
+
+def test_a_dry_run_warns_of_schedules_that_are_cut_short_once_for_all_cells_of_the_same(tmp_path, data, encoders,
+                                                                                           capsys):
+    """The training said so, hours later."""
+    words = ["finetune.training.optimiser.warmup_updates=2"]
+    parts = outlook(with_rounds(tmp_path, encoders, *words, "pretrain.training.optimiser.warmup_updates=9"), data,
+                    tmp_path / "out")
+    show_parts(parts)
+    assert [line for line in capsys.readouterr().err.splitlines() if "warning" in line] == [
+        "warning: 3min: scratch, seed 0 and 5 more: the rate never reaches its peak: "
+        "training.optimiser.warmup_updates=2 of training.updates=2; lower it",
+        "warning: round 1 and 1 more: the rate never reaches its peak: training.optimiser.warmup_updates=9 of "
+        "training.updates=3; lower it"]
+
+
+def test_of_a_training_that_is_done_no_dry_run_warns(done, data, capsys):
+    found, out, _ = done
+    show_parts([replace(part, missed="the rate never falls") for part in outlook(found, data, out)])
+    assert "never" not in capsys.readouterr().err
+
+
+def test_a_language_model_is_looked_at_and_timed_by_its_text_before_it_is_made(tmp_path, data, encoders):
+    """Nothing was said of it, and a text of other words was refused by the run alone."""
+    found, given, asked = recipe(tmp_path, encoders), shutil.copytree(data, tmp_path / "data"), []
+    ways = Ways(lm=lambda text, lm: asked.append((text, lm.order)) or 7.0)
+    assert outlook(found, given, tmp_path / "out", ways)[1].stages[0].seconds == 7
+    assert asked == [(given / "text", 2)]
+    (given / "text").write_text("BAD WORDS\n")
+    with pytest.raises(InputError, match=r"^lm\.text, cell '3min: scratch': the language model has 0% of the 6 words"):
+        outlook(found, given, tmp_path / "out")
 
 
 @pytest.mark.parametrize("more", [["--dry-run"], []])
@@ -229,6 +262,7 @@ def test_a_sum_says_where_more_is_not_known(done, data, capsys):
     show_parts(outlook(replace(found, decoding=replace(found.decoding, beam=3)), data, out))
     said = capsys.readouterr().out
     assert "6 stages to do; of 6 nothing says how long; " in said
+    assert "\n+: " not in said
     show_parts(outlook(replace(found, seeds=(0, 5, 6)), data, out, Ways(cells=Trials(lambda *given: 8.0))))
     assert "3min: other, seed 6" in (said := capsys.readouterr().out)
     assert "12 stages to do: about " in said

@@ -402,6 +402,32 @@ def test_filters_count_characters_where_decoding_is_unspaced(run, corpus, tmp_pa
     assert (settings["unit"], settings["filter"]["loop_words"]) == ("character", 8)
 
 
+def test_greedy_self_training_of_scripts_without_spaces_counts_characters(corpus, tmp_path):
+    """Filters and rates were of phrases, whatever `tuning.unit` said; lines gave their WER beside the CER."""
+    for name in ("labelled", "dev"):
+        whole = Manifest.load(corpus / f"{name}.arrow")
+        whole.with_texts(["你好世界" * 3] * len(whole)).save(tmp_path / f"{name}.arrow")
+    phrases = recipe(corpus, labelled=str(tmp_path / "labelled.arrow"), dev=str(tmp_path / "dev.arrow"),
+                     decoding=DecodingRecipe(decoder=Name.greedy), tuning=TuningRecipe(),
+                     finetune=dataclasses.replace(recipe(corpus).finetune, symbols="data"))
+    said: list[str] = []
+    check_selftrain(phrases, tmp_path / "out", said.append)
+    assert any(line.startswith("warning: dev=") and "look like whole phrases" in line for line in said)
+    characters = dataclasses.replace(phrases, tuning=TuningRecipe(unit="character"))
+    said.clear()
+    check_selftrain(characters, tmp_path / "out", said.append)
+    assert not any("phrases" in line for line in said)
+    assert (phrases.unit, characters.unit) == ("word", "character")
+    rates = selftrain_data.error_rates({"a": "你好 世界"}, {"a": "你好世"}, characters.unit)
+    assert selftrain_data.told_rates(rates, characters) == "CER 25.0"
+
+
+def test_rates_are_told_in_the_order_in_which_they_are_to_be_read(corpus):
+    weak = recipe(corpus, tuning=TuningRecipe(unit="character"))
+    unspaced = dataclasses.replace(weak, decoding=dataclasses.replace(weak.decoding, unspaced=True))
+    assert [found.rates for found in (recipe(corpus), weak, unspaced)] == [("wer", "cer"), ("cer", "wer"), ("cer",)]
+
+
 def test_given_weights_are_not_tuned(corpus):
     decoding = DecodingRecipe(decoder=Name.batched, lm="lm.arpa", lm_weight=1.0, word_score=0.5)
     assert recipe(corpus).tunes

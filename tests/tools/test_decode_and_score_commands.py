@@ -339,6 +339,33 @@ def test_tuning_on_a_part_of_the_final_set_is_refused(app, data, tmp_path, monke
     assert not (tmp_path / "t.json").exists()
 
 
+@pytest.mark.parametrize("way", ["copy", "symlink", "other spelling", "of text"])
+def test_tuning_on_recordings_of_the_final_set_by_another_name_is_refused(app, data, tmp_path, capsys, way):
+    """A copy was tuned on, and scored as unseen."""
+    rows = list(Manifest.load(data / "dev.arrow"))
+    (tmp_path / "test").mkdir()
+    for number, row in enumerate(rows):
+        (tmp_path / row.audio.name).write_bytes(b"%d" % number * 9)
+    Manifest.of([replace(row, audio=tmp_path / row.audio.name) for row in rows], "").save(tmp_path / "dev.arrow")
+    (tmp_path / "dev.txt").write_bytes((data / "dev.txt").read_bytes())
+    given, audio = tmp_path / rows[3].audio.name, tmp_path / "test/0.wav"
+    if way == "other spelling":
+        audio = tmp_path / "test/.." / given.name
+    elif way == "symlink":
+        audio.symlink_to(given)
+    else:
+        audio.write_bytes(given.read_bytes())
+    Manifest.of([replace(rows[3], id="0", audio=audio)], "").save(tmp_path / "test.arrow")
+    name = "dev.txt" if way == "of text" else "dev.arrow"
+    words = ("tune", data / "dev", "--references", tmp_path / name, "--lm", LM, "--out", tmp_path / "t.json",
+             "--decodes", "2", "--workers", "1", "--final", tmp_path / "test.arrow")
+    if way == "of text":
+        assert "known by their ids alone" in CliRunner().invoke(app, [str(word) for word in words]).stderr
+        return
+    with pytest.raises(InputError, match=f"1 of 10 utterances, {rows[3].id} the first, are of the set that the final"):
+        run(app, *words)
+
+
 def test_hypotheses_and_references_may_come_from_pipes(app, data, tmp_path):
     """They were told of as missing."""
     hyps = tmp_path / "greedy.jsonl"

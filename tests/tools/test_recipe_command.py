@@ -49,6 +49,20 @@ def test_a_recipe_is_shown_without_the_values_that_its_command_needs(capsys):
     assert "\n# lm: null  # language model: an ARPA file; " in out
 
 
+def test_a_comparison_without_cells_yet_is_shown_and_not_run(capsys, tmp_path):
+    """Bug: nobody could see which keys there are before they had written cells, which are of such keys."""
+    (tmp_path / "mine.yaml").write_text("corpus: manifest.arrow\n")
+    code, out, err = call(capsys, tmp_path / "mine.yaml", "--for", "bench low-resource", "--all")
+    assert (code, err) == (0, "")
+    assert "\ncorpus: manifest.arrow" in out
+    assert "\n# cells: []" in out
+    for more in ([], ["--dry-run"]):
+        assert main.run(["bench", "low-resource", str(tmp_path / "mine.yaml"), "--data", str(tmp_path), "--out",
+                         str(tmp_path / "out"), *more]) == 2
+        assert "cells: give at least one, for instance `1h: scratch`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (("ctc-tyni",), "hubertkit: no recipe called 'ctc-tyni' (did you mean ctc-tiny?); those that ship: hubert-adapt, "),
     (("ctc-tiny", "--for", "pretrain"), "hubertkit: no recipe called 'ctc-tiny' (did you mean "),

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from tools.teacher import app
 from upstream.audio.corpora.folder import import_folder
-from upstream.errors import UsageError
+from upstream.errors import BusyError, UsageError
+from upstream.locks import locked
 from upstream.model import Encoder, EncoderConfig, encoder_hash, save_encoder
 from upstream.teacher.teacher import Teacher
 
@@ -53,6 +54,11 @@ def test_layers_are_judged_by_alignments(data, tmp_path):
     assert teacher.features["layer"] == found["pick"]["layer"]
     assert f"pick: layer {found['pick']['layer']}" in result.stdout
     assert f"{found['rows'][0]['pnmi']:.3f}" in result.stdout
+
+
+def test_of_two_sweeps_at_once_into_one_folder_the_second_is_refused(data, tmp_path):
+    with locked(tmp_path / "out"), pytest.raises(BusyError, match="another process works here"):
+        call(data, tmp_path / "out", "--clusters", "3")
 
 
 def test_or_by_stability_without(data, tmp_path):

@@ -5,10 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from tools.teacher import app
-from upstream.errors import FormatError, InputError, UsageError
+from upstream.audio.manifest import Manifest, Utterance
+from upstream.errors import BusyError, FormatError, InputError, UsageError
+from upstream.locks import LOCK, locked
+from upstream.teacher.teacher import Teacher
 from upstream.teacher.units import UnitsWriter
 
 
@@ -122,7 +126,7 @@ def test_features_that_fitting_would_not_read_are_refused(tmp_path, options, say
 
 def test_a_fit_draws_from_as_much_as_is_said(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("tools.teacher.Manifest.load", lambda path: [])
+    monkeypatch.setattr("tools.teacher.Manifest.load", lambda path: Manifest.of([], "a test"))
     monkeypatch.setattr("tools.teacher.AudioCache", lambda manifest: SimpleNamespace(wave=None))
     monkeypatch.setattr("tools.teacher.Teacher.fit", lambda *_, **options: asked.append(options) or 1 / 0)
 
@@ -135,3 +139,33 @@ def test_a_fit_draws_from_as_much_as_is_said(tmp_path, monkeypatch):
     assert [(one["sample_frames"], one["sample_within"]) for one in asked] == [(1_000_000, 20), (70, 0)]
     assert "--within 0.5: must be at least 1, or 0" in str(fit("--within", "0.5"))
     assert len(asked) == 2
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A manifest of 30 seconds of noise, and the words that fit a teacher on it."""
+    for i in range(30):
+        soundfile.write(tmp_path / f"{i}.wav", np.random.default_rng(i).normal(0, 0.1, 16_000), 16_000)
+    Manifest.of([Utterance(f"u{i}", tmp_path / f"{i}.wav", 0, 16_000, 16_000, 1, f"s{i}") for i in range(30)],
+                "a test").save(tmp_path / "m.arrow")
+    return ["fit", str(tmp_path / "m.arrow"), "--clusters", "3", "--out", str(tmp_path / "teacher")]
+
+
+def test_of_two_teachers_that_are_fitted_at_once_into_one_folder_the_second_is_refused(noise, tmp_path):
+    with locked(tmp_path / "teacher"):
+        assert isinstance(CliRunner().invoke(app, noise).exception, BusyError)
+        np.save(tmp_path / "c.npy", np.zeros((3, 39), np.float32))
+        imported = ["import", str(tmp_path / "c.npy"), "--out", str(tmp_path / "teacher")]
+        assert isinstance(CliRunner().invoke(app, imported).exception, BusyError)
+        assert [path.name for path in (tmp_path / "teacher").iterdir()] == [LOCK]
+    assert CliRunner().invoke(app, noise).exit_code == 0
+    assert Teacher.load(tmp_path / "teacher").classes == (3,)
+
+
+def test_a_fit_whose_sample_hears_little_says_so(noise):
+    """A small --frames reads a small part of the recordings, and nothing said it."""
+    assert "warning" not in CliRunner().invoke(app, noise).stderr
+    little = CliRunner().invoke(app, [*noise, "--frames", "10"])
+    assert ("warning: the sample hears 5 of 30 utterances, 5 of 30 speakers; raise --frames or --within (0 draws from "
+            "all)") in little.stderr
+    assert "warning" not in CliRunner().invoke(app, [*noise, "--frames", "10", "--within", "0"]).stderr

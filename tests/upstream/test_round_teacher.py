@@ -1,6 +1,7 @@
 """Every kind of teacher in a round, and what makes a teacher's stage stale."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from upstream.outlook import outlook
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED, PretrainRecipe, ProbeRecipe, TeacherRecipe, rounds_of
 from upstream.recipe import load_recipe
-from upstream.round_teacher import heard_by_sweep, make_teacher, teacher_key
+from upstream.round_teacher import heard_by_sweep, make_teacher, say_little, teacher_key
 from upstream.run_stages import stage_names
 from upstream.stage import read_stage
 from upstream.teacher.alignments import find_alignments
@@ -49,6 +50,17 @@ def test_a_round_trains_on_every_stream_of_its_teacher(recordings, tmp_path, wor
     assert Units.load(first.units).classes == classes
     assert Units.load(second.units).classes == (8,)
     assert first.encoder_result["loss"] > 0
+
+
+def test_a_round_says_that_the_sample_of_its_teacher_hears_little():
+    recipe = load_recipe(PretrainRecipe, "hubert-tiny", ["rounds.1.teacher.clusters=8",
+                                                         "rounds.1.teacher.sample_frames=100"], SHIPPED)
+    manifest = Manifest.of([Utterance(f"u{i}", Path("/a.wav"), 0, 48_000, 16_000, 1, f"s{i}") for i in range(300)], "")
+    said: list[str] = []
+    for round_ in rounds_of(recipe):
+        say_little(round_, manifest, np.arange(300), 1, said.append)
+    assert said == ["  warning: the teacher's sample hears 14 of 300 utterances, 14 of 300 speakers; raise "
+                    "rounds.1.teacher.sample_frames or sample_within (0 draws from all)"]
 
 
 def test_every_option_of_a_teacher_reaches_it(recordings):

@@ -32,6 +32,7 @@ from upstream.audio.manifest_file import (
     table_hash,
     write_table,
 )
+from upstream.disk import path_given
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE
 from upstream.places import places
@@ -96,7 +97,7 @@ class Manifest:
             UsageError: there is no such file.
             FormatError: it is not a manifest, is cut short, or is of another version.
         """
-        table, source, digest = read_table(Path(path))
+        table, source, digest = read_table(path_given(path, "path"))
         return Manifest(table, os.path.dirname(os.path.abspath(path)), source, digest)
 
     @staticmethod
@@ -156,7 +157,7 @@ class Manifest:
         Audio beside or below the manifest is named relative to it, so that the two move together; other audio by its
         absolute path.
         """
-        write_table(Path(path), self._table, self._root, self.source, self.hash)
+        write_table(path_given(path, "path"), self._table, self._root, self.source, self.hash)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from upstream.device import sent
 from upstream.errors import InputError, RecipeError, UsageError
@@ -23,6 +25,8 @@ from upstream.model.initialisation import initialise
 from upstream.model.masked_prediction import COSINE_EPSILON, mean_square, split_frames
 from upstream.model.padding import Padding
 from upstream.model.quantiser import GumbelQuantiser
+
+CELLS = 1 << 24  # cosines of frames and codes that exist at a time: 64 MB
 
 
 @dataclass(frozen=True)
@@ -159,12 +163,15 @@ class ContrastivePrediction(nn.Module):
     def _logits(self, states: Tensor, vectors: Tensor, codes: Tensor, negatives: Tensor) -> Tensor:
         """(N, 1 + K) float32: the right frame, then its negatives, -inf where one has the very same codes.
 
-        All N x N cosines are computed, which is less than gathering K vectors for each frame.
+        All N x N cosines are computed, some at a time (`_Chosen`), which is less than gathering K vectors for each
+        frame.
         """
-        cosines = F.normalize(states, dim=-1, eps=COSINE_EPSILON) @ F.normalize(vectors, dim=-1, eps=COSINE_EPSILON).t()
+        own = torch.arange(len(states), device=states.device)[:, None]
         same = (codes[negatives] == codes[:, None]).all(-1)
-        chosen = cosines.gather(1, negatives).masked_fill(same, -torch.inf)
-        return torch.cat([cosines.diagonal()[:, None], chosen], dim=1) / self.temperature
+        cosines: Tensor = _Chosen.apply(F.normalize(states, dim=-1, eps=COSINE_EPSILON),
+                                        F.normalize(vectors, dim=-1, eps=COSINE_EPSILON),
+                                        torch.cat([own, negatives], dim=1))
+        return cosines.masked_fill(F.pad(same, (1, 0)), -torch.inf) / self.temperature
 
     def _check(self, masked: Tensor, negatives: Tensor) -> None:
         if not len(masked):
@@ -175,6 +182,36 @@ class ContrastivePrediction(nn.Module):
             )
         if negatives.device.type == "cpu" and not 0 <= int(negatives.min()) <= int(negatives.max()) < len(masked):
             raise UsageError(f"negatives {int(negatives.min())} to {int(negatives.max())} among {len(masked)} frames")
+
+
+class _Chosen(torch.autograd.Function):
+    """Of the products of the rows of two matrices those that are wanted: (N, J) from (N, D), (M, D) and (N, J) places
+    in [0, M).
+
+    At most `CELLS` products exist at a time, in the backward pass as well: memory is N x J, whatever N x M.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, one: Tensor, other: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(one, other, places)
+        return torch.cat([(one[rows] @ other.t()).gather(1, places[rows]) for rows in _blocks(one, other)])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        one, other, places = ctx.saved_tensors
+        of_one, of_other = [], torch.zeros_like(other)
+        for rows in _blocks(one, other):
+            block = gradient.new_zeros(len(one[rows]), len(other)).scatter_add_(1, places[rows], gradient[rows])
+            of_one.append(block @ other)
+            of_other += block.t() @ one[rows]
+        return torch.cat(of_one), of_other, None
+
+
+def _blocks(one: Tensor, other: Tensor) -> list[slice]:
+    """Rows of the first that go together."""
+    step = max(1, CELLS // len(other))
+    return [slice(first, first + step) for first in range(0, len(one), step)]
 
 
 def draw_negatives(rngs: Sequence[np.random.Generator], counts: Sequence[int], number: int) -> NDArray[np.int64]:

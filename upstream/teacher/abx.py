@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from upstream.errors import UsageError
 from upstream.frames import CONV_GRID, FrameGrid
 from upstream.keyed import keyed
 from upstream.teacher.alignments import SILENCE, AlignmentFile, phone_class, read_alignment
@@ -26,6 +27,7 @@ from upstream.teacher.alignments import SILENCE, AlignmentFile, phone_class, rea
 _GAP_SECONDS = 1e-3  # between phones that count as neighbours
 _NO_PHONES = (SILENCE, "spn", "SPN")
 _CELLS = 1 << 22  # of alignment tables that exist at a time
+CONTEXT_TOKENS = 1_000  # half a million alignments: most contexts of an hour have a hundredth
 
 Context = tuple[str, str]
 Key = TypeVar("Key")
@@ -93,8 +95,35 @@ def find_spans(alignments: Mapping[str, AlignmentFile], lengths: Mapping[str, in
     return [span for spans in groups.values() for span in spans if span in chosen]
 
 
+def thinned(spans: Sequence[Span], most: int = CONTEXT_TOKENS, seed: int = 0) -> list[Span]:
+    """Spans in their order, of contexts with more than `most` only those of some speakers: every token of a context
+    meets every other one, so that the time and memory of a very common one would have no bound.
+
+    Speakers are drawn, by the seed, the context and their names, as long as all their tokens fit; two are kept whatever
+    they have, so that there are errors within and across. A context of no more tokens is whole.
+
+    Raises:
+        UsageError: a number below 1.
+    """
+    if most < 1:
+        raise UsageError(f"{most} tokens of a context: must be at least 1")
+    counts: dict[Context, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for span in spans:
+        counts[span.context][span.speaker] += 1
+    kept = {context: _speakers_kept(context, of_each, most, seed) for context, of_each in counts.items()
+            if sum(of_each.values()) > most}
+    return [span for span in spans if span.context not in kept or span.speaker in kept[span.context]]
+
+
+def _speakers_kept(context: Context, counts: Mapping[str, int], most: int, seed: int) -> set[str]:
+    names = sorted(counts)
+    order = [names[i] for i in keyed(seed, "abx speakers", *context).permutation(len(names))]
+    totals = np.cumsum([counts[name] for name in order])
+    return set(order[:max(2, int(np.searchsorted(totals, most, side="right")))])
+
+
 def abx(tokens: Iterable[Token]) -> Abx:
-    """The errors of tokens; every token of a context meets every other one."""
+    """The errors of tokens; every token of a context meets every other one (see `thinned`)."""
     within: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     across: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     judged = [0, 0]

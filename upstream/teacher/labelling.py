@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from upstream.device import named_device
+from upstream.disk import path_given
 from upstream.errors import InputError, UsageError
 from upstream.features.waveform import frames_of
 from upstream.model import Encoder, load_encoder
@@ -37,7 +38,7 @@ class Labeller:
             UsageError: an encoder is needed or is not; no list of them; no such folder.
             InputError: the teacher was fitted on another encoder.
         """
-        self.teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(Path(teacher))
+        self.teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(path_given(teacher, "teacher"))
         if isinstance(encoders, str | Path | Encoder):
             what = "an Encoder" if isinstance(encoders, Encoder) else repr(str(encoders))
             raise UsageError(f"encoders={what}: a single one; give a list of them")

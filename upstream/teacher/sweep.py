@@ -10,6 +10,7 @@ second time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from upstream.frames import CONV_GRID
 from upstream.keyed import keyed
 from upstream.model.encoder import Encoder
 from upstream.progress import say
-from upstream.teacher.abx import Abx, Span, Token, abx, find_spans
+from upstream.teacher.abx import CONTEXT_TOKENS, Abx, Span, Token, abx, find_spans, thinned
 from upstream.teacher.alignments import AlignmentFile, frame_phones, warn_of_pauses, warn_of_words
 from upstream.teacher.kmeans import assign, default_engine, fit
 from upstream.teacher.proxies import Change, runs, speaker_information, stability
@@ -77,6 +78,7 @@ class Sweep:
         teacher: of that layer with the most clusters. How many to take, PNMI cannot say: it rises with their number.
         best: {clusters: the layer with the highest measure}.
         frames, fit_frames, utterances: judged; clustered; judged.
+        thinned_contexts: those of which ABX errors are of some speakers, for they had too many tokens.
     """
 
     measure: Literal["pnmi", "stability"]
@@ -88,6 +90,7 @@ class Sweep:
     frames: int
     fit_frames: int
     utterances: int
+    thinned_contexts: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the centroids, as plain values."""
@@ -95,6 +98,7 @@ class Sweep:
                 "best_layer": {str(k): layer for k, layer in self.best.items()},
                 "rows": [asdict(row) for row in self.rows],
                 "abx": [{"layer": layer, **asdict(found)} for layer, found in self.abx.items()],
+                "abx_thinned_contexts": self.thinned_contexts,
                 "frames": self.frames, "fit_frames": self.fit_frames, "utterances": self.utterances,
                 "encoder": self.teacher.features["encoder"], "teacher": self.teacher.hash}
 
@@ -102,7 +106,8 @@ class Sweep:
 def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read: Read, seed: int = 0,
           alignments: Mapping[str, AlignmentFile] | None = None, layers: Sequence[int] | None = None,
           device: torch.device | str = "cpu", fit_frames: int = FIT_FRAMES, measure_abx: bool = True,
-          snr: float = 10.0, cmn: bool = False, progress: Progress | None = None) -> Sweep:
+          snr: float = 10.0, cmn: bool = False, context_tokens: int = CONTEXT_TOKENS,
+          progress: Progress | None = None) -> Sweep:
     """Judge the layers of an encoder.
 
     Args:
@@ -115,10 +120,11 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
         measure_abx: also give ABX errors, with alignments and where speakers are known.
         snr: of the noise in dB, without alignments.
         cmn: judge, and cluster, frames without the means of their utterances (`upstream.features.centred`).
+        context_tokens: that ABX errors of a context are of, at most (`thinned`).
         progress: called with (utterances done, utterances).
 
     Raises:
-        UsageError: a layer that is not there, no number of clusters.
+        UsageError: a layer that is not there, no number of clusters, or of tokens.
         InputError: no utterance has an alignment, one does not cover its recording, fewer frames than clusters, frames
             that are not finite (of which utterance is said).
     """
@@ -132,7 +138,8 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
                          if alignments is not None else "no recordings to sweep over")
     indices = keyed(seed, "sweep utterances").permutation(indices)
     phones = None if alignments is None else _phones(manifest, indices, alignments)
-    spans = _spans(manifest, indices, alignments, seed) if alignments is not None and measure_abx else {}
+    spans, thin = (_spans(manifest, indices, alignments, seed, context_tokens)
+                   if alignments is not None and measure_abx else ({}, 0))
     heard = _Heard(manifest, read, None if alignments is not None else Change("noise", snr), seed)
     labeller = _Labeller(chosen, numbers, seed, torch.device(device))
     tokens: dict[int, list[Token]] = {layer: [] for layer in chosen}
@@ -157,7 +164,7 @@ def sweep(encoder: Encoder, manifest: Manifest, clusters: Sequence[int], *, read
         _fit(labeller, waiting, heard)
     rows = tuple(_row(labeller, pair, manifest, indices, phones, heard, seed) for pair in labeller.centroids)
     errors = {layer: abx(found) for layer, found in tokens.items()} if spans else {}
-    return _picked(rows, errors, labeller, encoder, manifest, heard, indices, cmn)
+    return replace(_picked(rows, errors, labeller, encoder, manifest, heard, indices, cmn), thinned_contexts=thin)
 
 
 class _Heard:
@@ -231,15 +238,16 @@ def _phones(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Al
     return found
 
 
-def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, AlignmentFile],
-           seed: int) -> dict[int, list[Span]]:
-    """{index: tokens} for ABX, of whole contexts drawn until there are enough; where there are none, why is said."""
+def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, AlignmentFile], seed: int,
+           most: int) -> tuple[dict[int, list[Span]], int]:
+    """{index: tokens} for ABX, of contexts drawn until there are enough, each with at most so many tokens, and how many
+    of these contexts are not whole (`thinned`); where there are none, why is said."""
     ids, speakers = manifest.ids, manifest.speakers
     known = {ids[i]: int(i) for i in np.sort(indices) if speakers[i] is not None}
     if not known:
         say("no ABX errors: no speakers in the manifest; import it with them (corpus import folder --table), or "
             "leave them out (--no-abx)")
-        return {}
+        return {}, 0
     found = find_spans(alignments, {name: int(manifest.lengths[i]) for name, i in known.items()},
                        {name: str(speakers[i]) for name, i in known.items()}, seed=seed)
     if not found:
@@ -249,12 +257,16 @@ def _spans(manifest: Manifest, indices: np.ndarray, alignments: Mapping[str, Ali
     order = keyed(seed, "abx contexts").permutation(len(contexts))
     rank = {contexts[place]: number for number, place in enumerate(order)}
     found.sort(key=lambda span: rank[span.context])
+    whole = Counter(span.context for span in found)
+    found = thinned(found, most, seed)
     result: dict[int, list[Span]] = {}
+    taken: Counter[tuple[str, str]] = Counter()
     for number, span in enumerate(found):
         if number >= ABX_TOKENS and span.context != found[number - 1].context:
             break
+        taken[span.context] += 1
         result.setdefault(known[span.utterance], []).append(span)
-    return result
+    return result, sum(count < whole[context] for context, count in taken.items())
 
 
 def _row(labeller: _Labeller, pair: _Pair, manifest: Manifest, indices: np.ndarray,

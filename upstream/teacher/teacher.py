@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from upstream import ranks
-from upstream.disk import check_json, disk_errors, json_text, load_array, read_json, save_array, writing_together
+from upstream.disk import (
+    check_json,
+    disk_errors,
+    json_text,
+    load_array,
+    path_given,
+    read_json,
+    save_array,
+    writing_together,
+)
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.features.source import Source
 from upstream.features.streaming import Read
@@ -202,7 +211,7 @@ class Teacher:
     @staticmethod
     def load(folder: Path) -> Teacher:
         """Read a teacher. Raises FormatError where there is none, or one that is broken or of another version."""
-        folder = Path(folder)
+        folder = path_given(folder, "folder")
         described = read_json(folder / "teacher.json")
         if not isinstance(described, dict) or (described.get("format"), described.get("version")) != (FORMAT, VERSION):
             raise FormatError(f"{folder / 'teacher.json'}: not a teacher of format version {VERSION}; fit it again")

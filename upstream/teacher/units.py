@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from upstream.disk import path_given
 from upstream.errors import FormatError, InputError
 from upstream.frames import CONV_GRID
 from upstream.headers import HASH, META, Field, is_rate, is_whole, read_header, refuse_other_files
@@ -127,7 +128,7 @@ class Units:
         Raises:
             FormatError: no units, of another version, unfinished, or files that do not fit each other.
         """
-        folder = Path(folder)
+        folder = path_given(folder, "folder")
         header = _read_header(folder)
         ids, offsets, streams = read_rows(folder, KIND, _stream_files(len(header["classes"])), _AGAIN)
         frames = streams[0].shape[0] if streams and streams[0].ndim == 1 else -1

@@ -436,11 +436,11 @@ def test_what_encoders_from_elsewhere_are_stands_in_the_report(made):
     recipe = {"cells": ["1h: wavlm-frozen"], "unlabelled": "train", "dev": "dev", "test": "test", "encoders": {
         "wavlm-frozen": {"encoder": "microsoft/wavlm-base-plus", "finetune": {"frozen": True}}}}
     encoders = [{"name": "wavlm-frozen", "encoder": "microsoft/wavlm-base-plus", "hash": "0123456789abcdef",
-                 "frontend": "conv", "layers": 12, "width": 768}]
+                 "frontend": "conv", "stride_ms": 20, "layers": 12, "width": 768}]
     found = made(results([row("wavlm-frozen")], recipe=recipe, encoders=encoders))
     told, = tables(found)["encoders"].rows
-    assert [cell.text for cell in told] == ["wavlm-frozen", "microsoft/wavlm-base-plus", "0123456789ab", "conv", "12",
-                                            "768", "frozen yes"]
+    assert [cell.text for cell in told] == ["wavlm-frozen", "microsoft/wavlm-base-plus", "0123456789ab", "conv", "20",
+                                            "12", "768", "frozen yes"]
     assert "encoders" not in tables(made(results([row()])))
 
 

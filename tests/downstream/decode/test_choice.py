@@ -147,6 +147,17 @@ def test_a_decoder_may_be_named_by_text_and_words_scored_without_a_model():
     assert Choice("beam").make(SYMBOLS, 0) == Choice(Name.beam).make(SYMBOLS, 0)
     assert choice_of(decoder="beam") == Choice(Name.beam)
     assert Choice(beam=5, word_score=-3.0).make(SYMBOLS, 0).word_score == -3.0
+
+
+def test_options_may_score_words_without_a_language_model_where_the_search_does():
+    """`choice_of` refused what `Choice` takes."""
+    assert choice_of(decoder="batched", word_score=-3.0).make(SYMBOLS, 0).word_score == -3.0
+    assert choice_of(beam=5, word_score=-3.0).chosen == Name.batched
+    for options in ({}, {"decoder": "beam"}):
+        with pytest.raises(UsageError, match=r"^word_score=-3 without a language model has no effect on the"):
+            choice_of(word_score=-3.0, **options).make(SYMBOLS, 0)
+    with pytest.raises(UsageError, match="weights without a language model have no effect"):
+        choice_of(decoder="batched", lm_weight=1.0)
     with pytest.raises(UsageError, match=r"^no decoder called 'bean'; there are greedy"):
         choice_of(decoder="bean")
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downstream.captions import SpokenWord, Transcript, as_json
-from downstream.decode.hypothesis import Candidate, Hypothesis, Word, read_hypotheses, write_hypotheses
+from downstream.decode.hypothesis import Candidate, Hypothesis, Word, read_hypotheses, write_as_found, write_hypotheses
 from downstream.decode.provenance import provenance_path, read_provenance
-from upstream.errors import FormatError, UsageError
+from upstream.errors import FormatError, InputError, UsageError
 
 numbers = st.floats(-1e6, 1e6)
 candidates = st.builds(Candidate, st.text(), numbers, numbers, numbers, st.integers(0, 9))
@@ -28,6 +28,31 @@ def test_hypotheses_come_back_as_they_went_in(tmp_path_factory, many):
     path = tmp_path_factory.mktemp("h") / "hyps.jsonl"
     write_hypotheses(path, many)
     assert read_hypotheses(path) == many
+
+
+@given(st.lists(hypotheses, max_size=4, unique_by=lambda h: h.id), st.randoms())
+def test_hypotheses_that_come_in_any_order_give_the_same_file(tmp_path_factory, many, random):
+    one, other = (tmp_path_factory.mktemp("h") / "hyps.jsonl" for _ in range(2))
+    write_hypotheses(one, many, {"decoder": "x"})
+    found = list(enumerate(many))
+    random.shuffle(found)
+    write_as_found(other, iter(found), {"decoder": "x"})
+    assert other.read_bytes() == one.read_bytes()
+    assert read_provenance(other) == read_provenance(one)
+    assert len(list(other.parent.iterdir())) == 2
+
+
+def test_hypotheses_before_stay_where_those_to_come_break_off(tmp_path):
+    def broken():
+        yield 1, Hypothesis("b", "B", 0.0, 0.0)
+        raise InputError("no more")
+
+    write_hypotheses(tmp_path / "h.jsonl", [Hypothesis("a", "A", 0.0, 0.0)])
+    for path in (tmp_path / "h.jsonl", tmp_path / "new.jsonl"):
+        with pytest.raises(InputError, match="no more"):
+            write_as_found(path, broken())
+    assert [path.name for path in tmp_path.iterdir()] == ["h.jsonl"]
+    assert [h.id for h in read_hypotheses(tmp_path / "h.jsonl")] == ["a"]
 
 
 def test_a_number_of_words_comes_back_whatever_it_is(tmp_path):

@@ -1,5 +1,6 @@
 """Many processes give what one gives, in order; errors and Ctrl-C come through, and no process is left behind."""
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from downstream.decode.batched import BatchedDecoder
 from downstream.decode.beam import BeamDecoder
 from downstream.decode.greedy import GreedyDecoder
 from downstream.decode.hypothesis import Hypothesis
-from downstream.decode.pool import decode_all
+from downstream.decode.pool import decode_all, decode_each
 from downstream.emissions import Emissions, EmissionsWriter
 from upstream.errors import HubertkitError, InputError, UsageError
 
@@ -46,6 +48,21 @@ def test_two_processes_give_what_one_gives_in_order(emissions, tmp_path, start):
     assert [h.id for h in alone] == emissions.ids
     assert decode_all(emissions, decoder, workers=2, start=start) == alone
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hypotheses_that_are_taken_one_by_one_are_not_kept(emissions, monkeypatch, workers):
+    """All of a million utterances were in memory until the last one was there."""
+    monkeypatch.setattr("downstream.decode.pool._WAITING", 1)
+    seen, alive, places = [], [], []
+    for place, hypothesis in decode_each(emissions, GreedyDecoder(emissions.symbols, 0), workers=workers):
+        seen.append(weakref.ref(hypothesis))
+        places.append(place)
+        del hypothesis
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in seen))
+    assert sorted(places) == list(range(10))
+    assert max(alive) <= workers
 
 
 def test_ids_choose_and_order(emissions):

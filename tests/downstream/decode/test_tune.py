@@ -141,6 +141,19 @@ def test_the_beam_with_the_fewest_errors_is_chosen_and_the_smaller_of_equals(emi
         tune(emissions, TEXTS, any_decoder, beams=(5, 0))
 
 
+@pytest.mark.parametrize(("words", "part"), [(("A", "AB"), ["u2", "u3"]), (("A", "B"), ["u2"])])
+def test_coverage_is_of_all_references_though_a_part_is_tuned_on(emissions, tmp_path, monkeypatch, words, part):
+    """A self-training looked at all of dev first, and tuning at its part hours later: one refused what the other
+    passed."""
+    monkeypatch.setattr("downstream.decode.tune.evenly", lambda emissions, seconds: part)
+    decoder = LexiconDecoder(SYMBOLS, 0, write_arpa(tmp_path), words, beam=5)
+    if "B" in words:
+        assert tune(emissions, TEXTS, decoder, Search(decodes=3), workers=1).coverage == 0.8
+    else:
+        with pytest.raises(InputError, match=r"60% of the 10 words of the references, not 'B'"):
+            tune(emissions, TEXTS, decoder, workers=1)
+
+
 def test_words_that_a_lexicon_lacks_are_missed(emissions, tmp_path):
     with pytest.raises(InputError, match=r"60% of the 10 words of the references, not 'B'"):
         tune(emissions, TEXTS, LexiconDecoder(SYMBOLS, 0, write_arpa(tmp_path), ("A", "AB")), workers=1)

@@ -48,6 +48,31 @@ def test_logits_and_their_cross_entropy_by_hand(tiny):
     assert losses == pytest.approx(by_hand, abs=1e-6)
 
 
+@pytest.mark.parametrize(("cells", "exact"), [(1 << 24, True), (200, False), (1, False)])
+def test_cosines_some_at_a_time_are_those_of_all_at_once(tiny, monkeypatch, cells, exact):
+    """All N x N of a micro-batch were kept, and in the backward pass several times. Up to 4096 frames to the bit."""
+    monkeypatch.setattr("upstream.model.contrastive.CELLS", cells)
+    model = ContrastivePrediction(tiny(), **SMALL)
+    generator = torch.Generator().manual_seed(0)
+    negatives = torch.from_numpy(draw_negatives([keyed(0, "x", row) for row in range(3)], [9, 17, 7], 6))
+    codes = torch.randint(3, (33, 2), generator=generator)
+    given = [torch.randn(33, 8, generator=generator).requires_grad_() for _ in range(2)]
+    weights = torch.rand(33, 7, generator=generator)
+
+    def gradients(logits):
+        return torch.autograd.grad((logits.masked_fill(logits == -torch.inf, 0) * weights).sum(), given)
+
+    one, other = (F.normalize(tensor, dim=-1, eps=1e-8) for tensor in given)
+    cosines = one @ other.t()
+    chosen = cosines.gather(1, negatives).masked_fill((codes[negatives] == codes[:, None]).all(-1), -torch.inf)
+    expected = torch.cat([cosines.diagonal()[:, None], chosen], dim=1) / model.temperature
+    found = model._logits(*given, codes, negatives)
+    tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-6, "atol": 1e-6}
+    assert bool((expected == -torch.inf).any())
+    torch.testing.assert_close(found, expected, **tolerance)
+    torch.testing.assert_close(gradients(found), gradients(expected), **tolerance)
+
+
 def test_a_product_quantiser_by_hand():
     """Two groups of two entries. Logits (1, 3 | 2, 0) choose entries 1 and 0, (0, 1 | 0, 4) choose 1 and 1.
 

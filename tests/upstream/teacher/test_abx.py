@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.teacher.abx import Token, abx, find_spans, frame_distances, pairwise, warp
+from upstream.errors import UsageError
+from upstream.teacher.abx import Span, Token, abx, find_spans, frame_distances, pairwise, thinned, warp
 
 
 def angle(u, v):
@@ -182,6 +183,45 @@ def test_no_more_tokens_than_asked_for_and_always_the_same(tmp_path):
     assert sorted(s.phone for s in found if s.context == ("P", "N")) == ["A"] * 3 + ["B"] * 3
     assert found == find_spans(alignments, lengths, speakers, most=3)
     assert found != find_spans(alignments, lengths, speakers, most=3, seed=1)
+
+
+def spans_of(context, speakers, tokens=5):
+    """Of two phones of each speaker."""
+    return [Span(f"u{s}", f"s{s}", phone, context, i, i + 2) for s in range(speakers) for phone in "ab"
+            for i in range(tokens)]
+
+
+def test_a_very_common_context_is_of_some_speakers_and_others_are_whole():
+    """Every token met every other one: a context of 10,000 took fifty million alignments, and a day."""
+    rare, common = spans_of(("p", "n"), 3), spans_of(("q", "n"), 40)
+    mixed = [span for pair in itertools.zip_longest(rare, common) for span in pair if span is not None]
+    found = thinned(mixed, 100)
+    assert [span for span in found if span.context == ("p", "n")] == rare
+    left = [span for span in found if span.context == ("q", "n")]
+    assert len(left) == 100  # ten speakers with all their tokens
+    assert left == [span for span in common if span.speaker in {one.speaker for one in left}]
+    assert found == [span for span in mixed if span in set(found)]
+    assert thinned(mixed, 100) == found == thinned(list(reversed(mixed)), 100)[::-1]
+    assert thinned(mixed, 100, seed=1) != found
+    assert thinned(mixed, 400) == mixed
+    assert len({span.speaker for span in thinned(common, 1)}) == 2
+    with pytest.raises(UsageError, match="0 tokens of a context"):
+        thinned(mixed, 0)
+
+
+@given(seed=st.integers(0, 1000), most=st.integers(10, 30))
+def test_errors_under_the_bound_are_those_of_loops_over_all_triplets(seed, most):
+    rng = np.random.default_rng(seed)
+    frames = {}
+    spans = [Span(f"u{i}", str(rng.choice(["s", "t", "v"])), str(rng.choice(["a", "b"])), ("p", "n"), 0, 1)
+             for i in range(10)]
+    frames = {span: rng.normal(size=(2, 3)).astype(np.float32) for span in spans}
+    tokens = [Token(span.speaker, span.phone, span.context, frames[span]) for span in thinned(spans, most, seed)]
+    assert len(tokens) == 10
+    found = abx(tokens)
+    for mine, across in ((found.within, False), (found.across, True)):
+        expected = abx_by_loops(tokens, across)
+        assert mine == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.1, 0.2), (0.15, 0.2), (0.1, 0.15)], ids=["touching", "before", "after"])

@@ -115,6 +115,12 @@ def test_abx_is_measured_on_all_layers_alike(data):
     assert len({(e.within_triplets, e.across_triplets) for e in found.abx.values()}) == 1
     assert all(0 <= e.within < 35 for e in found.abx.values())
     assert swept(data, measure_abx=False).abx == {}
+    assert found.as_json()["abx_thinned_contexts"] == 0
+
+
+def test_contexts_of_which_some_speakers_are_compared_are_counted(data, monkeypatch):
+    monkeypatch.setattr("upstream.teacher.sweep.thinned", lambda spans, most, seed: spans[most:])  # one of the first
+    assert swept(data, context_tokens=1).as_json()["abx_thinned_contexts"] == 1
 
 
 def test_units_that_give_speakers_away_are_said_to(data):

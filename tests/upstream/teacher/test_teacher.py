@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ import torch
 from full_disk import files_up_to
 from killed_reads import Reads
 
+from upstream.audio.manifest import Manifest, Utterance
 from upstream.errors import FormatError, HubertkitError, InputError, UsageError
 from upstream.features.source import FbankSource, LayerSource, MfccSource
 from upstream.frames import CONV_GRID
 from upstream.model import Encoder, EncoderConfig
 from upstream.teacher.gate import check_units
-from upstream.teacher.sampling import draw_utterances
+from upstream.teacher.sampling import draw_utterances, heard_little
 from upstream.teacher.teacher import SAMPLE_WITHIN, Teacher, draw_sample
 from upstream.teacher.units import Units
 
@@ -171,6 +174,26 @@ def test_the_sample_of_a_corpus_that_is_far_larger_reads_a_part_of_it(recordings
     assert fitted["sample_frames"] == 100
     assert (fitted["sample_within"], fitted["utterances_given"]) == (5.0, 100)
     assert len(set(made.asked)) <= fitted["utterances"] < 25
+
+
+@pytest.mark.parametrize(("utterances", "speakers", "frames", "within", "says"), [
+    (300, 40, 100, 20, "14 of 300 utterances, "), (300, 0, 100, 20, "14 of 300 utterances"),
+    (300, 40, 100, 0, None), (300, 40, 10_000, 20, None),  # all of them
+    (50, 3, 100, 20, "14 of 50 utterances, 3 of 3 speakers"),
+    (600, 40, 1000, 20, None)])  # 137 utterances of most speakers
+def test_a_sample_that_hears_little_is_known_by_its_utterances_and_speakers(utterances, speakers, frames, within, says):
+    names = [f"s{i % speakers}" if speakers else None for i in range(utterances)]
+    made = Manifest.of([Utterance(f"u{i}", Path("/a.wav"), 0, 48_000, 16_000, 1, name)  # 149 frames each
+                        for i, name in enumerate(names)], "a test")
+    found = heard_little(made, np.arange(utterances), frames, 1, within)
+    assert found is None if says is None else found.startswith(says)
+
+
+def test_a_sample_of_few_of_many_speakers_hears_little_though_its_utterances_are_many():
+    of_one = [Utterance(f"u{i}", Path("/a.wav"), 0, 48_000, 16_000, 1, "main") for i in range(900)]
+    others = [Utterance(f"v{i}", Path("/a.wav"), 0, 48_000, 16_000, 1, f"s{i}") for i in range(40)]
+    found = heard_little(Manifest.of([*of_one, *others], "a test"), np.arange(940), 1000, 1, 20)
+    assert re.fullmatch(r"13\d of 940 utterances, \d+ of 41 speakers", found)
 
 
 def test_what_is_small_beside_the_sample_gives_the_teacher_that_it_always_gave(recordings):

@@ -14,6 +14,7 @@ from upstream.audio.corpora.unread import ANEW, left_out, unread_names, without_
 from upstream.audio.corpora.walking import walk
 from upstream.audio.file_names import composed_name
 from upstream.audio.manifest import Manifest
+from upstream.disk import path_given
 from upstream.errors import InputError, UsageError
 from upstream.progress import say
 
@@ -44,7 +45,7 @@ def import_folder(src: Path, table: Path | None = None, skip: Skip | None = None
         InputError: nothing usable there, a file that is no audio, a row naming a file that is not there, a transcript
             without audio, an id that occurs twice.
     """
-    src = Path(src)
+    src = path_given(src, "src")
     if not src.is_dir():
         raise UsageError(f"{src}: no such folder; give the folder that holds the recordings")
     bad = BadFiles(skip)

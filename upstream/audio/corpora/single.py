@@ -12,6 +12,7 @@ import numpy as np
 from upstream.audio.corpora.probing import BadFiles, Entry, utterances
 from upstream.audio.manifest import Utterance
 from upstream.audio.reading import read
+from upstream.disk import path_given
 from upstream.errors import UsageError
 
 
@@ -28,7 +29,7 @@ def utterance_of_file(path: Path) -> Utterance:
 def read_audio(path: str | Path) -> np.ndarray:
     """(S,) float32 at 16 kHz, channels mixed down: the whole of an audio file of any format, rate and number of
     channels, exactly as every command hears it. Raises as `utterance_of_file`."""
-    return read(utterance_of_file(Path(path)))
+    return read(utterance_of_file(path_given(path, "path")))
 
 
 def utterances_of_files(paths: Sequence[Path]) -> list[Utterance]:
