@@ -51,6 +51,8 @@ def test_a_word_has_the_frames_of_its_times_however_these_are_rounded():
     assert confidences(rows, [Word("A", 29 / 50, 58 / 50)], COLUMNS, 50.0) == [pytest.approx(1)]
     rows[29:58, 2] = 1e-6
     assert confidences(rows, [Word("A", 29 / 50, 58 / 50)], COLUMNS, 50.0) == [1]
+    rows[57] = np.log([.3, .2, .2, .2, .1])  # the last one
+    assert confidences(rows, [Word("A", 29 / 50, 58 / 50)], COLUMNS, 50.0) == [pytest.approx(0.5 ** (1 / 29), abs=1e-5)]
     early = [Word("A", -0.02, 0.04), Word("A", 0.0, 0.04)]
     assert len(set(confidences(rows, early, COLUMNS, 50.0))) == 1
 

@@ -67,6 +67,19 @@ def test_units_at_another_rate_are_refused(tmp_path):
         check_units(units, manifest([16_000]))
 
 
+def test_units_at_nearly_the_rate_are_refused(tmp_path):
+    """Of an hour at 50.01 Hz the labels are ahead by 36 frames in the end."""
+    units = units_of(tmp_path, [cycling(49)], rate=50.01)
+    with pytest.raises(InputError, match=r"units at 50\.01 Hz, the encoder has 50 frames"):
+        check_units(units, manifest([16_000]))
+
+
+def test_labels_at_100_hz_are_recognised_behind_others_that_fit(tmp_path):
+    units = units_of(tmp_path, [cycling(49), cycling(KALDI_GRID.frames(8000))])
+    with pytest.raises(InputError, match=r"^u1: 48 labels for 8000 samples, .*100 Hz: keep every second one"):
+        check_units(units, manifest([16_000, 8000]))
+
+
 def test_a_missing_utterance_is_named(tmp_path):
     units = units_of(tmp_path, [cycling(49)])
     with pytest.raises(InputError, match=r"^u1: no units in .*and 1 more utterances"):
@@ -167,6 +180,26 @@ def test_train_and_valid_must_be_of_one_teacher(tmp_path):
         check_same_teacher(unknown, unknown)
     with pytest.raises(InputError, match=r"\[4\] classes at 50 Hz, .* has \[3\]"):
         check_same_teacher(a, wide, GateRules(overrule=("teacher",)))
+
+
+def test_train_and_valid_must_have_one_rate(tmp_path):
+    """Of one teacher, once for encoders of frames twice as long."""
+    one, wide = (units_of(tmp_path / str(rate), [cycling(49)], meta={"teacher_hash": "a" * 64}, rate=rate)
+                 for rate in (50.0, 25.0))
+    with pytest.raises(InputError, match=r"\[3\] classes at 25 Hz, .* has \[3\] at 50 Hz"):
+        check_same_teacher(one, wide)
+
+
+def test_four_fifths_of_the_frames_may_be_of_one_class_where_nothing_else_is_said(tmp_path):
+    for most, passes in ((40, True), (41, False)):
+        labels = np.zeros(50, int)
+        labels[most:] = cycling(50 - most, 2) + 1
+        units, recordings = units_of(tmp_path / str(most), [labels]), manifest([50 * 320 + 80])
+        if passes:
+            assert check_units(units, recordings)[0][0] == 40
+        else:
+            with pytest.raises(InputError, match=r"class 0 has 82\.0% of the frames, at most 80% "):
+                check_units(units, recordings)
 
 
 def test_units_of_another_manifest_are_told_as_such(tmp_path):

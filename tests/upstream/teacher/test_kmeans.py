@@ -186,6 +186,20 @@ def test_starts_are_different_points_of_the_data(n, k, seed):
     assert set(starts) <= set(range(n))
 
 
+def test_starts_are_drawn_among_64_points_a_cluster_that_are_drawn_first():
+    """Evenly from everywhere: k-means++ over all of a million would take as long as clustering."""
+    points = torch.arange(1000.0)[:, None]
+    starts = draw_starts(points, 3, keyed(5, "test"))[:, 0].tolist()
+    assert set(starts) <= set(keyed(5, "test").choice(1000, 192, replace=False).tolist())
+    firsts = [float(draw_starts(points, 1, keyed(seed, "test"))[0, 0]) for seed in range(40)]
+    assert np.mean(firsts) == pytest.approx(500, abs=4 * 289 / 40**0.5)
+    assert min(firsts) < 100 < 900 < max(firsts)
+
+
+def test_as_many_clusters_as_labels_can_say_are_possible():
+    kmeans._check(torch.zeros(65_536, 1), 65_536)
+
+
 def test_starts_spread_over_groups():
     """Two far groups: after one start in either, the other holds all but a millionth of the squared distance."""
     points = torch.cat([torch.zeros(500, 1) + torch.arange(500)[:, None] / 1e4, torch.full((500, 1), 1e3)])
@@ -234,6 +248,8 @@ def test_a_common_offset_by_hand():
     """Mean (20, 0), squared 400; each is 1 from it: 400 of 1 is far off, 4 of 1 is not."""
     assert common_offset(torch.tensor([[20.0, 1.0], [20.0, -1.0]])).tolist() == [20, 0]
     assert common_offset(torch.tensor([[2.0, 1.0], [2.0, -1.0]])).tolist() == [0, 0]
+    assert common_offset(torch.tensor([[10.1, 1.0], [10.1, -1.0]])).tolist() == [pytest.approx(10.1), 0]  # 102 of 1
+    assert common_offset(torch.tensor([[9.9, 1.0], [9.9, -1.0]])).tolist() == [0, 0]  # 98
 
 
 def test_an_engine_that_is_none_is_refused():
