@@ -608,6 +608,17 @@ def test_every_utterance_is_masked_in_its_own_way(corpus):
         assert len(torch.unique(mask, dim=0)) > 1
 
 
+def test_masks_depend_on_the_seed_and_the_update(corpus):
+    def drawn(seed, update):
+        found = dataclasses.replace(recipe(corpus, seed=seed), mask=SpecMaskRecipe(0.4, 5, 0.9, 3))
+        place = MicroBatch(update, 0, *(np.array([n]) for n in (0, 0, 200)))
+        return tuple(str(mask.tolist()) for mask in task(corpus, found)._masks(place, [0], [200]))
+
+    times, channels = zip(drawn(0, 3), drawn(0, 4), drawn(1, 3))
+    assert len(set(times)) == len(set(channels)) == 3
+    assert drawn(1, 3) == (times[2], channels[2])
+
+
 def test_a_frozen_encoder_is_read_without_dropout(corpus, tmp_path):
     save_encoder(Encoder(dataclasses.replace(SHAPE, dropout=0.5, layerdrop=0.5)).initialise(0), tmp_path, extra={})
     found = recipe(corpus, encoder=str(tmp_path), freeze_updates=2, head_dropout=0.0)
