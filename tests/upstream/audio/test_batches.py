@@ -97,6 +97,9 @@ def test_a_small_corpus_fills_its_updates_from_several_epochs():
     assert set(heard.tolist()) == set(range(100))  # a whole epoch, and a part of the next
     assert np.bincount(heard).max() == 2
     assert [m.copy for m in first] == [0] * 20 + [1] * 12
+    for update, micro in enumerate((first, second)):
+        epochs = [group for epoch in (0, 1) for group in plan.epoch(2 * update + epoch)[0]]
+        assert all(np.array_equal(m.rows, rows) for m, (rows, _, _) in zip(micro, epochs[:32], strict=True))
     assert {m.copy for m in next(CropPlan(np.full(200, 781), 781, 99, 4375, 32, 0).from_update(1))} == {0}
     again = next(plan.from_update(2))
     assert all(np.array_equal(a.rows, b.rows) for a, b in zip(second, again, strict=True))

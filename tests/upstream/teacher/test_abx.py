@@ -198,6 +198,7 @@ def test_no_more_tokens_than_asked_for_and_always_the_same(tmp_path):
     assert sorted(s.phone for s in found if s.context == ("P", "N")) == ["A"] * 3 + ["B"] * 3
     assert found == find_spans(alignments, lengths, speakers, most=3)
     assert found != find_spans(alignments, lengths, speakers, most=3, seed=1)
+    assert find_spans(alignments, lengths, speakers) == find_spans(alignments, lengths, speakers, most=5, seed=0)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.1, 0.2), (0.15, 0.2), (0.1, 0.15)], ids=["touching", "before", "after"])

@@ -232,6 +232,25 @@ def test_the_first_label_beyond_the_classes_is_refused_too(tmp_path):
         check_units(Units.load(tmp_path), manifest([16_000]))
 
 
+def test_a_label_beyond_the_classes_at_the_beginning_of_an_utterance_is_of_that(tmp_path):
+    units_of(tmp_path, [cycling(49), cycling(49)])
+    stored = np.load(tmp_path / "stream0.npy")
+    stored[49] = 3
+    np.save(tmp_path / "stream0.npy", stored)
+    with pytest.raises(InputError, match=r"^u1: label 3 at frame 49 .*3 classes"):
+        check_units(Units.load(tmp_path), manifest([16_000] * 2))
+
+
+def test_one_class_teaches_nothing_whatever_is_overruled(tmp_path):
+    """And all of one class is what `most_share: 1` lets through, of two that both occur."""
+    rules, recordings = GateRules(most_share=1, overrule=("unused",)), manifest([16_000])
+    with pytest.raises(InputError, match="1 of 3 classes in use; predicting one teaches nothing"):
+        check_units(units_of(tmp_path / "one", [np.zeros(49, int)]), recordings, rules=rules)
+    labels = np.zeros(49, int)
+    labels[0] = 1
+    assert check_units(units_of(tmp_path / "two", [labels]), recordings, rules=rules)[0].tolist() == [48, 1, 0]
+
+
 def test_a_class_with_just_the_most_that_one_may_have_passes(tmp_path):
     units = units_of(tmp_path, [cycling(48, 2)], classes=(2,))
     lengths = manifest([48 * 320 + 80])
