@@ -209,6 +209,9 @@ def test_units_of_another_manifest_are_told_as_such(tmp_path):
     with pytest.raises(InputError, match=r"u1: 48 labels .*other audio, which were made of manifest dddddddddddd and "
                                          "not of this one, eeeeeeeeeeee"):
         check_units(units, recordings)
+    unknown = units_of(tmp_path / "unknown", [cycling(49), cycling(48)])
+    with pytest.raises(InputError, match=r"u1: 48 labels .*the units are of other audio; make them again"):
+        check_units(unknown, recordings)
 
 
 def test_counting_in_blocks_gives_the_same_and_finds_the_same_place(tmp_path, monkeypatch):
