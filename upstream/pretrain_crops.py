@@ -135,9 +135,7 @@ class CropReader:
         held-out recording is long enough."""
         if not len(self._valid):
             return
-        grid = self._config.grid
-        least = grid.samples(self._least)
-        if not (self._manifest.lengths[self._valid] >= least).any():
+        if not (frame_counts(self._manifest.lengths[self._valid], self._config.grid) >= self._least).any():
             say("warning: no held-out recording is long enough to validate on; raise valid_share or lower "
                 "training.least_seconds or mask.span")
             return

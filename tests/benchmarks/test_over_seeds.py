@@ -1,12 +1,18 @@
 """Means, deviations and paired differences over seeds, by hand; and the tables that show them."""
 
+import itertools
 import json
+import statistics
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks.evaluation import hypotheses_file
 from benchmarks.low_resource_table import tables
 from benchmarks.over_seeds import Tally, add_holm
+from downstream.score.intervals import bootstrap_interval
+from downstream.score.significance import holm, paired_difference
 
 
 class Recordings:
@@ -76,6 +82,50 @@ def test_what_is_kept_is_what_would_be_computed_again(tally, tmp_path):
 def test_seeds_that_only_one_side_has_are_not_compared(tally):
     counted, rows = tally
     assert counted.comparisons([rows[0], rows[3]], ["scratch"]) == []
+
+
+class Many:
+    """Twenty-four utterances of four words."""
+
+    ids = tuple(f"u{i}" for i in range(24))
+    texts = ("A B C D",) * 24
+    speakers = ("ann", "bob", "eve") * 8
+
+
+def test_every_amount_of_labels_and_decoder_is_by_itself_and_draws_are_those_asked_for(tmp_path):
+    """Three seeds of everything; an utterance has so many errors as its first words are an X."""
+    wrong, rows = {}, []
+    for number, (labelled, encoder, decoder, seed) in enumerate(itertools.product(
+            ("10min", "1h"), ("mine", "scratch"), ("greedy", "beam+4gram"), (0, 1, 2))):
+        found = np.random.default_rng(number).integers(0, 3 if encoder == "mine" else 4, 24)
+        wrong.setdefault((labelled, encoder, decoder), []).append(found)
+        cell = f"{labelled}-{encoder}-seed{seed}"
+        (tmp_path / cell / "decoded").mkdir(parents=True, exist_ok=True)
+        (tmp_path / cell / "decoded" / hypotheses_file(decoder)).write_text("".join(json.dumps(
+            {"id": i, "text": "X " * n + "A B C D"[2 * n:], "score": 0.0, "acoustic": 0.0}) + "\n"
+            for i, n in zip(Many.ids, found.tolist())))
+        rows.append({"cell": cell, "encoder": encoder, "labelled": labelled, "decoder": decoder, "seed": seed})
+    counted = Tally(tmp_path, Many, seed=3, resamples=300, rates=("wer",))
+    words = np.full(24, 12)
+    for summary in counted.summaries(rows):
+        of_seeds = wrong[summary["labelled"], summary["encoder"], summary["decoder"]]
+        rates = [100 * one.sum() / 96 for one in of_seeds]
+        assert (summary["wer"], summary["wer_sd"]) == (round(sum(rates) / 3, 3), round(statistics.stdev(rates), 3))
+        assert summary["wer_interval"] == bootstrap_interval(sum(of_seeds), words, seed=3, resamples=300).rounded
+    compared, p_values = counted.comparisons(rows, ["scratch"]), {}
+    assert [(c["labelled"], c["decoder"], c["encoder"]) for c in compared] == [
+        (labelled, decoder, "mine") for labelled in ("10min", "1h") for decoder in ("greedy", "beam+4gram")]
+    for c in compared:
+        mine, scratch = (sum(wrong[c["labelled"], encoder, c["decoder"]]) for encoder in ("mine", "scratch"))
+        expected, speakers = (paired_difference(mine, scratch, words, seed=3, groups=groups)
+                              for groups in (None, Many.speakers))
+        assert (c["difference"], c["interval"]) == (round(expected.points, 3), expected.interval.rounded)
+        assert c["by_speaker"]["interval"] == speakers.interval.rounded
+        p_values.setdefault(c["decoder"], []).append(expected.p_value)
+    adjusted = {decoder: holm(values) for decoder, values in p_values.items()}  # two of each decoder
+    assert [c["p_holm"] for c in compared] == [round(adjusted[d][n], 5) for n in (0, 1) for d in p_values]
+    compared[0]["per_seed"].clear()  # what is given is the caller's
+    assert len(counted.comparisons(rows, ["scratch"])[0]["per_seed"]) == 3
 
 
 def test_characters_are_compared_without_spaces_where_they_are_what_is_counted(tally, tmp_path):

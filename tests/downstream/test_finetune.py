@@ -27,6 +27,7 @@ from downstream.recogniser import compute_emissions, emit, heard_pause, load_rec
 from downstream.text.vocabulary import Vocabulary
 from downstream.transcribe import Settings, Transcriber, transcribe
 from upstream.audio import AudioCache, Manifest
+from upstream.audio.batches import MicroBatch
 from upstream.audio.manifest import Utterance
 from upstream.errors import FormatError, InputError, UsageError
 from upstream.model import Encoder, EncoderConfig, load_encoder, save_encoder
@@ -331,6 +332,20 @@ def test_rows_of_no_more_than_two_spans_are_not_masked(corpus):
         assert not batch.mask.any()
 
 
+def test_how_much_of_a_row_is_masked_by_hand(corpus):
+    """Spans of 5: ten frames are two spans and stay as they are; of eleven .9 * 11 / 5 + u are one or two spans. Of
+    fifty a share of .02 masks one span in a fifth of the updates, and nothing in the others."""
+    def hidden(share, frames):
+        masked = task(corpus, dataclasses.replace(recipe(corpus), mask=SpecMaskRecipe(share, 5, 0, 8)))
+        places = [MicroBatch(update, 0, *(np.array([n]) for n in (0, 0, frames))) for update in range(1, 41)]
+        return [int(masked._masks(place, [0], [frames])[0].sum()) for place in places]
+
+    assert set(hidden(0.9, 10)) == {0}
+    assert 5 <= min(found := hidden(0.9, 11)) < max(found) < 11
+    assert set(found := hidden(0.02, 50)) == {0, 5}
+    assert 2 <= sum(map(bool, found)) <= 16
+
+
 def test_channel_masks_of_half_the_width_are_drawn_and_too_wide_ones_are_told(corpus, capsys):
     """An encoder of 128 channels had none masked by the default span of 64, and nothing said so."""
     half = dataclasses.replace(recipe(corpus), mask=SpecMaskRecipe(0, 5, 0.9, SHAPE.width // 2))
@@ -591,6 +606,17 @@ def test_every_utterance_is_masked_in_its_own_way(corpus):
     batch = next(task(corpus, found).updates(3))[0]
     for mask in (batch.mask, batch.channel_mask):
         assert len(torch.unique(mask, dim=0)) > 1
+
+
+def test_masks_depend_on_the_seed_and_the_update(corpus):
+    def drawn(seed, update):
+        found = dataclasses.replace(recipe(corpus, seed=seed), mask=SpecMaskRecipe(0.4, 5, 0.9, 3))
+        place = MicroBatch(update, 0, *(np.array([n]) for n in (0, 0, 200)))
+        return tuple(str(mask.tolist()) for mask in task(corpus, found)._masks(place, [0], [200]))
+
+    times, channels = zip(drawn(0, 3), drawn(0, 4), drawn(1, 3))
+    assert len(set(times)) == len(set(channels)) == 3
+    assert drawn(1, 3) == (times[2], channels[2])
 
 
 def test_a_frozen_encoder_is_read_without_dropout(corpus, tmp_path):

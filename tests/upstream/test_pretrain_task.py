@@ -318,6 +318,18 @@ def test_recordings_that_a_mask_could_hide_from_end_to_end_are_left_out(tmp_path
 
 
 @pytest.mark.parametrize("grid", [{}, {"stride_ms": 40}, {"frontend": "conv"}])
+def test_held_out_recordings_that_are_just_as_long_as_asked_are_validated_on(tmp_path, capsys, grid):
+    """Bug: of recordings of a second each, as spoken commands are, and frames of 40 ms, of which the 25th of a second
+    ends in zeros, none was called long enough to validate on, while others of the same length were trained on."""
+    for name in "abcd":
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(16_000), 16_000)
+    recipe, config = dataclasses.replace(RECIPE, least_seconds=1.0), dataclasses.replace(CONFIG, **grid)
+    reader = CropReader(import_folder(tmp_path), np.arange(2), np.arange(2, 4), config, recipe, SpanMask(0.5, 5), 0)
+    assert [sorted(crops.ids) for crops in reader.validation()] == [["c", "d"]]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("grid", [{}, {"stride_ms": 40}, {"frontend": "conv"}])
 def test_labels_move_with_what_is_said_at_other_speeds(corpus, grid):
     """The recordings rise by one each hop, and so do their labels: in the middle of a frame both are the same."""
     config = dataclasses.replace(CONFIG, **grid)

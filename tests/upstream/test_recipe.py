@@ -204,6 +204,20 @@ def test_base_follows_the_published_recipe():
     assert rounds[0].mask.span == 10
 
 
+def test_base_has_what_was_published_where_its_recipe_says_nothing():
+    """fairseq's `hubert_base_librispeech.yaml`; the two spans at least are in its `hubert.py`."""
+    for r in rounds_of(load_recipe(PretrainRecipe, "hubert-base", [], SHIPPED)):
+        adam, objective, encoder = r.training.optimiser, r.objective, r.encoder
+        assert (adam.schedule, adam.peak_rate, adam.beta1, adam.beta2, adam.epsilon, adam.weight_decay,
+                adam.clip_norm) == ("linear", 5e-4, 0.9, 0.98, 1e-6, 0.01, 10)
+        assert (objective.head, objective.final_dim, objective.temperature, objective.predict_at,
+                objective.masked_weight, objective.unmasked_weight, objective.feature_penalty) == (
+            "cosine", 256, 0.1, (), 1, 0, 10)
+        assert (encoder.dropout, encoder.attention_dropout, encoder.activation_dropout, encoder.input_dropout,
+                encoder.layerdrop, encoder.feature_grad_mult) == (0.1, 0.1, 0, 0.1, 0.05, 0.1)
+        assert r.mask.min_spans == 2
+
+
 def test_a_first_round_cannot_read_a_layer():
     with pytest.raises(RecipeError, match="the first round has no encoder"):
         load_recipe(PretrainRecipe, "hubert-tiny", ["rounds.0.teacher.features=layer"], SHIPPED)

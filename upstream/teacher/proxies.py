@@ -29,6 +29,7 @@ from upstream.teacher.sampling import Progress, Recordings
 from upstream.teacher.units import Units
 
 _PERMUTATIONS = 10
+_ROUNDING = 1e-9  # of shares of information
 MOST_DB = 200.0  # noise beyond hides all, or is lost in rounding; far beyond its power is no number
 
 
@@ -234,5 +235,5 @@ def speaker_information(labels: Callable[[str], np.ndarray], ids: Sequence[str],
         return None
     found, *chance = (figures(table).pnmi for table in tables)  # I / H of the rows, here speakers
     by_chance = float(np.mean(chance))
-    excess = (found - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
+    excess = (found - by_chance) / (1 - by_chance) if by_chance < 1 - _ROUNDING else 0.0
     return SpeakerInformation(found, by_chance, excess, len(names), int(tables[0].sum()))

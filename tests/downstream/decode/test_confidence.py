@@ -42,6 +42,21 @@ def test_it_is_the_sum_over_all_alignments_whatever_other_words_there_are(seed, 
         assert sure == pytest.approx(math.exp(every.get(word.word, -np.inf) / count), abs=1e-9)
 
 
+def test_a_word_has_the_frames_of_its_times_however_these_are_rounded():
+    """29 / 50 * 50 is a little less than 29 and 58 / 50 * 50 than 58; A is certain in these frames and nowhere else,
+    and emissions in float32 may add up to a little more than 1."""
+    rows = np.log(np.tile([.9, .05, .01, .03, .01], (70, 1)))
+    rows[29:58] = np.log([1e-30, 1e-30, 1, 1e-30, 1e-30])
+    assert (29 / 50 * 50, 58 / 50 * 50) < (29, 58)
+    assert confidences(rows, [Word("A", 29 / 50, 58 / 50)], COLUMNS, 50.0) == [pytest.approx(1)]
+    rows[29:58, 2] = 1e-6
+    assert confidences(rows, [Word("A", 29 / 50, 58 / 50)], COLUMNS, 50.0) == [1]
+    rows[57] = np.log([.3, .2, .2, .2, .1])  # the last one
+    assert confidences(rows, [Word("A", 29 / 50, 58 / 50)], COLUMNS, 50.0) == [pytest.approx(0.5 ** (1 / 29), abs=1e-5)]
+    early = [Word("A", -0.02, 0.04), Word("A", 0.0, 0.04)]
+    assert len(set(confidences(rows, early, COLUMNS, 50.0))) == 1
+
+
 @pytest.mark.parametrize("spellings", [["A", "AB", "xyz", ""], ["xyz", "", "AB", "A"]])
 def test_the_likeliest_spelling_counts_and_one_that_there_is_not_is_nothing(spellings):
     word = [Word("1", 0.0, 0.04)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import time
 import unicodedata
 
@@ -250,6 +251,15 @@ def test_the_temperature_that_was_put_in_is_found_again(factor):
     once = temperature_of(rows, texts, columns)
     assert temperature_of([normalised(r * factor) for r in rows], texts, columns) == pytest.approx(once * factor,
                                                                                                    rel=0.06)
+
+
+@pytest.mark.parametrize(("factor", "sure"), [(4.0, "surer than they are right"), (0.25, "less sure than they are")])
+def test_what_is_advised_on_a_temperature_undoes_what_was_done_to_the_logits(factor, sure):
+    check = levels(changed(lambda rows: normalised(rows * factor)))["temperature"]
+    assert (check.level, sure in check.what) == ("warning", True)
+    assert check.measured == pytest.approx(factor, rel=0.25)
+    [advised] = re.findall(r"multiply the logits by (\S+) before log_softmax", check.advice)
+    assert float(advised) * factor == pytest.approx(1, abs=0.25)
 
 
 def test_a_recogniser_that_ends_with_a_separator_is_as_sure_as_one_that_does_not():

@@ -125,3 +125,27 @@ def test_what_is_missing_is_named(what, says):
 
 def test_a_difference_of_rounding_is_no_search_error():
     assert blame(Weighed("A B", -9.0, -4.0 + 1e-9), Weighed("A C", -9.0, -4.0)) == "both"
+    assert blame(Weighed("A B", -9.0, -4.0 + 1e-5), Weighed("A C", -9.0, -4.0)) == "search"
+
+
+def test_the_text_that_was_chosen_counts_as_listed():
+    """Found by joining what goes on alike, it may be missing from the list, where the best has two errors."""
+    pair = (Weighed("A B C", -1.0, -1.0), Weighed("A B", -2.0, 0.0))
+    found = decompose({"a": "A B C"}, {"+ lm": {"a": "A B"}}, {"a": ["A", "B"]}, {"a": pair}, {"A", "B", "C"})
+    assert [(step.name, step.errors) for step in found.ladder] == [("+ lm", 1), ("oracle", 1)]
+
+
+def test_whether_a_vocabulary_holds_a_reference_is_asked_of_its_words_as_they_are_parted():
+    """ABC is A and BC, which the vocabulary has, and BCA falls into BC and A; CAB does not fall into words of it."""
+    parts = {"ABC": ["A", "BC"], "BCA": ["BC", "A"], "CAB": ["CAB"]}
+    references, found, lists = {text: text for text in parts}, dict.fromkeys(parts, "A"), dict.fromkeys(parts, ())
+    weighed = {text: (Weighed(text, -3.0, -1.0), Weighed("A", -1.0, -2.0)) for text in parts}
+    result = decompose(references, {"+ lm": found}, lists, weighed, {"A", "BC"}, closed=True, unit="character",
+                       words_of=parts.__getitem__)
+    assert (result.blamed["vocabulary"], result.blamed["acoustic"]) == (Part(1, 2), Part(2, 4))
+
+
+def test_characters_of_a_vocabulary_are_known_in_whatever_form_of_unicode():
+    """An accent apart from its letter was a character of its own, and the letter with it unknown."""
+    result = decompose({"a": "caf\u00e9"}, {"+ lm": {"a": "caf"}}, {"a": []}, {}, {"cafe\u0301"}, unit="character")
+    assert (result.known, result.unknown) == (WordCounts(4, 1), WordCounts(0, 0))

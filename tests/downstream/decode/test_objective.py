@@ -55,6 +55,21 @@ def test_it_is_the_score_of_the_decoder(arpa, name, frames, seed):
         assert max(w.score for w in weighed) == pytest.approx(found.score, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["beam", "open"])
+def test_unknown_words_cost_what_the_decoder_takes_for_them(arpa, name):
+    """E and EB are none of the model's; emissions are so sure that nothing else is found."""
+    kind, settings = DECODERS[name]
+    decoder = kind(SYMBOLS, 0, arpa, lm_weight=0.7, word_score=-0.4, **settings)
+    logprobs = np.full((6, 5), -90.0)
+    logprobs[range(6), [SYMBOLS.index(s) for s in ("E", "|", "A", "|", "E", "B")]] = 0
+    found = decoder.decode("u", logprobs, 50.0)
+    assert found.text == "E A EB"
+    [weighed] = Objective.of(decoder).weigh([found.text], logprobs, alphabet(SYMBOLS, 0))
+    assert weighed.score == pytest.approx(found.score, abs=1e-3)
+    [known] = Objective.of(decoder).weigh(["A"], logprobs, alphabet(SYMBOLS, 0))
+    assert weighed.language < known.language - 2 * 0.7 * 1.9
+
+
 def test_packed_arrays_score_as_kenlm_does(arpa, tmp_path):
     pack(arpa, tmp_path / "lm.ngrams")
     (kenlm, words), (ours, same) = text_scores(arpa), text_scores(tmp_path / "lm.ngrams")
@@ -72,7 +87,7 @@ def test_what_each_decoder_can_find(arpa):
     either = Objective.of(BatchedDecoder(SYMBOLS, 0, arpa, ("A",), unknown_penalty=-1.0))
     assert (either.closed, either.vocabulary) == (False, known)
     assert without_language_model(beam, frozenset(known)) is None
-    alone = without_language_model(batched, frozenset(known))
+    alone = without_language_model(batched, frozenset({*known, "ABC", "a"}))  # which the alphabet cannot spell
     assert (alone.lm, alone.lexicon) == (None, ("A", "AB", "B", "BE"))
     with pytest.raises(UsageError, match="needs a language model"):
         Objective.of(BeamDecoder(SYMBOLS, 0))

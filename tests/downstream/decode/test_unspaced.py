@@ -4,14 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from small_arpa import write_arpa
+from small_arpa import ARPA, write_arpa
 from test_batched import EVERYTHING, log10_of
 from test_beam import LN10, SYMBOLS, every_text, random_logprobs
 
-from downstream.decode.batched import BatchedDecoder
+from downstream.decode.batched import BatchedDecoder, load_arrays
 from downstream.decode.hypothesis import Candidate, Hypothesis, read_hypotheses, spaces_before, write_hypotheses
+from downstream.decode.parting import Parting
 from downstream.decode.rescoring import tune_weights
 
 
@@ -52,6 +53,37 @@ def test_unspaced_search_finds_the_best_parting_of_every_text(tmp_path_factory, 
         assert any((c.lm, c.unknown, c.word_count) == (pytest.approx(lm, abs=1e-4), unknown, words)
                    for lm, unknown, words in partings_)
     assert "".join(word.word for word in found.words) == found.text.replace(" ", "")
+
+
+KNOWN = frozenset({"A", "B", "AB", "BE"})
+
+
+@given(text=st.text("ABE ", max_size=9), lm_weight=st.floats(0, 2), word_score=st.floats(-2, 2))
+@example(text="ABAB", lm_weight=1.0, word_score=0.0)
+@example(text="AB ABE", lm_weight=0.5, word_score=2.0)
+@example(text="AB", lm_weight=0.1, word_score=-1.0)
+def test_a_text_falls_apart_as_the_best_of_all_ways_to_part_it(tmp_path_factory, text, lm_weight, word_score):
+    """By which the score of a reference is known; one that is not of known words stays as spaces part it."""
+    def weighed(words):
+        return lm_weight * LN10 * log10_of(words)[0] + word_score * len(words)
+
+    arrays = load_arrays(write_arpa(tmp_path_factory.getbasetemp()))
+    found = Parting(arrays, KNOWN, lm_weight, word_score).part(text)
+    chunks = text.split()
+    every = list(partings(" ".join(chunks), KNOWN)) if chunks else []
+    if every:
+        assert "".join(found) == "".join(chunks)
+        assert KNOWN.issuperset(found)
+        assert weighed(found) == pytest.approx(max(map(weighed, every)), abs=1e-4)
+    else:
+        assert found == chunks
+
+
+@pytest.mark.parametrize(("after_ab", "words"), [(-0.5, ["AB"]), (-3, ["A", "B"])])
+def test_the_end_of_a_sentence_counts_in_how_a_text_falls_apart(tmp_path, after_ab, words):
+    """In log10 A B has -.5 and -.5 at the end, AB has -2 and -.5, or -3, at the end; a word costs 4 nats."""
+    (tmp_path / "lm.arpa").write_text(ARPA.replace("-0.5\tAB </s>", f"{after_ab}\tAB </s>"))
+    assert Parting(load_arrays(tmp_path / "lm.arpa"), KNOWN, 1.0, -4.0).part("AB") == words
 
 
 def path_of(symbols, path, sure=0.9):

@@ -4,13 +4,14 @@ import gzip
 import json
 import math
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from downstream.lm.arpa import read_arpa, write_arpa
-from downstream.lm.kneser_ney import FALLBACK, Options, estimate
+from downstream.lm.kneser_ney import FALLBACK, Options, check_order, estimate
 from downstream.lm.on_disk import estimate_to_file
 from downstream.text.normalise import normalise
 from upstream.errors import HubertkitError, InputError, UsageError
@@ -169,6 +170,24 @@ def test_worked_bigram_example(tmp_path):
 def test_wrong_options_are_named(order, values, says):
     with pytest.raises(UsageError, match=says):
         estimate([ORACLES / "text/tiny.txt"], order, Options(**values))
+
+
+@pytest.mark.parametrize(("order", "longest", "fallback", "allowed"), [
+    (4, 4, None, True), (5, 4, None, False), (10, 4, FALLBACK, True), (11, 4, FALLBACK, False),
+    (12, 12, FALLBACK, True), (13, 12, FALLBACK, False), (12, 12, None, True)])
+def test_orders_of_which_a_text_has_no_ngrams_are_refused_but_usual_ones_with_a_fallback(order, longest, fallback,
+                                                                                        allowed):
+    with nullcontext() if allowed else pytest.raises(InputError, match=f"the longest has {longest} words"):
+        check_order(order, longest, Options(fallback=fallback))
+
+
+def test_the_end_of_a_sentence_stays_however_rarely_it_comes(tmp_path):
+    """Once, where words that come no more than twice go: nothing could be scored without it. D = 1/2 of 1 and 3/2 of
+    3: p(</s>) = .5 / 4, p(A) = 1.5 / 4, and the half that is left goes to all three that can come, <unk> included."""
+    (tmp_path / "text").write_text("A A A\n")
+    model = estimate([tmp_path / "text"], 1, Options(prune=(2,), fallback=FALLBACK))
+    assert model.words == ["<unk>", "<s>", "</s>", "A"]
+    assert 10 ** model.orders[0].logprob == pytest.approx([1 / 6, 1, 1 / 8 + 1 / 6, 3 / 8 + 1 / 6])
 
 
 def test_special_words_in_a_text_are_refused_or_skipped(tmp_path):

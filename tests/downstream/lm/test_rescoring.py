@@ -112,6 +112,26 @@ def test_tuning_finds_the_weights_with_the_fewest_errors():
         tune_weights([FOUND], [[-8.0, -4.0]], [" "], search)
 
 
+def test_of_equal_weights_those_of_the_models_are_the_smallest():
+    """SAT in its place wins where -2 - 3n + 3w beats -1 - 9n + 2w, that is w + 6n > 1, whatever the neural model says:
+    by the word score alone from 1.25 on, which is the next after 1, rather than by the n-gram model from .2 on."""
+    found = Hypothesis("u", "THE CAT", -1.0, -1.0, nbest=(Candidate("THE CAT", -1.0, -1.0, -9.0, 0),
+                                                          Candidate("THE CAT SAT", -2.0, -2.0, -3.0, 0)))
+    assert tune_weights([found], [[0.0, 0.0]], ["THE CAT SAT"]).weights == Weights(0.0, 1.25, 0.0)
+    assert tune_weights([found], [[0.0, 0.0]], ["THE CAT"]).weights == Weights(0.0, 0.0, 0.0)
+    assert tune_weights([found], [[0.0, 0.0]], ["THE CAT"], RescoringSearch(word_scores=(-4.0, -3.0))).weights == \
+        Weights(0.0, -3.0, 0.0)
+
+
+def test_confidences_are_those_of_a_text_that_stays():
+    """And of texts with one score the first stays."""
+    sure = replace(FOUND, confidences=(0.5, 0.25))
+    for scores, text, kept in ([-8.0, -4.0], "THE CAT", ()), ([-8.0, -8.0], "A CAT", (0.5, 0.25)), \
+            ([-8.0, -6.0], "A CAT", (0.5, 0.25)):  # -1 - 4 and -2 - 3 are the same
+        [best] = rescore([sure], [scores], Weights(0.5))
+        assert (best.text, best.confidences, bool(best.words)) == (text, kept, bool(kept))
+
+
 def test_rescoring_again_is_as_rescoring_the_first_list(tmp_path):
     """The first neural model's score stood for the n-gram model's in the second rescoring, and in its tuning."""
     once = rescore([FOUND], [[-8.0, -4.0]], Weights(0.5, 1.0, 0.25))

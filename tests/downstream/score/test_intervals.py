@@ -112,9 +112,30 @@ def test_counts_that_do_not_fit_are_refused(errors, words, groups):
         bootstrap_interval(np.array(errors), np.array(words), groups=groups)
 
 
-def test_a_level_outside_0_and_1_is_refused():
-    with pytest.raises(InputError, match=r"level 95"):
-        bootstrap_interval(np.array([1]), np.array([2]), level=95)
+@pytest.mark.parametrize("level", [95, 1, 0, -0.5, np.nan])
+def test_a_level_outside_0_and_1_is_refused(level):
+    with pytest.raises(InputError, match=f"level {level} of an interval"):
+        bootstrap_interval(np.array([1]), np.array([2]), level=level)
+
+
+def test_what_is_not_given_is_seed_0_ten_thousand_resamples_and_95_percent():
+    errors, words = np.arange(40) % 5, np.arange(40) % 9 + 1
+    given = bootstrap_interval(errors, words, seed=0, resamples=10_000, level=0.95)
+    assert bootstrap_interval(errors, words) == given
+    assert bootstrap_interval(errors, words, resamples=5000) != given
+    difference = paired_difference(errors, errors[::-1], words)
+    assert difference == paired_difference(errors, errors[::-1], words, seed=0, resamples=10_000, level=0.95)
+    assert difference.interval != paired_difference(errors, errors[::-1], words, level=0.9).interval
+
+
+def test_an_interval_says_how_many_utterances_or_speakers_were_drawn_from():
+    """Of one speaker, or one utterance, nothing is said of others."""
+    errors, words = np.array([3, 0, 1]), np.array([7, 4, 9])
+    every, speakers = (bootstrap_interval(errors, words, groups=groups) for groups in (None, ["a", "b", "a"]))
+    assert (every.clusters, speakers.clusters) == (3, 2)
+    assert speakers.ends == (speakers.low, speakers.high) == (0, 25)  # b has no error, a 4 in 16 words
+    alone = bootstrap_interval(errors[:1], words[:1])
+    assert (alone.clusters, alone.ends, alone.rounded) == (1, None, [42.857, 42.857])
 
 
 def test_ten_thousand_resamples_of_250_utterances_take_under_a_second():

@@ -76,9 +76,21 @@ def test_texts_without_spaces_are_known_beside_texts_with_them():
     assert not without_spaces(["THE CAT SAT"], ["THECAT SAT"])
 
 
+@pytest.mark.parametrize(("text", "spaced", "without"), [
+    ("THECATSAT", "THE CAT SAT", True),  # 9 letters a word against 3, and one word
+    ("THEBLACKCATS SATONTHEMATS", "THE BLACK CATS SAT ON THE MATS", True),  # two words of 12 letters against 3.4
+    ("THEBLACKCATS SATONTHEMAT", "THE BLACK CATS SAT ON THE MAT", False),  # of 11.5: as words of some languages are
+    ("CAT", "CA T", False),  # of 3 against 1.5: not more than twice as long
+    ("THE CAT", "", False)])
+def test_texts_of_letters_are_without_spaces_where_words_are_long_or_single_and_twice_those_beside(
+        text, spaced, without):
+    assert without_spaces([text], [spaced]) is without
+    assert without_spaces([text], spaced.split()) is without
+
+
 @pytest.mark.parametrize(("texts", "phrases"), [
     (["今天天气很好", "你好"], True), (["今天天气很好不是吗 我们去公园走走吧"], True),
-    (["きょうはいいてんきです"], True),
+    (["きょうはいいてんきです"], True), (["今天 天气"], False), (["今天 天气 很好", "", ""], False),
     (["น้ำอ่านที่นี่พรุ่งนี้ แม่กินข้าววันนี้"], True), (["今天 天气 很好", "你 好 吗"], False),
     (["น้ำ อ่าน ที่นี่ พรุ่งนี้"], False), (["선생님은 오늘 영화를 사요"], False), (["शिक्षक आज सेब खरीदता है"], False),
     (["YES", "NO"], False), (["", ""], False), (["DONAUDAMPFSCHIFFFAHRT", "KAPITÄN"], False)])

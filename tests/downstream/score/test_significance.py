@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test
 from test_rates import read_trn
 
+from downstream.score import significance
 from downstream.score.compare import compare_trainings, known_speakers
+from downstream.score.intervals import resampled_rates
 from downstream.score.rates import score
 from downstream.score.significance import holm, p_value_text, paired_difference, randomisation_p_value
 from upstream.errors import InputError, UsageError
@@ -83,6 +85,32 @@ def test_other_utterances_are_refused():
 def test_swaps_by_hand():
     """3, 1, -1: |sum| of the 8 signs is 5, 3, 3, 1, 1, 3, 3, 5, of which six are 3 at least. 0 plays no part."""
     assert randomisation_p_value(np.array([3, 0, 1, -1])) == 0.75
+
+
+def test_level_seed_and_resamples_are_those_that_are_given():
+    """Forty utterances by two speakers: differences of -2 to 2, of which 32 are not 0, too many to list all swaps."""
+    errors, others, words = np.arange(40) % 5, np.full(40, 2), np.full(40, 10)
+    given = paired_difference(errors, others, words, seed=1, resamples=500, level=0.5)
+    rates = resampled_rates(np.column_stack([errors, others]), words, 1, 500)
+    assert (given.interval.low, given.interval.high) == tuple(np.quantile(rates[:, 0] - rates[:, 1], [0.25, 0.75]))
+    assert (given.interval.level, given.interval.clusters) == (0.5, 40)
+    assert paired_difference(errors, others, words, groups=["a", "b"] * 20).interval.clusters == 2
+    worse = np.minimum(errors, 3)
+    found = {seed: paired_difference(worse, others, words, seed=seed, resamples=500).p_value for seed in (1, 2)}
+    assert found[1] == randomisation_p_value(worse - others, 1, 500) != found[2]
+    assert round(found[1] * 501, 9).is_integer()
+
+
+def test_all_swaps_are_listed_where_they_are_no_more_than_asked_for_and_a_few_at_a_time_as_well(monkeypatch):
+    """Ten differ: 1024 ways, of which as many as scipy finds reach the sum; drawn ones are one more in all."""
+    differences = np.array([3.0, 0, 1, -1, 2, 2, -2, 1, 0, 4, -3, 1])
+    exact = permutation_test((differences,), np.sum, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert randomisation_p_value(differences, swaps=1024) == exact
+    drawn = randomisation_p_value(differences, swaps=1023)
+    assert drawn != exact
+    assert round(drawn * 1024, 9).is_integer()
+    monkeypatch.setattr(significance, "_CHUNK", 70)
+    assert randomisation_p_value(differences, swaps=1024) == exact
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upstream.audio.batches import CropPlan, UtterancePlan
+from upstream.audio.batches import CropPlan, UtterancePlan, _longest_first, crop_frames
 from upstream.errors import InputError
+from upstream.frames import CONV_GRID
 from upstream.keyed import keyed
 
 lengths = st.lists(st.integers(1, 2000), min_size=1, max_size=60).map(lambda x: np.array(x, np.int64))
@@ -97,10 +98,46 @@ def test_a_small_corpus_fills_its_updates_from_several_epochs():
     assert set(heard.tolist()) == set(range(100))  # a whole epoch, and a part of the next
     assert np.bincount(heard).max() == 2
     assert [m.copy for m in first] == [0] * 20 + [1] * 12
+    for update, micro in enumerate((first, second)):
+        epochs = [group for epoch in (0, 1) for group in plan.epoch(2 * update + epoch)[0]]
+        assert all(np.array_equal(m.rows, rows) for m, (rows, _, _) in zip(micro, epochs[:32], strict=True))
     assert {m.copy for m in next(CropPlan(np.full(200, 781), 781, 99, 4375, 32, 0).from_update(1))} == {0}
     again = next(plan.from_update(2))
     assert all(np.array_equal(a.rows, b.rows) for a, b in zip(second, again, strict=True))
     assert not all(np.array_equal(a.rows, b.rows) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("accumulate", "together"), [(19, 1), (20, 1), (21, 2), (40, 2), (41, 3)])
+def test_an_update_has_no_more_epochs_than_fill_it(accumulate, together):
+    """Of 20 micro-batches each."""
+    plan = CropPlan(np.full(100, 781), 781, 99, 4375, accumulate, 0)
+    for update, micro in zip((0, 1), plan.from_update(1)):
+        epochs = [group for epoch in range(together) for group in plan.epoch(together * update + epoch)[0]]
+        assert all(np.array_equal(m.rows, rows) for m, (rows, _, _) in zip(micro, epochs[:accumulate], strict=True))
+
+
+@pytest.mark.parametrize("longest", [65_535, 65_536, 100_000])
+def test_crops_of_any_length_come_longest_first(longest):
+    assert _longest_first(np.array([3, longest, 7, longest - 1, 0, 7])).tolist() == [1, 3, 2, 5, 0, 4]
+
+
+def test_a_crop_is_no_longer_than_asked_and_one_frame_at_least():
+    """Five frames are 1680 samples."""
+    assert [crop_frames(CONV_GRID, samples / 16_000) for samples in (1680, 1679.6, 400, 1)] == [5, 4, 1, 1]
+
+
+def test_a_last_update_that_is_not_full_takes_the_neighbours_before_it():
+    """Of five utterances, each alone in its micro-batch, the middle one but one comes twice."""
+    found = UtterancePlan(np.array([100, 200, 400, 800, 1600]), 100, 2, 0).epoch(0)
+    assert {tuple(int(i) for micro in update for i in micro) for update in found} == {(4, 3), (2, 1), (1, 0)}
+
+
+def test_updates_come_in_another_order_in_every_epoch():
+    plan = UtterancePlan(np.arange(100, 2000, 100), 100, 1, 0)
+    orders = {tuple(int(update[0][0]) for update in plan.epoch(epoch)) for epoch in range(4)}
+    assert len(orders) == 4
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(19))}
+    assert not {tuple(range(19)), tuple(range(18, -1, -1))} & orders
 
 
 @given(lengths=lengths, batch=st.integers(50, 3000), accumulate=st.integers(1, 3))

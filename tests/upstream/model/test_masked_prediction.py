@@ -37,6 +37,17 @@ def test_cosine_logits_and_their_cross_entropy_by_hand():
     assert loss.item() == pytest.approx((first + second) / 2, abs=1e-6)
 
 
+def test_cosines_do_not_depend_on_lengths_and_zeros_have_none():
+    """As torch's: a norm of 1e-6 is divided by, and only one below 1e-8 is not."""
+    table = CosineTable(3, 2, temperature=0.5)
+    frames = torch.tensor([[3.0, 4.0], [0.0, -2.0]])
+    with torch.no_grad():
+        torch.testing.assert_close(table(frames * 1e-6), table(frames))
+        table.embeddings.mul_(1e-6)
+        torch.testing.assert_close(table(frames * 1e-6), table(frames))
+        assert not table(frames * 0).any()
+
+
 def test_the_loss_is_the_cross_entropy_of_the_masked_frames_over_all_classes(tiny):
     model = MaskedPrediction(tiny(), (5,), 8, feature_penalty=0.0).initialise(3)
     loss = model(WAVES, None, MASK, LABELS)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstream.errors import UsageError
+from upstream.frames import WIDE_GRID
 from upstream.teacher.abx import Span, Token, abx, find_spans, frame_distances, pairwise, thinned, warp
 
 
@@ -176,6 +177,21 @@ def test_spans_are_phones_between_phones_with_rivals_in_their_context(tmp_path):
     assert (found[0].first, found[0].last) == (10, 15)
 
 
+def test_frames_of_a_span_are_those_of_the_grid(tmp_path):
+    """A lasts from .2 to .3 s; frames of 40 ms have their centres at .0275 + .04 t: t = 5 and 6 lie in it."""
+    alignments = {"u": write_ctm(tmp_path / "u.ctm", ["sil", "P", "A", "N", "P", "B", "N"])}
+    found = find_spans(alignments, {"u": 11_200}, {"u": "s"}, grid=WIDE_GRID)
+    assert [(s.phone, s.first, s.last) for s in found] == [("A", 5, 7), ("B", 12, 15)]
+    shorter = find_spans(alignments, {"u": 9_300}, {"u": "s"}, grid=WIDE_GRID)  # frames up to 13: .5475 s
+    assert [(s.phone, s.first, s.last) for s in shorter] == [("A", 5, 7), ("B", 12, 14)]
+
+
+@pytest.mark.parametrize("noise", ["sil", "spn", "SPN"])
+def test_what_is_no_phone_is_no_context(tmp_path, noise):
+    phones = [noise, "A", "N", noise, "B", "N", "P", "A", noise, "P", "B", noise]
+    assert find_spans({"u": write_ctm(tmp_path / "u.ctm", phones)}, {"u": 12 * 1600}, {"u": "s"}) == []
+
+
 def test_no_more_tokens_than_asked_for_and_always_the_same(tmp_path):
     alignments = {"u": write_ctm(tmp_path / "u.ctm", ["P", "A", "N", "P", "B", "N"] * 12)}
     lengths, speakers = {"u": 72 * 1600}, {"u": "s"}
@@ -183,6 +199,7 @@ def test_no_more_tokens_than_asked_for_and_always_the_same(tmp_path):
     assert sorted(s.phone for s in found if s.context == ("P", "N")) == ["A"] * 3 + ["B"] * 3
     assert found == find_spans(alignments, lengths, speakers, most=3)
     assert found != find_spans(alignments, lengths, speakers, most=3, seed=1)
+    assert find_spans(alignments, lengths, speakers) == find_spans(alignments, lengths, speakers, most=5, seed=0)
 
 
 def spans_of(context, speakers, tokens=5):
@@ -212,7 +229,6 @@ def test_a_very_common_context_is_of_some_speakers_and_others_are_whole():
 @given(seed=st.integers(0, 1000), most=st.integers(10, 30))
 def test_errors_under_the_bound_are_those_of_loops_over_all_triplets(seed, most):
     rng = np.random.default_rng(seed)
-    frames = {}
     spans = [Span(f"u{i}", str(rng.choice(["s", "t", "v"])), str(rng.choice(["a", "b"])), ("p", "n"), 0, 1)
              for i in range(10)]
     frames = {span: rng.normal(size=(2, 3)).astype(np.float32) for span in spans}
@@ -230,3 +246,11 @@ def test_phones_with_a_gap_between_them_are_no_neighbours(tmp_path, start, end):
     alignments["u"].write_text(f"u 1 0 0.1 P\nu 1 {start} {end - start} A\nu 1 0.2 0.1 N\n")
     found = find_spans(alignments, {"u": 4800, "v": 4800}, {"u": "s", "v": "s"})
     assert [s.phone for s in found] == (["A", "B"] if (start, end) == (0.1, 0.2) else [])
+
+
+@pytest.mark.parametrize(("gap", "neighbours"), [(0.0005, True), (0.002, False)])
+def test_a_gap_that_may_be_rounding_is_none(tmp_path, gap, neighbours):
+    alignments = {"u": tmp_path / "u.ctm", "v": write_ctm(tmp_path / "v.ctm", ["P", "B", "N"])}
+    alignments["u"].write_text(f"u 1 0 0.1 P\nu 1 {0.1 + gap:.4f} {0.1 - 2 * gap:.4f} A\nu 1 0.2 0.1 N\n")
+    found = find_spans(alignments, {"u": 4800, "v": 4800}, {"u": "s", "v": "s"})
+    assert [s.phone for s in found] == (["A", "B"] if neighbours else [])

@@ -67,6 +67,19 @@ def test_units_at_another_rate_are_refused(tmp_path):
         check_units(units, manifest([16_000]))
 
 
+def test_units_at_nearly_the_rate_are_refused(tmp_path):
+    """Of an hour at 50.01 Hz the labels are ahead by 36 frames in the end."""
+    units = units_of(tmp_path, [cycling(49)], rate=50.01)
+    with pytest.raises(InputError, match=r"units at 50\.01 Hz, the encoder has 50 frames"):
+        check_units(units, manifest([16_000]))
+
+
+def test_labels_at_100_hz_are_recognised_behind_others_that_fit(tmp_path):
+    units = units_of(tmp_path, [cycling(49), cycling(KALDI_GRID.frames(8000))])
+    with pytest.raises(InputError, match=r"^u1: 48 labels for 8000 samples, .*100 Hz: keep every second one"):
+        check_units(units, manifest([16_000, 8000]))
+
+
 def test_a_missing_utterance_is_named(tmp_path):
     units = units_of(tmp_path, [cycling(49)])
     with pytest.raises(InputError, match=r"^u1: no units in .*and 1 more utterances"):
@@ -169,6 +182,26 @@ def test_train_and_valid_must_be_of_one_teacher(tmp_path):
         check_same_teacher(a, wide, GateRules(overrule=("teacher",)))
 
 
+def test_train_and_valid_must_have_one_rate(tmp_path):
+    """Of one teacher, once for encoders of frames twice as long."""
+    one, wide = (units_of(tmp_path / str(rate), [cycling(49)], meta={"teacher_hash": "a" * 64}, rate=rate)
+                 for rate in (50.0, 25.0))
+    with pytest.raises(InputError, match=r"\[3\] classes at 25 Hz, .* has \[3\] at 50 Hz"):
+        check_same_teacher(one, wide)
+
+
+def test_four_fifths_of_the_frames_may_be_of_one_class_where_nothing_else_is_said(tmp_path):
+    for most, passes in ((40, True), (41, False)):
+        labels = np.zeros(50, int)
+        labels[most:] = cycling(50 - most, 2) + 1
+        units, recordings = units_of(tmp_path / str(most), [labels]), manifest([50 * 320 + 80])
+        if passes:
+            assert check_units(units, recordings)[0][0] == 40
+        else:
+            with pytest.raises(InputError, match=r"class 0 has 82\.0% of the frames, at most 80% "):
+                check_units(units, recordings)
+
+
 def test_units_of_another_manifest_are_told_as_such(tmp_path):
     units = units_of(tmp_path, [cycling(49), cycling(48)], meta={"manifest_hash": "d" * 64})
     recordings = manifest([16_000] * 2)
@@ -176,6 +209,9 @@ def test_units_of_another_manifest_are_told_as_such(tmp_path):
     with pytest.raises(InputError, match=r"u1: 48 labels .*other audio, which were made of manifest dddddddddddd and "
                                          "not of this one, eeeeeeeeeeee"):
         check_units(units, recordings)
+    unknown = units_of(tmp_path / "unknown", [cycling(49), cycling(48)])
+    with pytest.raises(InputError, match=r"u1: 48 labels .*the units are of other audio; make them again"):
+        check_units(unknown, recordings)
 
 
 def test_counting_in_blocks_gives_the_same_and_finds_the_same_place(tmp_path, monkeypatch):
@@ -197,6 +233,25 @@ def test_the_first_label_beyond_the_classes_is_refused_too(tmp_path):
     np.save(tmp_path / "stream0.npy", stored)
     with pytest.raises(InputError, match=r"^u0: label 3 at frame 7 .*3 classes"):
         check_units(Units.load(tmp_path), manifest([16_000]))
+
+
+def test_a_label_beyond_the_classes_at_the_beginning_of_an_utterance_is_of_that(tmp_path):
+    units_of(tmp_path, [cycling(49), cycling(49)])
+    stored = np.load(tmp_path / "stream0.npy")
+    stored[49] = 3
+    np.save(tmp_path / "stream0.npy", stored)
+    with pytest.raises(InputError, match=r"^u1: label 3 at frame 49 .*3 classes"):
+        check_units(Units.load(tmp_path), manifest([16_000] * 2))
+
+
+def test_one_class_teaches_nothing_whatever_is_overruled(tmp_path):
+    """And all of one class is what `most_share: 1` lets through, of two that both occur."""
+    rules, recordings = GateRules(most_share=1, overrule=("unused",)), manifest([16_000])
+    with pytest.raises(InputError, match="1 of 3 classes in use; predicting one teaches nothing"):
+        check_units(units_of(tmp_path / "one", [np.zeros(49, int)]), recordings, rules=rules)
+    labels = np.zeros(49, int)
+    labels[0] = 1
+    assert check_units(units_of(tmp_path / "two", [labels]), recordings, rules=rules)[0].tolist() == [48, 1, 0]
 
 
 def test_a_class_with_just_the_most_that_one_may_have_passes(tmp_path):

@@ -13,7 +13,7 @@ from upstream.errors import InputError, UsageError
 from upstream.keyed import keyed
 from upstream.teacher import kmeans, nearest
 from upstream.teacher.kmeans import assign, fit, inertia, levels
-from upstream.teacher.lloyd import _plus_plus, draw_starts, lloyd
+from upstream.teacher.lloyd import _plus_plus, draw_starts, lloyd, repair_empty
 from upstream.teacher.nearest import common_offset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,6 +124,49 @@ def test_no_cluster_stays_empty(engine):
     assert torch.bincount(assign(points, centroids), minlength=60).min() > 0
 
 
+def test_every_restart_has_starts_of_its_own(monkeypatch):
+    drawn = []
+
+    def noted(seed, purpose, *key):
+        drawn.append((seed, purpose, *key))
+        return keyed(seed, purpose, *key)
+
+    monkeypatch.setattr(kmeans, "keyed", noted)
+    points = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
+    fit(points[:100], 3, seed=4, iterations=1, restarts=2)
+    assert drawn == [(4, "k-means starts", number) for number in range(2)]
+    drawn.clear()
+    monkeypatch.setattr(kmeans, "_ENOUGH", 10)  # on parts: each restart is the best of six
+    fit(points, 3, seed=4, iterations=1, restarts=2)
+    assert drawn == [(4, "k-means starts", number) for number in range(12)]
+
+
+def test_parts_are_those_of_all_points_whoever_has_them(monkeypatch):
+    """Of 2000 points the first rank has 701, and the parts of both, one after the other, are those of one process."""
+    points = torch.arange(2000.0)[:, None]
+    whole = [part[:, 0].tolist() for part, _ in levels(points, 1, 30)]
+    assert [len(part) for part in whole] == [125, 500, 2000]
+    joined = [[], [], []]
+    for before, own in ((0, points[:701]), (701, points[701:])):
+        monkeypatch.setattr(kmeans.ranks, "place", lambda rows, before=before: (before, 2000))
+        for together, (part, _) in zip(joined, levels(own, 1, 30), strict=True):
+            together += part[:, 0].tolist()
+    assert joined == whole
+
+
+def test_a_quarter_is_enough_where_it_has_120_points_a_cluster():
+    points = torch.zeros(1920, 1)
+    assert [len(part) for part, _ in levels(points, 4, 30)] == [480, 1920]
+    assert [len(part) for part, _ in levels(points[:1919], 4, 30)] == [1919]
+
+
+def test_of_points_that_are_equally_far_the_first_fill_empty_clusters():
+    points = torch.tensor([[1.0], [-1.0]]).repeat(50, 1) + torch.arange(100)[:, None] // 100
+    labels = torch.zeros(100, dtype=torch.int64)
+    found = repair_empty(points, torch.tensor([[0.0], [7.0], [8.0], [9.0]]), labels)
+    assert found[:, 0].tolist() == [0, 1, -1, 1]
+
+
 def test_an_empty_cluster_goes_to_the_farthest_point():
     """The start at 50 has no points; 9 is the point that is farthest from its own centroid, 1."""
     points = torch.tensor([[0.0], [1.0], [2.0], [9.0]])
@@ -186,6 +229,20 @@ def test_starts_are_different_points_of_the_data(n, k, seed):
     assert set(starts) <= set(range(n))
 
 
+def test_starts_are_drawn_among_64_points_a_cluster_that_are_drawn_first():
+    """Evenly from everywhere: k-means++ over all of a million would take as long as clustering."""
+    points = torch.arange(1000.0)[:, None]
+    starts = draw_starts(points, 3, keyed(5, "test"))[:, 0].tolist()
+    assert set(starts) <= set(keyed(5, "test").choice(1000, 192, replace=False).tolist())
+    firsts = [float(draw_starts(points, 1, keyed(seed, "test"))[0, 0]) for seed in range(40)]
+    assert np.mean(firsts) == pytest.approx(500, abs=4 * 289 / 40**0.5)
+    assert min(firsts) < 100 < 900 < max(firsts)
+
+
+def test_as_many_clusters_as_labels_can_say_are_possible():
+    kmeans._check(torch.zeros(65_536, 1), 65_536)
+
+
 def test_starts_spread_over_groups():
     """Two far groups: after one start in either, the other holds all but a millionth of the squared distance."""
     points = torch.cat([torch.zeros(500, 1) + torch.arange(500)[:, None] / 1e4, torch.full((500, 1), 1e3)])
@@ -199,6 +256,8 @@ def test_starts_are_drawn_by_squared_distance_from_the_first_on():
     points = torch.tensor([[0.0], [1.0], [3.0]])
     assert _plus_plus(points, np.array([0.0, 0.15])).tolist() == [[0], [3]]
     assert _plus_plus(points, np.array([0.0, 0.05])).tolist() == [[0], [1]]
+    assert _plus_plus(points, np.array([0.0, 0.0])).tolist() == [[0], [1]], "and never one that is drawn already"
+    assert _plus_plus(points, np.array([0.0, 0.1])).tolist() == [[0], [3]]
 
 
 def test_without_faiss_torch_does_it(monkeypatch):
@@ -225,6 +284,7 @@ def test_an_offset_that_all_frames_share_hides_nothing(engine):
     near, spread = fit(points, 20, seed=0, engine=engine)
     far, far_spread = fit(points + offset, 20, seed=0, engine=engine)
     assert far_spread == pytest.approx(spread, rel=0.02)
+    assert inertia(points + offset, far, assign(points + offset, far)) == pytest.approx(spread, rel=0.02)
     exact = torch.cdist((points + offset).double(), far.double()).argmin(1)
     assert (assign(points + offset, far) == exact).double().mean() > 0.999
     assert not common_offset(near).any(), "and where there is none, no bit changes"
@@ -234,6 +294,8 @@ def test_a_common_offset_by_hand():
     """Mean (20, 0), squared 400; each is 1 from it: 400 of 1 is far off, 4 of 1 is not."""
     assert common_offset(torch.tensor([[20.0, 1.0], [20.0, -1.0]])).tolist() == [20, 0]
     assert common_offset(torch.tensor([[2.0, 1.0], [2.0, -1.0]])).tolist() == [0, 0]
+    assert common_offset(torch.tensor([[10.1, 1.0], [10.1, -1.0]])).tolist() == [pytest.approx(10.1), 0]  # 102 of 1
+    assert common_offset(torch.tensor([[9.9, 1.0], [9.9, -1.0]])).tolist() == [0, 0]  # 98
 
 
 def test_an_engine_that_is_none_is_refused():

@@ -19,6 +19,7 @@ from upstream.teacher.quality import (
     mean_run,
     quality,
     quality_of_frames,
+    quality_of_streams,
     quality_of_utterances,
     reference_pairs,
 )
@@ -113,6 +114,7 @@ def test_silence_is_one_class_and_is_left_out_of_the_second_figure():
     assert found.speech.phone_entropy == pytest.approx(np.log(3) - 2 / 3 * np.log(2))
     assert found.dead == (4,)
     assert (found.phone_run, found.cluster_run) == (6 / 4, 6 / 5)
+    assert found.units_per_second == pytest.approx(50 * 5 / 6)  # five runs in six frames of 20 ms
 
 
 def test_speech_figures_are_those_of_the_frames_of_speech():
@@ -120,6 +122,21 @@ def test_speech_figures_are_those_of_the_frames_of_speech():
     phones, labels = rng.choice(["SIL", "A", "B", "C"], 500), rng.integers(7, size=500)
     spoken = phones != "SIL"
     assert quality_of_frames(phones, labels, 7).speech == quality_of_frames(phones[spoken], labels[spoken], 7).overall
+
+
+def test_where_nobody_is_silent_all_frames_are_speech():
+    found = quality_of_frames(np.array(["A", "B", "A", "B"]), np.array([0, 1, 0, 0]), 2)
+    assert found.speech == found.overall
+    assert found.phones == ("A", "B")
+
+
+def test_units_that_say_nothing_have_no_information_and_never_less():
+    """H(phone) + H(cluster) - H(both) of three by three equal cells is -4e-16 in float64."""
+    for shape in ((3, 3), (1, 4), (4, 1), (2, 7)):
+        found = figures(np.full(shape, 3))
+        assert 0 <= found.mutual_information <= 1e-15
+        assert 0 <= found.pnmi <= 1e-15
+    assert str(figures(np.full((4, 1), 3)).cluster_entropy) == "0.0"
 
 
 def test_nothing_but_silence_has_no_speech_figures():
@@ -190,6 +207,27 @@ def test_stored_units_are_compared_frame_by_frame(stored):
     assert (found.phones, found.utterances, found.missing, found.frames) == (("AA", "B"), 2, 1, 40)
     assert (found.phone_purity, found.cluster_purity, found.pnmi) == (1.0, 0.75, pytest.approx(1))
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_every_stream_is_compared_with_its_own_classes(tmp_path):
+    """Ten frames of A and ten of B: the second of three classes and of two; the first stream knows neither."""
+    with UnitsWriter(tmp_path / "units", (2, 3)) as writer:
+        writer.add("a", np.arange(20) % 2, np.repeat([2, 0], 10))
+    (tmp_path / "a.ctm").write_text("a 1 0 0.2 A\na 1 0.2 0.2 B\n")
+    units, alignments = Units.load(tmp_path / "units"), {"a": tmp_path / "a.ctm"}
+    first, second = quality_of_streams(units, alignments)
+    assert first.table.tolist() == [[5, 5], [5, 5]]
+    assert second.table.tolist() == [[0, 0, 10], [10, 0, 0]]
+    assert quality(units, alignments, stream=1).table.tolist() == second.table.tolist()
+
+
+def test_an_alignment_that_does_not_cover_its_recording_is_refused(tmp_path):
+    """Of six seconds it tells of .4: it is of another recording, or was cut off."""
+    with UnitsWriter(tmp_path / "units", (3,)) as writer:
+        writer.add("a", np.zeros(300, int))
+    (tmp_path / "a.ctm").write_text("a 1 0 0.2 A\na 1 0.2 0.2 B\n")
+    with pytest.raises(InputError, match=r"ends at 0\.40 s, the recording goes on to 6\.0.* does not cover it"):
+        quality(Units.load(tmp_path / "units"), {"a": tmp_path / "a.ctm"})
 
 
 def test_a_manifest_restricts_the_comparison(stored):
