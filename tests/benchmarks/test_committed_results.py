@@ -142,7 +142,8 @@ def test_the_table_of_decoders_is_what_the_file_holds():
 
 
 @pytest.mark.parametrize(("file", "start", "with_memory"), [
-    ("speed-cpu", "`benchmarks/results/speed-cpu.json`:", True), ("speed-cpu-xeon", "which a training says when it", True),
+    ("speed-cpu", "`benchmarks/results/speed-cpu.json`:", True),
+    ("speed-cpu-xeon", "which a training says when it", True),
     ("speed-cpu-amx", "`speed-cpu-amx-again.json`:", False)])
 def test_the_tables_of_speed_are_what_the_files_hold(file, start, with_memory):
     files = [file, "speed-cpu-amx-again"][:1 if with_memory else 2]
