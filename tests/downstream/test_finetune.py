@@ -529,7 +529,8 @@ def test_what_the_weights_depend_on_is_in_the_key(name):
 
 @pytest.mark.parametrize(("given", "says"), [
     ({"shard": True}, "training.shard=true is for pretraining; leave it out"),
-    ({"micro_batch_seconds": "auto"}, "training.micro_batch_seconds=auto is for pretraining; give a number of seconds")])
+    ({"micro_batch_seconds": "auto"}, "training.micro_batch_seconds=auto is for pretraining; give a number of seconds"),
+])
 def test_what_is_for_pretraining_alone_is_refused_by_its_own_name(given, says):
     """One line named both, whichever was given, and asked for a number of seconds in place of training.shard."""
     with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
