@@ -1,4 +1,5 @@
-"""Every command that a page prints is one that there is: with its options, its recipe and the keys that it names."""
+"""Every command that a page prints is one that there is: with its options, its recipe and the keys that it names; and
+its links lead somewhere."""
 
 import re
 import shlex
@@ -77,3 +78,18 @@ def recipe_of(words):
         return
     schema, shipped = schema_of(name)
     load_recipe(schema, given[0], [word for word in given[1:] if re.match(r"[a-z][\w.]*=", word)], shipped)
+
+
+def anchors(page):
+    """Of a page's headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name if path.parent.name != "results" else "results")
+def test_links_of_a_page_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        place, _, anchor = target.partition("#")
+        there = path.parent / place if place else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), target
