@@ -73,9 +73,10 @@ class FinetuneRecipe:
             raise ValueError(f"fresh_layers={self.fresh_layers}, must be at least 0")
         if not self.validation_seconds > 0:
             raise ValueError(f"validation_seconds={self.validation_seconds:g}, must be above 0")
-        if not self.training.accumulate or self.training.shard:
-            raise ValueError("training.micro_batch_seconds=auto and training.shard=true are for pretraining; give a "
-                             "number of seconds, and leave out the other")
+        if not self.training.accumulate:
+            raise ValueError("training.micro_batch_seconds=auto is for pretraining; give a number of seconds")
+        if self.training.shard:
+            raise ValueError("training.shard=true is for pretraining; leave it out")
         if not self.speeds or not all(SLOWEST <= speed <= FASTEST for speed in self.speeds):
             raise ValueError(f"speeds={self.speeds}: give at least one, each from {SLOWEST:g} to {FASTEST:g}")
         unknown = set(self.changes) - CHANGEABLE

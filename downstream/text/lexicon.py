@@ -72,7 +72,8 @@ class Lexicon:
         Raises:
             UsageError: no such file.
             InputError: as `spelled`, of a list of words.
-            FormatError: naming the line: no tab, no spelling, a symbol that the vocabulary lacks, a spelling twice.
+            FormatError: naming the line: no tab, no spelling, a symbol that the vocabulary lacks, no separator at the
+                end, a spelling twice.
         """
         path = Path(path)
         check_readable(path, "no such lexicon")
@@ -127,6 +128,9 @@ def _entry(where: str, line: str, known: frozenset[str] | None) -> tuple[str, Sp
     unknown = [] if known is None else [symbol for symbol in spelling if symbol not in known]
     if unknown:
         raise FormatError(f"{where}: the recogniser has no symbol {unknown[0]!r}; is the lexicon another recogniser's?")
+    if known is not None and spelling[-1] != SEPARATOR:
+        raise FormatError(f"{where}: the spelling of {word!r} does not end with the word separator; write {SEPARATOR} "
+                          "behind every spelling")
     return word, spelling
 
 

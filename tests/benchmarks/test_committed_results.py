@@ -10,7 +10,9 @@ import pytest
 from benchmarks.results import read_results
 from upstream.teacher.teacher import SAMPLE_WITHIN
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+AMOUNTS = {"all (4.1 h)": "all", "1 h": "1h", "10 min": "10min"}  # in the page's tables, and in the files
 SEEDS = (0, 1, 2)
 
 
@@ -78,3 +80,81 @@ def test_the_table_of_the_demo_is_what_the_files_hold(seed):
     for encoder, cer, wer in lines:
         assert float(cer) == round(rates[encoder, "greedy"]["cer"], 1)
         assert float(wer) == round(rates[encoder, "batched+3gram"]["wer"], 1)
+
+
+def cells(page, start):
+    """The cells of the first table behind `start`, row by row, without its head."""
+    table = page.partition(start)[2].partition("\n|")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")[2:]]
+
+
+def as_written(value):
+    """`.4` for 0.42, as the pages have it."""
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.1f}")
+
+
+def beside(compared, difference):
+    """`-.5 [-1.7, +.8]`: a difference with its interval."""
+    low, high = compared["interval"]
+    return f"{as_written(difference)} [{as_written(low)}, {'+' * (low < 0 < high)}{as_written(high)}]"
+
+
+@pytest.mark.parametrize(("name", "searched", "baselines"), [
+    ("librispeech-mini", "beam+4gram", ["scratch"]),
+    ("librispeech-mini-light", "batched+4gram", ["scratch", "round 1"])])
+def test_the_tables_of_comparisons_are_what_the_files_hold(name, searched, baselines):
+    found = read_results(RESULTS / f"{name}.json")
+    rows = {(r["labelled"], r["encoder"], r["decoder"]): r for r in found["rows"]}
+    compared = {(c["labelled"], c["encoder"], c["decoder"], c["rate"], c["against"]): c for c in found["comparisons"]}
+
+    def difference(labelled, encoder, decoder, rate, against):
+        one = compared.get((labelled, encoder, decoder, rate, against))
+        ours, theirs = (rows[labelled, which, decoder] for which in (encoder, against))
+        wrong, all_ = ("errors", "words") if rate == "wer" else ("character_errors", "characters")
+        counted = all_ in ours  # the file's difference is rounded already
+        return "" if one is None else beside(one, 100 * (ours[wrong] - theirs[wrong]) / ours[all_] if counted else
+                                             one["difference"])
+
+    table = cells((RESULTS / "README.md").read_text(encoding="utf-8"), f"# {name}\n")
+    assert len(table) == 9
+    for amount, encoder, *written in table:
+        labelled = AMOUNTS[amount]
+        rates = [as_written(rows[labelled, encoder, decoder][rate])
+                 for decoder in ("greedy", searched) for rate in ("wer", "cer")]
+        assert written == rates + [difference(labelled, encoder, decoder, rate, against) for against in baselines
+                                   for decoder, rate in (("greedy", "cer"), (searched, "wer"))]
+
+
+def test_the_table_of_decoders_is_what_the_file_holds():
+    names = {"`lexicon` (flashlight), all tokens, threshold 50": "flashlight", "`beam` (pyctcdecode)": "pyctcdecode",
+             "`lexicon`, 8 tokens a frame, threshold 25": "flashlight, 8 tokens", "`batched`, as it comes": "batched",
+             "`batched`, `beam_threshold=12`": "batched, threshold 12"}
+    points = {(r["decoder"], r["beam"]): r for r in read_results(RESULTS / "decoding-cpu.json")["rows"]
+              if r["threads"] == 1}
+    table, name = cells((ROOT / "docs/decoding.md").read_text(encoding="utf-8"), "\n### Measured\n"), ""
+    assert len(table) == 13
+    for written, beam, rate, speed in table:
+        name = names.get(written, name)
+        point = points[name, int(beam)]
+        low, high = point["wer_interval"]
+        assert rate == f"{point['wer']:.2f} ({low:.2f} to {high:.2f})", (name, beam)
+        assert speed == f"{point['audio_seconds_per_second']:,.0f}", (name, beam)
+
+
+@pytest.mark.parametrize(("file", "start", "with_memory"), [
+    ("speed-cpu", "`benchmarks/results/speed-cpu.json`:", True),
+    ("speed-cpu-xeon", "which a training says when it", True),
+    ("speed-cpu-amx", "`speed-cpu-amx-again.json`:", False)])
+def test_the_tables_of_speed_are_what_the_files_hold(file, start, with_memory):
+    files = [file, "speed-cpu-amx-again"][:1 if with_memory else 2]
+    rows = [{(r["system"], r["precision"]): r for r in read_results(RESULTS / f"{name}.json")["rows"]}
+            for name in files]
+    table = cells((ROOT / "docs/performance.md").read_text(encoding="utf-8"), start)
+    assert [row[0] for row in table] == ["hubertkit", "torchaudio", "transformers"]
+    for system, *written in table:
+        expected = []
+        for precision in ("bf16", "float32"):
+            each = [row[system, precision] for row in rows]
+            expected += ["; ".join(f"{row[key]:.2f}" for row in each) for key in ("seconds", "share_of_peak")]
+            expected += [f"{each[0]['peak_memory'] / 1e9:.1f} GB"] if with_memory else []
+        assert written == expected

@@ -1,6 +1,7 @@
 """The reference curves can be made again, and ship with the package."""
 
 import glob
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,22 @@ def test_the_curve_of_base_is_of_the_warm_up_that_the_page_names():
     page = (ROOT / "docs/training.md").read_text()
     assert f"| `hubert-base` (6 s an update, warm-up {warmup:,} as published)" in page
     assert chosen.valid_share == 0.05  # what was held out was not trained on
+
+
+@pytest.mark.parametrize("name", sorted(CURVES))
+def test_the_table_of_a_curve_is_what_its_file_holds(name):
+    content = read_results(RESULTS / f"{name}.json")
+    train, valid = ({r["update"]: r for r in content[part]} for part in ("rows", "valid"))
+    page = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    table = page.partition(f"\n| `{name}` (")[2].partition("\n\n")[0].split("\n")
+    updates = [int(word) for word in re.findall(r"\| (?:update )?(\d+)", table[0])]
+    assert len(updates) > 4
+    for line in table[2:]:
+        kind, *written = (cell.strip() for cell in line.strip("|").split("|"))
+        rows = valid if kind.startswith("validation") else train
+        key, digits = ("masked_accuracy", 3) if kind == "masked accuracy" else ("loss", 2)
+        expected = [f"{rows[u][key]:.{digits}f}".removeprefix("0") if u in rows else "" for u in updates]
+        assert written == expected, kind
 
 
 def test_there_is_a_curve_of_every_recipe_that_has_one():

@@ -542,6 +542,16 @@ def test_what_the_weights_depend_on_is_in_the_key(name):
     assert stage_settings(dataclasses.replace(plain, **{name: COUNT[name]})) != stage_settings(plain)
 
 
+@pytest.mark.parametrize(("given", "says"), [
+    ({"shard": True}, "training.shard=true is for pretraining; leave it out"),
+    ({"micro_batch_seconds": "auto"}, "training.micro_batch_seconds=auto is for pretraining; give a number of seconds"),
+])
+def test_what_is_for_pretraining_alone_is_refused_by_its_own_name(given, says):
+    """One line named both, whichever was given, and asked for a number of seconds in place of training.shard."""
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        FinetuneRecipe(training=dataclasses.replace(TRAINING, **given))
+
+
 def test_every_value_of_a_recipe_is_in_the_key_or_known_not_to_matter():
     """A new one must be put into a list on purpose. Inputs stand in the key by what they hold."""
     elsewhere = {"data", "dev", "encoder", "architecture", "validation_seconds", "cache", "device"}

@@ -1,13 +1,15 @@
 """What a pretraining recipe may say: objectives, what plays a part in them, and what a stage's key holds of it."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
 from upstream.disk import content_hash
 from upstream.errors import RecipeError
 from upstream.pretrain_recipe import SHIPPED, ObjectiveRecipe, PretrainRecipe, rounds_of, weights_of
-from upstream.recipe import load_recipe
+from upstream.recipe import as_settings, load_recipe
 from upstream.training.recipe import TrainingRecipe, weights_settings
 
 
@@ -198,3 +200,15 @@ def test_speeds_are_part_of_what_the_weights_depend_on_where_there_are_any():
     assert weights_of(at_speeds)["speeds"] == [0.9, 1.0, 1.1]
     with pytest.raises(RecipeError, match="speeds="):
         rounds("hubert-tiny", "speeds=[0.1]")
+
+
+def test_the_page_of_keys_names_none_that_there_is_not():
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    table = page.partition("\n## What a recipe may say\n")[2].partition("|---")[2].partition("\n\n")[0]
+    keys = re.findall(r"`((?:rounds\.N|[a-z_]+)(?:\.[a-z_*]+)+)(?=[=`])|^\| `([a-z_]+)=", table, re.MULTILINE)
+    recipe = as_settings(load_recipe(PretrainRecipe, "hubert-tiny", ["data=x"], SHIPPED))
+    assert len(keys) > 15
+    for key in map("".join, keys):
+        found = recipe
+        for part in key.replace("rounds.N", "rounds.0").removesuffix(".*").split("."):
+            found = found[int(part)] if isinstance(found, list | tuple) else found[part]

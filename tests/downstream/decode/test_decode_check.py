@@ -5,6 +5,7 @@ import math
 import re
 import time
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,14 @@ def changed(change):
 
 def levels(emissions, references=REFERENCES, words=WORDS, lexicon=None):
     return {check.name: check for check in examine(emissions, references, words, lexicon, seconds=math.inf)}
+
+
+def test_the_page_names_every_check_and_no_other():
+    """`references` stood on no line of it."""
+    page = (Path(__file__).parents[3] / "docs/decoding.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Check first\n")[2].partition("|---")[2].partition("\n\n")[0]
+    named = [name for row in table.split("\n")[1:] for name in re.findall("`(.*?)`", row.split(" | ")[0])]
+    assert sorted(named) == sorted(levels(stored(), lexicon=LEXICON))
 
 
 def test_a_healthy_case_passes_every_check():

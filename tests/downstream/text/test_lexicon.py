@@ -69,6 +69,15 @@ def test_a_faulty_line_is_named(tmp_path, content, says):
     assert "lexicon.txt" in str(caught.value)
 
 
+def test_a_spelling_without_the_separator_at_its_end_is_named_for_that(tmp_path):
+    """The decoders refused such a file, one for "other spellings than by characters", the other since the word "cannot
+    be spelled"; neither said what was missing, nor where."""
+    path = tmp_path / "lexicon.txt"
+    path.write_text("A\tA |\nHE\tH E\n")
+    with pytest.raises(FormatError, match=r"lexicon\.txt, line 2: the spelling of 'HE' does not end with the word sep"):
+        Lexicon.load(path, VOCABULARY)
+
+
 def test_a_lexicon_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"none\.txt: no such"):
         Lexicon.load(tmp_path / "none.txt", VOCABULARY)
