@@ -31,7 +31,7 @@ from benchmarks.low_resource_scratch import told_shape
 from benchmarks.low_resource_splits import Splits, splits_stage
 from benchmarks.over_seeds import Tally
 from benchmarks.results import refuse_other_results, write_results
-from downstream.finetune import finetune
+from downstream.finetune import recogniser_stage
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.lm.arpa import read_unigrams, write_arpa
 from downstream.lm.kneser_ney import FALLBACK, Options, estimate
@@ -185,7 +185,7 @@ def _tell_scratch(recipe: LowResourceRecipe, planned: Planned, say: Say) -> None
 
 def _cell(grid: Grid, cell: Cell, seed: int, say: Say) -> list[dict[str, Any]]:
     recipe, folder, asked = grid.recipe, grid.folder(cell, seed), grid.finetuning(cell, seed)
-    trained = finetune(asked, folder / RECOGNISER, say)
+    trained = recogniser_stage(asked, folder / RECOGNISER, say)
     ranks.alone(lambda: _refuse_changed(grid, cell, folder / RECOGNISER))
     rows = decoded(grid, asked, trained["hash"], folder, say)
     place = {"encoder": cell.encoder, "labelled": cell.labelled, "cell": folder.name, "seed": seed,

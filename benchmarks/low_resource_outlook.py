@@ -24,7 +24,7 @@ from benchmarks.low_resource_checks import (
 )
 from benchmarks.low_resource_recipe import Cell, LanguageModelRecipe, LowResourceRecipe
 from benchmarks.low_resource_splits import splits_stage
-from downstream.finetune import finetune
+from downstream.finetune import recogniser_stage
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.finetune_start import chosen_vocabulary
 from downstream.finetune_trial import Shape
@@ -159,7 +159,7 @@ def _look_at(grid: Grid, cell: Cell, seed: int, rounds: Sequence[Outlook], cours
         return
     folder, asked = grid.folder(cell, seed), grid.finetuning(cell, seed)
     with following(course):
-        decoded(grid, asked, finetune(asked, folder / RECOGNISER, _quiet)["hash"], folder, _quiet)
+        decoded(grid, asked, recogniser_stage(asked, folder / RECOGNISER, _quiet)["hash"], folder, _quiet)
 
 
 def _made_of(grid: Grid, cell: Cell, seed: int) -> dict[str, set[str]]:

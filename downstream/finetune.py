@@ -17,7 +17,7 @@ from torch import Tensor
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe, SpecMaskRecipe
-from downstream.finetune_start import check_layers, check_start, encoded, warn_of_dev
+from downstream.finetune_start import check_layers, check_start, encoded, refuse_own_encoder, warn_of_dev
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.kept_head import check_head, take_head
 from downstream.phrases import longest_pause
@@ -35,6 +35,7 @@ from upstream.disk import content_hash, path_given
 from upstream.errors import InputError, UsageError
 from upstream.frames import SAMPLE_RATE, FrameGrid
 from upstream.keyed import keyed, keyed_torch
+from upstream.locks import locked
 from upstream.model import prepared
 from upstream.model.config import EncoderConfig
 from upstream.model.encoder import Encoder
@@ -82,13 +83,25 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
     """Train a recogniser into `out`: an encoder folder with a head and `vocab.json`.
 
     Raises:
-        UsageError: no recipe, no data, a manifest that is not there, or `out` is the folder of the encoder.
+        BusyError: another process works in `out`.
+        Others: as `recogniser_stage`.
+    """
+    check_recipe(recipe, FinetuneRecipe)
+    out = path_given(out, "out")
+    refuse_own_encoder(recipe, out)  # before the lock, which is a file in the folder
+    with locked(out):
+        return recogniser_stage(recipe, out, say)
+
+
+def recogniser_stage(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say) -> dict[str, Any]:
+    """As `finetune`, as a stage of a run whose folder the caller holds.
+
+    Raises:
+        UsageError: no data, a manifest that is not there, or `out` is the folder of the encoder.
         InputError: no transcripts, a dev utterance without one, a character outside the vocabulary, dev utterances
             among the training's. Dev speakers among the training's are a warning.
         Both: a head that cannot be kept (`kept_head.check_head`).
     """
-    check_recipe(recipe, FinetuneRecipe)
-    out = path_given(out, "out")
     manifest, dev, vocabulary = check_start(recipe, out)
     if dev is not None:
         warn_of_dev(manifest, dev, vocabulary, say)

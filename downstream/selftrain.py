@@ -25,7 +25,7 @@ from downstream.decode.hypothesis import Hypothesis, write_hypotheses
 from downstream.decode.pool import decode_all
 from downstream.decode.tune import tune
 from downstream.emissions import Emissions
-from downstream.finetune import finetune
+from downstream.finetune import recogniser_stage
 from downstream.recogniser import compute_emissions
 from downstream.selftrain_data import (
     DECODED,
@@ -45,6 +45,7 @@ from upstream.audio.manifest import Manifest
 from upstream.course import leave, looking
 from upstream.device import chosen_device
 from upstream.disk import content_hash, file_hash, path_given, read_json, write_json
+from upstream.locks import locked, watched
 from upstream.progress import progress, say
 from upstream.recipe import as_settings, check_recipe
 from upstream.run_stages import note_stages
@@ -85,10 +86,18 @@ def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say, sets: Sets | N
 
     Raises:
         UsageError, InputError: as `check_selftrain`; and InputError where a round keeps no pseudo label.
+        BusyError: another process works in `out`.
     """
     check_recipe(recipe, SelftrainRecipe)
     out = path_given(out, "out")
+    # Before the lock, which is a file in the folder.
     run = _Run(recipe, sets or check_selftrain(recipe, out, say), chosen_device(recipe.finetune.device), say)
+    with (watched if looking() else locked)(out):
+        return _rounds(run, out)
+
+
+def _rounds(run: _Run, out: Path) -> dict[str, Any]:
+    recipe, say = run.recipe, run.say
     _prepare(run, out)
     names = stage_names(recipe, run.sets)
     note_stages(out, names, stages_read(recipe, names), SELFTRAINING, KINDS)
@@ -100,8 +109,8 @@ def selftrain(recipe: SelftrainRecipe, out: Path, say: Say = say, sets: Sets | N
         folder = out / f"round{number}"
         data = _label(run, teacher, folder)
         batched.let_go()  # a student that learns on the decoder's GPU has the room of its language model
-        trained = finetune(recipe.studying(str(folder / "data" / "train.arrow"), str(teacher.folder)),
-                           folder / "recogniser", say)
+        trained = recogniser_stage(recipe.studying(str(folder / "data" / "train.arrow"), str(teacher.folder)),
+                                   folder / "recogniser", say)
         teacher = _look_at(run, folder / "recogniser", trained["hash"], folder)
         rounds.append(_round_row(number, teacher) | {"labels": data})
         results = _report(run, out, rounds)
@@ -125,7 +134,7 @@ def _first_teacher(run: _Run, out: Path) -> tuple[Path, str]:
     if run.recipe.recogniser is not None and run.sets.teacher_hash is not None:
         return Path(run.recipe.recogniser), run.sets.teacher_hash
     folder = out / "round0" / "recogniser"
-    return folder, finetune(run.recipe.teaching(), folder, run.say)["hash"]
+    return folder, recogniser_stage(run.recipe.teaching(), folder, run.say)["hash"]
 
 
 def _look_at(run: _Run, folder: Path, digest: str, target: Path) -> _Recogniser:

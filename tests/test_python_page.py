@@ -16,11 +16,13 @@ from downstream.decode.pool import decode_all
 from downstream.decode.tuned import choice_of, tell_other_recogniser
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.finetune import finetune
+from downstream.finetune_recipe import SHIPPED as FINETUNE_SHIPPED
 from downstream.finetune_recipe import FinetuneRecipe
 from downstream.lm.kneser_ney import Options, estimate
 from downstream.lm.scoring import score_words
 from downstream.recogniser import load_recogniser
 from downstream.selftrain import selftrain
+from downstream.selftrain_recipe import SHIPPED as SELFTRAIN_SHIPPED
 from downstream.selftrain_recipe import SelftrainRecipe
 from downstream.transcribe import Settings, Transcriber
 from tools import main
@@ -34,7 +36,8 @@ from upstream.audio.corpora.kaldi import export_kaldi
 from upstream.audio.corpora.nemo import export_nemo
 from upstream.audio.corpora.parquet import export_parquet, import_parquet
 from upstream.audio.corpora.tar_shards import export_tar
-from upstream.errors import HubertkitError, RecipeError, UsageError
+from upstream.errors import BusyError, HubertkitError, RecipeError, UsageError
+from upstream.locks import locked
 from upstream.pretrain import pretrain
 from upstream.pretrain_recipe import SHIPPED as PRETRAINING_SHIPPED
 from upstream.pretrain_recipe import PretrainRecipe
@@ -154,6 +157,21 @@ def test_the_name_of_a_recipe_is_no_recipe(tmp_path, run, recipe, given):
     with pytest.raises(UsageError, match=rf"^recipe=.*: expected a {recipe.__name__}, as load_recipe gives it"):
         run(given, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("start", ["pretrain", "finetune", "selftrain"])
+def test_a_second_process_in_a_folder_is_refused_from_python_too(names, start):
+    """A bug once found: `finetune` and `selftrain` took no lock, which only their commands did, and two programs wrote
+    over each other's checkpoints."""
+    sets = ["labelled=train.arrow", "unlabelled=train.arrow", "dev=dev.arrow"]
+    run, schema, name, words, shipped = {
+        "pretrain": (pretrain, PretrainRecipe, "hubert-tiny", PRETRAINING, PRETRAINING_SHIPPED),
+        "finetune": (finetune, FinetuneRecipe, "ctc-tiny", [*names["words"], *FINETUNING], FINETUNE_SHIPPED),
+        "selftrain": (selftrain, SelftrainRecipe, "selftrain-light", sets, SELFTRAIN_SHIPPED)}[start]
+    recipe = load_recipe(schema, name, words, shipped)
+    with locked(Path("held")), pytest.raises(BusyError, match=r"^held: another process"):
+        run(recipe, "held", **({"sets": object()} if start == "selftrain" else {}))  # which are not looked at before
+    assert not Path("held").exists()
 
 
 def test_a_single_word_of_a_recipe_and_rounds_that_are_none_are_refused(tmp_path):

@@ -40,10 +40,10 @@ def finetune(
 ) -> None:
     """Train a recogniser on an encoder (encoder=DIR) or from scratch."""
     loaded = load_recipe(FinetuneRecipe, recipe, overrides or [], SHIPPED)
-    check_head(loaded, check_start(loaded, out)[2])  # before the lock, which is a file in the folder
+    check_head(loaded, check_start(loaded, out)[2])  # before ranks are started
     _warn_of_scratch(loaded)
     chosen_device(loaded.device)  # or say that there is none before ranks are started
-    with launched(ranks, [loaded.training.accumulate], loaded.device), locked(out):
+    with launched(ranks, [loaded.training.accumulate], loaded.device):
         result = run_finetuning(loaded, out)
     print(f"{out}: encoder={loaded.encoder} " + " ".join(f"{k}={v}" for k, v in result.items() if k != "hash"))
 

@@ -19,7 +19,6 @@ from tools.launch import AUTO, RanksOption, check_ranks, launched
 from tools.outputs import check_folder
 from upstream.course import Course, following
 from upstream.device import chosen_device
-from upstream.locks import locked
 from upstream.progress import say
 from upstream.recipe import load_recipe
 
@@ -46,7 +45,7 @@ def selftrain(
     loaded = load_recipe(SelftrainRecipe, recipe, overrides or [], SHIPPED)
     check_folder(out, [Path(given) for given in (loaded.labelled, loaded.unlabelled, loaded.dev) if given])
     told: list[str] = []  # said when nothing is wrong with the words either
-    sets = check_selftrain(loaded, out, told.append)  # before the lock, which is a file in the folder
+    sets = check_selftrain(loaded, out, told.append)  # before ranks are started
     device = chosen_device(loaded.finetune.device)  # or say that there is none before ranks are started
     course = Course(out, first, last)
     course.check(stage_names(loaded, sets))
@@ -58,7 +57,7 @@ def selftrain(
         show(outlook(loaded, out, trials, course.first, course.last, sets), course.last)
         return
     results: dict[str, Any] = {"rounds": []}
-    with launched(ranks, micro_batches, loaded.finetune.device), following(course), locked(out):
+    with launched(ranks, micro_batches, loaded.finetune.device), following(course):
         _say_all(told)
         results = run_rounds(loaded, out, sets=sets)
     if not results["rounds"]:

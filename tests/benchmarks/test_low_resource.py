@@ -144,7 +144,7 @@ def test_what_cannot_be_is_said_before_the_first_cell(tmp_path, data, encoders, 
 @pytest.mark.parametrize("left_out", [0, 3])
 def test_a_row_says_how_many_utterances_its_encoder_could_not_learn_from(tmp_path, encoders, monkeypatch, left_out):
     """Of frames of 40 ms some transcripts do not fit: beside 20 ms, nothing in the results told of the fewer labels."""
-    monkeypatch.setattr("benchmarks.low_resource.finetune", lambda *_: {"hash": "x", "left_out": left_out})
+    monkeypatch.setattr("benchmarks.low_resource.recogniser_stage", lambda *_: {"hash": "x", "left_out": left_out})
     monkeypatch.setattr("benchmarks.low_resource.decoded", lambda *_: [{"decoder": "greedy", "wer": 9.0, "cer": 3.0}])
     grid = Grid(recipe(tmp_path, encoders), Splits({}, tmp_path), Planned(), None, tmp_path)
     row, = _cell(grid, Cell("3min", "other"), 0, str)

@@ -222,7 +222,7 @@ lm: {{text: lm-text/text, order: 2, prune: [0], discount_fallback: true}}
         trained.append(recipe)
         raise InputError("enough")
 
-    monkeypatch.setattr("benchmarks.low_resource.finetune", started)
+    monkeypatch.setattr("benchmarks.low_resource.recogniser_stage", started)
     assert run(["bench", "low-resource", str(tmp_path / "mine.yaml"), "--ranks", "1", "--data", str(spoken), "--out",
                 str(tmp_path / "out")]) == 1
     assert "enough" in capsys.readouterr().err

@@ -574,14 +574,14 @@ def test_a_corpus_that_was_moved_is_found_where_it_lies_now(run, corpus, tmp_pat
 def test_a_student_has_the_room_of_its_teachers_decoder(run, corpus, monkeypatch):
     """A bug once found: on a GPU the language model and graphs of the search stayed beside the training."""
     folder, _ = run
-    vocabulary, kept, real = load_recogniser(folder / "round0/recogniser")[1], [], rounds.finetune
+    vocabulary, kept, real = load_recogniser(folder / "round0/recogniser")[1], [], rounds.recogniser_stage
     recipe(corpus).decoding.make(vocabulary.symbols, vocabulary.blank).prepare()
 
     def watched(*given):
         kept.append(batched._graph.cache_info().currsize)
         return real(*given)
 
-    monkeypatch.setattr(rounds, "finetune", watched)
+    monkeypatch.setattr(rounds, "recogniser_stage", watched)
     selftrain(recipe(corpus), folder, lambda line: None)
     assert kept[0] > 0
     assert kept[1:] == [0]
