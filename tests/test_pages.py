@@ -41,6 +41,7 @@ NO_KEYS = {"key=value", "strict=False"}  # a form, and an argument of torch's
 OF_OTHERS = {"--signal", "--percent"}  # of sbatch and ncu
 IN_BACKTICKS = re.compile(r"`([^`\n]+)`")
 ON_A_LINE = re.compile(r"^\s*(?:\w+ .*\| )?(hubertkit .*)$", re.MULTILINE)
+IN_A_BLOCK = re.compile(r"^(?:    |  )?(?:.*\| )?hubertkit (?=[a-z])")  # maybe behind a pipe
 OPTION = re.compile(r"(?<![\w-])--[a-z0-9][\w-]*")
 OVERRIDE = re.compile(r"[a-z][\w.]*=(?!=)\S+")
 
@@ -96,6 +97,27 @@ def test_options_that_a_page_names_are_those_of_its_commands(page):
     alone = {option for words in IN_BACKTICKS.findall(page.read_text(encoding="utf-8"))
              if words.startswith("--") for option in OPTION.findall(words)}
     assert alone <= set().union(*KNOWN.values()) | OF_OTHERS | {"--help", "--version"}
+
+
+def printed(page):
+    """The words of every command of the page's blocks of code, fenced or indented."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [*re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL),
+              *re.findall(r"^    \S.*(?:\n      .*)*", text, re.MULTILINE)]
+    for line in "\n".join(blocks).replace("\\\n", " ").split("\n"):
+        if found := IN_A_BLOCK.match(line):
+            yield shlex.split(line[found.end():], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_that_a_page_prints_are_taken_as_they_are(page):
+    for words in printed(page):
+        command, left = build_command(), list(words)
+        while getattr(command, "commands", None):
+            assert left, words
+            assert left[0] in command.commands, words
+            command = command.commands[left.pop(0)]
+        command.make_context(" ".join(words), left)  # raises for an option that there is not, or lacks
 
 
 def keys(values, where=""):
