@@ -17,7 +17,7 @@ from downstream.decode.lexicon import LexiconDecoder
 from downstream.decode.nbest_lists import NBestLists, Point, grid
 from downstream.decode.nbest_lists import best as best_point
 from downstream.decode.pool import decode_all
-from downstream.decode.tune import Search, evenly, tune
+from downstream.decode.tune import Search, _unknown_penalty, evenly, tune
 from downstream.decode.tune_plot import nearest, plot_tuning
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.score.intervals import bootstrap_interval
@@ -288,6 +288,19 @@ def test_of_equal_points_the_smaller_weight_and_then_the_score_nearer_to_nothing
     ((-1.0, 0.1), 0.55, [-1, -0.45, 0.1])])
 def test_a_grid_has_both_ends_each_once(ends, step, values):
     assert grid(ends, step).tolist() == values
+
+
+@pytest.mark.parametrize(("kind", "values"), [
+    (BeamDecoder, {"beam": 500, "beam_prune_logp": -60.0}), (BatchedDecoder, {"unknown_penalty": -2.0}),
+    (LexiconDecoder, {"lexicon": ("A", "B", "EE", "E")})])
+def test_scores_of_lists_are_made_of_what_tuning_weighs(tmp_path, kind, values):
+    """By every decoder, of texts with words that the model does not know."""
+    decoder = kind(SYMBOLS, 0, write_arpa(tmp_path), lm_weight=0.7, word_score=-0.4, nbest=200, **values)
+    found = decoder.decode("u", noisy("A EE B", 0), 50.0).nbest
+    assert any(c.unknown for c in found)
+    for c in found:
+        lm = c.lm + _unknown_penalty(decoder) * c.unknown
+        assert c.score == pytest.approx(c.acoustic + 0.7 * lm - 0.4 * c.word_count, abs=1e-3)
 
 
 def test_unknown_words_are_counted_in_lists_by_hand():
