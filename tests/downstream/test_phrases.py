@@ -181,11 +181,17 @@ def test_what_lies_between_two_pauses_is_heard_as_a_recording_of_its_own(grid, b
 @pytest.mark.parametrize(("seconds", "parts"), [(0.38, 2), (0.4, 2), (0.405, 1), (0.42, 1)])
 def test_a_pause_is_as_long_as_asked_at_least(seconds, parts):
     """From one letter to the next are 21 frames: more than 20, which .4 s are, and not more than the 21 that .405 s
-    take."""
-    rows = rows_of("A" + "-" * 20 + "A")
-    found = list(phrases(lambda wave: rows[:CONV_GRID.frames(len(wave))], [np.zeros(CONV_GRID.samples(22), np.float32)],
-                         CONV_GRID, alphabet(SYMBOLS, 0), 0, pause_seconds=seconds))
+    take. Each of two parts is heard once more, and a recording that is whole is not."""
+    rows, calls = rows_of("A" + "-" * 20 + "A"), []
+
+    def encode(wave):
+        calls.append(CONV_GRID.frames(len(wave)))
+        return rows[:calls[-1]]
+
+    found = list(phrases(encode, [np.zeros(CONV_GRID.samples(22), np.float32)], CONV_GRID, alphabet(SYMBOLS, 0), 0,
+                         pause_seconds=seconds))
     assert len(found) == parts
+    assert calls == [22, *([len(phrase.rows) for phrase in found] if parts > 1 else [])]
 
 
 @pytest.mark.parametrize(("blanks", "come"), [(5, []), (6, ["A-B--"])])
