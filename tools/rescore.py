@@ -58,9 +58,13 @@ def rescore(
     check_provenance_place(out)
     found = _lists(hypotheses)
     weights = _weights(tuned, lm_weight, word_score, ngram_weight, found, model, lower)
-    ranked = reranked(found, _scored(found, _model(model, lower)), weights)
+    scorer = _model(model, lower)
+    digest = scorer.hash
+    _tell_changed(tuned, model, digest)
+    ranked = reranked(found, _scored(found, scorer), weights)
     write_hypotheses(out, ranked, {
-        "model": noted_model(model, out), "lower": lower, "weights": asdict(weights), "tuned": noted_file(tuned, out),
+        "model": noted_model(model, out), "model_hash": digest, "lower": lower,
+        "weights": asdict(weights), "tuned": noted_file(tuned, out),
         "lists": noted_file(hypotheses, out), "lists_provenance": read_provenance(hypotheses), "versions": versions(),
         "command": own_command()})
     print(f"{out}: {sum(a.text != b.text for a, b in zip(found, ranked))} of {len(found)} hypotheses changed")
@@ -84,10 +88,12 @@ def rescore_tune(
     unit: Unit = "character" if characters else "word"
     if unit == "word" and without_spaces([truth[h.id] for h in found], [h.text for h in found]):
         say(f"{hypotheses}: {NO_SPACES}")
-    tuning = tune_weights(found, _scored(found, _model(model, lower)), [truth[h.id] for h in found], unit=unit)
+    scorer = _model(model, lower)
+    tuning = tune_weights(found, _scored(found, scorer), [truth[h.id] for h in found], unit=unit)
     weights = tuning.weights
     write_json(out, {**asdict(weights), **{k: v for k, v in asdict(tuning).items() if k != "weights"},
-                     "model": noted_model(model, out), "lower": lower, "ids": [h.id for h in found]})
+                     "model": noted_model(model, out), "model_hash": scorer.hash, "lower": lower,
+                     "ids": [h.id for h in found]})
     for name in tuning.on_edge:
         say(f"{name}={getattr(weights, name):g} lies on the edge of what was tried; the best may lie beyond")
     tell_few(tuning.utterances)
@@ -106,7 +112,7 @@ def _lists(path: Path) -> list[Hypothesis]:
     return found
 
 
-def _model(name: str, lower: bool) -> TextModel:
+def _model(name: str, lower: bool) -> CharacterModel | CausalModel:
     if (Path(name) / "characters.json").is_file():
         if lower:
             raise UsageError("--lower is for models of the hub; a model of `lm train` knows the text it was trained on")
@@ -136,6 +142,15 @@ def _weights(tuned: Path | None, lm_weight: float | None, word_score: float | No
     if given:
         raise UsageError("--tuned gives all weights: leave out --lm-weight, --word-score and --ngram-weight")
     return _tuned_weights(tuned, found, model, lower)
+
+
+def _tell_changed(tuned: Path | None, model: str, digest: str) -> None:
+    """Say so where weights were tuned with a model of this name that had other weights of its own."""
+    if tuned is None:
+        return
+    about = json.loads(tuned.read_text(encoding="utf-8"))
+    if about.get("model_hash") not in (None, digest) and same_model(str(about.get("model")), model, tuned):
+        say(f"{tuned}: the model {model} has changed since; its weights may not suit it")
 
 
 def _tuned_weights(tuned: Path, found: Sequence[Hypothesis], model: str, lower: bool) -> Weights:

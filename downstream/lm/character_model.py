@@ -27,6 +27,7 @@ from upstream.disk import check_json, disk_errors, json_text, read_json, writing
 from upstream.errors import FormatError, InputError
 from upstream.headers import refuse_other_files, unfinished
 from upstream.keyed import keyed, keyed_torch
+from upstream.model.saving import tensors_hash
 
 KIND = "character model"
 FORMAT_VERSION = 1
@@ -135,6 +136,11 @@ class CharacterModel(nn.Module):
         with disk_errors(folder), unfinished(folder), writing_together(paths) as (weights, described):
             save_file({name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, weights)
             described.write_text(json_text(header), encoding="utf-8")
+
+    @property
+    def hash(self) -> str:
+        """Of its weights: `upstream.model.saving.tensors_hash`."""
+        return tensors_hash(self.state_dict())
 
     @staticmethod
     def load(folder: Path, device: torch.device | str = "cpu") -> CharacterModel:

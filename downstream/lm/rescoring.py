@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from upstream.errors import FormatError, InputError, UsageError
+from upstream.model.saving import tensors_hash
 
 
 class CausalModel:
@@ -48,6 +49,11 @@ class CausalModel:
         self._model = model.to(self._device).eval()
         self._lower = lower
         self._limit = getattr(self._model.config, "max_position_embeddings", None)
+
+    @property
+    def hash(self) -> str:
+        """Of its weights: `upstream.model.saving.tensors_hash`."""
+        return tensors_hash(self._model.state_dict())
 
     def scores(self, texts: Sequence[str], batch_tokens: int = 4096) -> list[float]:
         """Natural-log probability of each text after the token of beginning, with the token of end if there is one.

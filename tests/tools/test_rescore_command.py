@@ -1,6 +1,7 @@
 """`lm train`, `rescore-tune` and `rescore` from the outside, with a model of the hub's kind and with our own."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from downstream.decode.hypothesis import read_hypotheses, write_hypotheses
 from downstream.decode.provenance import read_provenance
 from downstream.decode.rescoring import Weights
 from downstream.emissions import EmissionsWriter
+from downstream.lm.character_model import CharacterModel
 from tools.main import build_command, run
 from upstream.disk import file_hash
 
@@ -121,6 +123,7 @@ def test_rescored_hypotheses_say_what_made_them(data, own, tmp_path):
     assert run(["rescore", str(lists), "--model", str(own), "--out", str(out), "--lm-weight", "0.2"]) == 0
     found = read_provenance(out)
     assert (found["model"], found["weights"]["lm_weight"], found["tuned"]) == (str(own), 0.2, None)
+    assert found["model_hash"] == CharacterModel.load(own).hash
     assert found["lists"] == {"file": str(lists), "sha256": file_hash(lists)}
     assert found["lists_provenance"]["decoder"] == "batched"
 
@@ -145,6 +148,25 @@ def test_weights_hold_for_the_case_and_the_model_that_they_were_tuned_for(data, 
     tuned.write_text(json.dumps(about))
     assert run([*command, str(own)]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_neural_model_that_was_trained_anew_under_its_name_is_told(data, own, tmp_path, capsys):
+    """Its name was all that weights and hypotheses said of it."""
+    tuned, model = tmp_path / "tuned.json", tmp_path / "model"
+    shutil.copytree(own, model)
+    assert run(["rescore-tune", str(data / "dev.jsonl"), "--references", str(data / "dev.txt"), "--model", str(model),
+                "--out", str(tuned)]) == 0
+    command = ["rescore", str(data / "test.jsonl"), "--tuned", str(tuned), "--out", str(tmp_path / "out.jsonl"),
+               "--model", str(model)]
+    capsys.readouterr()
+    assert run(command) == 0
+    assert "changed" not in capsys.readouterr().err
+    other = CharacterModel.load(model)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.01)
+    other.save(model)
+    assert run(command) == 0
+    assert f"{tuned}: the model {model} has changed since; its weights may not suit it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "code", "says"), [
