@@ -252,7 +252,7 @@ class _Ahead:
         name = self.grid.recipe.named(self.cell, self.seed)
         if kind == RECOGNISER:
             return self.paces.training_seconds(name, stage, self.grid.out / stage.stage, self.asked, self._shape,
-                                               self.labelled)
+                                               self.labelled.lengths)
         if kind in EMITTED:
             return self.paces.emission_seconds(name, self._shape, self._heard[kind], list(self._heard.values()))
         return self._decoding_seconds()

@@ -14,6 +14,7 @@ from downstream.finetune_recipe import FinetuneRecipe
 from downstream.finetune_trial import Shape
 from upstream.audio.manifest import Manifest
 from upstream.errors import HubertkitError
+from upstream.frames import SAMPLE_RATE
 from upstream.model import read_description
 from upstream.model.config import EncoderConfig
 from upstream.outlook import Outlook
@@ -67,25 +68,26 @@ class Paces:
                 yield folder / kind, record
 
     def training_seconds(self, name: str, stage: Outlook, folder: Path, recipe: FinetuneRecipe, shape: Shape,
-                         manifest: Manifest) -> float | None:
+                         lengths: np.ndarray) -> float | None:
         """What is left of the updates, at the median speed of such trainings in this run, or that of a trial.
 
         Args:
             name: for a trial.
             stage: that trains.
             folder: of the stage.
-            manifest: what is trained on, or utterances of such lengths.
+            lengths: (N,) samples of the utterances that are trained on, as far as they are known.
         """
         logs = {other for other, record in self.done(RECOGNISER) if _trains_alike(other, record, recipe, shape)}
         going_on = [] if stage.state != "unfinished" else read_metrics(folder, "train")
         records = [r for log in sorted(logs) for r in read_metrics(log, "train")] + going_on
         speeds = [r["audio_seconds_per_second"] for r in records if r.get("audio_seconds_per_second")]
-        if not speeds and (rate := self._tried_training(name, recipe, shape, each_seconds(manifest))):
+        if not speeds and (rate := self._tried_training(
+                name, recipe, shape, float(lengths.sum()) / SAMPLE_RATE / max(1, len(lengths)))):
             speeds = [rate]
         if not speeds:
             return None
         done = going_on[-1]["update"] if going_on and not stage.anew else 0
-        audio = (recipe.training.updates - done) * update_seconds(manifest.lengths, shape.encoder, recipe)
+        audio = (recipe.training.updates - done) * update_seconds(lengths, shape.encoder, recipe)
         return audio / float(np.median(speeds))
 
     def emission_seconds(self, name: str, shape: Shape, manifest: Manifest,

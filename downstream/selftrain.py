@@ -240,7 +240,7 @@ def _tuned_for(run: _Run, emissions: Emissions) -> dict[str, Any]:
 def decoding_settings(recipe: SelftrainRecipe) -> dict[str, Any]:
     """What of the decoder its texts depend on, besides the contents of its files."""
     decoding = recipe.decoding
-    lm_weight, word_score = (None, decoding.word_score) if decoding.lm is None else decoding.weights()
+    lm_weight, word_score = (None, None) if decoding.lm is None else decoding.weights()
     elsewhere = {"lm", "lexicon", "device", "published", "labels", "pretrained_on"}
     if not decoding.unspaced:
         elsewhere.add("unspaced")  # an option that came later: what was decoded before is not stale

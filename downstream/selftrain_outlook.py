@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe
 from downstream.finetune_trial import Shape
 from downstream.recogniser import load_recogniser
@@ -67,7 +69,7 @@ class _Ahead:
         number, kind = _parted(stage.stage)
         if kind == RECOGNISER:
             return self._paces.training_seconds(f"round{number}", stage, self.out / stage.stage,
-                                                self._finetuning(number), self._shape(number), self.sets.labelled)
+                                                self._finetuning(number), self._shape(number), self._lengths(number))
         if kind == "dev-emissions":
             return self._emission_seconds(number, self.sets.dev)
         if kind == "emissions":
@@ -97,6 +99,12 @@ class _Ahead:
 
     def _finetuning(self, number: int) -> FinetuneRecipe:
         return self.recipe.studying("", "") if number else self.recipe.teaching()
+
+    def _lengths(self, number: int) -> np.ndarray:
+        """(N,) samples of what a round's recogniser learns from, for a student as if every pseudo label were kept."""
+        labelled = self.sets.labelled.lengths
+        return np.concatenate([*[labelled] * self.recipe.labelled_repeats, self.sets.unlabelled.lengths]) \
+            if number else labelled
 
     def _shape(self, number: int) -> Shape:
         """Of a round's recogniser; a student has at most the symbols of the first teacher."""

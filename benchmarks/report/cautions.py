@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,12 @@ FEW_WORDS = 10_000  # a WER of 10 % then has an interval of more than a point, w
 IMBALANCE = 3  # times as many deletions as insertions, or the other way round
 _SHARE = 0.01  # of the reference words, that an imbalance is about at least
 _NAMED = 5
+_OF_A_ROUND = re.compile(r"round ?\d+")
 
 
 def cautions(files: Sequence[Results]) -> list[str]:
     """Of all files, the gravest first; those of a file name it where there are several."""
-    found = list(_between(files))
+    found = [*_between(files), *_one_pretraining(files)]
     for file in files:
         prefix = f"{file.name}: " if len(files) > 1 else ""
         found += [prefix + sentence for sentence in _of(file)]
@@ -75,6 +77,17 @@ def _between(files: Sequence[Results]) -> Iterator[str]:
             yield f"{what} differ between the files: {first_of(differing, _NAMED)}."
     if differing := _differing([file.content.get("recipe") for file in files]):
         yield f"Recipes differ between the files: {first_of(differing, _NAMED)}."
+
+
+def _one_pretraining(files: Sequence[Results]) -> Iterator[str]:
+    """Seeds of fine-tunings do not tell how much another pretraining would give: with two seeds that were measured, the
+    second round was surely better than the first, and no better (benchmarks/results/README.md)."""
+    pretrained = [file for file in files if file.benchmark == LOW_RESOURCE and any(
+        _OF_A_ROUND.fullmatch(str(row.get("encoder"))) for row in file.rows)]
+    recipes = [file.content.get("recipe") for file in pretrained]
+    if pretrained and len({recipe.get("seed") if isinstance(recipe, dict) else None for recipe in recipes}) == 1:
+        yield ("The encoders of rounds are of one pretraining: with another seed of it rounds may differ from scratch, "
+               "and from each other, by more or by less, whatever intervals and seeds of fine-tunings say.")
 
 
 def _of(file: Results) -> Iterator[str]:

@@ -67,8 +67,7 @@ class DecodingRecipe:
             return
         if self.published:
             raise RecipeError("lm=FILE must be given: the language model that the published weights are of")
-        scores_nothing = self.word_score is not None and self.decoder in (Name.greedy, Name.beam)
-        if self.lm_weight is not None or scores_nothing:
+        if self.lm_weight is not None or self.word_score is not None:
             raise RecipeError("lm_weight and word_score weigh a language model: give one with lm=FILE, or leave them "
                               "out")
 
@@ -102,7 +101,7 @@ class DecodingRecipe:
             InputError: symbols that cannot be decoded with, or a lexicon that they cannot spell.
         """
         self.check_given()
-        lm_weight, word_score = (None, self.word_score) if self.lm is None else self.weights()
+        lm_weight, word_score = (None, None) if self.lm is None else self.weights()
         searches = self.decoder != Name.greedy
         made = Choice(self.decoder, None if self.lm is None else Path(self.lm),
                       None if self.lexicon is None else Path(self.lexicon), lm_weight, word_score,

@@ -99,15 +99,13 @@ def beside(compared, difference):
     return f"{as_written(difference)} [{as_written(low)}, {'+' * (low < 0 < high)}{as_written(high)}]"
 
 
-@pytest.mark.parametrize(("name", "searched", "baselines"), [
-    ("librispeech-mini", "beam+4gram", ["scratch"]),
-    ("librispeech-mini-light", "batched+4gram", ["scratch", "round 1"])])
-def test_the_tables_of_comparisons_are_what_the_files_hold(name, searched, baselines):
+def rates_and_differences(name, labelled, encoder, searched, baselines):
+    """What a row of a table says of a cell: rates of greedy decoding and of a search, and differences from others."""
     found = read_results(RESULTS / f"{name}.json")
     rows = {(r["labelled"], r["encoder"], r["decoder"]): r for r in found["rows"]}
     compared = {(c["labelled"], c["encoder"], c["decoder"], c["rate"], c["against"]): c for c in found["comparisons"]}
 
-    def difference(labelled, encoder, decoder, rate, against):
+    def difference(decoder, rate, against):
         one = compared.get((labelled, encoder, decoder, rate, against))
         ours, theirs = (rows[labelled, which, decoder] for which in (encoder, against))
         wrong, all_ = ("errors", "words") if rate == "wer" else ("character_errors", "characters")
@@ -115,14 +113,32 @@ def test_the_tables_of_comparisons_are_what_the_files_hold(name, searched, basel
         return "" if one is None else beside(one, 100 * (ours[wrong] - theirs[wrong]) / ours[all_] if counted else
                                              one["difference"])
 
+    rates = [as_written(rows[labelled, encoder, decoder][rate])
+             for decoder in ("greedy", searched) for rate in ("wer", "cer")]
+    return rates, [difference(decoder, rate, against) for against in baselines
+                   for decoder, rate in (("greedy", "cer"), (searched, "wer"))]
+
+
+@pytest.mark.parametrize(("name", "searched", "baselines"), [
+    ("librispeech-mini", "beam+4gram", ["scratch"]),
+    ("librispeech-mini-light", "batched+4gram", ["scratch", "round 1"])])
+def test_the_tables_of_comparisons_are_what_the_files_hold(name, searched, baselines):
     table = cells((RESULTS / "README.md").read_text(encoding="utf-8"), f"# {name}\n")
     assert len(table) == 9
     for amount, encoder, *written in table:
-        labelled = AMOUNTS[amount]
-        rates = [as_written(rows[labelled, encoder, decoder][rate])
-                 for decoder in ("greedy", searched) for rate in ("wer", "cer")]
-        assert written == rates + [difference(labelled, encoder, decoder, rate, against) for against in baselines
-                                   for decoder, rate in (("greedy", "cer"), (searched, "wer"))]
+        rates, differences = rates_and_differences(name, AMOUNTS[amount], encoder, searched, baselines)
+        assert written == rates + differences
+
+
+def test_the_table_of_pretraining_seeds_is_what_the_files_hold():
+    names = {"seed 0": "librispeech-mini-light", "seed 1": "librispeech-mini-light-seed1"}
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    table = cells(page, "(`librispeech-mini-light-seed1.json`):\n")
+    assert [row[:2] for row in table] == [[seed, encoder] for seed in names for encoder in ("round 1", "round 2")]
+    for seed, encoder, *written in table:
+        (_, *rates), differences = rates_and_differences(names[seed], "1h", encoder, "batched+4gram",
+                                                         ["scratch", "round 1"])
+        assert written == rates + differences
 
 
 def test_the_table_of_decoders_is_what_the_file_holds():

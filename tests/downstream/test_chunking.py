@@ -67,3 +67,17 @@ def test_windows_are_joined_within_the_middle_half(quiet, place):
     rows = np.tile(np.log(np.float32([0.2, 0.8])), (8, 1))
     rows[list(quiet)] = np.log(np.float32([0.8, 0.2]))
     assert seam_of(rows, rows, 0) == place
+
+
+@pytest.mark.parametrize(("frames", "windows"), [(150, [150]), (151, [150, 26])])
+def test_a_recording_that_fits_into_one_window_goes_through_in_one_pass(frames, windows):
+    """Of 3 s; of one frame more the second window begins half a second, 25 frames, before the end of the first."""
+    calls = []
+
+    def encode(wave):
+        calls.append(CONV_GRID.frames(len(wave)))
+        return np.zeros((calls[-1], 4), np.float32)
+
+    wave = np.zeros(CONV_GRID.samples(frames), np.float32)
+    assert sum(len(rows) for rows, _ in emission_pieces(encode, [wave], CONV_GRID, 0, 3.0, 0.5)) == frames
+    assert calls == windows

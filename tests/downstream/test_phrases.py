@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from downstream.chunking import emission_pieces
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
 from downstream.phrases import longest_pause, parted_at_pauses, phrases, segments, usual_pause
@@ -171,8 +172,41 @@ def test_what_lies_between_two_pauses_is_heard_as_a_recording_of_its_own(grid, b
         assert np.array_equal(phrase.rows, alone)
     assert sum(len(p.rows) for p in found) >= grid.frames(len(wave) - len(quiet))  # behind the last, a pause will do
     heard_once = list(phrases(loud(grid, calls := []), blocks, grid, alphabet(SYMBOLS, 0), 0, 3.0, 0.5, 0))
+    assert len(list(emission_pieces(loud(grid, windows := []), blocks, grid, 0, 3.0, 0.5))) == len(windows)
+    assert calls == windows, "a window at a time, and none again"
     assert len({float(row.max()) for p in heard_once for row in p.rows}) > 1
     assert max(calls) <= grid.samples(round(3.0 * grid.rate)) + block
+
+
+@pytest.mark.parametrize(("seconds", "parts"), [(0.38, 2), (0.4, 2), (0.405, 1), (0.42, 1)])
+def test_a_pause_is_as_long_as_asked_at_least(seconds, parts):
+    """From one letter to the next are 21 frames: more than 20, which .4 s are, and not more than the 21 that .405 s
+    take. Each of two parts is heard once more, and a recording that is whole is not."""
+    rows, calls = rows_of("A" + "-" * 20 + "A"), []
+
+    def encode(wave):
+        calls.append(CONV_GRID.frames(len(wave)))
+        return rows[:calls[-1]]
+
+    found = list(phrases(encode, [np.zeros(CONV_GRID.samples(22), np.float32)], CONV_GRID, alphabet(SYMBOLS, 0), 0,
+                         pause_seconds=seconds))
+    assert len(found) == parts
+    assert calls == [22, *([len(phrase.rows) for phrase in found] if parts > 1 else [])]
+
+
+@pytest.mark.parametrize(("blanks", "come"), [(5, []), (6, ["A-B--"])])
+def test_the_last_pause_is_waited_for_until_it_is_long(blanks, come):
+    """Five frames are a long one with whatever letter comes next, but none has come."""
+    pieces = iter([(rows_of("A-B" + "-" * blanks), False)])
+    assert [path_of(s.rows) for s in segments(pieces, alphabet(SYMBOLS, 0), 5)] == come
+
+
+def test_what_follows_a_silence_at_the_beginning_is_apart():
+    """Wherever the pieces end: of the silence as many frames are kept as a pause has."""
+    for more, first in (("", 25), ("-", 26)):
+        pieces = [(rows_of("-" * 30), False), (rows_of(more + "A-B-"), False), (rows_of("-" * 30), True)]
+        found = list(segments(pieces, alphabet(SYMBOLS, 0), 5))
+        assert [(s.first, path_of(s.rows), s.apart) for s in found] == [(first, "-----A-B--", True)]
 
 
 def test_blocks_may_come_in_one_buffer():

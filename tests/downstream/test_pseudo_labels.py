@@ -123,6 +123,15 @@ def test_normalised_confidence_is_how_far_a_score_lies_above_the_line_of_dev():
             fit_line(few)
 
 
+def test_a_line_that_nothing_lies_beside_has_no_spread():
+    """What rounding leaves would be taken for one; and two texts always lie on a line."""
+    straight = [Hypothesis("a", "A" * length, -1.1 * length - 0.3, 0.0) for length in (1, 2, 4, 7)]
+    with pytest.raises(InputError, match="the scores of dev's texts have no spread"):
+        fit_line(straight)
+    with pytest.raises(InputError, match="dev has 2 texts, of too few lengths"):
+        fit_line(straight[:2])
+
+
 texts = st.lists(st.sampled_from(["A", "B", "AB"]), max_size=8).map(" ".join)
 many = st.lists(st.tuples(texts, texts, st.floats(0, 5), st.integers(-4, 0).map(float)), max_size=12).map(
     lambda rows: [PseudoLabel(str(i), *row) for i, row in enumerate(rows)])

@@ -209,6 +209,7 @@ def test_adjusted_p_values_of_the_file_are_taken_as_they_are(made):
     (results([row()], test={"speakers_trained_on": 2}), "2 speakers of the test set are in the training data as well"),
     (results([row()]), "One seed: "),
     (results([row(seed=0), row(seed=1)]), "2 seeds: their standard deviation is hardly known."),
+    (results([row(), *(row("round 1", seed=seed) for seed in range(3))]), "of rounds are of one pretraining"),
     (results([row(on_edge=["lm_weight"])]), "lie on the edge of what was tried in 1h-scratch, greedy (lm_weight)"),
     (results([row(left_out=3)]), "left out of the fine-tuning of 1h-scratch (3)"),
     (results([row(deletions=400, insertions=100)]), "Deletions outnumber insertions more than 3 times in 1 row (most: "
@@ -224,10 +225,16 @@ def test_a_caution_is_said_where_there_is_reason(warned, content, says):
 
 
 def test_no_caution_without_reason(warned):
-    seeds = [row(seed=seed, encoder=e) for seed in range(3) for e in ("scratch", "round 1")]
+    seeds = [row(seed=seed, encoder=e) for seed in range(3) for e in ("scratch", "wavlm")]
     content = results(seeds, test={"speakers": 40}, comparisons=[compared(
         -3.0, [-4.0, -2.0], by_speaker={"interval": [-5.0, -1.0], "p_value": 0.01})])
     assert warned(content) == ""
+
+
+def test_two_pretrainings_are_not_called_one(warned):
+    one, other = (results([row(), row("round 1")], recipe={"seed": seed}) for seed in (0, 1))
+    assert "of one pretraining" in warned(one)
+    assert "of one pretraining" not in warned(one, other)
 
 
 def test_versions_and_machines_that_differ_between_files_are_told_of(warned):

@@ -114,11 +114,6 @@ def test_what_cannot_be_is_named(files, settings, says):
         load_decoding("librispeech-4gram", [*files, *settings])
 
 
-def test_a_recipe_may_score_words_without_a_language_model_where_the_search_does(tmp_path):
-    (tmp_path / "mine.yaml").write_text("decoder: batched\nword_score: -2\n")
-    assert load_decoding(tmp_path / "mine.yaml").make(("<pad>", "|", "A"), 0).word_score == -2
-
-
 def test_what_must_be_given_and_files_that_do_not_fit_are_named(files, tmp_path):
     with pytest.raises(RecipeError, match="lm=FILE must be given"):
         load_decoding("librispeech-4gram")

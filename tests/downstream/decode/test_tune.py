@@ -14,10 +14,10 @@ from downstream.decode.beam import BeamDecoder
 from downstream.decode.choice import name_of
 from downstream.decode.hypothesis import Candidate, Hypothesis
 from downstream.decode.lexicon import LexiconDecoder
-from downstream.decode.nbest_lists import NBestLists, Point
+from downstream.decode.nbest_lists import NBestLists, Point, grid
 from downstream.decode.nbest_lists import best as best_point
 from downstream.decode.pool import decode_all
-from downstream.decode.tune import Search, evenly, tune
+from downstream.decode.tune import Search, _unknown_penalty, evenly, tune
 from downstream.decode.tune_plot import nearest, plot_tuning
 from downstream.emissions import Emissions, EmissionsWriter
 from downstream.score.intervals import bootstrap_interval
@@ -292,6 +292,37 @@ def test_of_equal_points_the_smaller_weight_and_then_the_score_nearer_to_nothing
     points = [Point(w, s, 5.0, True) for w in (1.0, 0.5) for s in (2.0, -1.0, 1.0)]
     found = best_point([*points, Point(0.1, 0.0, 6.0, True)])
     assert (found.lm_weight, found.word_score) == (0.5, -1.0)
+    lower = best_point([*points, Point(0.5, -4.0, 5.0, True)])  # further from 0, though less
+    assert (lower.lm_weight, lower.word_score) == (0.5, -1.0)
+
+
+@pytest.mark.parametrize(("ends", "step", "values"), [
+    ((0.0, 1.0), 0.3, [0, 0.3, 0.6, 0.9, 1]), ((0.0, 0.3), 0.1, [0, 0.1, 0.2, 0.3]), ((0.5, 0.5), 1.0, [0.5]),
+    ((-1.0, 0.1), 0.55, [-1, -0.45, 0.1])])
+def test_a_grid_has_both_ends_each_once(ends, step, values):
+    assert grid(ends, step).tolist() == values
+
+
+@pytest.mark.parametrize(("kind", "values"), [
+    (BeamDecoder, {"beam": 500, "beam_prune_logp": -60.0}), (BatchedDecoder, {"unknown_penalty": -2.0}),
+    (LexiconDecoder, {"lexicon": ("A", "B", "EE", "E")})])
+def test_scores_of_lists_are_made_of_what_tuning_weighs(tmp_path, kind, values):
+    """By every decoder, of texts with words that the model does not know."""
+    decoder = kind(SYMBOLS, 0, write_arpa(tmp_path), lm_weight=0.7, word_score=-0.4, nbest=200, **values)
+    found = decoder.decode("u", noisy("A EE B", 0), 50.0).nbest
+    assert any(c.unknown for c in found)
+    for c in found:
+        lm = c.lm + _unknown_penalty(decoder) * c.unknown
+        assert c.score == pytest.approx(c.acoustic + 0.7 * lm - 0.4 * c.word_count, abs=1e-3)
+
+
+def test_unknown_words_are_counted_in_lists_by_hand():
+    """A X: -1 - 3 - 2 for one unknown word; A: -2.5 - 3. With the 2 off both, or off none, A X would win."""
+    lists = NBestLists({"u": "A"}, -2.0)
+    lists.add([Hypothesis("u", "A X", 0.0, -1.0, nbest=(Candidate("A X", 0.0, -1.0, -3.0, 1),
+                                                        Candidate("A", 0.0, -2.5, -3.0, 0)))])
+    assert {p.wer for p in lists.search((1.0, 1.0), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0))} == {0.0}
+    assert {p.wer for p in lists.search((0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0))} == {100.0}
 
 
 def test_of_two_decodes_the_one_that_has_seen_more_alignments_counts():

