@@ -17,7 +17,7 @@ from torch import Tensor
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
 from downstream.finetune_recipe import SCRATCH, FinetuneRecipe, SpecMaskRecipe
-from downstream.finetune_start import check_layers, check_start, encoded, refuse_own_encoder, warn_of_dev
+from downstream.finetune_start import check_layers, check_start, encoded, warn_of_dev
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.kept_head import check_head, take_head
 from downstream.phrases import longest_pause
@@ -84,13 +84,13 @@ def finetune(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say
 
     Raises:
         BusyError: another process works in `out`.
-        Others: as `recogniser_stage`.
+        Others: as `recogniser_stage`, before anything is made.
     """
     check_recipe(recipe, FinetuneRecipe)
     out = path_given(out, "out")
-    refuse_own_encoder(recipe, out)  # before the lock, which is a file in the folder
+    given = _given(recipe, out, say)  # before the lock, which is a file in the folder
     with locked(out):
-        return recogniser_stage(recipe, out, say)
+        return _stage(recipe, out, say, given)
 
 
 def recogniser_stage(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None] = say) -> dict[str, Any]:
@@ -102,11 +102,29 @@ def recogniser_stage(recipe: FinetuneRecipe, out: Path, say: Callable[[str], Non
             among the training's. Dev speakers among the training's are a warning.
         Both: a head that cannot be kept (`kept_head.check_head`).
     """
+    return _stage(recipe, out, say, _given(recipe, out, say))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a training is given, and the hashes of that which its weights depend on."""
+
+    manifest: Manifest
+    dev: Manifest | None
+    vocabulary: Vocabulary
+    inputs: dict[str, str]
+
+
+def _given(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None]) -> _Given:
     manifest, dev, vocabulary = check_start(recipe, out)
     if dev is not None:
         warn_of_dev(manifest, dev, vocabulary, say)
-    inputs = {"data": manifest.hash, "dev": dev.hash if dev else "none", **_source(recipe),
-              **check_head(recipe, vocabulary)}
+    return _Given(manifest, dev, vocabulary, {"data": manifest.hash, "dev": dev.hash if dev else "none",
+                                              **_source(recipe), **check_head(recipe, vocabulary)})
+
+
+def _stage(recipe: FinetuneRecipe, out: Path, say: Callable[[str], None], given: _Given) -> dict[str, Any]:
+    manifest, dev, vocabulary = given.manifest, given.dev, given.vocabulary
 
     def work(folder: Path) -> dict[str, Any]:
         device = chosen_device(recipe.device)
@@ -127,8 +145,8 @@ def recogniser_stage(recipe: FinetuneRecipe, out: Path, say: Callable[[str], Non
         return {"hash": recogniser_hash(task.model), **final,
                 "utterances": len(task.kept), "left_out": len(manifest) - len(task.kept)}
 
-    return run_stage(out, "recogniser", version=1, settings=stage_settings(recipe), inputs=inputs, work=work, say=say,
-                     together=True)
+    return run_stage(out, "recogniser", version=1, settings=stage_settings(recipe), inputs=given.inputs, work=work,
+                     say=say, together=True)
 
 
 def _take_best(model: Recogniser, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def check_start(recipe: FinetuneRecipe, out: Path) -> tuple[Manifest, Manifest |
     """
     if not recipe.data:
         raise UsageError("nothing to learn from: give data=MANIFEST (with transcripts)")
-    refuse_own_encoder(recipe, out)
+    _refuse_own_encoder(recipe, out)
     _refuse_idle(recipe)
     manifest = Manifest.load(Path(recipe.data))
     dev = None if recipe.dev is None else Manifest.load(Path(recipe.dev))
@@ -112,7 +112,7 @@ def warn_of_dev(manifest: Manifest, dev: Manifest, vocabulary: Vocabulary, say: 
             "will flatter")
 
 
-def refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
+def _refuse_own_encoder(recipe: FinetuneRecipe, out: Path) -> None:
     """Raise UsageError if a recogniser would be written over the encoder that it starts from."""
     if recipe.encoder != SCRATCH and Path(out).resolve() == Path(recipe.encoder).resolve():
         raise UsageError(f"{out}: holds the encoder to start from, which the recogniser would replace; give it a "

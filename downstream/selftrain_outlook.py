@@ -21,7 +21,6 @@ from downstream.selftrain_start import Sets, check_selftrain
 from downstream.text.vocabulary import Vocabulary
 from upstream.audio.manifest import Manifest
 from upstream.course import Course, following
-from upstream.locks import watched
 from upstream.model.config import EncoderConfig
 from upstream.model.loading import load_encoder
 from upstream.outlook import Outlook, stages_seen
@@ -47,7 +46,7 @@ def outlook(recipe: SelftrainRecipe, out: Path, trials: Trials | None = None, fi
     reads = stages_read(recipe, names)
     course = Course(out, first, last, look=True, needed=stages_needed(names))
     course.check(names)
-    with watched(out), following(course):
+    with following(course):
         selftrain(recipe, out, lambda line: None, sets)
     ahead = _Ahead(recipe, sets, out, trials or Trials())
     return [replace(seen, seconds=ahead.seconds(seen), bytes=ahead.bytes(seen))

@@ -69,11 +69,12 @@ def sweep_layers(
         recordings = recordings.only([i for i in recordings.ids if i in paths])
     recordings = recordings.select(draw_hours(recordings.lengths, hours, seed))
     device = best_device()
+    loaded = load_encoder(encoder, device)  # or say that there is none before the folder is made
     with locked(out):
         with progress("sweeping", len(recordings)) as report:
-            found = sweep(load_encoder(encoder, device), recordings, numbers, read=AudioCache(recordings).wave,
-                          seed=seed, alignments=paths, layers=chosen, device=device, fit_frames=frames,
-                          measure_abx=with_abx, snr=snr, cmn=cmn, context_tokens=context_tokens, progress=report)
+            found = sweep(loaded, recordings, numbers, read=AudioCache(recordings).wave, seed=seed, alignments=paths,
+                          layers=chosen, device=device, fit_frames=frames, measure_abx=with_abx, snr=snr, cmn=cmn,
+                          context_tokens=context_tokens, progress=report)
         result = {**found.as_json(), "manifest": recordings.hash, "hours": recordings.seconds / 3600, "seed": seed,
                   "snr": snr if paths is None else None, "cmn": cmn}
         with disk_errors(out):

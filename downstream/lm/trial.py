@@ -26,7 +26,7 @@ def estimation_seconds(text: Path, order: int, options: Options) -> float:
             content = file.read(TRIED)
             read, whole = raw.tell(), text.stat().st_size
             if file.read(1):
-                content = content[:content.rfind(b"\n") + 1] or content
+                content = next((content[:end + 1] for end in map(content.rfind, (b"\n", b" ")) if end >= 0), content)
             else:
                 read = whole
             beginning.write_bytes(content)

@@ -784,6 +784,17 @@ def test_symbols_of_transcripts_that_are_not_there_are_refused(corpus, tmp_path)
         finetune(found, tmp_path / "asr", lambda line: None)
 
 
+@pytest.mark.parametrize("wrong", [{"data": ""}, {"encoder": "nowhere"}, {"head": HeadRecipe(layers=5)}])
+def test_what_cannot_be_trained_leaves_no_lock_and_no_folder(corpus, tmp_path, wrong):
+    """Bug: called from Python it took the lock of its folder before it looked at what it was given, and left that in a
+    folder of somebody's, or the folders above a new one."""
+    (tmp_path / "mine").mkdir()
+    for out in (tmp_path / "mine", tmp_path / "new" / "asr"):
+        with pytest.raises(UsageError):
+            finetune(dataclasses.replace(recipe(corpus), **wrong), out, lambda line: None)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
 def test_an_encoder_that_would_never_learn_is_refused(corpus, tmp_path):
     """A base recipe cut to 5000 updates kept its freeze_updates of 10000."""
     save_encoder(Encoder(SHAPE).initialise(0), tmp_path / "encoder", extra={})

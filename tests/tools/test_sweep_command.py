@@ -56,6 +56,15 @@ def test_layers_are_judged_by_alignments(data, tmp_path):
     assert f"{found['rows'][0]['pnmi']:.3f}" in result.stdout
 
 
+def test_an_encoder_that_is_not_there_is_told_before_a_folder_is_made_or_locked(data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for out in (tmp_path / "mine", tmp_path / "new" / "out"):
+        with pytest.raises(UsageError, match="nowhere"):
+            CliRunner().invoke(app, ["sweep", str(tmp_path / "nowhere"), str(data / "manifest.arrow"), "--out",
+                                     str(out)], catch_exceptions=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
 def test_of_two_sweeps_at_once_into_one_folder_the_second_is_refused(data, tmp_path):
     with locked(tmp_path / "out"), pytest.raises(BusyError, match="another process works here"):
         call(data, tmp_path / "out", "--clusters", "3")

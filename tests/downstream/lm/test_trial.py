@@ -31,6 +31,14 @@ def test_the_time_of_a_part_stands_for_the_whole(tmp_path, monkeypatch, name):
     assert estimated[1] == content
 
 
+@pytest.mark.parametrize("tried", [1000, 1001])
+def test_a_beginning_that_ends_within_a_letter_is_tried(tmp_path, monkeypatch, tried):
+    """Bug: of a text of one long line it was refused as no UTF-8, by the name of a file that nobody knows."""
+    (tmp_path / "text").write_text("é ü " * 1000)
+    monkeypatch.setattr(trial, "TRIED", tried)
+    assert trial.estimation_seconds(tmp_path / "text", 2, Options()) > 0
+
+
 def test_words_of_a_text_are_read_until_there_are_enough(tmp_path, monkeypatch):
     monkeypatch.setattr("downstream.lm.reading._TOKENS", 100)
     (tmp_path / "text").write_text("".join(f"w{i}\n" for i in range(1000)))

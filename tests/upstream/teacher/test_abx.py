@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from collections import defaultdict
 
 import numpy as np
@@ -70,6 +71,16 @@ def test_frames_are_apart_by_their_angle():
     found = frame_distances(np.array([direction(0), [0, 0]]), np.array([direction(d) for d in (0, 45, 90, 180)]))
     np.testing.assert_allclose(found, [[0, 0.25, 0.5, 1], [0.5] * 4], atol=1e-9)
     assert frame_distances(np.array([[5.0, 0]]), np.array([[0.1, 0]]))[0, 0] == 0
+
+
+def test_angles_are_in_memory_once():
+    """Bug: three times, so that a thousand tokens of eight frames took a gigabyte and a half."""
+    frames = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    tracemalloc.start()
+    found = frame_distances(frames, frames)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * found.nbytes
 
 
 def test_a_warp_worked_by_hand():
