@@ -29,6 +29,7 @@ def on_ranks(count, work, *given, answers=None):
     found = dict(queue.get(timeout=SECONDS) for _ in range(count if answers is None else answers))
     for process in processes:
         process.join(SECONDS_TO_END)
+    assert answers is not None or [process.exitcode for process in processes] == [0] * count  # also on the way out
     return [found[rank] for rank in sorted(found)]
 
 
