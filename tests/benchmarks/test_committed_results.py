@@ -130,14 +130,17 @@ def test_the_tables_of_comparisons_are_what_the_files_hold(name, searched, basel
         assert written == rates + differences
 
 
-def test_the_table_of_pretraining_seeds_is_what_the_files_hold():
-    names = {"seed 0": "librispeech-mini-light", "seed 1": "librispeech-mini-light-seed1"}
-    page = (RESULTS / "README.md").read_text(encoding="utf-8")
-    table = cells(page, "(`librispeech-mini-light-seed1.json`):\n")
-    assert [row[:2] for row in table] == [[seed, encoder] for seed in names for encoder in ("round 1", "round 2")]
-    for seed, encoder, *written in table:
-        (_, *rates), differences = rates_and_differences(names[seed], "1h", encoder, "batched+4gram",
-                                                         ["scratch", "round 1"])
+@pytest.mark.parametrize(("start", "names", "encoders", "baselines"), [
+    ("(`librispeech-mini-light-seed1.json`):\n", {"seed 0": "", "seed 1": "-seed1"}, ["round 1", "round 2"],
+     ["scratch", "round 1"]),
+    ("(`librispeech-mini-light-random.json`; one", {"k-means": "", "random projection": "-random"}, ["round 1"],
+     ["scratch"])], ids=["seeds", "teachers"])
+def test_the_tables_of_pretrainings_are_what_the_files_hold(start, names, encoders, baselines):
+    table = cells((RESULTS / "README.md").read_text(encoding="utf-8"), start)
+    assert [row[:2] for row in table] == [[name, encoder] for name in names for encoder in encoders]
+    for name, encoder, *written in table:
+        (_, *rates), differences = rates_and_differences(f"librispeech-mini-light{names[name]}", "1h", encoder,
+                                                         "batched+4gram", baselines)
         assert written == rates + differences
 
 
