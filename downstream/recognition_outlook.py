@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from downstream.finetune import update_seconds
 from downstream.finetune_recipe import FinetuneRecipe
+from downstream.finetune_task import update_seconds
 from downstream.finetune_trial import Shape
 from upstream.audio.manifest import Manifest
 from upstream.errors import HubertkitError

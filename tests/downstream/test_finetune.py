@@ -17,9 +17,10 @@ from tones import write_tones
 from downstream.decode.alphabet import alphabet
 from downstream.decode.greedy import greedy
 from downstream.emissions import Emissions
-from downstream.finetune import RecogniserTask, _source, _up_to, build_recogniser, finetune, stage_settings
+from downstream.finetune import _source, build_recogniser, finetune, stage_settings
 from downstream.finetune_recipe import SHIPPED, FinetuneRecipe, SpecMaskRecipe
 from downstream.finetune_start import check_start, warn_of_dev
+from downstream.finetune_task import RecogniserTask, _up_to
 from downstream.heads.ctc import Recogniser, ctc_loss, least_frames
 from downstream.heads.recipe import HeadRecipe
 from downstream.phrases import READ_SPEECH_SECONDS, longest_pause
@@ -807,7 +808,7 @@ def test_an_encoder_that_would_never_learn_is_refused(corpus, tmp_path):
 def test_the_best_weights_become_the_recogniser_where_they_are_kept(corpus, tmp_path, monkeypatch):
     """keep_best kept a file that nothing could use: the recogniser was that of the last update."""
     rates = iter([50.0, 40.0, 60.0])  # of characters: a model that writes nothing has as many word errors as a poor one
-    monkeypatch.setattr("downstream.finetune.RecogniserTask.validate",
+    monkeypatch.setattr("downstream.finetune_task.RecogniserTask.validate",
                         lambda task: {"wer": 100.0, "cer": next(rates), "longest_pause": 0.4})
     training = dataclasses.replace(TRAINING, validate_every=2, save_every=6, keep_checkpoints=1)
     said = []

@@ -13,8 +13,9 @@ from tones import write_tones
 
 from downstream.align import align
 from downstream.emissions import Emissions
-from downstream.finetune import RecogniserTask, build_recogniser, finetune
+from downstream.finetune import build_recogniser, finetune
 from downstream.finetune_recipe import FinetuneRecipe, SpecMaskRecipe
+from downstream.finetune_task import RecogniserTask
 from downstream.heads.ctc import Recogniser
 from downstream.heads.recipe import HeadRecipe
 from downstream.recogniser import compute_emissions, load_recogniser, recogniser_hash, save_recogniser
