@@ -225,22 +225,14 @@ def test_counting_in_blocks_gives_the_same_and_finds_the_same_place(tmp_path, mo
         check_units(Units.load(tmp_path), manifest([16_000] * 2))
 
 
-def test_the_first_label_beyond_the_classes_is_refused_too(tmp_path):
-    """Labels counted from 1."""
-    units_of(tmp_path, [cycling(49)])
-    stored = np.load(tmp_path / "stream0.npy")
-    stored[7] = 3
-    np.save(tmp_path / "stream0.npy", stored)
-    with pytest.raises(InputError, match=r"^u0: label 3 at frame 7 .*3 classes"):
-        check_units(Units.load(tmp_path), manifest([16_000]))
-
-
-def test_a_label_beyond_the_classes_at_the_beginning_of_an_utterance_is_of_that(tmp_path):
+@pytest.mark.parametrize(("place", "where"), [(7, "u0: label 3 at frame 7 "), (49, "u1: label 3 at frame 49 ")],
+                         ids=["counted from 1", "at the beginning of an utterance"])
+def test_the_first_label_beyond_the_classes_is_refused_too(tmp_path, place, where):
     units_of(tmp_path, [cycling(49), cycling(49)])
     stored = np.load(tmp_path / "stream0.npy")
-    stored[49] = 3
+    stored[place] = 3
     np.save(tmp_path / "stream0.npy", stored)
-    with pytest.raises(InputError, match=r"^u1: label 3 at frame 49 .*3 classes"):
+    with pytest.raises(InputError, match=f"^{where}.*3 classes"):
         check_units(Units.load(tmp_path), manifest([16_000] * 2))
 
 
